@@ -1,0 +1,43 @@
+"""Errors meant for the person at the keyboard: one line that names what is wrong and the remedy."""
+
+from __future__ import annotations
+
+
+class VitadaptError(Exception):
+    """Base of every error that a user can act on; the command line prints it without a traceback."""
+
+
+class UnknownName(VitadaptError):
+    """A name that no registry knows; the message suggests near ones."""
+
+
+class ConfigError(VitadaptError):
+    """A configuration value that cannot work (wrong field, wrong type, impossible combination)."""
+
+
+class DataError(VitadaptError):
+    """Images, labels or files that cannot be used as they are."""
+
+
+class WeightsError(VitadaptError):
+    """A checkpoint that does not fit, or cannot be read safely."""
+
+
+class NotApplicable(VitadaptError):
+    """The method cannot work on this backbone."""
+
+
+class NotMergeable(VitadaptError):
+    """The adapted model cannot be folded back into the plain weights."""
+
+
+class Diverged(VitadaptError):
+    """Training produced a loss that is not a number."""
+
+
+class MethodDefect(VitadaptError):
+    """The audit found a trainable tensor that cannot learn."""
+
+
+class StorageError(VitadaptError):
+    """Something could not be written or read back (disk full, no permission, damaged file)."""

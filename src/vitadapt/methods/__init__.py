@@ -1,0 +1,29 @@
+"""The methods: one file each, found by the name under which they are registered.
+
+A method is a frozen dataclass (fields = hyper-parameters = identity) with one verb, `adapt(vit)`. Importing this
+package registers the built-in ones; a third party registers its own with `@METHODS.register("my-method")`.
+"""
+
+from ._registry import METHODS
+from .adapter import Adapter
+from .compacter import Compacter
+from .kadaptation import KAdaptation
+from .lora import LoRA
+from .phm_adapter import PHMAdapter
+from .selective import Attention, BitFit, FineTune, LayerNorm
+from .unadapted import LinearProbe, ZeroShot
+
+__all__ = [
+    "METHODS",
+    "Adapter",
+    "Attention",
+    "BitFit",
+    "Compacter",
+    "FineTune",
+    "KAdaptation",
+    "LayerNorm",
+    "LinearProbe",
+    "LoRA",
+    "PHMAdapter",
+    "ZeroShot",
+]

@@ -1,0 +1,21 @@
+"""The residual bottleneck that adapter, compacter and phm-adapter put behind the MLP."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..vit import ACTIVATIONS, Activation
+
+
+class Bottleneck(nn.Module):
+    """y + up(activation(down(norm(y)))), (B, N, D) -> (B, N, D) (Houlsby et al. 2019, figure 2)."""
+
+    def __init__(self, width: int, down: nn.Module, up: nn.Module, activation: Activation) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.down, self.up = down, up
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, y: Tensor) -> Tensor:
+        change: Tensor = self.up(self.activation(self.down(self.norm(y))))
+        return y + change

@@ -1,0 +1,37 @@
+"""Bottleneck adapters (Houlsby et al. 2019), one per block behind the MLP, as in the PEViT comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..errors import ConfigError
+from ..surgery import Method, blocks, insert, require_vit
+from ..vit import Activation, ViT
+from ._bottleneck import Bottleneck
+from ._registry import METHODS
+
+
+@METHODS.register("adapter")
+@dataclass(frozen=True)
+class Adapter(Method):
+    """y + W_up relu(W_down norm(y) + b_down) + b_up on the MLP output (Houlsby et al. 2019, second position only).
+
+    W_up starts at zero, so the network starts unchanged (departure Q9 from the published code, which starts disturbed).
+    """
+
+    bottleneck: int = 64
+    activation: Activation = "relu"
+
+    def adapt(self, vit: ViT) -> None:
+        if self.bottleneck < 1:
+            raise ConfigError(f"adapter: bottleneck must be at least 1, got {self.bottleneck}")
+        width = require_vit(vit).config.width
+        for block in blocks(vit):
+            down, up = nn.Linear(width, self.bottleneck), nn.Linear(self.bottleneck, width)
+            nn.init.normal_(down.weight, std=width**-0.5)
+            nn.init.zeros_(down.bias)
+            nn.init.zeros_(up.weight)
+            nn.init.zeros_(up.bias)
+            insert(block, "mlp", Bottleneck(width, down, up, self.activation))

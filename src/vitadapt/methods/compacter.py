@@ -1,0 +1,82 @@
+"""Compacter: bottlenecks whose weights are sums of Kronecker products (Karimi Mahabadi et al. 2021)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..surgery import Method, blocks, insert, require_vit
+from ..vit import Activation, ViT
+from ._bottleneck import Bottleneck
+from ._registry import METHODS
+
+
+class Rules(nn.Module):
+    """The slow weights R_i (n, n, n), shared by all layers and by both projections, and trained."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n, n, n).uniform_(-1, 1))
+
+
+class PHMLinear(nn.Module):
+    """x H + b with H = sum_{i<n} R_i (x) W_i, (B, N, D_in) -> (B, N, D_out)  (Zhang et al. 2021, equation 4).
+
+    W_i (D_in / n, D_out / n) is full (rank 0) or the product of left_i and right_i of the given rank. With `zero` the
+    fast weights start so that H = 0 while its gradient is not.
+    """
+
+    def __init__(self, rules: Rules, d_in: int, d_out: int, rank: int, zero: bool) -> None:
+        super().__init__()
+        n = rules.weight.shape[0]
+        self.rules = rules
+        self.bias = nn.Parameter(torch.zeros(d_out))
+        shape = (n, d_in // n, d_out // n)
+        # Var of an entry of H is n * 1/3 * Var(W): chosen so that norm(y) H has unit variance.
+        std = 0.0 if zero else (3 / (n * d_in)) ** 0.5
+        self.full = None if rank else nn.Parameter(torch.empty(shape).normal_(std=std))
+        self.left = nn.Parameter(torch.empty(n, shape[1], rank).normal_(std=rank**-0.5)) if rank else None
+        self.right = nn.Parameter(torch.empty(n, rank, shape[2]).normal_(std=std)) if rank else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        fast = self.full if self.left is None or self.right is None else self.left @ self.right
+        whole = torch.einsum("iac,ikm->akcm", self.rules.weight, fast)  # (n, D_in / n, n, D_out / n)
+        return nn.functional.linear(x, whole.flatten(2).flatten(0, 1).T, self.bias)
+
+
+def insert_phm_bottlenecks(vit: ViT, bottleneck: int, n: int, rank: int, activation: Activation) -> None:
+    """Put a PHM bottleneck behind every MLP, all sharing one set of rules. Raises ConfigError if n does not divide."""
+    width = require_vit(vit).config.width
+    if min(n, bottleneck) < 1 or width % n or bottleneck % n or not 0 <= rank <= bottleneck // n:
+        raise ConfigError(
+            f"n={n} must divide the width {width} and the bottleneck {bottleneck}, and rank={rank} must not exceed "
+            f"{bottleneck // max(n, 1)}"
+        )
+    rules = Rules(n)
+    vit.shared["rules"] = rules
+    for block in blocks(vit):
+        down = PHMLinear(rules, width, bottleneck, rank, zero=False)
+        up = PHMLinear(rules, bottleneck, width, rank, zero=True)
+        insert(block, "mlp", Bottleneck(width, down, up, activation))
+
+
+@METHODS.register("compacter")
+@dataclass(frozen=True)
+class Compacter(Method):
+    """Adapters with rank-`rank` PHM weights and shared slow weights (Karimi Mahabadi et al. 2021, section 3.2).
+
+    Departures from the published code: Q8 (the shared rules train), Q9 (the network starts unchanged).
+    """
+
+    bottleneck: int = 64
+    n: int = 4
+    rank: int = 1
+    activation: Activation = "gelu_tanh"
+
+    def adapt(self, vit: ViT) -> None:
+        if self.rank < 1:
+            raise ConfigError("compacter: rank must be at least 1; full-rank weights are the method phm-adapter")
+        insert_phm_bottlenecks(vit, self.bottleneck, self.n, self.rank, self.activation)

@@ -1,0 +1,122 @@
+"""KAdaptation: the update of a weight as a sum of Kronecker products (He et al., AAAI 2023).
+
+    delta W = scale * sum_{i<n} A_i (x) B_i,  A_i = s_i t_i^T (n x n, shared by all layers),  B_i = u_i v_i^T (per layer)
+
+Since (s t^T) (x) (u v^T) = (s (x) u) (t (x) v)^T, the sum equals P Q^T with columns s_i (x) u_i and t_i (x) v_i: a thin
+factorisation of rank <= n * rule_rank * rank. Nothing D x D is built while training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..surgery import Delta, Method, ThinDelta, add_delta, blocks, require_vit, slot_shape
+from ..vit import Block, Slot, ViT
+from ._registry import METHODS
+
+
+class Rule(nn.Module):
+    """The shared slow factors A_i, i < n: full matrices, or products of s_i and t_i of the given rank."""
+
+    def __init__(self, n: int, rank: int) -> None:
+        super().__init__()
+        std = n**-0.5 * max(rank, 1) ** -0.25
+        self.s = nn.Parameter(torch.empty(n, n, rank).normal_(std=std)) if rank else None
+        self.t = nn.Parameter(torch.empty(n, n, rank).normal_(std=std)) if rank else None
+        self.full = None if rank else nn.Parameter(torch.empty(n, n, n).normal_(std=1 / n))
+
+
+class ThinKronecker(ThinDelta):
+    """scale * sum_i (s_i t_i^T) (x) (u_i v_i^T) (+ bias): u starts at zero and v does not, so that the update starts at
+    zero and its gradient does not."""
+
+    def __init__(self, rule: Rule, shape: tuple[int, int], n: int, rank: int, scale: float) -> None:
+        super().__init__()
+        self.rule, self.scale = rule, scale
+        self.u = nn.Parameter(torch.zeros(n, shape[0] // n, rank))
+        self.v = nn.Parameter(torch.empty(n, shape[1] // n, rank).normal_(std=(shape[1] // n) ** -0.5))
+        self.shift: nn.Parameter | None = None
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        s, t = self.rule.s, self.rule.t
+        p = torch.einsum("iap,ikr->akipr", s, self.u).flatten(2).flatten(0, 1)  # (D_out, n * rule_rank * rank)
+        q = torch.einsum("icp,imr->cmipr", t, self.v).flatten(2).flatten(0, 1)  # (D_in, n * rule_rank * rank)
+        return self.scale * p, q
+
+    def bias(self) -> Tensor | None:
+        return self.shift
+
+
+class FullRuleKronecker(Delta):
+    """The same sum with full n x n matrices A_i, applied without ever forming the product.
+
+    With x laid out as (n, D_in / n):  y[a, k] = sum_i u_i[k] sum_c A_i[a, c] sum_p v_i[p] x[c, p].
+    """
+
+    def __init__(self, rule: Rule, shape: tuple[int, int], n: int, rank: int, scale: float) -> None:
+        super().__init__()
+        self.rule, self.scale, self.n = rule, scale, n
+        self.u = nn.Parameter(torch.zeros(n, shape[0] // n, rank))
+        self.v = nn.Parameter(torch.empty(n, shape[1] // n, rank).normal_(std=(shape[1] // n) ** -0.5))
+        self.shift: nn.Parameter | None = None
+
+    def branch(self, x: Tensor) -> Tensor:
+        folded = x.unflatten(-1, (self.n, -1))  # (B, N, D_in) -> (B, N, n, D_in / n)
+        inner = torch.einsum("...cm,imr->...cir", folded, self.v)
+        mixed = torch.einsum("...cir,iac->...air", inner, self.rule.full)
+        y = self.scale * torch.einsum("...air,ikr->...ak", mixed, self.u).flatten(-2)
+        return y if self.shift is None else y + self.shift
+
+    def matrix(self) -> Tensor:
+        fast = torch.einsum("ikr,imr->ikm", self.u, self.v)
+        return self.scale * torch.einsum("iac,ikm->akcm", self.rule.full, fast).flatten(2).flatten(0, 1)
+
+    def bias(self) -> Tensor | None:
+        return self.shift
+
+
+@METHODS.register("kadaptation")
+@dataclass(frozen=True)
+class KAdaptation(Method):
+    """Kronecker updates of q and v before the head split and before 1/sqrt(d) (He et al., AAAI 2023).
+
+    n: number of Kronecker terms and side of the A_i; must divide the widths of the adapted matrices.
+    rank: rank of the per-layer B_i. rule_rank: rank of the shared A_i, 0 for full n x n matrices.
+    scale: factor of the update. bias: one more vector per layer, added to every target (as in the published count).
+    Parameters: see docs/methods.md. Departures from the published code: Q1-Q7 (docs/methods.md).
+    """
+
+    n: int = 32
+    rank: int = 1
+    rule_rank: int = 1
+    scale: float = 1.0
+    bias: bool = True
+    targets: tuple[Slot, ...] = ("q", "v")
+
+    def adapt(self, vit: ViT) -> None:
+        layers = blocks(vit)
+        rules = {slot: Rule(self.n, self.rule_rank) for slot in self.targets}
+        require_vit(vit).shared.update({f"rule_{slot}": rule for slot, rule in rules.items()})
+        for block in layers:
+            deltas = {slot: self._delta(block, slot, rules[slot]) for slot in self.targets}
+            if self.bias:
+                widths = {delta.u.shape[0] * delta.u.shape[1] for delta in deltas.values()}
+                shifts = {width: nn.Parameter(torch.zeros(width)) for width in sorted(widths)}
+                for delta in deltas.values():
+                    delta.shift = shifts[delta.u.shape[0] * delta.u.shape[1]]
+            for slot, delta in deltas.items():
+                add_delta(block, slot, delta)
+
+    def _delta(self, block: Block, slot: Slot, rule: Rule) -> ThinKronecker | FullRuleKronecker:
+        shape = slot_shape(block, slot)
+        if self.n < 1 or any(side % self.n for side in shape):
+            raise ConfigError(f"kadaptation: n={self.n} must divide the sides of {slot}, {shape}; choose another n")
+        if not 1 <= self.rank <= min(shape) // self.n or not 0 <= self.rule_rank <= self.n:
+            limit = min(shape) // self.n
+            raise ConfigError(f"kadaptation: rank must be 1..{limit} and rule_rank 0..{self.n} (0: full matrices)")
+        kind = ThinKronecker if self.rule_rank else FullRuleKronecker
+        return kind(rule, shape, self.n, self.rank, self.scale)

@@ -1,0 +1,49 @@
+"""LoRA: low-rank updates of chosen weights (Hu et al. 2022)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..surgery import Method, ThinDelta, add_delta, blocks, slot_shape
+from ..vit import Slot, ViT
+from ._registry import METHODS
+
+
+class LowRank(ThinDelta):
+    """scale * B A with A (R, D_in) random and B (D_out, R) zero at the start (Hu et al. 2022, section 4.1)."""
+
+    def __init__(self, shape: tuple[int, int], rank: int, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.a = nn.Parameter(torch.empty(rank, shape[1]))
+        self.b = nn.Parameter(torch.zeros(shape[0], rank))
+        nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        return self.scale * self.b, self.a.T
+
+
+@METHODS.register("lora")
+@dataclass(frozen=True)
+class LoRA(Method):
+    """W + (alpha / rank) B A on the chosen slots, q and v by default (Hu et al. 2022).
+
+    Departures from the published code: Q3 (no mixing of images), Q4 (added before 1/sqrt(d)).
+    """
+
+    rank: int = 4
+    alpha: float = 4.0
+    targets: tuple[Slot, ...] = ("q", "v")
+
+    def adapt(self, vit: ViT) -> None:
+        for block in blocks(vit):
+            for slot in self.targets:
+                shape = slot_shape(block, slot)
+                if not 1 <= self.rank <= min(shape):
+                    raise ConfigError(f"lora: rank must be in 1..{min(shape)}, got {self.rank}")
+                add_delta(block, slot, LowRank(shape, self.rank, self.alpha / self.rank))

@@ -1,0 +1,218 @@
+"""What a method may do to a backbone: add a delta to named rows, insert a module, thaw; and merge, save and load.
+
+Ownership is by object: `adapt` freezes everything first; whatever the method creates or thaws afterwards is trainable,
+and nothing else is. No name is ever searched for a substring.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from .errors import NotApplicable, NotMergeable, WeightsError
+from .vit import PLACES, SLOTS, Block, Place, Slot, SlotLinear, ViT
+
+Module = TypeVar("Module", bound=nn.Module)
+State = dict[str, Tensor]
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A way to adapt a backbone: a frozen dataclass whose fields are its hyper-parameters, with one verb.
+
+    `trains_head` is False only for methods that leave even the classifier head as it was initialised.
+    """
+
+    trains_head: ClassVar[bool] = True
+
+    def adapt(self, vit: Any) -> None:
+        """Edit the frozen `vit` in place. Raises NotApplicable when it lacks what the method needs."""
+
+
+class Delta(nn.Module):
+    """An additive change of some rows of a weight W (D_out x D_in) and of their bias."""
+
+    def branch(self, x: Tensor) -> Tensor:
+        """What the change adds to the layer's output: (B, N, D_in) -> (B, N, D_out). Equals x matrix()^T + bias()."""
+        raise NotImplementedError
+
+    def matrix(self) -> Tensor:
+        """The change itself, (D_out, D_in); built only for merging."""
+        raise NotImplementedError
+
+    def bias(self) -> Tensor | None:
+        """What is added to the bias, (D_out,), or None."""
+        return None
+
+
+class ThinDelta(Delta):
+    """A delta P Q^T given by thin factors, so that no D_out x D_in matrix is built during training."""
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """P (D_out, R) and Q (D_in, R), any scale included."""
+        raise NotImplementedError
+
+    def branch(self, x: Tensor) -> Tensor:
+        p, q = self.factors()
+        thin = x @ q  # (B, N, D_in) -> (B, N, R)
+        bias = self.bias()
+        return nn.functional.linear(thin, p, bias)
+
+    def matrix(self) -> Tensor:
+        p, q = self.factors()
+        return p @ q.T
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within the block torch's CPU generator starts from `seed`; outside, it is as if nothing had happened."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def adapt(backbone: Module, method: Method, seed: int = 0) -> Module:
+    """An adapted copy of `backbone`; the original is untouched and shares the memory of all frozen weights.
+
+    Same method and seed give the same initial tensors whatever ran before. Raises NotApplicable.
+    """
+    adapted = _copy_sharing_weights(backbone)
+    device = next(backbone.parameters()).device
+    with seeded(seed):
+        method.adapt(adapted)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.clone().to(device)  # thawed tensors may no longer share memory
+    return adapted.to(device)
+
+
+def _copy_sharing_weights(backbone: Module) -> Module:
+    shared = {id(p): nn.Parameter(p.data, requires_grad=False) for p in backbone.parameters()}
+    return copy.deepcopy(backbone, cast(dict[int, Any], shared))
+
+
+def require_vit(backbone: nn.Module) -> ViT:
+    """`backbone` itself when it is a plain ViT; raises NotApplicable for other networks."""
+    if isinstance(backbone, ViT):
+        return backbone
+    raise NotApplicable(
+        f"this method edits the named slots of a plain vision transformer and {type(backbone).__name__} has none; "
+        "use linear-probe, bitfit, layernorm or fine-tune with this backbone"
+    )
+
+
+def blocks(vit: nn.Module) -> list[Block]:
+    """The transformer blocks from the input to the output."""
+    return cast(list[Block], list(require_vit(vit).blocks))
+
+
+def slot_layer(block: Block, slot: Slot) -> SlotLinear:
+    """The linear layer of `block` that owns `slot`. Raises ValueError for an unknown slot."""
+    for layer in block.modules():
+        if isinstance(layer, SlotLinear) and slot in layer.slots:
+            return layer
+    raise ValueError(f"unknown slot {slot!r}; the slots are {', '.join(SLOTS)}")
+
+
+def slot_shape(block: Block, slot: Slot) -> tuple[int, int]:
+    """(D_out, D_in) of the rows of `slot`."""
+    layer = slot_layer(block, slot)
+    return layer.out_features // len(layer.slots), layer.in_features
+
+
+def add_delta(block: Block, slot: Slot, delta: Delta) -> None:
+    """Add `delta` to the rows of `slot`. Raises ValueError when the slot has one already."""
+    layer = slot_layer(block, slot)
+    if slot in layer.deltas:
+        raise ValueError(f"slot {slot!r} already carries a delta; merge it first")
+    layer.deltas[slot] = delta
+
+
+def insert(block: Block, place: Place, module: nn.Module) -> None:
+    """Put `module` (B, N, D) -> (B, N, D) behind the attention or the MLP, before the residual sum."""
+    if place not in PLACES or place in block.inserted:
+        raise ValueError(f"cannot insert behind {place!r}: unknown or occupied; the places are {', '.join(PLACES)}")
+    block.inserted[place] = module
+
+
+def thaw(parameters: Iterable[nn.Parameter | None]) -> None:
+    """Make existing parameters trainable (None entries are skipped)."""
+    for parameter in parameters:
+        if parameter is not None:
+            parameter.requires_grad_(True)
+
+
+def parameters_of(backbone: nn.Module, wanted: Callable[[nn.Module, str], bool]) -> Iterator[nn.Parameter]:
+    """The parameters for which `wanted(owner module, name within the owner)` holds, each once."""
+    seen: set[int] = set()
+    for owner in backbone.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            if id(parameter) not in seen and wanted(owner, name):
+                seen.add(id(parameter))
+                yield parameter
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Is `module` a normalisation layer (layer, batch, group, instance or RMS norm)?"""
+    if isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)):
+        return True
+    return type(module).__name__.lower().endswith(("norm", "norm2d")) and hasattr(module, "weight")
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Name -> parameter of all that trains; a tensor used in several places appears once."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def trainable_state(model: nn.Module) -> State:
+    """A detached copy, on the CPU, of every trainable tensor."""
+    return {name: p.detach().cpu().clone() for name, p in trainable(model).items()}
+
+
+def load_trainable_state(model: nn.Module, state: State) -> None:
+    """Write `state` into the trainable tensors. Raises WeightsError unless names and shapes agree exactly."""
+    own = trainable(model)
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    if missing or extra:
+        raise WeightsError(f"adapter does not fit: missing {missing[:3]}, unexpected {extra[:3]}")
+    for name, parameter in own.items():
+        if parameter.shape != state[name].shape:
+            raise WeightsError(f"{name} has shape {tuple(state[name].shape)}, expected {tuple(parameter.shape)}")
+        with torch.no_grad():
+            parameter.copy_(state[name])
+
+
+def merge(vit: ViT) -> ViT:
+    """Fold every delta into the weights, in place; afterwards the state dict has the plain model's keys again.
+
+    Raises NotMergeable when a module was inserted (a bottleneck is not linear) or a delta's bias has nowhere to go.
+    """
+    for block in blocks(vit):
+        if len(block.inserted):
+            raise NotMergeable("modules inserted between layers cannot be folded into the weights; keep the adapter")
+    for layer in (m for m in vit.modules() if isinstance(m, SlotLinear)):
+        for slot, delta in layer.deltas.items():
+            _fold(layer, layer.rows(cast(Slot, slot)), cast(Delta, delta))
+        layer.deltas = nn.ModuleDict()
+    vit.shared = nn.ModuleDict()
+    return vit
+
+
+def _fold(layer: SlotLinear, rows: slice, delta: Delta) -> None:
+    with torch.no_grad():
+        weight = layer.weight.detach().clone()  # never in place: the memory may be shared with other models
+        weight[rows] += delta.matrix().to(weight.dtype)
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+        shift = delta.bias()
+        if shift is None:
+            return
+        if layer.bias is None:
+            raise NotMergeable("the delta has a bias and the layer has none; use the method with bias=false")
+        bias = layer.bias.detach().clone()
+        bias[rows] += shift.to(bias.dtype)
+        layer.bias = nn.Parameter(bias, requires_grad=False)
