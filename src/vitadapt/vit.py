@@ -84,11 +84,16 @@ class ViTConfig:
     preprocess: Preprocess = Preprocess()
 
     def __post_init__(self) -> None:
+        for name in ("width", "depth", "heads", "patch", "image_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1: {self}")
         for name, value in (("heads", self.width % self.heads), ("patch", self.image_size % self.patch)):
             if value:
                 raise ValueError(f"{name} does not divide: {self}")
         if "class" in self.pooling and not self.class_token:
             raise ValueError(f"pooling {self.pooling!r} needs a class token")
+        if self.norm_after_pool and self.pooling == "class+average":
+            raise ValueError("norm_after_pool does not fit pooling 'class+average': the norm has half its width")
 
     @property
     def grid(self) -> int:
@@ -315,7 +320,9 @@ class ViT(nn.Module):
 
 
 def check_images(images: Tensor, patch: int) -> None:
-    """Raises ValueError unless `images` is (B, 3, S, T) with both sides a multiple of the patch size."""
+    """Raises ValueError unless `images` is (B, 3, S, T), uint8 or floating, both sides a multiple of the patch size."""
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise ValueError(f"expected uint8 images 0..255 or floating ones 0..1, got {images.dtype}")
     if images.ndim != 4 or images.shape[1] != 3 or any(side % patch or not side for side in images.shape[2:]):
         raise ValueError(f"expected images (B, 3, S, S) with sides a multiple of {patch}, got {tuple(images.shape)}")
 
