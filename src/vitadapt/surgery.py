@@ -7,14 +7,14 @@ and nothing else is. No name is ever searched for a substring.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from .errors import NotApplicable, NotMergeable, WeightsError
+from .errors import ConfigError, NotApplicable, NotMergeable, WeightsError
 from .vit import PLACES, SLOTS, Block, Place, Slot, SlotLinear, ViT
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -111,6 +111,14 @@ def blocks(vit: nn.Module) -> list[Block]:
     return cast(list[Block], list(require_vit(vit).blocks))
 
 
+def check_slots(slots: Sequence[str]) -> None:
+    """Raises ConfigError unless `slots` are one or more of the known slots, each named once."""
+    strange = [slot for slot in slots if slot not in SLOTS]
+    if strange or not slots or len(set(slots)) < len(slots):
+        what = f"{strange[0]!r} is not a slot" if strange else "name at least one slot, and each only once"
+        raise ConfigError(f"targets={'+'.join(slots)}: {what}; the slots are {', '.join(SLOTS)}")
+
+
 def slot_layer(block: Block, slot: Slot) -> SlotLinear:
     """The linear layer of `block` that owns `slot`. Raises ValueError for an unknown slot."""
     for layer in block.modules():
@@ -175,7 +183,10 @@ def trainable_state(model: nn.Module) -> State:
 
 
 def load_trainable_state(model: nn.Module, state: State) -> None:
-    """Write `state` into the trainable tensors. Raises WeightsError unless names and shapes agree exactly."""
+    """Write `state` into the trainable tensors, all or none.
+
+    Raises WeightsError unless names and shapes agree exactly.
+    """
     own = trainable(model)
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or extra:
@@ -183,24 +194,37 @@ def load_trainable_state(model: nn.Module, state: State) -> None:
     for name, parameter in own.items():
         if parameter.shape != state[name].shape:
             raise WeightsError(f"{name} has shape {tuple(state[name].shape)}, expected {tuple(parameter.shape)}")
-        with torch.no_grad():
+    with torch.no_grad():
+        for name, parameter in own.items():
             parameter.copy_(state[name])
 
 
-def merge(vit: ViT) -> ViT:
+def merge(backbone: Module) -> Module:
     """Fold every delta into the weights, in place; afterwards the state dict has the plain model's keys again.
 
-    Raises NotMergeable when a module was inserted (a bottleneck is not linear) or a delta's bias has nowhere to go.
+    A network that carries none, of whatever kind, stays as it is. Raises NotMergeable, with nothing folded yet, when a
+    module was inserted (a bottleneck is not linear) or a delta's bias has nowhere to go.
     """
-    for block in blocks(vit):
-        if len(block.inserted):
-            raise NotMergeable("modules inserted between layers cannot be folded into the weights; keep the adapter")
-    for layer in (m for m in vit.modules() if isinstance(m, SlotLinear)):
+    _check_mergeable(backbone)
+    for layer in _layers_with_deltas(backbone):
         for slot, delta in layer.deltas.items():
             _fold(layer, layer.rows(cast(Slot, slot)), cast(Delta, delta))
         layer.deltas = nn.ModuleDict()
-    vit.shared = nn.ModuleDict()
-    return vit
+    if isinstance(backbone, ViT):
+        backbone.shared = nn.ModuleDict()
+    return backbone
+
+
+def _layers_with_deltas(backbone: nn.Module) -> list[SlotLinear]:
+    return [m for m in backbone.modules() if isinstance(m, SlotLinear) and len(m.deltas)]
+
+
+def _check_mergeable(backbone: nn.Module) -> None:
+    if any(isinstance(m, Block) and len(m.inserted) for m in backbone.modules()):
+        raise NotMergeable("modules inserted between layers cannot be folded into the weights; keep the adapter")
+    for layer in _layers_with_deltas(backbone):
+        if layer.bias is None and any(cast(Delta, delta).bias() is not None for delta in layer.deltas.values()):
+            raise NotMergeable("the delta has a bias and the layer has none; use the method with bias=false")
 
 
 def _fold(layer: SlotLinear, rows: slice, delta: Delta) -> None:
@@ -211,8 +235,6 @@ def _fold(layer: SlotLinear, rows: slice, delta: Delta) -> None:
         shift = delta.bias()
         if shift is None:
             return
-        if layer.bias is None:
-            raise NotMergeable("the delta has a bias and the layer has none; use the method with bias=false")
         bias = layer.bias.detach().clone()
         bias[rows] += shift.to(bias.dtype)
         layer.bias = nn.Parameter(bias, requires_grad=False)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ..errors import ConfigError
 from ..vit import ACTIVATIONS, Activation
 
 
 class Bottleneck(nn.Module):
-    """y + up(activation(down(norm(y)))), (B, N, D) -> (B, N, D) (Houlsby et al. 2019, figure 2)."""
+    """y + up(activation(down(norm(y)))), (B, N, D) -> (B, N, D) (Houlsby et al. 2019, figure 2).
+
+    Raises ConfigError for an unknown activation.
+    """
 
     def __init__(self, width: int, down: nn.Module, up: nn.Module, activation: Activation) -> None:
         super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ConfigError(f"activation {activation!r} is unknown; choose one of {', '.join(ACTIVATIONS)}")
         self.norm = nn.LayerNorm(width)
         self.down, self.up = down, up
         self.activation = ACTIVATIONS[activation]

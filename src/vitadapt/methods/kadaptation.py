@@ -1,6 +1,6 @@
 """KAdaptation: the update of a weight as a sum of Kronecker products (He et al., AAAI 2023).
 
-    delta W = scale * sum_{i<n} A_i (x) B_i,  A_i = s_i t_i^T (n x n, shared by all layers),  B_i = u_i v_i^T (per layer)
+    delta W = scale * sum_{i<n} A_i (x) B_i,  A_i = s_i t_i^T (n x n, shared by all layers), B_i = u_i v_i^T (per layer)
 
 Since (s t^T) (x) (u v^T) = (s (x) u) (t (x) v)^T, the sum equals P Q^T with columns s_i (x) u_i and t_i (x) v_i: a thin
 factorisation of rank <= n * rule_rank * rank. Nothing D x D is built while training.
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..surgery import Delta, Method, ThinDelta, add_delta, blocks, require_vit, slot_shape
+from ..surgery import Delta, Method, ThinDelta, add_delta, blocks, check_slots, require_vit, slot_shape
 from ..vit import Block, Slot, ViT
 from ._registry import METHODS
 
@@ -99,6 +99,10 @@ class KAdaptation(Method):
 
     def adapt(self, vit: ViT) -> None:
         layers = blocks(vit)
+        check_slots(self.targets)
+        for block in layers:
+            for slot in self.targets:
+                self._check(slot, slot_shape(block, slot))
         rules = {slot: Rule(self.n, self.rule_rank) for slot in self.targets}
         require_vit(vit).shared.update({f"rule_{slot}": rule for slot, rule in rules.items()})
         for block in layers:
@@ -111,12 +115,13 @@ class KAdaptation(Method):
             for slot, delta in deltas.items():
                 add_delta(block, slot, delta)
 
-    def _delta(self, block: Block, slot: Slot, rule: Rule) -> ThinKronecker | FullRuleKronecker:
-        shape = slot_shape(block, slot)
+    def _check(self, slot: Slot, shape: tuple[int, int]) -> None:
         if self.n < 1 or any(side % self.n for side in shape):
             raise ConfigError(f"kadaptation: n={self.n} must divide the sides of {slot}, {shape}; choose another n")
         if not 1 <= self.rank <= min(shape) // self.n or not 0 <= self.rule_rank <= self.n:
             limit = min(shape) // self.n
             raise ConfigError(f"kadaptation: rank must be 1..{limit} and rule_rank 0..{self.n} (0: full matrices)")
+
+    def _delta(self, block: Block, slot: Slot, rule: Rule) -> ThinKronecker | FullRuleKronecker:
         kind = ThinKronecker if self.rule_rank else FullRuleKronecker
-        return kind(rule, shape, self.n, self.rank, self.scale)
+        return kind(rule, slot_shape(block, slot), self.n, self.rank, self.scale)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..surgery import Method, ThinDelta, add_delta, blocks, slot_shape
+from ..surgery import Method, ThinDelta, add_delta, blocks, check_slots, slot_shape
 from ..vit import Slot, ViT
 from ._registry import METHODS
 
@@ -41,7 +41,9 @@ class LoRA(Method):
     targets: tuple[Slot, ...] = ("q", "v")
 
     def adapt(self, vit: ViT) -> None:
-        for block in blocks(vit):
+        layers = blocks(vit)
+        check_slots(self.targets)
+        for block in layers:
             for slot in self.targets:
                 shape = slot_shape(block, slot)
                 if not 1 <= self.rank <= min(shape):
