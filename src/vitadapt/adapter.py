@@ -1,0 +1,94 @@
+"""The adapter file: what was learnt, as safetensors with metadata. Kilobytes, never code.
+
+Tensors: `backbone.NAME` for every trainable tensor of the adapted backbone, `head.NAME` for the classifier head with
+its feature statistics. Metadata (strings): format, method (JSON), backbone, image_size, classes (JSON), base.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from .config import build
+from .errors import WeightsError
+from .head import Classifier, Head
+from .methods import METHODS
+from .surgery import Method, adapt, load_trainable_state, trainable_state
+
+FORMAT = "vitadapt-adapter/1"
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """What an adapter file says about itself. `base` is the digest of the backbone it was trained on."""
+
+    method: Method
+    backbone: str
+    image_size: int
+    classes: tuple[str, ...]
+    base: str
+
+
+def adapter_bytes(model: Classifier, info: AdapterInfo) -> bytes:
+    """The file's contents."""
+    tensors = {f"backbone.{name}": t for name, t in trainable_state(model.backbone).items()}
+    tensors |= {f"head.{name}": t.detach().cpu().contiguous() for name, t in model.head.state_dict().items()}
+    method = {"name": METHODS.name_of(info.method), **asdict(cast(Any, info.method))}
+    metadata = {
+        "format": FORMAT,
+        "method": json.dumps(method),
+        "backbone": info.backbone,
+        "image_size": str(info.image_size),
+        "classes": json.dumps(info.classes),
+        "base": info.base,
+    }
+    data: bytes = save({name: t.contiguous() for name, t in tensors.items()}, metadata)
+    return data
+
+
+def read_adapter(path: Path | str) -> tuple[AdapterInfo, dict[str, Tensor]]:
+    """Raises WeightsError when the file is missing, damaged or not an adapter."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path}: cannot be read as an adapter ({error}); was it copied completely?") from error
+    if metadata.get("format") != FORMAT:
+        raise WeightsError(f"{path}: not an adapter of this format ({metadata.get('format')}, expected {FORMAT})")
+    method = json.loads(metadata["method"])
+    return AdapterInfo(
+        method=build(METHODS[method.pop("name")], method, "method"),
+        backbone=metadata["backbone"],
+        image_size=int(metadata["image_size"]),
+        classes=tuple(json.loads(metadata["classes"])),
+        base=metadata["base"],
+    ), tensors
+
+
+def load_adapter(path: Path | str, backbone: nn.Module, base: str | None = None) -> Classifier:
+    """`backbone` adapted with what the file holds -> a classifier in eval mode.
+
+    `base` is the digest of `backbone`; when given it must be the one the adapter was trained on. Raises WeightsError.
+    """
+    info, tensors = read_adapter(path)
+    if base is not None and base != info.base:
+        raise WeightsError(f"{path}: was trained on {info.backbone} ({info.base}), and this backbone is {base}")
+    adapted = adapt(backbone, info.method)
+    load_trainable_state(adapted, _part(tensors, "backbone."))
+    head = Head(tensors["head.linear.weight"].shape[1], len(info.classes))
+    try:
+        head.load_state_dict(_part(tensors, "head."))
+    except RuntimeError as error:
+        raise WeightsError(f"{path}: its head does not fit its {len(info.classes)} classes") from error
+    return Classifier(adapted, head).to(next(backbone.parameters()).device).eval()
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,91 @@
+"""A benchmark as data: a TOML file whose lists are multiplied into cells, and the loop that runs what is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .config import Recipe, RunConfig, build, parse_method, read_toml, recipe_for
+from .errors import ConfigError
+from .registry import unknown
+from .results import Record, Store
+from .runner import Environment, describe, run
+
+AXES = ("backbone", "dataset", "method", "shots", "seed", "image_size", "protocol", "precision")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one cell: a record, or the one-line reason why there is none."""
+
+    config: RunConfig
+    record: Record | None
+    failure: str = ""
+    fresh: bool = True  # False when it had been recorded before
+
+
+def read_bench(path: Path) -> list[RunConfig]:
+    """The cells of a benchmark file. Raises ConfigError or UnknownName naming the file."""
+    plain = read_toml(path)
+    for section in plain:
+        if section not in ("title", "bench", "recipe"):
+            raise unknown(f"section of {path}", section, ("bench", "recipe"))
+    if "bench" not in plain:
+        raise ConfigError(f"{path}: has no [bench] section")
+    return expand(plain["bench"], plain.get("recipe", {}))
+
+
+def expand(axes: Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> list[RunConfig]:
+    """Every combination of the lists in `axes`; `recipe` changes fields of what the protocol prescribes.
+
+    Order: dataset, shots, seed and backbone outermost, methods innermost, so that images and weights are shared.
+    """
+    for name in axes:
+        if name not in AXES:
+            raise unknown("key of [bench]", name, AXES)
+    lists = {name: value if isinstance(value, list) else [value] for name, value in axes.items()}
+    for name in ("backbone", "dataset", "method"):
+        if not lists.get(name):
+            raise ConfigError(f"[bench] needs {name}")
+    order = ("dataset", "shots", "seed", "backbone", "image_size", "protocol", "precision", "method")
+    names = [name for name in order if name in lists]
+    products = itertools.product(*(lists[name] for name in names))
+    return [_cell(dict(zip(names, values, strict=True)), recipe or {}) for values in products]
+
+
+def _cell(values: dict[str, Any], recipe: Mapping[str, Any]) -> RunConfig:
+    method = parse_method(values.pop("method"))
+    if values.get("shots") == "all":
+        values["shots"] = None
+    config = build(RunConfig, values, "[bench]", method=method)
+    changed = None
+    if recipe:
+        build(Recipe, recipe, "recipe")  # names and types first
+        prescribed = dataclasses.asdict(recipe_for(config.protocol, method))
+        changed = build(Recipe, {**prescribed, **recipe}, "recipe")
+    return dataclasses.replace(config, recipe=changed).resolved()
+
+
+def run_bench(
+    configs: Iterable[RunConfig],
+    store: Store,
+    environment: Environment,
+    announce: Callable[[Outcome], None],
+    start: Callable[[RunConfig], None] = lambda config: None,
+) -> list[Outcome]:
+    """Run every cell that is not recorded yet; an error in one leaves its trace in the store and the others go on."""
+    outcomes = []
+    for config in configs:
+        fresh = store.get(config.digest()) is None
+        start(config)
+        try:
+            outcome = Outcome(config, run(config, store, environment), fresh=fresh)
+        except Exception as error:  # noqa: BLE001 - the trace is kept by run(); one cell must not stop the others
+            outcome = Outcome(config, None, describe(error))
+        announce(outcome)
+        outcomes.append(outcome)
+    return outcomes

@@ -1,0 +1,289 @@
+"""The command line: parse, call, print. Heavy modules are imported inside the commands, so that --help is instant."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from .errors import ConfigError, UnknownName, VitadaptError
+
+if TYPE_CHECKING:
+    from .bench import Outcome
+    from .config import RunConfig
+    from .results import Record
+    from .runner import Environment
+
+app = typer.Typer(
+    help="Adapt a pretrained vision transformer to your images by training a few thousand numbers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for records, predictions and adapters.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder for decoded images and features (default: the user's cache).")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Decode images anew each time and store nothing.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder that holds the files of named datasets.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU when there is one.")]
+
+
+@app.command()
+def run(
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help="A name, a folder of class folders, or a CSV file.")],
+    method: Annotated[
+        list[str], typer.Option("--method", "-m", help="A method, e.g. lora or lora:rank=8,targets=q+k+v; repeatable.")
+    ],
+    backbone: Annotated[str, typer.Option("--backbone", "-b")] = "dinov2-s14-offline",
+    shots: Annotated[str, typer.Option(help="Labelled images per class, or 'all'.")] = "5",
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Seed of sample, initialisation and order; repeatable.")
+    ] = None,
+    image_size: Annotated[int | None, typer.Option(help="Pixels; a multiple of the patch size.")] = None,
+    protocol: Annotated[str, typer.Option(help="How hyper-parameters are found.")] = "fixed",
+    precision: Annotated[str, typer.Option(help="fp32 or bf16 (autocast).")] = "fp32",
+    recipe: Annotated[str, typer.Option(help="Changes to the protocol's recipe, e.g. lr=0.01,epochs=20.")] = "",
+    out: Out = Path("runs"),
+    cache: Cache = None,
+    no_cache: NoCache = False,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+) -> None:
+    """Adapt a backbone to a dataset, score it once on the test images, and record everything."""
+    from .bench import expand
+    from .config import parse_fields
+
+    axes: dict[str, Any] = {"backbone": backbone, "dataset": dataset, "method": method, "protocol": protocol}
+    axes |= {"shots": _shots(shots), "seed": seed or [0], "precision": precision}
+    if image_size is not None:
+        axes["image_size"] = image_size
+    _execute(expand(axes, parse_fields(recipe)), out, _environment(cache, no_cache, data_root, device))
+
+
+@app.command()
+def bench(
+    recipe: Annotated[Path, typer.Argument(help="A benchmark file (TOML); see recipes/.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Default: runs/NAME of the file.")] = None,
+    cache: Cache = None,
+    no_cache: NoCache = False,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    plot: Annotated[bool, typer.Option(help="Also write accuracy.png beside the records.")] = False,
+) -> None:
+    """Run every cell of a benchmark that is not recorded yet, and print the table."""
+    from .bench import read_bench
+
+    out = out or Path("runs") / recipe.stem
+    _execute(read_bench(recipe), out, _environment(cache, no_cache, data_root, device), plot)
+
+
+@app.command()
+def results(
+    runs: Annotated[Path, typer.Argument(help="A folder made by run or bench.")],
+    format: Annotated[str, typer.Option("--format", "-f", help="text, md, csv, latex or json.")] = "text",
+) -> None:
+    """Print the table of all records in a folder: dataset x method, mean +- sd over seeds, average, PE."""
+    from .report.table import render
+
+    if format not in ("text", "md", "csv", "latex", "json"):
+        raise ConfigError(f"unknown format {format!r}; choose text, md, csv, latex or json")
+    records = _records(runs)
+    if format == "text":
+        _print_table(records)
+    else:
+        print(render(records, format))  # type: ignore[arg-type]
+
+
+@app.command()
+def plot(
+    runs: Annotated[Path, typer.Argument(help="A folder made by run or bench.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A .png, .svg or .pdf file.")] = None,
+) -> None:
+    """Draw accuracy against the number of trainable parameters."""
+    from .report.plot import plot_accuracy
+
+    print(plot_accuracy(_records(runs), out or runs / "accuracy.png"))
+
+
+@app.command()
+def count(
+    backbone: Annotated[str, typer.Option("--backbone", "-b")] = "random:clip-vit-b32",
+    method: Annotated[list[str] | None, typer.Option("--method", "-m", help="Default: all methods.")] = None,
+    audit: Annotated[bool, typer.Option(help="Class every trainable tensor as live, dead, stuck or shared.")] = False,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Count what each method trains on a backbone, next to the published figures."""
+    from . import counting
+
+    rows = counting.count_methods(backbone, method or [])
+    reports = counting.audit_methods(backbone, [row.method for row in rows if row.applies]) if audit else {}
+    if as_json:
+        print(json.dumps(counting.plain(rows, reports), indent=1))
+    else:
+        _print_counts(rows, reports)
+    if any(tensor.status != "live" for tensors in reports.values() for tensor in tensors):
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_things(
+    what: Annotated[str, typer.Argument(help="methods, backbones, datasets or protocols")],
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """List what can be named."""
+    from .listing import LISTINGS
+    from .registry import unknown
+
+    if what not in LISTINGS:
+        raise unknown("list", what, LISTINGS)
+    rows = LISTINGS[what]()
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    _print_rows(rows)
+
+
+def _shots(text: str) -> int | str:
+    if text == "all":
+        return text
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ConfigError(f"--shots takes a whole number or 'all', not {text!r}") from error
+
+
+def _environment(cache: Path | None, no_cache: bool, data_root: Path | None, device: str) -> Environment:
+    import torch
+
+    from .data import default_cache
+    from .runner import Environment
+    from .train import Setting
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros((), device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--device {device} cannot be used here: {reason}") from error
+    return Environment(None if no_cache else cache or default_cache(), data_root, Setting(device))
+
+
+def _execute(configs: list[RunConfig], out: Path, environment: Environment, plot: bool = False) -> None:
+    """Run the cells under a progress bar, print the table, and leave with status 1 when a cell failed."""
+    from .bench import run_bench
+    from .console import BenchDisplay
+    from .results import Store
+
+    store = Store(out)
+    with BenchDisplay(configs, store) as display:
+        outcomes = run_bench(configs, store, display.watch(environment), display.finished, display.started)
+    records = [outcome.record for outcome in outcomes if outcome.record]
+    if records:
+        _print_table(records)
+        print(f"\nrecords, predictions and adapters: {out}")
+        if plot:
+            _plot_if_possible(records, out / "accuracy.png")
+    failed = [outcome for outcome in outcomes if outcome.record is None]
+    for outcome in failed:
+        _complain(f"{_cell_name(outcome)}: {outcome.failure}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _plot_if_possible(records: list[Record], path: Path) -> None:
+    from .report.plot import plot_accuracy
+
+    try:
+        print(f"plot: {plot_accuracy(records, path)}")
+    except VitadaptError as error:
+        _complain(str(error))
+
+
+def _cell_name(outcome: Outcome) -> str:
+    from .config import method_text
+
+    config = outcome.config
+    return f"{method_text(config.method)} on {config.dataset}, seed {config.seed}"
+
+
+def _records(runs: Path) -> list[Record]:
+    from .results import Store
+
+    records, damaged = Store(runs).records()
+    for line in damaged:
+        _complain(line)
+    if not records:
+        raise ConfigError(f"{runs}: no records yet")
+    return records
+
+
+def _print_table(records: list[Record]) -> None:
+    from .console import print_columns
+    from .report.table import columns_of, rows_of
+
+    head, body = columns_of(rows_of(records))
+    print_columns(head, body, left=("method", "backbone", "protocol"))
+
+
+def _print_counts(rows: list[Any], reports: dict[str, Any]) -> None:
+    from .console import print_columns
+
+    body = [[r.method, r.shown, r.with_head, f"{r.published:,}" if r.published else ""] for r in rows]
+    print_columns(["method", "without head", "with mean head (513 x 57.55)", "published"], body, left=("method",))
+    for method, tensors in reports.items():
+        lines = [[t.name, "x".join(map(str, t.shape)), t.status, "shared" if t.shared else ""] for t in tensors]
+        print(f"\n{method}")
+        print_columns(["tensor", "shape", "status", ""], lines, left=("tensor", "status", ""))
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    from .console import print_columns
+
+    heads = list(dict.fromkeys(key for row in rows for key in row))
+    body = [["" if row.get(h) is None else str(row[h]) for h in heads] for row in rows]
+    print_columns(heads, body, left=tuple(heads))
+
+
+def _complain(text: str) -> None:
+    print(f"vitadapt: {text}", file=sys.stderr)
+
+
+def main() -> NoReturn:
+    """Entry point. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # 'vitadapt results ... | head' ends quietly
+    try:
+        app(standalone_mode=False)
+        status = 0
+    except typer.Exit as stop:
+        status = stop.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("interrupted; what was finished is kept, the same command goes on from there")
+        status = 130
+    except (UnknownName, ConfigError) as error:
+        _complain(str(error))
+        status = 2
+    except VitadaptError as error:
+        _complain(str(error))
+        status = 1
+    except Exception as error:  # noqa: BLE001 - told apart, and raised again unless it is a usage error
+        status = _usage_status(error)
+    sys.exit(status)
+
+
+def _usage_status(error: Exception) -> int:
+    """2 for click's usage errors, which print themselves; anything else is a bug and keeps its traceback."""
+    show = getattr(error, "show", None)
+    if show is None:
+        raise error
+    show()
+    return int(getattr(error, "exit_code", 2))
+
+
+if __name__ == "__main__":
+    main()

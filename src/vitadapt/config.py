@@ -1,0 +1,195 @@
+"""What is run, as values: the recipe of a training, the configuration of a run, and the text forms of both."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from .errors import ConfigError
+from .methods import METHODS
+from .registry import unknown
+from .surgery import Method
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover
+    import tomli as tomllib
+
+Instance = TypeVar("Instance")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one training goes. Learning rates are per step; `warmup` is in epochs; 0 switches clipping off.
+
+    head_start: "zero", or "probe" to begin with a head trained on the frozen features (Kumar et al. 2022, LP-FT).
+    weight_decay acts on matrices, never on vectors (biases, norms).
+    """
+
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-3
+    head_lr: float = 1e-3
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    epochs: int = 30
+    batch_size: int = 16
+    accumulate: int = 1
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup: float = 1.0
+    clip_norm: float = 0.0
+    label_smoothing: float = 0.0
+    head_start: Literal["zero", "probe"] = "zero"
+
+    def __post_init__(self) -> None:
+        positive = {"epochs": self.epochs, "batch_size": self.batch_size, "accumulate": self.accumulate}
+        for name, value in positive.items():
+            if value < 1:
+                raise ConfigError(f"recipe: {name} must be at least 1, got {value}")
+        for name in ("lr", "head_lr", "weight_decay", "warmup", "clip_norm", "label_smoothing"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"recipe: {name} must not be negative, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One cell of a benchmark: everything that the score depends on, and nothing else.
+
+    shots: labelled images per class, or None for all of them. image_size: pixels, None for the backbone's own.
+    """
+
+    backbone: str
+    method: Method
+    dataset: str
+    shots: int | None = 5
+    seed: int = 0
+    image_size: int | None = None
+    protocol: str = "fixed"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    recipe: Recipe | None = None
+
+    def __post_init__(self) -> None:
+        if self.shots is not None and self.shots < 1:
+            raise ConfigError(f"shots must be at least 1 (or 'all'), got {self.shots}: nothing to train on")
+
+    def resolved(self) -> RunConfig:
+        """The same configuration with the recipe that its protocol prescribes filled in."""
+        return replace(self, recipe=self.recipe or recipe_for(self.protocol, self.method))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; the method as its name and fields."""
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        plain["method"] = {"name": METHODS.name_of(self.method), **dataclasses.asdict(cast(Any, self.method))}
+        plain["recipe"] = dataclasses.asdict(self.recipe) if self.recipe else None
+        return cast(dict[str, Any], json.loads(json.dumps(plain)))
+
+    @staticmethod
+    def from_dict(plain: Mapping[str, Any]) -> RunConfig:
+        """The inverse of `to_dict`. Raises ConfigError or UnknownName."""
+        fields = dict(plain)
+        method = dict(fields.pop("method"))
+        recipe = fields.pop("recipe", None)
+        return build(
+            RunConfig,
+            fields,
+            "run",
+            method=build(METHODS[method.pop("name")], method, "method"),
+            recipe=build(Recipe, recipe, "recipe") if recipe else None,
+        )
+
+    def digest(self) -> str:
+        """16 hex digits that name the record of this configuration."""
+        text = json.dumps(self.resolved().to_dict(), sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def build(kind: type[Instance], values: Mapping[str, Any], what: str, **ready: Any) -> Instance:
+    """A dataclass from text or TOML values. Raises UnknownName for a field, ConfigError for a value of a wrong type."""
+    fields = {f.name: f for f in dataclasses.fields(cast(Any, kind)) if f.init}
+    for name in values:
+        if name not in fields:
+            hint = "" if fields else f"{what} has no fields"
+            raise unknown(f"field of {what}", name, fields, hint)
+    checked = {name: _checked(kind, name, value, what) for name, value in values.items()}
+    return kind(**checked, **ready)
+
+
+def _checked(kind: type, name: str, value: Any, what: str) -> Any:
+    try:
+        return _adapter(kind, name).validate_python(value)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].lower()
+        raise ConfigError(f"{what}: {name}={value!r} is not possible: {reason}") from error
+
+
+@cache
+def _adapter(kind: type, name: str) -> TypeAdapter[Any]:
+    from typing import get_type_hints
+
+    return TypeAdapter(get_type_hints(kind)[name])
+
+
+def parse_method(text: str) -> Method:
+    """ "lora", or "lora:rank=8,alpha=16,targets=q+k+v" -> LoRA(rank=8, ...). Raises UnknownName or ConfigError."""
+    name, _, fields = text.partition(":")
+    kind = METHODS[name.strip()]
+    return build(kind, parse_fields(fields), f"method {name.strip()}")
+
+
+def method_text(method: Method) -> str:
+    """The shortest text from which `parse_method` makes `method` again."""
+    name, kind = METHODS.name_of(method), type(method)
+    changed = []
+    for field in dataclasses.fields(cast(Any, kind)):
+        value = getattr(method, field.name)
+        if value != field.default:
+            changed.append(f"{field.name}={'+'.join(value) if isinstance(value, tuple) else value}")
+    return name + (":" + ",".join(changed) if changed else "")
+
+
+def parse_fields(text: str) -> dict[str, Any]:
+    """ "rank=8,targets=q+v,bias=false" -> {"rank": "8", "targets": ("q", "v"), "bias": "false"}. Raises ConfigError."""
+    values: dict[str, Any] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = part.partition("=")
+        if not equals or not value:
+            raise ConfigError(f"cannot read {part!r}; write field=value, several separated by commas")
+        name, value = name.strip(), value.strip()
+        values[name] = tuple(value.split("+")) if name == "targets" else value
+    return values
+
+
+@cache
+def data_table(name: str) -> dict[str, Any]:
+    """A TOML file that ships with the package, such as protocols.toml."""
+    text = resources.files("vitadapt").joinpath(name).read_text(encoding="utf-8")
+    return cast(dict[str, Any], tomllib.loads(text))
+
+
+def recipe_for(protocol: str, method: Method) -> Recipe:
+    """The recipe that `protocol` prescribes for `method`: the protocol's defaults, then the method's own row."""
+    table = data_table("protocols.toml")
+    if protocol not in table:
+        raise unknown("protocol", protocol, table)
+    rows = table[protocol]["recipe"]
+    name = METHODS.name_of(method)
+    return build(Recipe, {**rows["default"], **rows.get(name, {})}, f"protocol {protocol}")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file. Raises ConfigError naming the file when it is missing or not TOML."""
+    try:
+        return cast(dict[str, Any], tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a TOML file: {error}") from error

@@ -1,0 +1,42 @@
+"""Files that are either whole or absent: atomic writes, and one clear error when the disk is full."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+
+from .errors import StorageError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` so that `path` holds either all of it or what it held before, even if the machine stops half-way.
+
+    Raises StorageError naming the path when the disk is full or the folder cannot be written; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise storage_error(path, error) from error
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """One line for a failed write: which path, why, and what to do about it."""
+    if error.errno in _FULL:
+        return StorageError(f"{path}: the disk is full; free some space or choose another place, then run again")
+    return StorageError(f"{path}: cannot be written ({error.strerror or error}); check the folder's permissions")
+
+
+def digest_of(data: bytes) -> bytes:
+    """32 bytes of BLAKE2b."""
+    return hashlib.blake2b(data, digest_size=32).digest()

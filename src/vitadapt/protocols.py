@@ -1,0 +1,102 @@
+"""Named ways to go from labelled training images to a trained classifier. None of them can see the test set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from .config import Recipe, RunConfig
+from .errors import ConfigError
+from .head import Classifier, Head
+from .registry import Registry
+from .surgery import adapt, trainable
+from .train import FitLog, Inputs, Setting, TensorInputs, fit
+
+PROBE = Recipe(lr=1e-2, head_lr=1e-2, epochs=100, batch_size=64, weight_decay=1e-2)
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a protocol may use: a frozen backbone, the training images with their labels, and their frozen features.
+
+    labels: (N,) class numbers or (N, C) multi-hot. features: (N, E) of the unadapted backbone, computed once.
+    """
+
+    config: RunConfig
+    backbone: nn.Module
+    images: Inputs
+    labels: Tensor
+    classes: int
+    features: Tensor
+    setting: Setting
+    checkpoint: Path | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        recipe = self.config.resolved().recipe
+        assert recipe is not None
+        return recipe
+
+    def build(self, seed: int) -> Classifier:
+        """A fresh classifier: the backbone adapted with tensors drawn from `seed`, and a head at zero."""
+        backbone = adapt(self.backbone, self.config.method, seed)
+        head = Head(self.features.shape[1], self.classes).to(self.setting.device)
+        head.standardise(self.features.to(self.setting.device))
+        if not self.config.method.trains_head:
+            raise ConfigError(
+                f"{self.config.backbone} has no text tower to make a head of class names from, and this method trains "
+                "none; choose linear-probe, or a CLIP backbone"
+            )
+        return Classifier(backbone, head)
+
+    def fit(self, model: Classifier, recipe: Recipe, seed: int, label: str = "train") -> FitLog:
+        """Train `model` on all images; only the head, on the features, when nothing else trains."""
+        if not trainable(model.backbone):
+            return self.fit_head(model, recipe, seed, label)
+        if recipe.head_start == "probe":
+            self.fit_head(model, PROBE, seed, "head")
+        return fit(model, model.head, self.images, self.labels, recipe, seed, self.setting, label, self.checkpoint)
+
+    def fit_head(self, model: Classifier, recipe: Recipe, seed: int, label: str) -> FitLog:
+        """Train the head alone on the frozen backbone's features."""
+        inputs = TensorInputs(self.features.to(self.setting.device))
+        return fit(
+            model.head, model.head, inputs, self.labels, recipe, seed, replace(self.setting, progress=None), label
+        )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training: the classifier of the last epoch, what was chosen to make it, and how it went."""
+
+    model: Classifier
+    chosen: dict[str, Any]
+    log: FitLog = field(default_factory=FitLog)
+
+
+class TrainingProtocol(Protocol):
+    """From a task to a trained classifier."""
+
+    def __call__(self, task: Task) -> Trained: ...
+
+
+PROTOCOLS: Registry[Callable[[Task], Trained]] = Registry("protocol")
+
+
+@PROTOCOLS.register("fixed")
+def fixed(task: Task) -> Trained:
+    """One recipe per method, no search; every labelled image is trained on and the last epoch counts."""
+    model = task.build(derive(task.config.seed, "init"))
+    log = task.fit(model, task.recipe, derive(task.config.seed, "order"))
+    return Trained(model, {"lr": task.recipe.lr, "weight_decay": task.recipe.weight_decay}, log)
+
+
+def derive(seed: int, purpose: str) -> int:
+    """An independent seed for each purpose, so that changing one stream of random numbers leaves the others alone."""
+    import hashlib
+
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=6).digest(), "big")

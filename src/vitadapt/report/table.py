@@ -1,0 +1,140 @@
+"""Records -> a table: one row per method (and whatever else varies), one column per dataset, average, PE, cost."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..errors import ConfigError
+from ..metrics import performance_efficiency
+from ..results import Record
+
+Format = Literal["text", "md", "csv", "latex", "json"]
+VARYING = ("backbone", "image_size", "shots", "protocol", "precision")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Scores of one method on one dataset over seeds, in percent."""
+
+    scores: tuple[float, ...]
+    diverged: int = 0
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.scores) if self.scores else None
+
+    @property
+    def sd(self) -> float | None:
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else None
+
+    def text(self) -> str:
+        parts = [] if self.mean is None else [f"{self.mean:.1f}"]
+        if self.sd is not None:
+            parts.append(f"± {self.sd:.1f}")
+        if self.diverged:
+            parts.append(f"({self.diverged} diverged)")
+        return " ".join(parts)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the results: who, its score per dataset, and what it costs on average."""
+
+    setting: tuple[tuple[str, Any], ...]
+    method: str
+    cells: dict[str, Cell]
+    trained: float | None  # trainable numbers, head included, averaged over runs
+    seconds: float  # per run
+
+    @property
+    def average(self) -> float | None:
+        """Mean over datasets, only when every dataset has a score."""
+        means = [cell.mean for cell in self.cells.values()]
+        known = [mean for mean in means if mean is not None]
+        return statistics.fmean(known) if known and len(known) == len(means) else None
+
+    @property
+    def pe(self) -> float | None:
+        if self.average is None or self.trained is None:
+            return None
+        return performance_efficiency(self.average, self.trained)
+
+
+def rows_of(records: Sequence[Record]) -> list[Row]:
+    """Group records by everything but dataset and seed; rows in the order of first appearance by creation time."""
+    groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    ordered = sorted(records, key=lambda r: (r.created, r.digest))
+    for record in ordered:
+        setting = tuple((name, record.config[name]) for name in VARYING)
+        changed = json.dumps(record.config["recipe"], sort_keys=True)
+        groups[(setting, record.method, changed)].append(record)
+    datasets = sorted({record.config["dataset"] for record in records})
+    return [_row(setting, method, members, datasets) for (setting, method, _), members in groups.items()]
+
+
+def _row(setting: tuple[tuple[str, Any], ...], method: str, records: list[Record], datasets: list[str]) -> Row:
+    cells = {}
+    for dataset in datasets:
+        mine = [record for record in records if record.config["dataset"] == dataset]
+        scores = tuple(record.score for record in mine if record.score is not None)
+        cells[dataset] = Cell(scores, sum(record.status == "diverged" for record in mine))
+    trained = [record.parameters["trained"] for record in records if record.parameters]
+    seconds = statistics.fmean(sum(record.seconds.values()) for record in records)
+    return Row(setting, method, cells, statistics.fmean(trained) if trained else None, seconds)
+
+
+def columns_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells as text; a setting is a column only when it varies between rows."""
+    varying = [name for name in VARYING if len({dict(row.setting)[name] for row in rows}) > 1]
+    datasets = list(rows[0].cells) if rows else []
+    average = ["average"] if len(datasets) > 1 else []
+    head = [*varying, "method", "trained", *datasets, *average, "PE", "seconds"]
+    body = []
+    for row in rows:
+        settings = [_shown(dict(row.setting)[name]) for name in varying]
+        scores = [row.cells[dataset].text() or "-" for dataset in datasets]
+        mean = [_number(row.average)] if average else []
+        trained = "-" if row.trained is None else f"{row.trained:,.0f}"
+        body.append([*settings, row.method, trained, *scores, *mean, _number(row.pe), f"{row.seconds:.0f}"])
+    return head, body
+
+
+def _shown(value: Any) -> str:
+    return "all" if value is None else str(value)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def render(records: Sequence[Record], form: Format) -> str:
+    """The table as Markdown, CSV, LaTeX or JSON text. Raises ConfigError when a library for the format is missing."""
+    rows = rows_of(records)
+    if form == "json":
+        return json.dumps([_plain(row) for row in rows], indent=1)
+    import pandas as pd
+
+    head, body = columns_of(rows)
+    frame = pd.DataFrame(body, columns=head)
+    try:
+        if form == "csv":
+            return str(frame.to_csv(index=False))
+        if form == "latex":
+            return str(frame.style.hide(axis="index").to_latex(hrules=True)).replace("±", r"$\pm$")
+        return str(frame.to_markdown(index=False, disable_numparse=True))
+    except ImportError as error:
+        raise ConfigError(f'{form} tables need another library: pip install "vitadapt[table]"') from error
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    cells = {
+        name: {"mean": cell.mean, "sd": cell.sd, "seeds": len(cell.scores), "diverged": cell.diverged}
+        for name, cell in row.cells.items()
+    }
+    costs = {"trained": row.trained, "average": row.average, "pe": row.pe, "seconds": row.seconds}
+    return {**dict(row.setting), "method": row.method, "datasets": cells, **costs}

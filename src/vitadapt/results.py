@@ -1,0 +1,176 @@
+"""Records of runs, and the folder that holds them. A record that is there is whole; nothing is ever half-written.
+
+RUNS/records/DIGEST.json        what was run, what came out, with a checksum of itself and of the two files below
+RUNS/predictions/DIGEST.npz     probabilities (N, C) and labels of the test images
+RUNS/adapters/DIGEST.safetensors  what was learnt
+RUNS/failures/DIGEST.txt        the trace of a run that stopped with an error; gone when it succeeds
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from filelock import FileLock
+
+from .errors import StorageError
+from .files import write_atomic
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished run. `score` is in percent, None when the training diverged; `seconds` are by phase."""
+
+    digest: str
+    config: dict[str, Any]
+    status: str  # "ok" or "diverged"
+    metric: str
+    score: float | None
+    pe: float | None
+    classes: list[str]
+    per_class: list[float | None]
+    parameters: dict[str, int]  # backbone, head, trained (their sum), total
+    chosen: dict[str, Any]
+    seconds: dict[str, float]
+    peak_memory_mb: float
+    versions: dict[str, str]
+    images: dict[str, Any]  # train: content digests in order; test: one digest of all; test_count
+    losses: list[float]
+    files: dict[str, str] = field(default_factory=dict)  # name -> digest of the bytes
+    notes: list[str] = field(default_factory=list)
+    created: str = ""
+    schema: int = SCHEMA
+
+    @property
+    def method(self) -> str:
+        """The method with the fields that differ from its defaults, as written in recipes."""
+        from .config import RunConfig, method_text
+
+        return method_text(RunConfig.from_dict(self.config).method)
+
+    def to_json(self) -> str:
+        """Text with a checksum over everything else in it."""
+        plain = dataclasses.asdict(self)
+        plain["checksum"] = checksum(plain)
+        return json.dumps(plain, indent=1)
+
+    @staticmethod
+    def from_json(text: str) -> Record:
+        """The inverse of `to_json`. Raises ValueError when the text is damaged or of a newer format."""
+        plain = json.loads(text)
+        if not isinstance(plain, dict) or plain.pop("checksum", None) != checksum(plain):
+            raise ValueError("the checksum does not match")
+        if plain["schema"] > SCHEMA:
+            raise ValueError(f"written by a newer version (format {plain['schema']})")
+        return Record(**plain)
+
+
+def checksum(plain: Any) -> str:
+    """BLAKE2b of a JSON value in canonical form."""
+    return hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def bytes_digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+class Store:
+    """A folder of records. Safe for several processes: a cell is run by whoever holds its lock."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    def path(self, kind: str, digest: str) -> Path:
+        endings = {"records": "json", "predictions": "npz", "adapters": "safetensors", "failures": "txt"}
+        return self.root / kind / f"{digest}.{endings.get(kind, kind)}"
+
+    def lock(self, digest: str) -> AbstractContextManager[Any]:
+        """Held while the cell `digest` is being run. Raises StorageError when the folder cannot be made."""
+        folder = self.root / "locks"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{self.root}: cannot be used for results ({error.strerror}); choose --out") from error
+        return cast(AbstractContextManager[Any], FileLock(folder / f"{digest}.lock"))
+
+    def get(self, digest: str) -> Record | None:
+        """The record, or None when there is no whole one (a damaged one counts as absent and is run again)."""
+        try:
+            return self.read(self.path("records", digest))
+        except (FileNotFoundError, StorageError):
+            return None
+
+    def read(self, path: Path) -> Record:
+        """Raises StorageError naming the file when it is damaged."""
+        try:
+            return Record.from_json(path.read_text(encoding="utf-8"))
+        except (ValueError, TypeError, KeyError) as error:
+            raise StorageError(f"{path}: damaged record ({error}); it is run again by the next bench") from error
+
+    def records(self) -> tuple[list[Record], list[str]]:
+        """All whole records, by digest, and one line for each damaged file. Raises StorageError without a folder."""
+        folder = self.root / "records"
+        if not folder.is_dir():
+            raise StorageError(f"{self.root}: no results there; make some with 'vitadapt run' or 'vitadapt bench'")
+        whole, damaged = [], []
+        for path in sorted(folder.glob("*.json")):
+            try:
+                whole.append(self.read(path))
+            except StorageError as error:
+                damaged.append(str(error))
+        return whole, damaged
+
+    def add(
+        self, record: Record, probabilities: np.ndarray | None, labels: np.ndarray, adapter: bytes | None
+    ) -> Record:
+        """Write predictions and adapter first and the record last, so that a record stands for whole files."""
+        files = {}
+        if probabilities is not None:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, probabilities=probabilities.astype(np.float32), labels=labels)
+            files["predictions"] = self._write("predictions", record.digest, buffer.getvalue())
+        if adapter is not None:
+            files["adapters"] = self._write("adapters", record.digest, adapter)
+        record = dataclasses.replace(record, files=files)
+        write_atomic(self.path("records", record.digest), record.to_json().encode())
+        self.path("failures", record.digest).unlink(missing_ok=True)
+        return record
+
+    def _write(self, kind: str, digest: str, data: bytes) -> str:
+        write_atomic(self.path(kind, digest), data)
+        return bytes_digest(data)
+
+    def fail(self, digest: str, trace: str) -> Path:
+        """Keep the trace of a run that stopped with an error."""
+        path = self.path("failures", digest)
+        write_atomic(path, trace.encode())
+        return path
+
+    def predictions(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
+        """(probabilities (N, C), labels). Raises StorageError when the file is missing or damaged."""
+        path = self.path("predictions", record.digest)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be read ({error.strerror})") from error
+        if bytes_digest(data) != record.files.get("predictions"):
+            raise StorageError(
+                f"{path}: damaged predictions; delete {self.path('records', record.digest)} and run again"
+            )
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return arrays["probabilities"], arrays["labels"]
+
+
+def unfinished(store: Store, digests: Iterable[str]) -> list[str]:
+    """Those of `digests` without a whole record."""
+    return [digest for digest in digests if store.get(digest) is None]

@@ -1,0 +1,276 @@
+"""From a configuration to a record, top to bottom."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .adapter import AdapterInfo, adapter_bytes
+from .audit import probe, require_learnable
+from .config import RunConfig
+from .data import Dataset, Examples, Geometry, content_digests, open_dataset, open_pixels, sample_few_shot
+from .data.pixels import Pixels
+from .errors import Diverged, VitadaptError
+from .files import write_atomic
+from .metrics import METRICS, per_class, performance_efficiency
+from .protocols import PROTOCOLS, Task, Trained
+from .results import Record, Store, bytes_digest
+from .surgery import trainable
+from .train import Setting, forward_all, probabilities_of
+from .weights import backbone_digest, load_backbone
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where a run happens: nothing here changes its numbers. `cache` None decodes images anew each time."""
+
+    cache: Path | None = None
+    data_root: Path | None = None
+    setting: Setting = field(default_factory=Setting)
+
+
+class SealedTest:
+    """The test labels. They can be asked for one score, once."""
+
+    def __init__(self, labels: np.ndarray, metric: str) -> None:
+        self._labels, self._metric, self._asked = labels, METRICS[metric], False
+
+    def score(self, probabilities: np.ndarray) -> tuple[float, np.ndarray]:
+        """(score, per-class scores) in percent. Raises RuntimeError when asked a second time."""
+        if self._asked:
+            raise RuntimeError("the test set has been scored already; choose nothing by it")
+        self._asked = True
+        return 100 * self._metric(self._labels, probabilities), 100 * per_class(self._labels, probabilities)
+
+
+class Clock:
+    """Seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def run(config: RunConfig, store: Store | Path | str = "runs", environment: Environment | None = None) -> Record:
+    """Run one cell and record it in `store`; a cell that is recorded already is returned as it stands.
+
+    A training that diverges is recorded as such. Any other error leaves its trace in the store and is raised.
+    """
+    environment = environment or Environment()
+    store = store if isinstance(store, Store) else Store(store)
+    config = config.resolved()
+    digest = config.digest()
+    with store.lock(digest):
+        done = store.get(digest)
+        if done is not None:
+            return done
+        try:
+            return _run(config, digest, store, environment)
+        except Exception:
+            store.fail(digest, traceback.format_exc())
+            raise
+
+
+def _run(config: RunConfig, digest: str, store: Store, environment: Environment) -> Record:
+    clock, setting = Clock(), replace(environment.setting, precision=config.precision)
+    with clock.phase("data"):
+        backbone, base = cached_backbone(config.backbone, config.image_size, setting.device)
+        dataset = open_dataset(config.dataset, environment.data_root)
+        pool = few_shot_pool(dataset, config.shots, config.seed)
+        images = _pixels(pool, dataset, backbone, environment)
+        test = _pixels(dataset.splits["test"], dataset, backbone, environment)
+    require_learnable(probe(backbone, config.method))
+    with clock.phase("features"):
+        features = frozen_features(backbone, base, images, environment, "features")
+    task = Task(
+        config=config,
+        backbone=backbone,
+        images=images,
+        labels=torch.from_numpy(pool.labels),
+        classes=len(dataset.classes),
+        features=features,
+        setting=setting,
+        checkpoint=store.path("checkpoints", digest),
+    )
+    sealed = SealedTest(dataset.splits["test"].labels, dataset.metric)
+    record = _blank_record(config, digest, dataset, pool, task, environment)
+    try:
+        with clock.phase("train"):
+            trained = PROTOCOLS[config.protocol](task)
+    except Diverged as error:
+        record = replace(record, status="diverged", notes=[*record.notes, str(error)], seconds=clock.seconds)
+        return store.add(record, None, dataset.splits["test"].labels, None)
+    with clock.phase("test"):
+        probabilities = predict(trained, base, test, dataset, environment, setting)
+        score, by_class = sealed.score(probabilities)
+    record = _finished(record, trained, score, by_class, clock)
+    info = AdapterInfo(config.method, config.backbone, cast(Any, backbone).image_size, dataset.classes, base)
+    return store.add(record, probabilities, dataset.splits["test"].labels, adapter_bytes(trained.model, info))
+
+
+@lru_cache(maxsize=2)
+def cached_backbone(name: str, image_size: int | None, device: str) -> tuple[nn.Module, str]:
+    """A frozen backbone and its digest; the last two are kept, and nothing ever writes into them."""
+    backbone = load_backbone(name, image_size=image_size, device=device)
+    return backbone, backbone_digest(backbone)
+
+
+def few_shot_pool(dataset: Dataset, shots: int | None, seed: int) -> Examples:
+    """The labelled images that a run may use: all of train, or `shots` per class drawn with `seed`."""
+    train = dataset.splits["train"]
+    return train if shots is None else train.take(sample_few_shot(train.labels, shots, seed))
+
+
+def _pixels(examples: Examples, dataset: Dataset, backbone: nn.Module, environment: Environment) -> Pixels:
+    shape = cast(Any, backbone)
+    geometry = Geometry(shape.image_size, shape.preprocess.resize, dataset.squash)
+    return open_pixels(examples, geometry, environment.cache, environment.setting.progress)
+
+
+def frozen_features(backbone: nn.Module, base: str, images: Pixels, environment: Environment, label: str) -> Tensor:
+    """Features (N, E) of the unadapted backbone in fp32, computed once per (weights, images) and kept in the cache."""
+    setting = replace(environment.setting, precision="fp32")
+    if environment.cache is None:
+        return forward_all(backbone, images, setting, label)
+    path = environment.cache / "features" / f"{base}-{images.key}.npy"
+    kept = _read_features(path, len(images))
+    if kept is not None:
+        return kept
+    features = forward_all(backbone, images, setting, label)
+    data = features.numpy().astype(np.float32).tobytes()
+    write_atomic(path, bytes_digest(data).encode() + data)
+    return features
+
+
+def _read_features(path: Path, count: int) -> Tensor | None:
+    if not path.exists():
+        return None
+    whole = path.read_bytes()
+    digest, data = whole[:32], whole[32:]
+    if bytes_digest(data).encode() != digest:
+        return None
+    return torch.from_numpy(np.frombuffer(data, dtype=np.float32).reshape(count, -1).copy())
+
+
+def predict(
+    trained: Trained, base: str, test: Pixels, dataset: Dataset, environment: Environment, setting: Setting
+) -> np.ndarray:
+    """Test probabilities (N, C), in one pass."""
+    model = trained.model
+    if trainable(model.backbone):
+        logits = forward_all(model, test, setting, "test")
+    else:
+        features = frozen_features(model.backbone, base, test, environment, "test")
+        logits = model.head(features.to(setting.device)).detach().cpu()
+    multilabel = dataset.splits["test"].multilabel
+    probabilities: np.ndarray = probabilities_of(logits.float(), multilabel).numpy()
+    return probabilities
+
+
+def _blank_record(
+    config: RunConfig, digest: str, dataset: Dataset, pool: Examples, task: Task, environment: Environment
+) -> Record:
+    test = content_digests(dataset.splits["test"], environment.cache)
+    return Record(
+        digest=digest,
+        config=config.to_dict(),
+        status="ok",
+        metric=dataset.metric,
+        score=None,
+        pe=None,
+        classes=list(dataset.classes),
+        per_class=[],
+        parameters={},
+        chosen={},
+        seconds={},
+        peak_memory_mb=0.0,
+        versions=versions(),
+        images={
+            "train": content_digests(pool, environment.cache),
+            "test": bytes_digest("\n".join(test).encode()),
+            "test_count": len(test),
+        },
+        losses=[],
+        notes=list(dataset.notes),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def _finished(record: Record, trained: Trained, score: float, by_class: np.ndarray, clock: Clock) -> Record:
+    parameters = count_parameters(trained.model.backbone, trained.model.head)
+    return replace(
+        record,
+        score=score,
+        pe=performance_efficiency(score, parameters["trained"]),
+        per_class=[None if np.isnan(value) else float(value) for value in by_class],
+        parameters=parameters,
+        chosen=trained.chosen,
+        seconds={name: round(value, 3) for name, value in clock.seconds.items()},
+        peak_memory_mb=round(peak_memory_mb(), 1),
+        losses=trained.log.losses,
+    )
+
+
+def count_parameters(backbone: nn.Module, head: nn.Module) -> dict[str, int]:
+    """Trainable numbers in the backbone and the head, their sum, and all numbers of both."""
+    body, top = (sum(p.numel() for p in trainable(part).values()) for part in (backbone, head))
+    total = sum(p.numel() for part in (backbone, head) for p in part.parameters())
+    return {"backbone": body, "head": top, "trained": body + top, "total": total}
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process (on a GPU: its tensors there) has held so far, in MB."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 1e6
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return 0.0
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def versions() -> dict[str, str]:
+    """What the numbers of a record may depend on besides its configuration."""
+    found = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
+    for package in ("vitadapt", "torch", "torchvision", "numpy", "pillow", "timm", "open_clip_torch", "transformers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {**found, "threads": str(torch.get_num_threads())}
+
+
+def describe(error: BaseException) -> str:
+    """One line for a person: the message of our own errors, type and message of any other."""
+    return str(error) if isinstance(error, VitadaptError) else f"{type(error).__name__}: {error}"
+
+
+def summary(record: Record) -> dict[str, Any]:
+    """The few numbers of a record that a person looks at first."""
+    return {
+        "method": record.method,
+        "score": record.score,
+        "trained": record.parameters.get("trained"),
+        "pe": record.pe,
+        "seconds": round(sum(record.seconds.values()), 1),
+    }
