@@ -1,0 +1,32 @@
+"""Datasets: where images and labels come from, few-shot subsets, and the cache of decoded pixels. No model code.
+
+Importing this package does not import torch.
+"""
+
+from .examples import ArrayRef, Dataset, Examples, FileRef, ImageObjectRef, ImageRef, IndexArray, LabelArray
+from .fewshot import sample_few_shot, validation_split
+from .pixels import Geometry, Pixels, cache_size, content_digests, default_cache, open_pixels
+from .sources import READERS, from_arrays, list_datasets, open_dataset
+
+__all__ = [
+    "READERS",
+    "ArrayRef",
+    "Dataset",
+    "Examples",
+    "FileRef",
+    "Geometry",
+    "ImageObjectRef",
+    "ImageRef",
+    "IndexArray",
+    "LabelArray",
+    "Pixels",
+    "cache_size",
+    "content_digests",
+    "default_cache",
+    "from_arrays",
+    "list_datasets",
+    "open_dataset",
+    "open_pixels",
+    "sample_few_shot",
+    "validation_split",
+]

@@ -1,0 +1,182 @@
+"""From the bytes of one image file to the uint8 square a backbone looks at.
+
+The order is fixed: decode, turn upright (EXIF), RGB, resize, crop. On images without EXIF or transparency the result is
+bit-equal to torchvision's `Resize(bicubic)` followed by `CenterCrop` on PIL images.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import DataError
+
+Pixel8 = npt.NDArray[np.uint8]
+
+# A closed list: a data set is a stranger's file, and some of Pillow's other formats start programs (EPS: Ghostscript).
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"}
+)
+VERSION = 1  # part of the name of every cached file: raise it whenever a pixel may come out differently
+
+_ORIENTATION = 0x0112  # EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What Pillow's decoders raise on damaged files, found by feeding them some.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Warning,
+)
+_ELONGATED = 32  # a resized side longer than this many short sides is never materialised
+_opening = threading.Lock()
+
+
+class UnreadableImage(DataError):
+    """One image that cannot be used, and why in a few words."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name} cannot be read ({reason}); remove or re-save it")
+        self.name, self.reason = name, reason
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How an image becomes a square of `size` pixels.
+
+    The shorter side is resized to round(size * resize) pixels (bicubic) and the centre is cropped; with `squash` the
+    image is resized straight to the square and its aspect ratio is lost. Raises ValueError when the crop cannot fit.
+    """
+
+    size: int
+    resize: float = 1.0
+    squash: bool = False
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or not self.resize >= 1:
+            raise ValueError(f"size and resize must be at least 1: {self}")
+
+
+def open_image(data: bytes, name: str) -> Image.Image:
+    """The decoded image (first frame) in `data`, as stored. Raises UnreadableImage."""
+    if not data:
+        raise UnreadableImage(name, "empty file")
+    with _explained(name):
+        image = _open_header(data)
+        image.load()
+    return image
+
+
+def load_image(image: Image.Image, name: str) -> Image.Image:
+    """`image` with its pixels in memory. Raises UnreadableImage."""
+    with _explained(name):
+        image.load()
+    return image
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        raise UnreadableImage(name, "not an image of a known format") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise UnreadableImage(name, f"more than {Image.MAX_IMAGE_PIXELS} pixels") from error
+    except _DAMAGE as error:
+        raise UnreadableImage(name, "truncated" if "truncated" in str(error) else "damaged") from error
+
+
+def _open_header(data: bytes) -> Image.Image:
+    # Pillow only warns about a moderate decompression bomb. Warning filters belong to the whole process, so changing
+    # them needs the lock; it covers the header alone, decoding runs in parallel.
+    with _opening, warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        Image.init()
+        return Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
+
+
+def to_pixels(image: Image.Image, geometry: Geometry, name: str = "image") -> Pixel8:
+    """A decoded image -> uint8 (3, S, S). Raises UnreadableImage when its pixels have no sensible 8-bit meaning."""
+    try:
+        square = fit(to_rgb(upright(image)), geometry)
+    except ValueError as error:
+        raise UnreadableImage(name, str(error)) from error
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))  # (S, S, 3) -> (3, S, S)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """`image` turned as its EXIF orientation asks; a damaged EXIF block counts as none, as in every viewer."""
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except _DAMAGE:
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB: transparent parts on white, 16-bit grey scaled to 8 bit. Raises ValueError for values of unknown scale."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
+    if _has_alpha(image):
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        return True
+    return image.mode == "P" and image.palette is not None and image.palette.mode.endswith("A")
+
+
+def _to_8_bit(grey: npt.NDArray) -> Pixel8:
+    """Integers 0..65535 or floats 0..1, (H, W) -> uint8 (H, W), rounded."""
+    top = 1.0 if grey.dtype.kind == "f" else 65535
+    if not (grey.min() >= 0 and grey.max() <= top):  # written so that NaN fails too
+        raise ValueError(f"grey values outside 0..{top:g}")
+    return np.rint(grey * (255.0 / top)).astype(np.uint8)
+
+
+def fit(image: Image.Image, geometry: Geometry) -> Image.Image:
+    """An RGB image resized and cropped to `geometry`."""
+    size, bicubic = geometry.size, Image.Resampling.BICUBIC
+    if geometry.squash:
+        return image.resize((size, size), bicubic)
+    width, height = image.size
+    short = round(size * geometry.resize)
+    wide, high = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+    left, top = round((wide - size) / 2), round((high - size) / 2)
+    if max(wide, high) <= _ELONGATED * short:
+        return image.resize((wide, high), bicubic).crop((left, top, left + size, top + size))
+    # The whole resized strip could take gigabytes (1 x 10000 pixels at size 224: 1.5 GB), so only the crop is computed.
+    x, y = width / wide, height / high
+    box = (left * x, top * y, min((left + size) * x, width), min((top + size) * y, height))
+    return image.resize((size, size), bicubic, box=box)

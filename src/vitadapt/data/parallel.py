@@ -1,0 +1,67 @@
+"""The same work on many images, on threads: results in order, all unreadable images in one error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+from ..errors import DataError
+from .images import UnreadableImage
+
+T = TypeVar("T")
+R = TypeVar("R")
+Progress = Callable[[str, int, int], None]  # stage, done, total
+
+_PER_WORKER = 16  # images handed to one worker at a time; bounds the memory held by finished results
+_NAMED = 3
+
+
+def default_workers() -> int:
+    """As many threads as this process may use cores, at most 16. Pillow and hashlib release the interpreter lock."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return min(16, len(allowed))
+
+
+def each(
+    work: Callable[[T], R],
+    items: Sequence[T],
+    stage: str,
+    progress: Progress | None = None,
+    workers: int | None = None,
+) -> Iterator[R]:
+    """work(item) for every item, in order.
+
+    An item for which `work` raises DataError is left out; after the last one a single DataError names them all.
+    """
+    threads = workers or default_workers()
+    broken: list[DataError] = []
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(items), threads * _PER_WORKER):
+            stop = min(start + threads * _PER_WORKER, len(items))
+            for outcome in pool.map(partial(_attempt, work), (items[i] for i in range(start, stop))):
+                if isinstance(outcome, DataError):
+                    broken.append(outcome)
+                else:
+                    yield outcome
+            if progress:
+                progress(stage, stop, len(items))
+    if broken:
+        raise _summary(broken)
+
+
+def _attempt(work: Callable[[T], R], item: T) -> R | DataError:
+    try:
+        return work(item)
+    except DataError as error:
+        return error
+
+
+def _summary(broken: list[DataError]) -> DataError:
+    if len(broken) == 1:
+        return broken[0]
+    named = [f"{e.name} ({e.reason})" if isinstance(e, UnreadableImage) else str(e) for e in broken[:_NAMED]]
+    more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+    return DataError(f"{len(broken)} images cannot be read: {', '.join(named)}{more}; remove or re-save them")

@@ -1,0 +1,73 @@
+"""The idx files of MNIST and its relatives: big-endian magic number, sizes, then bytes; plain or gzipped."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import DataError
+from ..catalog import READERS, Options, Reader, Row
+from ..examples import ArrayRef, Examples
+
+_PREFIX = {"train": "train", "test": "t10k"}
+
+
+def places(options: Options, root: Path | None) -> list[str]:
+    """The `folders` below the data root, then those that system packages use."""
+    below = [str(root / folder) for folder in options.get("folders", ())] if root else []
+    return [*below, *options.get("system", ())]
+
+
+def has(options: Options, place: str) -> bool:
+    """Are all four files there?"""
+    names = [name for prefix in _PREFIX.values() for name in _names(prefix)]
+    return all(_locate(Path(place), name) is not None for name in names)
+
+
+def read(row: Row, options: Options, place: str) -> Mapping[str, Examples]:
+    """Train and test. Raises DataError naming the file that is damaged."""
+    return {split: _read_split(Path(place), split, prefix) for split, prefix in _PREFIX.items()}
+
+
+READERS.register("idx")(Reader(places, has, read))
+
+
+def _names(prefix: str) -> tuple[str, str]:
+    return f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
+
+
+def _locate(folder: Path, name: str) -> Path | None:
+    candidates = (folder / name, folder / f"{name}.gz")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _read_split(folder: Path, split: str, prefix: str) -> Examples:
+    images, labels = (
+        read_idx(folder / name if (path := _locate(folder, name)) is None else path, axes)
+        for name, axes in zip(_names(prefix), (3, 1), strict=True)
+    )
+    if len(images) != len(labels):
+        raise DataError(f"{folder}: {len(images)} {split} images but {len(labels)} labels; get the files again")
+    refs = tuple(ArrayRef(image, f"{split}[{i}]") for i, image in enumerate(images))
+    return Examples(refs, labels.astype(np.int64))
+
+
+def read_idx(path: Path, axes: int) -> npt.NDArray[np.uint8]:
+    """An idx file of bytes with `axes` axes. Raises DataError when it is not exactly that."""
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({error}); get the file again") from error
+    start = 4 + 4 * axes
+    if data[:4] != bytes([0, 0, 8, axes]) or len(data) < start:  # 8: unsigned bytes
+        raise DataError(f"{path} is not an idx file of bytes with {axes} axes; get the file again")
+    shape = tuple(int(side) for side in np.frombuffer(data, ">u4", count=axes, offset=4))
+    expected = start + int(np.prod(shape, dtype=object))
+    if len(data) != expected:
+        raise DataError(f"{path} holds {len(data)} bytes instead of {expected}; get the file again")
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)

@@ -1,0 +1,61 @@
+"""Opening a dataset, whatever it is given as: a registered name, a folder, a CSV file, arrays."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..errors import DataError
+from . import catalog
+from .catalog import READERS
+from .examples import Dataset
+from .readers.arrays import from_arrays
+from .readers.folder import read_folder
+from .readers.table import read_table
+
+__all__ = ["READERS", "from_arrays", "list_datasets", "open_dataset"]
+
+_TABLES = (".csv",)
+
+
+def open_dataset(spec: str | Path | Dataset, root: Path | None = None) -> Dataset:
+    """The dataset that `spec` names: a registered name (its files are looked for below `root`), a folder of class
+    folders, or a CSV file. A name wins over a folder of the same name; write ./name for the folder.
+
+    Raises UnknownName for a misspelt name and DataError for data that is missing or cannot be used as it is.
+    """
+    if isinstance(spec, Dataset):
+        return spec
+    known = catalog.catalog()
+    if isinstance(spec, str) and spec in known:
+        return catalog.read(known[spec], root)
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return read_folder(path)
+    if path.is_file():
+        if path.suffix.lower() not in _TABLES:
+            raise DataError(f"{path} is a file; give a folder of class folders or a .csv file")
+        return read_table(path)
+    if isinstance(spec, str) and os.sep not in spec and path.suffix.lower() not in _TABLES:
+        known[spec]  # raises UnknownName with the near ones
+    raise DataError(f"{path}: no such file or folder")
+
+
+def list_datasets(root: Path | None = None) -> list[dict[str, object]]:
+    """One row per registered dataset: what it is, and where it was found (None: nowhere; `get` says how to get it)."""
+    rows: list[dict[str, object]] = []
+    for row in catalog.catalog().values():
+        found = catalog.find(row, root)
+        rows.append(
+            {
+                "name": row.name,
+                "classes": len(row.classes),
+                **{split: row.sizes.get(split) for split in ("train", "val", "test")},
+                "metric": row.metric,
+                "licence": row.licence,
+                "home": row.home,
+                "get": row.get,
+                "found": None if found is None else found[1],
+            }
+        )
+    return rows
