@@ -9,12 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .digest import backbone_digest as backbone_digest
     from .load import load_backbone as load_backbone
     from .names import list_backbones as list_backbones
 
-_HOMES = {"load_backbone": "load", "list_backbones": "names"}
+_HOMES = {"backbone_digest": "digest", "load_backbone": "load", "list_backbones": "names"}
 
-__all__ = ["list_backbones", "load_backbone"]
+__all__ = ["backbone_digest", "list_backbones", "load_backbone"]
 
 
 def __getattr__(name: str) -> Any:
