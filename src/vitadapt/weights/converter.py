@@ -63,6 +63,9 @@ class Hints:
         return [f.name for f in fields(self) if getattr(self, f.name) is None]
 
 
+NO_HINTS = Hints()
+
+
 @dataclass(frozen=True)
 class Converted:
     """A checkpoint in our words. `rest` holds the tensors we do not use, under their own names."""
@@ -160,7 +163,7 @@ class Converter:
         fitting = (p for p in self.prefixes if all(p + anchor in state for anchor in self.anchors))
         return next(fitting, None)
 
-    def read(self, state: State, hints: Hints = Hints()) -> Converted:
+    def read(self, state: State, hints: Hints = NO_HINTS) -> Converted:
         """Their tensors -> ours; data types are kept.
 
         Raises WeightsError when a tensor is missing, does not fit its siblings or belongs to another kind of network,
@@ -267,6 +270,11 @@ class Converter:
             first, patches = state["position"][0], state["position"][1:]  # the sum that ViT.embed would have formed
             return state | {"class_token": state["class_token"] + first, "position": patches.clone()}
         return dict(state)
+
+
+def heads_of_64(width: int) -> int | None:
+    """Heads of a model whose documentation says 64 channels per head; None when `width` cannot be such a model's."""
+    return None if width % 64 else width // 64
 
 
 def with_affine_norm(config: ViTConfig, state: State) -> State:

@@ -57,9 +57,11 @@ def backbones() -> dict[str, Backbone]:
     return {name: Backbone(name=name, sources=tuple(row.pop("from")), **row) for name, row in rows.items()}
 
 
-def list_backbones() -> list[Backbone]:
-    """All named backbones, for `vitadapt backbones` and error messages."""
-    return list(backbones().values())
+def list_backbones() -> list[dict[str, str]]:
+    """Name, source, licence and description of every named backbone, then of the general forms."""
+    columns = ("name", "source", "licence", "description")
+    named = [{column: getattr(row, column) for column in columns} for row in backbones().values()]
+    return named + [dict(zip(columns, (form, "", "", what), strict=True)) for form, what in GENERAL_FORMS.items()]
 
 
 def architectures() -> dict[str, dict[str, Any]]:

@@ -1,0 +1,124 @@
+"""Checkpoint files as plain dictionaries of tensors; nothing in a file is unpickled freely or executed."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..errors import WeightsError
+from .torchscript import is_torchscript, read_torchscript
+
+State = dict[str, Tensor]
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+"""Keys under which training programs keep the tensors."""
+
+WEIGHT_FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
+"""What the weights are called in a folder, best first."""
+
+
+def load_state_file(path: str | Path) -> State:
+    """Name -> tensor of a safetensors file, a torch checkpoint or a TorchScript archive, told by content, not by name.
+
+    Raises WeightsError naming the file and what to do about it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _load_folder(path)
+    if not path.is_file():
+        raise WeightsError(f"{path} does not exist; check the path (a relative one starts at {Path.cwd()})")
+    return _reader(path)(path)
+
+
+def _reader(path: Path) -> Callable[[Path], State]:
+    with path.open("rb") as file:
+        head = file.read(512)
+    text = head.lstrip().lower()
+    if not head:
+        raise WeightsError(f"{path} is empty (0 bytes); download it again")
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise WeightsError(f"{path} is a web page, not a checkpoint; download the file itself")
+    if text.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"{path} is a Git LFS pointer, not the checkpoint; run: git lfs pull")
+    if head[8:9] == b"{":  # an 8-byte length, then JSON
+        return _load_safetensors
+    if is_torchscript(path):
+        return read_torchscript
+    if zipfile.is_zipfile(path) and not _has_pickle(path):
+        raise WeightsError(f"{path} is a zip without a torch checkpoint in it; unpack it and name the file inside")
+    return _load_torch
+
+
+def _has_pickle(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("data.pkl") for name in archive.namelist())
+
+
+def _load_safetensors(path: Path) -> State:
+    try:
+        state: State = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path} is a damaged safetensors file ({error}); download it again") from error
+    return state
+
+
+def _load_torch(path: Path) -> State:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} is not a checkpoint of tensors only (another kind of file, or pickled objects, which could run "
+            "code and are not loaded); save model.state_dict() as safetensors or with torch.save"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, IndexError, UnicodeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise WeightsError(f"{path} is a damaged or incomplete checkpoint ({reason}); download it again") from error
+    return _unwrap(content, path)
+
+
+def _unwrap(content: Any, path: Path) -> State:
+    for _ in range(3):  # deeper nesting than {"model": {"state_dict": ...}} does not occur
+        if not isinstance(content, Mapping):
+            break
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict; save model.state_dict()")
+    state = {name: t for name, t in content.items() if isinstance(name, str) and isinstance(t, Tensor)}
+    if not state:
+        keys = ", ".join(map(str, list(content)[:5])) or "nothing"
+        raise WeightsError(f"{path} holds no tensors (found: {keys}); save model.state_dict() instead")
+    return state
+
+
+def _load_folder(path: Path) -> State:
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+        return {name: tensor for shard in shards for name, tensor in load_state_file(path / Path(shard).name).items()}
+    found = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), None)
+    if found is None:
+        raise WeightsError(f"{path} holds none of {', '.join(WEIGHT_FILES)}; name the checkpoint file itself")
+    return load_state_file(found)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises WeightsError naming the file."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} is not readable JSON ({error}); download it again") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} holds no JSON object; download it again")
+    return content

@@ -1,0 +1,139 @@
+"""The layout of OpenAI's CLIP, which open_clip's plain VisionTransformer uses too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from ..errors import WeightsError
+from ..vit import Preprocess
+from .converter import NORMALISATIONS, Converter, Hints, Rule, State, heads_of_64, pair
+from .live import Live, activation_of, expect, norm_eps_of, square
+
+_BLOCK = "transformer.resblocks.{i}."
+
+RULES: tuple[Rule, ...] = (
+    Rule("patches.weight", ("conv1.weight",)),
+    Rule("class_token", ("class_embedding",)),
+    Rule("position", ("positional_embedding",)),
+    *pair("ln_pre", "ln_pre", missing="absent"),
+    *pair("blocks.{i}.norm1", _BLOCK + "ln_1"),
+    Rule("blocks.{i}.attention.qkv.weight", (_BLOCK + "attn.in_proj_weight",)),
+    Rule("blocks.{i}.attention.qkv.bias", (_BLOCK + "attn.in_proj_bias",), missing="zeros"),
+    *pair("blocks.{i}.attention.out", _BLOCK + "attn.out_proj"),
+    Rule("blocks.{i}.scale1.gamma", (_BLOCK + "ls_1.gamma",), missing="absent"),
+    *pair("blocks.{i}.norm2", _BLOCK + "ln_2"),
+    *pair("blocks.{i}.mlp.fc1", _BLOCK + "mlp.c_fc"),
+    *pair("blocks.{i}.mlp.fc2", _BLOCK + "mlp.c_proj"),
+    Rule("blocks.{i}.scale2.gamma", (_BLOCK + "ls_2.gamma",), missing="absent"),
+    *pair("norm", "ln_post"),
+    Rule("projection.weight", ("proj",), "transposed", "absent"),
+)
+
+
+def _documented(state: State) -> Hints:
+    """OpenAI's model.py: 64 channels per head, eps 1e-5, class token. The activation depends on who trained the file.
+
+    Variants without ln_pre exist in open_clip only, where they may average the patches.
+    """
+    return Hints(
+        heads=heads_of_64(state["conv1.weight"].shape[0]),
+        norm_eps=1e-5,
+        pooling="class" if "ln_pre.weight" in state else None,
+        norm_after_pool=False,
+        antialias=False,
+        preprocess=NORMALISATIONS["clip"],
+    )
+
+
+OPENAI_CLIP = Converter(
+    name="openai-clip",
+    title="OpenAI CLIP",
+    rules=RULES,
+    block="transformer.resblocks.",
+    anchors=("conv1.weight", "class_embedding", "transformer.resblocks.0.attn.in_proj_weight"),
+    documented=_documented,
+    prefixes=("visual.", "", "module.visual."),
+    class_row="always",
+)
+LAYOUTS = (OPENAI_CLIP,)
+ORIGINAL = Hints(activation="quick_gelu")
+"""What is known of files that OpenAI itself published (they alone are TorchScript archives)."""
+
+
+PLAIN_FIELDS = {
+    *("layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "ls_init_value", "no_ln_pre"),
+    *("pool_type", "final_ln_after_pool", "output_tokens", "pos_embed_type"),
+}
+"""Fields of open_clip's vision_cfg that a plain ViT can have."""
+
+
+def hints_of_open_clip(model: dict[str, Any], pretrained: dict[str, Any]) -> Hints:
+    """What open_clip's model config and pretrained config tell. Raises WeightsError for what a plain ViT lacks."""
+    vision = model["vision_cfg"]
+    expect("timm_model_name" not in vision, f"a timm image tower ({vision.get('timm_model_name')}, load it with timm:)")
+    expect(isinstance(vision["layers"], int), "a ResNet image tower")
+    foreign = {name for name, value in vision.items() if value and name not in PLAIN_FIELDS}
+    expect(not foreign, f"the open_clip setting {', '.join(sorted(foreign))}")
+    quick = bool(model.get("quick_gelu", False))
+    if quick != bool(pretrained.get("quick_gelu", False)):
+        raise WeightsError(
+            "these weights were trained with another activation than this open_clip architecture has; "
+            f"use the architecture {'without' if quick else 'with'} -quickgelu in its name"
+        )
+    average = vision.get("pool_type", "tok") == "avg"
+    return Hints(
+        heads=vision["width"] // vision.get("head_width", 64),
+        activation="quick_gelu" if quick else "gelu",
+        pooling="average" if average else "class",
+        norm_after_pool=average and bool(vision.get("final_ln_after_pool", False)),
+        preprocess=preprocess_of(pretrained),
+    )
+
+
+def preprocess_of(config: dict[str, Any]) -> Preprocess:
+    """How open_clip's preprocess_cfg says that images are prepared; OpenAI's way where it says nothing."""
+    usual = NORMALISATIONS["clip"]
+    return replace(usual, mean=tuple(config.get("mean", usual.mean)), std=tuple(config.get("std", usual.std)))
+
+
+def describe(module: nn.Module) -> Live | None:
+    """A live open_clip model (or its `visual`) understood, or None for anything else.
+
+    Raises WeightsError for what a plain ViT does not have.
+    """
+    if type(module).__module__.partition(".")[0] != "open_clip":
+        return None
+    from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+
+    tower: Any = getattr(module, "visual", module)
+    expect(type(tower) is VisionTransformer, f"an image tower of class {type(tower).__name__}")
+    expect(tower.attn_pool is None, "attention pooling")
+    expect(tower.pool_type in ("tok", "avg"), f"pooling {tower.pool_type!r}")
+    expect(type(tower.patch_dropout) is nn.Identity, "patch dropout")
+    for block in tower.transformer.resblocks:
+        expect(type(block) is ResidualAttentionBlock, f"blocks of class {type(block).__name__}")
+        expect(type(block.attn) is nn.MultiheadAttention, f"attention of class {type(block.attn).__name__}")
+    first = tower.transformer.resblocks[0]
+    average = tower.pool_type == "avg"
+    hints = Hints(
+        heads=first.attn.num_heads,
+        activation=activation_of(first.mlp.gelu),
+        norm_eps=norm_eps_of(tower),
+        pooling="average" if average else "class",
+        norm_after_pool=average and bool(tower.final_ln_after_pool),
+        antialias=False,
+        preprocess=preprocess_of(getattr(tower, "preprocess_cfg", {})),
+    )
+    return Live(tower, hints, _features(tower), square(tower.image_size))
+
+
+def _features(tower: Any) -> Callable[[Tensor], Tensor]:
+    def features(images: Tensor) -> Tensor:
+        out = tower(images)
+        return cast(Tensor, out[0] if isinstance(out, tuple) else out)  # (features, tokens) with output_tokens
+
+    return features

@@ -1,0 +1,182 @@
+"""Where backbones come from: one loader per scheme, each from the text behind the colon to a module."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import ConfigError, WeightsError
+from ..registry import Registry, unknown
+from ..surgery import seeded
+from ..vit import ViT
+from .converter import Hints, build
+from .extractor import extractor
+from .files import load_state_file, read_json
+from .hints import config_of, parse_hints
+from .hugging_face import hints_of_config
+from .layouts import from_module, read_state
+from .offline import load_offline
+from .openai_clip import ORIGINAL, hints_of_open_clip
+from .timm import preprocess_of
+from .torchscript import is_torchscript
+
+SOURCES: Registry[Callable[[str], nn.Module]] = Registry("backbone source")
+"""Scheme -> loader."""
+
+REMEDY = "use the offline backbone dinov2-s14-offline, or a local checkpoint with file:PATH"
+
+
+class MissingPackage(WeightsError):
+    """An optional package is not installed; another source may do without."""
+
+
+def _package(name: str, extra: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise MissingPackage(f'this needs the package {name}; pip install "vitadapt[{extra}]"') from error
+
+
+@contextmanager
+def _fetching(what: str) -> Iterator[None]:
+    """Turns whatever a download can fail with into one WeightsError."""
+    try:
+        yield
+    except _failures() as error:
+        reason = (str(error) or type(error).__name__).strip().partition("\n")[0][:200]
+        if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", ""):
+            reason = "HF_HUB_OFFLINE is set and it is not in the cache"
+        raise WeightsError(f"could not fetch {what}: {reason}; {REMEDY}") from error
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What the libraries raise when there is no connection, no such file or no such tag."""
+    general = (OSError, ValueError, RuntimeError)  # most errors of huggingface_hub and urllib derive from OSError
+    httpx = sys.modules.get("httpx")  # newer versions of huggingface_hub talk through it
+    return (*general, httpx.HTTPError) if httpx else general
+
+
+@SOURCES.register("offline")
+def _offline(_: str) -> nn.Module:
+    return load_offline()
+
+
+@SOURCES.register("random")
+def _random(rest: str) -> nn.Module:
+    """random:ARCH, random:timm/NAME, either with @SEED: the same name gives the same bytes."""
+    name, at, seed = rest.rpartition("@") if "@" in rest else (rest, "", "0")
+    if at and not seed.isdigit():
+        raise ConfigError(f"random:{rest}: the seed behind @ must be a whole number, e.g. random:{name}@7")
+    with seeded(int(seed)):
+        if name.startswith("timm/"):
+            return _timm_module(name.removeprefix("timm/"), pretrained=False)
+        return ViT(config_of(name))
+
+
+@SOURCES.register("timm")
+def _timm(name: str) -> nn.Module:
+    return _timm_module(name, pretrained=True)
+
+
+def _timm_module(name: str, pretrained: bool) -> nn.Module:
+    timm = _package("timm", "timm")
+    if not timm.is_model(name):
+        raise unknown("timm model", name, timm.list_models())
+    with _fetching(f"timm:{name}"):
+        network = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    config = network.pretrained_cfg
+    try:
+        return from_module(network)
+    except WeightsError:  # not a plain ViT: still exact as a feature extractor
+        return extractor(name, network, config["input_size"][-1], preprocess_of(config))
+
+
+@SOURCES.register("open_clip")
+def _open_clip(rest: str) -> nn.Module:
+    open_clip = _package("open_clip", "clip")
+    arch, _, tag = rest.partition("/")
+    model = open_clip.get_model_config(arch)
+    if model is None:
+        raise unknown("open_clip architecture", arch, open_clip.list_models())
+    tags = open_clip.list_pretrained_tags_by_model(arch)
+    if tag not in tags:
+        raise unknown(f"weights of open_clip's {arch}", tag, tags or ["none"], "(open_clip:ARCH/TAG)")
+    pretrained = open_clip.get_pretrained_cfg(arch, tag)
+    hints = hints_of_open_clip(model, pretrained)
+    with _fetching(f"open_clip:{rest}"):
+        path = open_clip.download_pretrained(pretrained)
+    return _of_file(Path(path), hints)
+
+
+@SOURCES.register("hf")
+def _hugging_face(repository: str) -> nn.Module:
+    if Path(repository).is_dir():
+        return _of_folder(Path(repository), Hints())
+    hub = _package("huggingface_hub", "hf")
+    with _fetching(f"hf:{repository}"):
+        folder = Path(hub.snapshot_download(repository, allow_patterns=["*config.json", "model*.safetensors*"]))
+        if not any(folder.glob("model*.safetensors")):
+            hub.snapshot_download(repository, allow_patterns=["pytorch_model.bin"])
+    return _of_folder(folder, Hints())
+
+
+@SOURCES.register("url")
+def _url(address: str) -> nn.Module:
+    path = Path(torch.hub.get_dir()) / "checkpoints" / address.rpartition("/")[2]
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _fetching(address):
+            torch.hub.download_url_to_file(address, str(path), progress=False)
+    return _of_file(path, Hints())
+
+
+@SOURCES.register("file")
+def _file(rest: str) -> nn.Module:
+    """file:PATH or file:PATH?hint=value&... (see `parse_hints`)."""
+    path, mark, query = rest.rpartition("?")
+    if not mark or Path(rest).exists():
+        path, query = rest, ""
+    found, hints = Path(path).expanduser(), parse_hints(query)
+    return _of_folder(found, hints) if found.is_dir() else _of_file(found, hints)
+
+
+def _of_folder(folder: Path, hints: Hints) -> nn.Module:
+    return _convert(folder, hints.over(_folder_hints(folder)))
+
+
+def _of_file(path: Path, hints: Hints) -> nn.Module:
+    if path.is_file() and is_torchscript(path):
+        hints = hints.over(ORIGINAL)
+    return _convert(path, hints.over(_folder_hints(path.parent)))
+
+
+def _folder_hints(folder: Path) -> Hints:
+    """What the configuration files in `folder` tell, whichever library wrote them."""
+    config, processor, open_clip = (
+        read_json(folder / name) if (folder / name).is_file() else {}
+        for name in ("config.json", "preprocessor_config.json", "open_clip_config.json")
+    )
+    if "model_type" in config:
+        return hints_of_config(config, processor)
+    if "model_cfg" in open_clip:
+        model = open_clip["model_cfg"]
+        same = {"quick_gelu": model.get("quick_gelu", False)}
+        return hints_of_open_clip(model, {**open_clip.get("preprocess_cfg", {}), **same})
+    return Hints()
+
+
+def _convert(path: Path, hints: Hints) -> nn.Module:
+    state = load_state_file(path)
+    try:
+        converted = read_state(state, hints)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    return build(converted.config, converted.state)

@@ -1,0 +1,150 @@
+"""Tensors out of a TorchScript archive, without running any of its code.
+
+Such an archive is a zip with compiled code, raw tensor data and a pickle that describes the tree of modules. Only the
+pickle and the data are read. The pickle's machine may create nothing but tensors, plain containers and `Node`, a
+placeholder for whatever class a module had; every other name in it makes the file unacceptable.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import WeightsError
+
+State = dict[str, Tensor]
+
+_DTYPES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+_DAMAGE = (
+    *(pickle.UnpicklingError, EOFError, zipfile.BadZipFile, UnicodeError, MemoryError),
+    *(KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError),
+)
+
+
+class Node:
+    """An object of any class in the archive: a bag of attributes that does nothing."""
+
+    def __setstate__(self, state: Any) -> None:
+        self.attributes = state
+
+
+def _first(value: Any, *_: Any) -> Any:
+    """Stands for the tags that TorchScript wraps around lists and dictionaries."""
+    return value
+
+
+def _tensor(data: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
+    return torch.as_strided(data, tuple(size), tuple(stride), offset).clone()
+
+
+_ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): _first,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch", "device"): _first,
+    ("torch.jit._pickle", "restore_type_tag"): _first,
+    ("torch.jit._pickle", "build_intlist"): _first,
+    ("torch.jit._pickle", "build_boollist"): _first,
+    ("torch.jit._pickle", "build_doublelist"): _first,
+    ("torch.jit._pickle", "build_tensorlist"): _first,
+}
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """A pickle machine that knows tensors and nothing else."""
+
+    def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
+        super().__init__(io.BytesIO(archive.read(f"{folder}data.pkl")))
+        self.archive, self.folder = archive, folder
+        self.storages: dict[str, Tensor] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.partition(".")[0] == "__torch__":
+            return Node
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
+        if (module, name) in _ALLOWED:
+            return _ALLOWED[module, name]
+        raise WeightsError(f"it asks for {module}.{name}, which no archive of tensors needs; do not trust this file")
+
+    def persistent_load(self, reference: Any) -> Tensor:
+        kind, dtype, key, _, count = reference
+        if kind != "storage" or not isinstance(dtype, torch.dtype):
+            raise ValueError(f"unknown reference {kind!r}")
+        if key not in self.storages:
+            self.storages[key] = self._storage(f"{self.folder}data/{key}", dtype, count)
+        return self.storages[key]
+
+    def _storage(self, member: str, dtype: torch.dtype, count: int) -> Tensor:
+        size = self.archive.getinfo(member).file_size
+        if size != count * dtype.itemsize:
+            raise ValueError(f"{member} holds {size} bytes instead of {count * dtype.itemsize}")
+        if not count:
+            return torch.empty(0, dtype=dtype)
+        return torch.frombuffer(bytearray(self.archive.read(member)), dtype=dtype)
+
+
+def is_torchscript(path: Path) -> bool:
+    """Is the file a TorchScript archive (a zip with code beside the data)?"""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def read_torchscript(path: Path) -> State:
+    """Name -> tensor of every parameter and buffer (and other tensor attribute) of the archived module.
+
+    Raises WeightsError when the archive is damaged or its pickle asks for anything but tensors; nothing in the file is
+    ever executed.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            folder = _folder(archive)
+            root = _TensorUnpickler(archive, folder).load()
+            return dict(_walk(root, "", set()))
+    except WeightsError as error:
+        raise WeightsError(f"{path} was refused: {error}") from error
+    except _DAMAGE as error:
+        raise WeightsError(f"{path} is a damaged TorchScript archive ({error}); download it again") from error
+
+
+def _folder(archive: zipfile.ZipFile) -> str:
+    members = [name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1]
+    if len(members) != 1:
+        raise ValueError("no single data.pkl")
+    order = members[0].replace("data.pkl", "byteorder")
+    if order in archive.namelist() and archive.read(order) != b"little":
+        raise ValueError("stored on a big-endian machine")
+    return members[0].removesuffix("data.pkl")
+
+
+def _walk(node: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors below `node`; a module that is reachable twice counts where it is met first."""
+    if not isinstance(node, Node) or id(node) in seen:
+        return
+    seen.add(id(node))
+    for name, value in node.attributes.items():
+        if isinstance(value, Tensor):
+            yield prefix + name, value
+        else:
+            yield from _walk(value, f"{prefix}{name}.", seen)
