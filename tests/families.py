@@ -55,7 +55,8 @@ class ConvNet(nn.Module):
 
 
 @cache
-def _built(family: str) -> nn.Module:
+def common(family: str) -> nn.Module:
+    """The backbone of the family that all tests share, "convnet" included: frozen, in eval mode; for reading only."""
     with seeded(0):
         model = ViT(FAMILIES[family]) if family in FAMILIES else ConvNet()
         for parameter in model.parameters():  # no tensor at zero or one: a swapped or forgotten one must show
@@ -64,8 +65,8 @@ def _built(family: str) -> nn.Module:
 
 
 def build(family: str) -> nn.Module:
-    """A fresh backbone of the family, "convnet" included; always the same random weights, frozen, in eval mode."""
-    return copy.deepcopy(_built(family))
+    """A copy of the common backbone of the family, to be changed at will."""
+    return copy.deepcopy(common(family))
 
 
 def random_images(count: int = 3, size: int = 32, seed: int = 0) -> Tensor:
