@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from .examples import Examples, ImageRef, Stamped
+from .examples import Examples, ImageRef, Stamped, hexdigest
 from .parallel import Progress, each
 
 _FILE = "digests.sqlite"
+_DIGEST = 32  # hexadecimal digits
 _TABLE = "CREATE TABLE IF NOT EXISTS digests (stamp TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID"
 
 
@@ -45,9 +46,10 @@ def _recall(cache: Path, stamps: list[str]) -> dict[str, str]:
     try:
         with closing(sqlite3.connect(cache / _FILE, timeout=10)) as memory:
             find = "SELECT stamp, digest FROM digests WHERE stamp = ?"
-            return dict(row for stamp in stamps for row in memory.execute(find, (stamp,)))
+            rows = [row for stamp in stamps for row in memory.execute(find, (stamp,))]
     except sqlite3.Error:  # damaged or locked: hashing again costs time, not correctness
         return {}
+    return {stamp: kept[:_DIGEST] for stamp, kept in rows if kept == _sealed(stamp, kept[:_DIGEST])}
 
 
 def _remember(cache: Path, rows: list[tuple[str, str]]) -> None:
@@ -57,8 +59,14 @@ def _remember(cache: Path, rows: list[tuple[str, str]]) -> None:
         cache.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(cache / _FILE, timeout=10)) as memory, memory:
             memory.execute(_TABLE)
-            memory.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", rows)
-    except sqlite3.OperationalError:  # locked, read-only, disk full: nothing is lost
+            sealed = [(stamp, _sealed(stamp, digest)) for stamp, digest in rows]
+            memory.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", sealed)
+    except (OSError, sqlite3.OperationalError):  # locked, read-only, disk full: nothing is lost
         return
-    except (OSError, sqlite3.DatabaseError):  # not a database (any more): start afresh next time
+    except sqlite3.DatabaseError:  # not a database (any more): start afresh next time
         (cache / _FILE).unlink(missing_ok=True)
+
+
+def _sealed(stamp: str, digest: str) -> str:
+    """The digest with a check behind it, because SQLite does not notice a flipped byte."""
+    return digest + hexdigest(stamp, digest)[:8]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -147,10 +147,13 @@ class Examples:
         """Can an image have several labels at once?"""
         return self.labels.ndim == 2
 
-    def take(self, rows: Iterable[int] | npt.NDArray) -> Examples:
-        """The examples at `rows`, in that order."""
-        rows = np.asarray(list(rows), dtype=np.int64)
-        return Examples(tuple(self.refs[row] for row in rows), self.labels[rows])
+    def take(self, rows: Sequence[int] | npt.NDArray) -> Examples:
+        """The examples at `rows`, in that order. Raises IndexError for a row that does not exist."""
+        index = np.asarray(rows)
+        if index.dtype == np.bool_:
+            raise IndexError("take wants row numbers; turn a mask into them with numpy.flatnonzero")
+        index = index.astype(np.int64)
+        return Examples(tuple(self.refs[row] for row in index.tolist()), self.labels[index])
 
 
 @dataclass(frozen=True, eq=False)

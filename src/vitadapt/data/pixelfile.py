@@ -50,7 +50,7 @@ def open_or_build(path: Path, shape: Shape, images: Iterator[Pixel8]) -> Pixel8:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             return _open_or_build_locked(path, shape, images)
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # the latter from a file system without locks
         raise _refusal(path, shape, error) from error
 
 
@@ -66,11 +66,11 @@ def _open_or_build_locked(path: Path, shape: Shape, images: Iterator[Pixel8]) ->
     return _map(path, shape)
 
 
-def _refusal(path: Path, shape: Shape, error: OSError) -> StorageError:
+def _refusal(path: Path, shape: Shape, error: OSError | NotImplementedError) -> StorageError:
     size = f"{file_size(shape) / 2**20:.1f} MiB"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StorageError(f"no room for {size} of decoded images in {path.parent}; free some, {_REMEDY}")
-    reason = (error.strerror or str(error)).lower()
+    reason = (getattr(error, "strerror", None) or str(error)).lower()
     return StorageError(f"cannot keep {size} of decoded images in {path.parent} ({reason}); {_REMEDY}")
 
 

@@ -11,7 +11,15 @@ from ..errors import DataError
 from .examples import Examples, IndexArray, LabelArray, hexdigest
 from .fewshot import class_sizes, validation_split
 
-SPLITS = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+}
 HELD_OUT = 0.2
 
 

@@ -76,7 +76,8 @@ def _to_arrays(images: Any, name: str) -> npt.NDArray[Any]:
         return array
     if array.size and not (array.min() >= 0 and array.max() <= 1):  # written so that NaN fails too
         raise DataError(f"{name}: floating-point images must lie in 0..1; scale them, or give uint8 0..255")
-    return np.rint(array * 255).astype(np.uint8)
+    grey: npt.NDArray[Any] = np.rint(array * 255).astype(np.uint8)
+    return grey
 
 
 def _plain(values: Any) -> npt.NDArray[Any]:

@@ -26,15 +26,14 @@ def read_folder(path: Path) -> Dataset:
     if not path.is_dir():
         raise DataError(f"{path} is not a folder" if path.exists() else f"{path}: no such folder")
     skipped: Counter[str] = Counter()
-    folders = _folders(path, skipped)
-    parts = _split_folders(path, folders)
+    parts = _split_folders(path, _folders(path, Counter()))
     if parts is None:
         parts = {"train": path}
     else:
-        skipped["folders beside the splits"] += len(folders) - len(parts)
+        skipped["folders beside the splits"] += len(_folders(path, skipped)) - len(parts)
     files = {split: _files_by_class(folder, skipped) for split, folder in parts.items()}
     classes = check_classes(str(parts["train"]), files["train"])
-    for split in files.keys() - {"train"}:
+    for split in sorted(files.keys() - {"train"}):
         check_known(str(parts[split]), files[split], classes)
     examples = {split: _examples(parts[split], files[split], classes) for split in files}
     keys = [name for label in classes for name in files["train"][label]]
@@ -66,9 +65,12 @@ def _folders(path: Path, skipped: Counter[str]) -> list[str]:
     except OSError as error:
         raise _unlistable(error) from error
     visible = [name for name in names if not _hidden(name)]
+    for name in visible:
+        if not (path / name).exists():
+            raise DataError(f"{path / name} is a link to nothing; remove or repair it")
     folders = [name for name in visible if (path / name).is_dir()]
-    skipped["hidden files"] += len(names) - len(visible)
-    skipped["files beside the class folders"] += len(visible) - len(folders)
+    skipped["hidden files or folders"] += len(names) - len(visible)
+    skipped["files beside the folders"] += len(visible) - len(folders)
     return folders
 
 
@@ -80,8 +82,8 @@ def _files_by_class(path: Path, skipped: Counter[str]) -> Files:
     for name, images in files.items():
         if not images:
             raise DataError(f"{path / name} has no images; add some or remove the folder")
-        if not name.isprintable():
-            raise DataError(f"{path}: the class folder {name!r} has a name that cannot be printed; rename it")
+        if any("\ud800" <= letter <= "\udfff" for letter in name):  # how Python shows bytes that are not UTF-8
+            raise DataError(f"{path}: the name of the class folder {name!r} is not UTF-8; rename it")
     return files
 
 
@@ -109,7 +111,7 @@ def _images(path: Path, label: str, skipped: Counter[str]) -> list[str]:
 
 def _not_an_image(name: str) -> str | None:
     if _hidden(name):
-        return "hidden files"
+        return "hidden files or folders"
     return None if os.path.splitext(name)[1].lower() in SUFFIXES else "files that are not images"
 
 
