@@ -214,6 +214,12 @@ def test_the_other_methods_work_on_any_network(name: str) -> None:
     assert len(trainable(adapt(build("convnet"), METHODS[name]()))) == expected
 
 
+@pytest.mark.parametrize("mode", [False, True])
+def test_created_modules_are_in_the_mode_of_the_original(mode: bool) -> None:
+    adapted = adapt(build("deit-like").train(mode), Adapter())
+    assert {module.training for module in adapted.modules()} == {mode}
+
+
 def test_seeded_leaves_the_global_generator_as_it_was() -> None:
     torch.manual_seed(3)
     expected = torch.rand(4)

@@ -88,6 +88,8 @@ def adapt(backbone: Module, method: Method, seed: int = 0) -> Module:
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.clone().to(device)  # thawed tensors may no longer share memory
+    if not backbone.training:
+        adapted.eval()  # modules are created in training mode
     return adapted.to(device)
 
 

@@ -99,7 +99,7 @@ def law_starts_as_identity(case: Case) -> None:
     images = case.images()
     require_close(
         run(case.adapted(), images),
-        run(case.original(), images),
+        run(case.backbone, images),
         1e-6,
         "the first output differs from the original's",
     )
@@ -107,7 +107,7 @@ def law_starts_as_identity(case: Case) -> None:
 
 def law_created_parameters_train(case: Case) -> None:
     """What a method creates is trainable, or it would be lost on saving; a constant is no parameter."""
-    known = dict(case.original().named_parameters())
+    known = dict(case.backbone.named_parameters())
     frozen = [n for n, p in case.adapted().named_parameters() if n not in known and not p.requires_grad]
     require(not frozen, f"created, but frozen: {', '.join(frozen[:3])}")
 
@@ -115,7 +115,7 @@ def law_created_parameters_train(case: Case) -> None:
 def law_trainable_tensors_learn(case: Case) -> None:
     """Every trainable tensor receives a gradient, at the start or after a few steps, and training moves it."""
     try:
-        require_learnable(probe(case.original(), case.method))
+        require_learnable(probe(case.backbone, case.method))
     except MethodDefect as defect:
         raise AssertionError(str(defect)) from defect
     before, after = trainable_state(case.adapted()), trainable_state(case.trained(case.original()))
@@ -174,7 +174,7 @@ def law_merge_is_exact(case: Case) -> None:
         require(_cannot_merge(model), f"refused without need: {refusal}")
         require(torch.equal(run(model, images), before), "the refused merge changed the model")
         return
-    strange = merged.state_dict().keys() ^ case.original().state_dict().keys()
+    strange = merged.state_dict().keys() ^ case.backbone.state_dict().keys()
     require(not strange, f"state-dict keys differ from the original's: {', '.join(sorted(strange)[:3])}")
     require_close(run(merged, images), before, MERGE_TOLERANCE, "merged and unmerged outputs differ")
 
