@@ -46,7 +46,7 @@ def each(
                     broken.append(outcome)
                 else:
                     yield outcome
-            if progress:
+            if progress is not None:
                 progress(stage, stop, len(items))
     if broken:
         raise _summary(broken)

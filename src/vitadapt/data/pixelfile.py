@@ -44,9 +44,9 @@ def open_or_build(path: Path, shape: Shape, images: Iterator[Pixel8]) -> Pixel8:
     Several processes may ask at once: one builds, the others wait. Raises StorageError when there is no room or no
     permission (nothing half-written is kept), and whatever `images` raises.
     """
-    if (array := _open(path, shape)) is not None:
-        return array
     try:
+        if (array := _open(path, shape)) is not None:
+            return array
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             return _open_or_build_locked(path, shape, images)
@@ -57,6 +57,8 @@ def open_or_build(path: Path, shape: Shape, images: Iterator[Pixel8]) -> Pixel8:
 def _open_or_build_locked(path: Path, shape: Shape, images: Iterator[Pixel8]) -> Pixel8:
     if (array := _open(path, shape)) is not None:  # somebody else built it while we waited
         return array
+    if path.exists():
+        _log.warning("%s is damaged and is built again", path)
     for leftover in path.parent.glob(f"{path.stem}.*.tmp"):  # of a process that was killed; nobody else holds the lock
         leftover.unlink(missing_ok=True)
     if shutil.disk_usage(path.parent).free < file_size(shape):
@@ -96,13 +98,13 @@ def _write_sealed(file: BinaryIO, shape: Shape, images: Iterator[Pixel8]) -> Non
 
 
 def _open(path: Path, shape: Shape) -> Pixel8 | None:
+    """The array in `path`, or None when it is absent or damaged."""
     try:
         identity = _identity(path)
     except FileNotFoundError:
         return None
     if identity not in _verified:
         if not _is_whole(path, shape):
-            _log.warning("%s is damaged and is built again", path)
             return None
         _verified.add(identity)
     return _map(path, shape)
