@@ -45,9 +45,6 @@ class Case:
     backbone: nn.Module
     count: int | None = None
 
-    def original(self) -> nn.Module:
-        return copy.deepcopy(self.backbone)
-
     def adapted(self, seed: int = 0) -> nn.Module:
         model = adapt(self.backbone, self.method, seed)
         for parameter in model.parameters():
@@ -63,12 +60,13 @@ class Case:
                 parameter.add_(WAKE * torch.randn(parameter.shape, generator=generator).to(parameter))
         return model
 
-    def trained(self, original: nn.Module) -> nn.Module:
-        """`original` adapted and trained for a few steps on random images."""
-        model, loss = adapt(original, self.method).train(), random_task(original)
+    def train(self, model: nn.Module) -> None:
+        """A few steps on random images, in training mode."""
+        loss = random_task(self.backbone)
+        model.train()
         for step in range(STEPS):
             small_step(trainable(model), loss(model, step))
-        return model.eval()
+        model.eval()
 
     def images(self) -> Tensor:
         """uint8 (IMAGES, 3, S, S), on the backbone's device."""
@@ -118,16 +116,20 @@ def law_trainable_tensors_learn(case: Case) -> None:
         require_learnable(probe(case.backbone, case.method))
     except MethodDefect as defect:
         raise AssertionError(str(defect)) from defect
-    before, after = trainable_state(case.adapted()), trainable_state(case.trained(case.original()))
-    idle = before.keys() - set(changed(before, after))
+    model = case.adapted().double()
+    before = trainable_state(model)
+    case.train(model)
+    idle = before.keys() - set(changed(before, trainable_state(model)))
     require(not idle, f"not moved by training: {', '.join(sorted(idle)[:3])}")
 
 
 def law_frozen_tensors_stay(case: Case) -> None:
     """Training moves no frozen tensor and no buffer, and nothing at all in the original, whose memory is shared."""
-    original = case.original()
-    before, known = snapshot(original.state_dict()), snapshot(case.adapted().state_dict())
-    model = case.trained(original)
+    original = copy.deepcopy(case.backbone)
+    before = snapshot(original.state_dict())
+    model = adapt(original, case.method)
+    known = snapshot(model.state_dict())
+    case.train(model)
     run(model, case.images())
     moved = [n for n in changed(known, model.state_dict()) if n not in _aliases(model)]
     require(not moved, f"frozen, yet moved: {', '.join(moved[:3])}")
