@@ -62,10 +62,15 @@ def naive_validation(labels: np.ndarray) -> set[int]:
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("shots", [1, 2, 3, 5])
+@pytest.mark.parametrize("shots", [1, 2, 3, 4, 6])
 def test_the_sample_is_the_published_one(seed: int, shots: int) -> None:
     rng = np.random.default_rng(seed)
-    for labels in (single(rng, 7, 90), multi_hot(rng, 6, 120), multi_hot(rng, 12, 200, 0.1)):
+    for labels in (
+        single(rng, 7, 90),
+        multi_hot(rng, 6, 120),
+        multi_hot(rng, 12, 200, 0.1),
+        multi_hot(rng, 4, 60, 0.4),
+    ):
         ours = sample_few_shot(labels, shots, seed, allow_fewer=True)
         assert ours.dtype == np.int64
         assert ours.tolist() == naive_sample(labels, shots, seed)
@@ -103,6 +108,20 @@ def test_an_image_is_skipped_when_its_emptiest_class_is_past_half_and_its_fulles
     # 3 shots, so half is 1.5 and three halves are 4.5. After five images the counts are 5 2 2 1. The sixth has counts
     # 5 and 2: skipped. The seventh has 2: taken although past half, because nothing is past three halves.
     assert sample_few_shot(labels, 3, seed=0, allow_fewer=True).tolist() == [4, 1, 5, 2, 0, 7, 6]
+
+
+def test_exactly_half_and_exactly_three_halves_still_count_as_room() -> None:
+    # 4 shots, so half is 2 and three halves are 6; class 2 never fills, so nothing stops early.
+    labels = visited({0, 1}, {0, 1}, {0, 1}, {0, 2}, {0, 2}, {0, 2}, {0, 1}, {1})
+    # counts after six images: 6 3 3. The seventh has counts 6 and 3: past half, but not past three halves, so it is
+    # taken and gives 7 4 3; the eighth has the full class 1 only.
+    assert sample_few_shot(labels, 4, seed=0, allow_fewer=True).tolist() == [4, 1, 5, 2, 0, 3, 7]
+
+
+def test_nothing_is_taken_once_every_class_is_full() -> None:
+    labels = visited({0}, {1}, set(), {0}, {1}, set(), {0, 1}, set())
+    assert sample_few_shot(labels, 1, seed=0).tolist() == [4, 1]
+    assert sample_few_shot(labels, 2, seed=0).tolist() == [4, 1, 5, 2, 0]
 
 
 def test_unlabelled_images_are_kept_up_to_the_number_of_shots() -> None:

@@ -66,8 +66,18 @@ def test_a_very_long_image_gives_the_pixels_of_the_whole_resized_strip(size: tup
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 10000), (10000, 1)])
-def test_extreme_shapes_work_at_a_real_size(size: tuple[int, int]) -> None:
+def test_extreme_shapes_work_at_a_real_size_and_in_little_memory(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, resize = [], Image.Image.resize
+
+    def recorded(self: Image.Image, *args: object, **options: object) -> Image.Image:
+        made.append(resize(self, *args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(Image.Image, "resize", recorded)
     assert to_pixels(Image.new("RGB", size, (10, 20, 30)), Geometry(224)).mean(axis=(1, 2)).tolist() == [10, 20, 30]
+    assert [image.size for image in made] == [(224, 224)]  # the whole strip would have 224 x 2240000 pixels
 
 
 @pytest.mark.parametrize("wrong", [(0, 1.0), (8, 0.5), (8, float("nan"))])
