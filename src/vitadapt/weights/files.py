@@ -51,6 +51,8 @@ def _reader(path: Path) -> Callable[[Path], State]:
         raise WeightsError(f"{path} is a Git LFS pointer, not the checkpoint; run: git lfs pull")
     if head[8:9] == b"{":  # an 8-byte length, then JSON
         return _load_safetensors
+    if not head.startswith((b"PK", b"\x80")):  # a zip, or the bare pickle of old versions of torch
+        raise WeightsError(f"{path} is not a checkpoint: neither safetensors nor a torch file; check what it is")
     if is_torchscript(path):
         return read_torchscript
     if zipfile.is_zipfile(path) and not _has_pickle(path):
@@ -76,8 +78,8 @@ def _load_torch(path: Path) -> State:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path} is not a checkpoint of tensors only (another kind of file, or pickled objects, which could run "
-            "code and are not loaded); save model.state_dict() as safetensors or with torch.save"
+            f"{path} holds pickled objects besides tensors, which could run code and are not loaded; "
+            "save model.state_dict() as safetensors or with torch.save"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, IndexError, UnicodeError) as error:
         reason = str(error).partition("\n")[0]

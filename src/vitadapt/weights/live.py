@@ -47,7 +47,8 @@ def activation_of(module: nn.Module) -> Activation:
 def norm_eps_of(module: nn.Module) -> float:
     """The one eps of all layer norms. Raises WeightsError when they differ or another norm is used."""
     eps = {m.eps for m in module.modules() if isinstance(m, nn.LayerNorm)}
-    expect(len(eps) == 1, f"layer norms with {len(eps)} different eps")
+    expect(bool(eps), "norms that are not layer norms")
+    expect(len(eps) == 1, "layer norms with several eps")
     return eps.pop()
 
 

@@ -10,8 +10,9 @@ from ..errors import ConfigError, WeightsError
 from ..registry import unknown
 from ..vit import ViT
 from .extractor import FeatureExtractor
+from .fetch import MissingPackage
 from .names import GENERAL_FORMS, Backbone, backbones
-from .sources import SOURCES, MissingPackage
+from .sources import SOURCES
 
 FORMS = ", ".join(GENERAL_FORMS)
 

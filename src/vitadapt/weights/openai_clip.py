@@ -30,7 +30,7 @@ RULES: tuple[Rule, ...] = (
     *pair("blocks.{i}.mlp.fc2", _BLOCK + "mlp.c_proj"),
     Rule("blocks.{i}.scale2.gamma", (_BLOCK + "ls_2.gamma",), missing="absent"),
     *pair("norm", "ln_post"),
-    Rule("projection.weight", ("proj",), "transposed", "absent"),
+    Rule("projection.weight", ("proj",), "transposed"),
 )
 
 

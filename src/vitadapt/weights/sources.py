@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib import import_module
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +15,7 @@ from ..surgery import seeded
 from ..vit import ViT
 from .converter import Hints, build
 from .extractor import extractor
+from .fetch import fetching, package
 from .files import load_state_file, read_json
 from .hints import config_of, parse_hints
 from .hugging_face import hints_of_config
@@ -30,38 +27,6 @@ from .torchscript import is_torchscript
 
 SOURCES: Registry[Callable[[str], nn.Module]] = Registry("backbone source")
 """Scheme -> loader."""
-
-REMEDY = "use the offline backbone dinov2-s14-offline, or a local checkpoint with file:PATH"
-
-
-class MissingPackage(WeightsError):
-    """An optional package is not installed; another source may do without."""
-
-
-def _package(name: str, extra: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise MissingPackage(f'this needs the package {name}; pip install "vitadapt[{extra}]"') from error
-
-
-@contextmanager
-def _fetching(what: str) -> Iterator[None]:
-    """Turns whatever a download can fail with into one WeightsError."""
-    try:
-        yield
-    except _failures() as error:
-        reason = (str(error) or type(error).__name__).strip().partition("\n")[0][:200]
-        if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", ""):
-            reason = "HF_HUB_OFFLINE is set and it is not in the cache"
-        raise WeightsError(f"could not fetch {what}: {reason}; {REMEDY}") from error
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    """What the libraries raise when there is no connection, no such file or no such tag."""
-    general = (OSError, ValueError, RuntimeError)  # most errors of huggingface_hub and urllib derive from OSError
-    httpx = sys.modules.get("httpx")  # newer versions of huggingface_hub talk through it
-    return (*general, httpx.HTTPError) if httpx else general
 
 
 @SOURCES.register("offline")
@@ -87,10 +52,14 @@ def _timm(name: str) -> nn.Module:
 
 
 def _timm_module(name: str, pretrained: bool) -> nn.Module:
-    timm = _package("timm", "timm")
+    timm = package("timm", "timm")
     if not timm.is_model(name):
         raise unknown("timm model", name, timm.list_models())
-    with _fetching(f"timm:{name}"):
+    if pretrained and not timm.models.is_model_pretrained(name):
+        arch = name.partition(".")[0]
+        known = timm.list_pretrained(f"{arch}.*") or timm.list_pretrained()
+        raise unknown("pretrained timm model", name, known, f"(without weights: random:timm/{arch})")
+    with fetching(f"timm:{name}") if pretrained else nullcontext():
         network = timm.create_model(name, pretrained=pretrained, num_classes=0)
     config = network.pretrained_cfg
     try:
@@ -101,7 +70,7 @@ def _timm_module(name: str, pretrained: bool) -> nn.Module:
 
 @SOURCES.register("open_clip")
 def _open_clip(rest: str) -> nn.Module:
-    open_clip = _package("open_clip", "clip")
+    open_clip = package("open_clip", "clip")
     arch, _, tag = rest.partition("/")
     model = open_clip.get_model_config(arch)
     if model is None:
@@ -111,7 +80,7 @@ def _open_clip(rest: str) -> nn.Module:
         raise unknown(f"weights of open_clip's {arch}", tag, tags or ["none"], "(open_clip:ARCH/TAG)")
     pretrained = open_clip.get_pretrained_cfg(arch, tag)
     hints = hints_of_open_clip(model, pretrained)
-    with _fetching(f"open_clip:{rest}"):
+    with fetching(f"open_clip:{rest}"):
         path = open_clip.download_pretrained(pretrained)
     return _of_file(Path(path), hints)
 
@@ -120,8 +89,8 @@ def _open_clip(rest: str) -> nn.Module:
 def _hugging_face(repository: str) -> nn.Module:
     if Path(repository).is_dir():
         return _of_folder(Path(repository), Hints())
-    hub = _package("huggingface_hub", "hf")
-    with _fetching(f"hf:{repository}"):
+    hub = package("huggingface_hub", "hf")
+    with fetching(f"hf:{repository}"):
         folder = Path(hub.snapshot_download(repository, allow_patterns=["*config.json", "model*.safetensors*"]))
         if not any(folder.glob("model*.safetensors")):
             hub.snapshot_download(repository, allow_patterns=["pytorch_model.bin"])
@@ -133,7 +102,7 @@ def _url(address: str) -> nn.Module:
     path = Path(torch.hub.get_dir()) / "checkpoints" / address.rpartition("/")[2]
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _fetching(address):
+        with fetching(address, address):
             torch.hub.download_url_to_file(address, str(path), progress=False)
     return _of_file(path, Hints())
 

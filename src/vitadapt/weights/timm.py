@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..errors import WeightsError
 from ..vit import Preprocess
 from .converter import NORMALISATIONS, Converter, Hints, Rule, State, pair
 from .live import Live, activation_of, expect, norm_eps_of, square
@@ -36,8 +37,14 @@ RULES: tuple[Rule, ...] = (
 
 
 def _documented(state: State) -> Hints:
-    """What timm's model table implies; CLIP's variants (with norm_pre) exist with two activations."""
+    """What timm's model table implies; CLIP's variants (with norm_pre) exist with two activations.
+
+    Raises WeightsError when the patches have a bias besides norm_pre or neither: timm's ViT always has one of them.
+    """
     clip = "norm_pre.weight" in state
+    if clip == ("patch_embed.proj.bias" in state):
+        what = "besides norm_pre" if clip else "and norm_pre are both missing"
+        raise WeightsError(f"incomplete checkpoint (timm ViT): patch_embed.proj.bias {what}")
     has_class = "cls_token" in state
     hints = Hints(
         heads=HEADS.get(state["patch_embed.proj.weight"].shape[0]),
@@ -118,8 +125,8 @@ def describe(module: nn.Module) -> Live | None:
 
     vit: Any = module
     expect(type(module) is VisionTransformer, f"the class {type(module).__name__}")
-    expect(vit.global_pool in ("token", "avg"), f"pooling {vit.global_pool!r}")
     expect(vit.attn_pool is None, "attention pooling")
+    expect(vit.global_pool in ("token", "avg"), f"pooling {vit.global_pool!r}")
     expect(not vit.pool_include_prefix, "pooling over prefix tokens")
     expect(type(vit.patch_drop) is nn.Identity, "patch dropout")
     plain_patches = type(vit.patch_embed) is PatchEmbed and type(vit.patch_embed.norm) is nn.Identity

@@ -2,7 +2,8 @@
 
 Such an archive is a zip with compiled code, raw tensor data and a pickle that describes the tree of modules. Only the
 pickle and the data are read. The pickle's machine may create nothing but tensors, plain containers and `Node`, a
-placeholder for whatever class a module had; every other name in it makes the file unacceptable.
+placeholder for whatever class a module had; every other name in it makes the file unacceptable. The pickle machine
+itself gets at no object that could do harm: it sees tensors only wrapped, and functions only as throw-away copies.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +46,20 @@ _DAMAGE = (
 class Node:
     """An object of any class in the archive: a bag of attributes that does nothing."""
 
+    attributes: Any = None
+
     def __setstate__(self, state: Any) -> None:
         self.attributes = state
+
+
+@dataclass(frozen=True)
+class Held:
+    """A tensor out of the pickle machine's reach, which could otherwise call methods of it."""
+
+    tensor: Tensor
+
+    def __setstate__(self, state: Any) -> None:
+        raise ValueError("a tensor with a state")
 
 
 def _first(value: Any, *_: Any) -> Any:
@@ -52,8 +67,10 @@ def _first(value: Any, *_: Any) -> Any:
     return value
 
 
-def _tensor(data: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
-    return torch.as_strided(data, tuple(size), tuple(stride), offset).clone()
+def _tensor(data: Held, offset: int, size: Any, stride: Any, *_: Any) -> Held:
+    if prod(size) > data.tensor.numel():  # a few bytes repeated for ever
+        raise ValueError(f"a tensor of size {size} out of {data.tensor.numel()} numbers")
+    return Held(torch.as_strided(data.tensor, tuple(size), tuple(stride), offset).clone())
 
 
 _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
@@ -75,7 +92,7 @@ class _TensorUnpickler(pickle.Unpickler):
     def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
         super().__init__(io.BytesIO(archive.read(f"{folder}data.pkl")))
         self.archive, self.folder = archive, folder
-        self.storages: dict[str, Tensor] = {}
+        self.storages: dict[str, Held] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if module.partition(".")[0] == "__torch__":
@@ -83,15 +100,16 @@ class _TensorUnpickler(pickle.Unpickler):
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
         if (module, name) in _ALLOWED:
-            return _ALLOWED[module, name]
+            function = _ALLOWED[module, name]
+            return lambda *arguments: function(*arguments)  # a new one each time: nothing lasting can be written to it
         raise WeightsError(f"it asks for {module}.{name}, which no archive of tensors needs; do not trust this file")
 
-    def persistent_load(self, reference: Any) -> Tensor:
+    def persistent_load(self, reference: Any) -> Held:
         kind, dtype, key, _, count = reference
         if kind != "storage" or not isinstance(dtype, torch.dtype):
             raise ValueError(f"unknown reference {kind!r}")
         if key not in self.storages:
-            self.storages[key] = self._storage(f"{self.folder}data/{key}", dtype, count)
+            self.storages[key] = Held(self._storage(f"{self.folder}data/{key}", dtype, count))
         return self.storages[key]
 
     def _storage(self, member: str, dtype: torch.dtype, count: int) -> Tensor:
@@ -121,7 +139,10 @@ def read_torchscript(path: Path) -> State:
         with zipfile.ZipFile(path) as archive:
             folder = _folder(archive)
             root = _TensorUnpickler(archive, folder).load()
-            return dict(_walk(root, "", set()))
+            state = dict(_walk(root, "", set()))
+            if not state:
+                raise ValueError("no tensors in it")
+            return state
     except WeightsError as error:
         raise WeightsError(f"{path} was refused: {error}") from error
     except _DAMAGE as error:
@@ -143,8 +164,8 @@ def _walk(node: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Tensor]
     if not isinstance(node, Node) or id(node) in seen:
         return
     seen.add(id(node))
-    for name, value in node.attributes.items():
-        if isinstance(value, Tensor):
-            yield prefix + name, value
+    for name, value in (node.attributes or {}).items():
+        if isinstance(value, Held):
+            yield prefix + name, value.tensor
         else:
             yield from _walk(value, f"{prefix}{name}.", seen)
