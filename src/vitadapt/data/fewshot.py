@@ -79,8 +79,7 @@ def _check_sizes(sizes: npt.NDArray[np.int64], shots: int, classes: Sequence[str
     names = [f"{classes[c]!r} has {sizes[c]}" if classes else f"class {c} has {sizes[c]}" for c in small[:3]]
     more = f" and {len(small) - 3} more classes" if len(small) > 3 else ""
     raise DataError(
-        f"{shots} images per class were asked for, but {', '.join(names)}{more}; "
-        "use fewer shots, add images, or allow fewer"
+        f"{shots} images per class were asked for, but {', '.join(names)}{more}; use fewer shots or add images"
     )
 
 

@@ -96,7 +96,7 @@ def _images(path: Path, label: str, skipped: Counter[str]) -> list[str]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = [name for name in folders if not _hidden(name)]
+        folders[:] = sorted(name for name in folders if not _hidden(name))
         for name in names:
             if reason := _not_an_image(name):
                 skipped[reason] += 1
