@@ -17,8 +17,8 @@ import weights_cases as cases
 from vitadapt.errors import ConfigError, UnknownName, VitadaptError, WeightsError
 from vitadapt.vit import ViT, ViTConfig
 from vitadapt.weights import FeatureExtractor, backbone_digest, build, from_module, list_backbones, load_backbone
-from vitadapt.weights.hints import config_of
 from vitadapt.weights.names import architectures, backbones
+from vitadapt.weights.query import config_of
 from vitadapt.weights.sources import SOURCES
 from weights_cases import images, largest
 
@@ -222,6 +222,33 @@ def test_without_the_first_package_the_second_source_is_taken(cache: Path, monke
         load_backbone("clip-vit-b32")
 
 
+def test_timm_repository_from_the_cache_without_timm(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timm = pytest.importorskip("timm")
+    model = cases.shaken(timm.create_model("test_vit"))
+    folder = _fill(cache, "timm/some_vit")
+    save_file(model.state_dict(), folder / "model.safetensors")
+    prepared = {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1], "input_size": [3, 160, 160], "crop_pct": 0.5}
+    config = {"architecture": "some_vit", "global_pool": "token", "pretrained_cfg": prepared}
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(WeightsError, match="do not tell heads"):
+        load_backbone("hf:timm/some_vit")
+    path = folder / "model.safetensors"
+    vit, x = load_backbone(f"file:{path}?heads=2"), images(160)
+    assert isinstance(vit, ViT) and vit.preprocess.mean == (0.1, 0.2, 0.3) and vit.preprocess.resize == 2
+    with torch.no_grad():
+        assert largest(cases.timm_features(model, vit.normalise(x)), vit(x)) <= TOLERANCE
+    (folder / "config.json").write_text(json.dumps({**config, "model_args": {"act_layer": "silu"}}))
+    with pytest.raises(WeightsError, match=r"the timm settings .*silu"):
+        load_backbone(f"file:{path}?heads=2")
+
+
+def test_configuration_files_of_strangers_are_left_alone(tmp_path: Path) -> None:
+    torch.save(cases.model("timm deit").state_dict(), tmp_path / "deit.pt")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    assert isinstance(load_backbone(f"file:{tmp_path / 'deit.pt'}?like=deit-b16&heads=4"), ViT)
+
+
 def test_unsupported_hugging_face_type_and_open_clip_folder(tmp_path: Path) -> None:
     model: Any = cases.model("open_clip average pooling without ln_pre")
     save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
@@ -250,6 +277,11 @@ def test_random_timm_models() -> None:
     assert isinstance(net, FeatureExtractor) and isinstance(load_backbone("random:timm/test_vit3"), FeatureExtractor)
     with pytest.raises(WeightsError, match="class ResNet"):
         from_module(timm.create_model("test_resnet"))
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match="cannot be put on device 'nonsense'"):
+        load_backbone("random:tiny", device="nonsense")
 
 
 def test_unknown_name_suggests_all_forms() -> None:

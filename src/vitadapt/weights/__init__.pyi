@@ -1,14 +1,14 @@
+from .building import build as build
 from .converter import Converted as Converted
 from .converter import Converter as Converter
-from .converter import Hints as Hints
-from .converter import build as build
 from .digest import backbone_digest as backbone_digest
 from .extractor import FeatureExtractor as FeatureExtractor
 from .files import load_state_file as load_state_file
-from .hints import config_of as config_of
+from .hints import Hints as Hints
 from .layouts import CONVERTERS as CONVERTERS
 from .layouts import from_module as from_module
 from .layouts import read_state as read_state
 from .layouts import write_state as write_state
 from .load import load_backbone as load_backbone
 from .names import list_backbones as list_backbones
+from .query import config_of as config_of

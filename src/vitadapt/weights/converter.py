@@ -7,20 +7,17 @@ features is refused, so that a network which only resembles a plain ViT is never
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from math import isqrt
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from ..errors import WeightsError
-from ..vit import Activation, Pooling, Preprocess, ViT, ViTConfig
-
-State = dict[str, Tensor]
-Form = Literal["same", "stacked", "lead1", "lead2", "transposed"]
-Missing = Literal["error", "absent", "zeros"]
+from ..vit import ViTConfig
+from .building import config_of_tensors, shapes_of
+from .hints import NO_HINTS, Hints
+from .rules import Rule, State
 
 FOREIGN = {
     "*attn_pool*": "attention pooling",
@@ -42,31 +39,6 @@ FOREIGN = {
 
 
 @dataclass(frozen=True)
-class Hints:
-    """What the shapes of a checkpoint's tensors cannot tell; None means not known."""
-
-    heads: int | None = None
-    activation: Activation | None = None
-    norm_eps: float | None = None
-    pooling: Pooling | None = None
-    norm_after_pool: bool | None = None
-    antialias: bool | None = None
-    preprocess: Preprocess | None = None
-
-    def over(self, other: Hints) -> Hints:
-        """These hints, with the gaps filled from `other`."""
-        gaps = {f.name: getattr(other, f.name) for f in fields(self) if getattr(self, f.name) is None}
-        return replace(self, **gaps)
-
-    def unknown(self) -> list[str]:
-        """The names of the hints that are still not known."""
-        return [f.name for f in fields(self) if getattr(self, f.name) is None]
-
-
-NO_HINTS = Hints()
-
-
-@dataclass(frozen=True)
 class Converted:
     """A checkpoint in our words. `rest` holds the tensors we do not use, under their own names."""
 
@@ -75,64 +47,6 @@ class Converted:
     rest: State
     layout: str
     prefix: str = ""
-
-
-_READ: dict[Form, Callable[[list[Tensor]], Tensor]] = {
-    "same": lambda parts: parts[0],
-    "stacked": torch.cat,
-    "lead1": lambda parts: parts[0].flatten(0, 1),
-    "lead2": lambda parts: parts[0].flatten(),
-    "transposed": lambda parts: parts[0].T.contiguous(),
-}
-_WRITE: dict[Form, Callable[[Tensor, int], list[Tensor]]] = {
-    "same": lambda tensor, count: [tensor],
-    "stacked": lambda tensor, count: [part.clone() for part in tensor.chunk(count)],
-    "lead1": lambda tensor, count: [tensor.unsqueeze(0)],
-    "lead2": lambda tensor, count: [tensor.view(1, 1, -1)],
-    "transposed": lambda tensor, count: [tensor.T.contiguous()],
-}
-_DIMENSIONS: dict[Form, int] = {"lead1": 3, "lead2": 3, "transposed": 2}
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One tensor of ours and the tensors of theirs that it is made of ("{i}" stands for the block number).
-
-    `missing` says what happens when theirs has no such tensor: an error, nothing ("absent": the part is optional), or
-    zeros ("zeros": their module always has it, and zeros are what it must hold when ours lacks it).
-    """
-
-    ours: str
-    theirs: tuple[str, ...]
-    form: Form = "same"
-    missing: Missing = "error"
-
-    def at(self, block: int) -> Rule:
-        """The rule for one block."""
-        i = str(block)
-        return replace(self, ours=self.ours.replace("{i}", i), theirs=tuple(t.replace("{i}", i) for t in self.theirs))
-
-    def read(self, parts: list[Tensor]) -> Tensor:
-        """Their tensors -> ours. Raises WeightsError when they do not fit together."""
-        wanted = _DIMENSIONS.get(self.form, parts[0].ndim)
-        lead = parts[0].shape[: {"lead1": 1, "lead2": 2}.get(self.form, 0)]
-        if parts[0].ndim != wanted or any(size != 1 for size in lead) or len({p.shape[1:] for p in parts}) > 1:
-            shapes = ", ".join(f"{name} {tuple(p.shape)}" for name, p in zip(self.theirs, parts, strict=True))
-            raise WeightsError(f"tensors of unexpected shape: {shapes}")
-        return _READ[self.form](parts)
-
-    def write(self, tensor: Tensor, prefix: str) -> State:
-        """Our tensor -> theirs, bit for bit."""
-        parts = _WRITE[self.form](tensor, len(self.theirs))
-        return {prefix + name: part for name, part in zip(self.theirs, parts, strict=True)}
-
-
-def pair(ours: str, *theirs: str, form: Form = "same", missing: Missing = "error") -> tuple[Rule, Rule]:
-    """The rules for a weight and its bias."""
-    weight, bias = (
-        Rule(f"{ours}.{kind}", tuple(f"{t}.{kind}" for t in theirs), form, missing) for kind in ("weight", "bias")
-    )
-    return weight, bias
 
 
 @dataclass(frozen=True)
@@ -272,68 +186,9 @@ class Converter:
         return dict(state)
 
 
-def heads_of_64(width: int) -> int | None:
-    """Heads of a model whose documentation says 64 channels per head; None when `width` cannot be such a model's."""
-    return None if width % 64 else width // 64
-
-
 def with_affine_norm(config: ViTConfig, state: State) -> State:
     """`state` whose final norm has a weight and a bias, the neutral ones when the model's norm is plain."""
     if config.final_norm != "plain":
         return dict(state)
     like = state["patches.weight"].flatten(1)[:, 0]
     return state | {"norm.weight": torch.ones_like(like), "norm.bias": torch.zeros_like(like)}
-
-
-def config_of_tensors(ours: State, depth: int, hints: Hints) -> ViTConfig:
-    """The configuration that the shapes of `ours` and the complete `hints` describe. Raises ValueError."""
-    width, channels, patch, other = ours["patches.weight"].shape
-    if channels != 3 or patch != other:
-        raise ValueError(f"patch embedding of shape {tuple(ours['patches.weight'].shape)}; expected (D, 3, P, P)")
-    class_token, rows = "class_token" in ours, len(ours["position"])
-    class_position = class_token and isqrt(rows - 1) ** 2 == rows - 1
-    patches = rows - int(class_position)
-    if isqrt(patches) ** 2 != patches:
-        raise ValueError(f"{rows} positions do not form a square grid (with or without one for the class token)")
-    hidden = ours["blocks.0.mlp.fc1.weight"].shape[0]
-    known: dict[str, Any] = {f.name: getattr(hints, f.name) for f in fields(hints)}
-    return ViTConfig(
-        width=width,
-        depth=depth,
-        patch=patch,
-        image_size=isqrt(patches) * patch,
-        hidden=0 if hidden == 4 * width else hidden,
-        class_token=class_token,
-        class_position=class_position or not class_token,
-        registers=len(ours["registers"]) if "registers" in ours else 0,
-        patch_bias="patches.bias" in ours,
-        qkv_bias="blocks.0.attention.qkv.bias" in ours,
-        ln_pre="ln_pre.weight" in ours,
-        layer_scale="blocks.0.scale1.gamma" in ours,
-        projection=len(ours["projection.weight"]) if "projection.weight" in ours else 0,
-        **known,
-    )
-
-
-def shapes_of(config: ViTConfig) -> dict[str, torch.Size]:
-    """Name -> shape of every tensor of a `ViT` with this configuration; no memory is used."""
-    with torch.device("meta"):
-        return {name: tensor.shape for name, tensor in ViT(config).state_dict().items()}
-
-
-def build(config: ViTConfig, state: State) -> ViT:
-    """A frozen ViT in eval mode holding float32 copies of `state`."""
-    with torch.device("meta"):  # random initial values would cost seconds and be overwritten
-        vit = ViT(config)
-    vit.load_state_dict({k: v.detach().to("cpu", torch.float32, copy=True) for k, v in state.items()}, assign=True)
-    for name in ("mean", "std"):
-        vit.register_buffer(name, torch.tensor(getattr(config.preprocess, name)).view(3, 1, 1), persistent=False)
-    return vit.requires_grad_(False).eval()
-
-
-NORMALISATIONS: dict[str, Preprocess] = {
-    "imagenet": Preprocess(),
-    "half": Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "clip": Preprocess((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
-}
-"""The three usual ways to normalise images, by name."""

@@ -15,9 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import WeightsError
+from .rules import State
 from .torchscript import is_torchscript, read_torchscript
-
-State = dict[str, Tensor]
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 """Keys under which training programs keep the tensors."""

@@ -1,72 +1,45 @@
-"""Hints that a person gives: behind a file's name (file:PATH?activation=gelu&mean=imagenet) or as a named model."""
+"""What tensors cannot tell about a checkpoint: known from a module, a configuration, a document, or a person."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields
-from typing import Any, get_args
-from urllib.parse import parse_qsl
+from dataclasses import dataclass, fields, replace
 
-from ..errors import ConfigError
-from ..registry import unknown
-from ..vit import ACTIVATIONS, Pooling, ViTConfig
-from .converter import NORMALISATIONS, Hints
-from .names import architecture
-
-_TRUTH = {"true": True, "false": False}
+from ..vit import Activation, Pooling, Preprocess
 
 
-def config_of(name: str) -> ViTConfig:
-    """The configuration of a named architecture. Raises UnknownName."""
-    row = dict(architecture(name))
-    return ViTConfig(preprocess=NORMALISATIONS[row.pop("normalise", "imagenet")], **row)
+@dataclass(frozen=True)
+class Hints:
+    """What the shapes of a checkpoint's tensors cannot tell; None means not known."""
+
+    heads: int | None = None
+    activation: Activation | None = None
+    norm_eps: float | None = None
+    pooling: Pooling | None = None
+    norm_after_pool: bool | None = None
+    antialias: bool | None = None
+    preprocess: Preprocess | None = None
+
+    def over(self, other: Hints) -> Hints:
+        """These hints, with the gaps filled from `other`."""
+        gaps = {f.name: getattr(other, f.name) for f in fields(self) if getattr(self, f.name) is None}
+        return replace(self, **gaps)
+
+    def unknown(self) -> list[str]:
+        """The names of the hints that are still not known."""
+        return [f.name for f in fields(self) if getattr(self, f.name) is None]
 
 
-def parse_hints(query: str) -> Hints:
-    """Hints out of name=value pairs joined by "&". Raises ConfigError (unknown field or value) and UnknownName.
-
-    The fields are those of `Hints`, `mean` (a named normalisation) and `like` (a named architecture, whose every hint
-    is taken unless another field says otherwise).
-    """
-    base, values = Hints(), {}
-    for field, value in parse_qsl(query, keep_blank_values=True):
-        if field == "like":
-            config = config_of(value)
-            base = Hints(**{f.name: getattr(config, f.name) for f in fields(Hints)})
-        elif field in _PARSERS:
-            name, parse = _PARSERS[field]
-            values[name] = _parsed(field, value, parse)
-        else:
-            raise unknown("hint", field, ["like", *_PARSERS])
-    return Hints(**values).over(base)
+NO_HINTS = Hints()
 
 
-def _parsed(field: str, value: str, parse: Callable[[str], Any]) -> Any:
-    try:
-        return parse(value)
-    except (KeyError, ValueError) as error:
-        raise ConfigError(f"{value!r} is no value for {field}; {_VALUES[field]}") from error
-
-
-def _one_of(*names: str) -> Callable[[str], str]:
-    return {name: name for name in names}.__getitem__
-
-
-_PARSERS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "activation": ("activation", _one_of(*ACTIVATIONS)),
-    "heads": ("heads", int),
-    "norm_eps": ("norm_eps", float),
-    "pooling": ("pooling", _one_of(*get_args(Pooling))),
-    "norm_after_pool": ("norm_after_pool", _TRUTH.__getitem__),
-    "antialias": ("antialias", _TRUTH.__getitem__),
-    "mean": ("preprocess", NORMALISATIONS.__getitem__),
+NORMALISATIONS: dict[str, Preprocess] = {
+    "imagenet": Preprocess(),
+    "half": Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "clip": Preprocess((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
 }
-_VALUES = {
-    "activation": f"use one of {', '.join(ACTIVATIONS)}",
-    "heads": "use a whole number",
-    "norm_eps": "use a number such as 1e-6",
-    "pooling": f"use one of {', '.join(get_args(Pooling))}",
-    "norm_after_pool": "use true or false",
-    "antialias": "use true or false",
-    "mean": f"use one of {', '.join(NORMALISATIONS)}",
-}
+"""The three usual ways to normalise images, by name."""
+
+
+def heads_of_64(width: int) -> int | None:
+    """Heads of a model whose documentation says 64 channels per head; None when `width` cannot be such a model's."""
+    return None if width % 64 else width // 64

@@ -12,9 +12,12 @@ from torch import nn
 from ..errors import WeightsError
 from ..registry import unknown
 from ..vit import Preprocess, ViT
-from . import hugging_face, openai_clip, timm
-from .converter import NO_HINTS, Converted, Converter, Hints, State, build
+from . import hugging_face, hugging_face_config, openai_clip, timm
+from .building import build
+from .converter import Converted, Converter
+from .hints import NO_HINTS, Hints
 from .live import Live, expect
+from .rules import State
 
 CONVERTERS: dict[str, Converter] = {
     layout.name: layout for layout in (*openai_clip.LAYOUTS, *timm.LAYOUTS, *hugging_face.LAYOUTS)
@@ -24,7 +27,7 @@ CONVERTERS: dict[str, Converter] = {
 _DESCRIBE: tuple[Callable[[nn.Module], Live | None], ...] = (
     timm.describe,
     openai_clip.describe,
-    hugging_face.describe,
+    hugging_face_config.describe,
 )
 _ELSEWHERE = {
     "visual.layer1.0.conv1.weight": "a CLIP with a ResNet image tower; timm has them (timm:resnet50_clip.openai)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import WeightsError
 from ..vit import ACTIVATIONS, Activation
-from .converter import Hints
+from .hints import Hints
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def activation_of(module: nn.Module) -> Activation:
     """Which of our activations `module` computes, told by its values. Raises WeightsError when it is none of them."""
     x = torch.linspace(-4, 4, 81)
     with torch.no_grad():
-        y = module.cpu()(x.clone())
+        y = copy.deepcopy(module).cpu()(x.clone())
         for name, function in ACTIVATIONS.items():
             if torch.allclose(function(x), y, rtol=0, atol=1e-6):
                 return name

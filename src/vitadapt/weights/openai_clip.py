@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from ..errors import WeightsError
 from ..vit import Preprocess
-from .converter import NORMALISATIONS, Converter, Hints, Rule, State, heads_of_64, pair
+from .converter import Converter
+from .hints import NORMALISATIONS, Hints, heads_of_64
 from .live import Live, activation_of, expect, norm_eps_of, square
+from .rules import Rule, State, pair
 
 _BLOCK = "transformer.resblocks.{i}."
 

@@ -13,15 +13,17 @@ from ..errors import ConfigError, WeightsError
 from ..registry import Registry, unknown
 from ..surgery import seeded
 from ..vit import ViT
-from .converter import Hints, build
+from .building import build
 from .extractor import extractor
 from .fetch import fetching, package
-from .files import load_state_file, read_json
-from .hints import config_of, parse_hints
-from .hugging_face import hints_of_config
+from .files import WEIGHT_FILES, load_state_file, read_json
+from .hints import NO_HINTS, Hints
+from .hugging_face_config import hints_of_config
 from .layouts import from_module, read_state
 from .offline import load_offline
 from .openai_clip import ORIGINAL, hints_of_open_clip
+from .query import config_of, parse_hints
+from .timm import hints_of_config as timm_hints
 from .timm import preprocess_of
 from .torchscript import is_torchscript
 
@@ -30,8 +32,12 @@ SOURCES: Registry[Callable[[str], nn.Module]] = Registry("backbone source")
 
 
 @SOURCES.register("offline")
-def _offline(_: str) -> nn.Module:
-    return load_offline()
+def _offline(rest: str) -> nn.Module:
+    """offline:dinov2-s14, or offline:dinov2-s14@BLOCKS with another number of blocks than eleven."""
+    name, _, blocks = rest.partition("@")
+    if name != "dinov2-s14" or not (blocks or "11").isdigit():
+        raise ConfigError(f"offline:{rest}: use offline:dinov2-s14 or offline:dinov2-s14@BLOCKS")
+    return load_offline(int(blocks or 11))
 
 
 @SOURCES.register("random")
@@ -88,13 +94,13 @@ def _open_clip(rest: str) -> nn.Module:
 @SOURCES.register("hf")
 def _hugging_face(repository: str) -> nn.Module:
     if Path(repository).is_dir():
-        return _of_folder(Path(repository), Hints())
+        return _of_folder(Path(repository), NO_HINTS)
     hub = package("huggingface_hub", "hf")
     with fetching(f"hf:{repository}"):
         folder = Path(hub.snapshot_download(repository, allow_patterns=["*config.json", "model*.safetensors*"]))
         if not any(folder.glob("model*.safetensors")):
             hub.snapshot_download(repository, allow_patterns=["pytorch_model.bin"])
-    return _of_folder(folder, Hints())
+    return _of_folder(folder, NO_HINTS)
 
 
 @SOURCES.register("url")
@@ -104,7 +110,7 @@ def _url(address: str) -> nn.Module:
         path.parent.mkdir(parents=True, exist_ok=True)
         with fetching(address, address):
             torch.hub.download_url_to_file(address, str(path), progress=False)
-    return _of_file(path, Hints())
+    return _of_file(path, NO_HINTS)
 
 
 @SOURCES.register("file")
@@ -124,7 +130,9 @@ def _of_folder(folder: Path, hints: Hints) -> nn.Module:
 def _of_file(path: Path, hints: Hints) -> nn.Module:
     if path.is_file() and is_torchscript(path):
         hints = hints.over(ORIGINAL)
-    return _convert(path, hints.over(_folder_hints(path.parent)))
+    if path.name in WEIGHT_FILES:  # any other name may be in a folder of many things
+        hints = hints.over(_folder_hints(path.parent))
+    return _convert(path, hints)
 
 
 def _folder_hints(folder: Path) -> Hints:
@@ -135,11 +143,13 @@ def _folder_hints(folder: Path) -> Hints:
     )
     if "model_type" in config:
         return hints_of_config(config, processor)
+    if "pretrained_cfg" in config:
+        return timm_hints(config)
     if "model_cfg" in open_clip:
         model = open_clip["model_cfg"]
         same = {"quick_gelu": model.get("quick_gelu", False)}
         return hints_of_open_clip(model, {**open_clip.get("preprocess_cfg", {}), **same})
-    return Hints()
+    return NO_HINTS
 
 
 def _convert(path: Path, hints: Hints) -> nn.Module:

@@ -10,9 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import WeightsError
-from ..vit import Preprocess
-from .converter import NORMALISATIONS, Converter, Hints, Rule, State, pair
+from ..vit import Pooling, Preprocess
+from .converter import Converter
+from .hints import NORMALISATIONS, Hints
 from .live import Live, activation_of, expect, norm_eps_of, square
+from .rules import Rule, State, pair
 
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 """Width -> heads of ViT-Ti, S, B, L and H (Dosovitskiy et al. 2021, table 1; Touvron et al. 2021, table 1)."""
@@ -37,7 +39,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def _documented(state: State) -> Hints:
-    """What timm's model table implies; CLIP's variants (with norm_pre) exist with two activations.
+    """What timm's model table implies. CLIP's models (with norm_pre) and SigLIP's (no class token) vary in activation.
 
     Raises WeightsError when the patches have a bias besides norm_pre or neither: timm's ViT always has one of them.
     """
@@ -48,7 +50,7 @@ def _documented(state: State) -> Hints:
     has_class = "cls_token" in state
     hints = Hints(
         heads=HEADS.get(state["patch_embed.proj.weight"].shape[0]),
-        activation=None if clip else "gelu",
+        activation="gelu" if has_class and not clip else None,
         norm_eps=1e-5 if clip else 1e-6,
         pooling="class" if has_class and "norm.weight" in state else "average",
         norm_after_pool="fc_norm.weight" in state,
@@ -104,6 +106,13 @@ MOCO_V3 = replace(
     TIMM, name="moco-v3", title="MoCo v3", documented=_documented_moco, prefixes=("module.base_encoder.", "module.")
 )
 LAYOUTS = (DINOV2, TIMM, TIMM_POOLED, MOCO_V3)
+
+
+def hints_of_config(config: dict[str, Any]) -> Hints:
+    """What the config.json of a timm repository tells beyond its layout. Raises WeightsError for special models."""
+    expect(not config.get("model_args"), f"the timm settings {config.get('model_args')}")
+    pooling: dict[Any, Pooling] = {"token": "class", "avg": "average"}
+    return Hints(pooling=pooling.get(config.get("global_pool")), preprocess=preprocess_of(config["pretrained_cfg"]))
 
 
 def preprocess_of(config: dict[str, Any]) -> Preprocess:

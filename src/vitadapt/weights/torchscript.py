@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 
 from ..errors import WeightsError
-
-State = dict[str, Tensor]
+from .rules import State
 
 _DTYPES = {
     "DoubleStorage": torch.float64,
