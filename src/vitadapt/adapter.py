@@ -1,7 +1,8 @@
 """The adapter file: what was learnt, as safetensors with metadata. Kilobytes, never code.
 
 Tensors: `backbone.NAME` for every trainable tensor of the adapted backbone, `head.NAME` for the classifier head with
-its feature statistics. Metadata (strings): format, method (JSON), backbone, image_size, classes (JSON), base.
+its feature statistics. Metadata: one entry `vitadapt`, a JSON object with format, method, backbone, image_size, classes
+and base (one entry, because the order of several is left to chance and the same run must give the same bytes).
 """
 
 from __future__ import annotations
@@ -40,14 +41,15 @@ def adapter_bytes(model: Classifier, info: AdapterInfo) -> bytes:
     tensors = {f"backbone.{name}": t for name, t in trainable_state(model.backbone).items()}
     tensors |= {f"head.{name}": t.detach().cpu().contiguous() for name, t in model.head.state_dict().items()}
     method = {"name": METHODS.name_of(info.method), **asdict(cast(Any, info.method))}
-    metadata = {
+    about = {
         "format": FORMAT,
-        "method": json.dumps(method),
+        "method": method,
         "backbone": info.backbone,
-        "image_size": str(info.image_size),
-        "classes": json.dumps(info.classes),
+        "image_size": info.image_size,
+        "classes": info.classes,
         "base": info.base,
     }
+    metadata = {"vitadapt": json.dumps(about)}
     data: bytes = save({name: t.contiguous() for name, t in tensors.items()}, metadata)
     return data
 
@@ -60,16 +62,13 @@ def read_adapter(path: Path | str) -> tuple[AdapterInfo, dict[str, Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path}: cannot be read as an adapter ({error}); was it copied completely?") from error
-    if metadata.get("format") != FORMAT:
-        raise WeightsError(f"{path}: not an adapter of this format ({metadata.get('format')}, expected {FORMAT})")
-    method = json.loads(metadata["method"])
-    return AdapterInfo(
-        method=build(METHODS[method.pop("name")], method, "method"),
-        backbone=metadata["backbone"],
-        image_size=int(metadata["image_size"]),
-        classes=tuple(json.loads(metadata["classes"])),
-        base=metadata["base"],
-    ), tensors
+    about = json.loads(metadata.get("vitadapt", "{}"))
+    if about.get("format") != FORMAT:
+        raise WeightsError(f"{path}: not an adapter of this format ({about.get('format')}, expected {FORMAT})")
+    fields = about["method"]
+    method = build(METHODS[fields.pop("name")], fields, "method")
+    classes = tuple(about["classes"])
+    return AdapterInfo(method, about["backbone"], about["image_size"], classes, about["base"]), tensors
 
 
 def load_adapter(path: Path | str, backbone: nn.Module, base: str | None = None) -> Classifier:

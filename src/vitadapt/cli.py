@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .results import Record
     from .runner import Environment
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     help="Adapt a pretrained vision transformer to your images by training a few thousand numbers.",
     no_args_is_help=True,
@@ -258,13 +260,9 @@ def main() -> NoReturn:
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # 'vitadapt results ... | head' ends quietly
     try:
-        app(standalone_mode=False)
-        status = 0
-    except typer.Exit as stop:
-        status = stop.exit_code
+        status = app(standalone_mode=False) or 0  # the exit code of typer.Exit comes back as the value
     except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted; what was finished is kept, the same command goes on from there")
-        status = 130
+        status = INTERRUPTED
     except (UnknownName, ConfigError) as error:
         _complain(str(error))
         status = 2
@@ -273,6 +271,8 @@ def main() -> NoReturn:
         status = 1
     except Exception as error:  # noqa: BLE001 - told apart, and raised again unless it is a usage error
         status = _usage_status(error)
+    if status == INTERRUPTED:
+        _complain("interrupted; what was finished is kept, the same command goes on from there")
     sys.exit(status)
 
 

@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from .bench import Outcome
 from .config import RunConfig, method_text
@@ -34,7 +35,7 @@ def print_columns(head: Sequence[str], body: Sequence[Sequence[str]], left: Sequ
     for name in head:
         table.add_column(name, justify="left" if name in left else "right", overflow="fold")
     for row in body:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # plain text: "[offline]" is not markup
     console.print(table, highlight=False)
 
 
@@ -92,7 +93,7 @@ class BenchDisplay:
             return
         self.progress.advance(self.cells)
         record = outcome.record
-        said = f"failed: {outcome.failure}" if record is None else record.status
+        said = "failed" if record is None else record.status
         if record is not None and record.score is not None:
             said = f"{record.score:.1f} in {sum(record.seconds.values()):.0f} s"
         done = f"{int(self.progress.tasks[0].completed)}/{len(self.missing)}"

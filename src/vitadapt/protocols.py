@@ -9,14 +9,13 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from .config import Recipe, RunConfig
+from .config import Recipe, RunConfig, recipe_for
 from .errors import ConfigError
 from .head import Classifier, Head
+from .methods import LinearProbe
 from .registry import Registry
 from .surgery import adapt, trainable
 from .train import FitLog, Inputs, Setting, TensorInputs, fit
-
-PROBE = Recipe(lr=1e-2, head_lr=1e-2, epochs=100, batch_size=64, weight_decay=1e-2)
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Task:
         if not trainable(model.backbone):
             return self.fit_head(model, recipe, seed, label)
         if recipe.head_start == "probe":
-            self.fit_head(model, PROBE, seed, "head")
+            self.fit_head(model, recipe_for(self.config.protocol, LinearProbe()), seed, "head")
         return fit(model, model.head, self.images, self.labels, recipe, seed, self.setting, label, self.checkpoint)
 
     def fit_head(self, model: Classifier, recipe: Recipe, seed: int, label: str) -> FitLog:

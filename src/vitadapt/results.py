@@ -107,7 +107,7 @@ class Store:
         """The record, or None when there is no whole one (a damaged one counts as absent and is run again)."""
         try:
             return self.read(self.path("records", digest))
-        except (FileNotFoundError, StorageError):
+        except (FileNotFoundError, NotADirectoryError, StorageError):
             return None
 
     def read(self, path: Path) -> Record:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapter import AdapterInfo, adapter_bytes
-from .audit import probe, require_learnable
+from .audit import TensorReport, probe, require_learnable
 from .config import RunConfig
 from .data import Dataset, Examples, Geometry, content_digests, open_dataset, open_pixels, sample_few_shot
 from .data.pixels import Pixels
@@ -29,7 +29,7 @@ from .files import write_atomic
 from .metrics import METRICS, per_class, performance_efficiency
 from .protocols import PROTOCOLS, Task, Trained
 from .results import Record, Store, bytes_digest
-from .surgery import trainable
+from .surgery import Method, trainable
 from .train import Setting, forward_all, probabilities_of
 from .weights import backbone_digest, load_backbone
 
@@ -98,7 +98,7 @@ def _run(config: RunConfig, digest: str, store: Store, environment: Environment)
         pool = few_shot_pool(dataset, config.shots, config.seed)
         images = _pixels(pool, dataset, backbone, environment)
         test = _pixels(dataset.splits["test"], dataset, backbone, environment)
-    require_learnable(probe(backbone, config.method))
+    require_learnable(cached_probe(config.backbone, config.image_size, config.method))
     with clock.phase("features"):
         features = frozen_features(backbone, base, images, environment, "features")
     task = Task(
@@ -134,10 +134,17 @@ def cached_backbone(name: str, image_size: int | None, device: str) -> tuple[nn.
     return backbone, backbone_digest(backbone)
 
 
+@lru_cache(maxsize=64)
+def cached_probe(name: str, image_size: int | None, method: Method) -> list[TensorReport]:
+    """Whether each tensor that `method` trains can learn; asked once per process, not once per seed and dataset."""
+    backbone, _ = cached_backbone(name, image_size, "cpu")
+    return probe(backbone, method)
+
+
 def few_shot_pool(dataset: Dataset, shots: int | None, seed: int) -> Examples:
     """The labelled images that a run may use: all of train, or `shots` per class drawn with `seed`."""
     train = dataset.splits["train"]
-    return train if shots is None else train.take(sample_few_shot(train.labels, shots, seed))
+    return train if shots is None else train.take(sample_few_shot(train.labels, shots, seed, classes=dataset.classes))
 
 
 def _pixels(examples: Examples, dataset: Dataset, backbone: nn.Module, environment: Environment) -> Pixels:

@@ -1,0 +1,102 @@
+"""Measure recipes and defaults on development images: method x recipe x set x seed -> mean test accuracy.
+
+    python benchmarks/tune.py --sets SETS/emoji-dev SETS/clipart-dev digits --methods lora kadaptation \\
+        --vary lr=3e-4,1e-3,3e-3 --vary head_start=zero,probe --shots 5 --seeds 0 1 --log tune.jsonl
+
+Only development sets belong here; numbers for a document come from `vitadapt bench` on other images. Every training is one
+line of the log; lines that are there already are not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vitadapt.bench import expand
+from vitadapt.config import RunConfig, method_text
+from vitadapt.data import default_cache, open_dataset
+from vitadapt.protocols import PROTOCOLS, Task
+from vitadapt.runner import Environment, _pixels, cached_backbone, few_shot_pool, frozen_features, predict
+from vitadapt.train import Setting
+
+
+def measure(config: RunConfig, environment: Environment, limit: int) -> dict[str, Any]:
+    """Train one cell and score it on at most `limit` test images (the same ones for every method)."""
+    backbone, base = cached_backbone(config.backbone, config.image_size, "cpu")
+    dataset = open_dataset(config.dataset)
+    pool = few_shot_pool(dataset, config.shots, config.seed)
+    images = _pixels(pool, dataset, backbone, environment)
+    test = dataset.splits["test"]
+    rows = np.random.default_rng(0).permutation(len(test))[:limit]
+    test = test.take(np.sort(rows))
+    labels = torch.from_numpy(pool.labels)
+    features = frozen_features(backbone, base, images, environment, "features")
+    task = Task(config, backbone, images, labels, len(dataset.classes), features, environment.setting)
+    start = time.perf_counter()
+    trained = PROTOCOLS[config.protocol](task)
+    seconds = time.perf_counter() - start
+    pixels = _pixels(test, dataset, backbone, environment)
+    probabilities = predict(trained, base, pixels, dataset, environment, environment.setting)
+    accuracy = 100 * float((probabilities.argmax(1) == test.labels).mean())
+    return {"score": accuracy, "loss": trained.log.losses[-1], "seconds": round(seconds, 1)}
+
+
+def cells(arguments: argparse.Namespace) -> list[tuple[str, RunConfig]]:
+    axes = {"backbone": arguments.backbone, "dataset": arguments.sets, "method": arguments.methods}
+    axes |= {"shots": arguments.shots, "seed": arguments.seeds, "image_size": arguments.image_size}
+    vary = {name: values.split(",") for name, values in (text.split("=") for text in arguments.vary)}
+    found = []
+    for values in itertools.product(*vary.values()):
+        changes = dict(zip(vary, values, strict=True))
+        shown = " ".join(f"{k}={v}" for k, v in changes.items())
+        if "lr" in changes and "head_lr" not in changes and arguments.tie:
+            changes["head_lr"] = changes["lr"]
+        found += [(shown, config) for config in expand(axes, changes)]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", nargs="+", required=True)
+    parser.add_argument("--methods", nargs="+", required=True)
+    parser.add_argument("--vary", action="append", default=[])
+    parser.add_argument("--tie", action="store_true", help="the head learns at the same rate as the backbone")
+    parser.add_argument("--backbone", default="dinov2-s14-offline")
+    parser.add_argument("--image-size", type=int, default=98)
+    parser.add_argument("--shots", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--limit", type=int, default=250)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--log", type=Path, default=Path("runs/tune.jsonl"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    environment = Environment(default_cache(), None, Setting())
+    arguments.log.parent.mkdir(parents=True, exist_ok=True)
+    lines = arguments.log.read_text().splitlines() if arguments.log.exists() else []
+    known = {row["digest"]: row for row in map(json.loads, lines)}
+    groups: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for shown, config in cells(arguments):
+        digest = f"{config.digest()}-{arguments.limit}"
+        if digest not in known:
+            row = {"digest": digest, "method": method_text(config.method), "recipe": shown, "dataset": config.dataset}
+            row |= {"seed": config.seed, "shots": config.shots, **measure(config, environment, arguments.limit)}
+            known[digest] = row
+            with arguments.log.open("a") as log:
+                log.write(json.dumps(row) + "\n")
+        name = Path(config.dataset).name
+        groups.setdefault((method_text(config.method), shown), {}).setdefault(name, []).append(known[digest]["score"])
+    for (method, shown), scores in groups.items():
+        means = {name: float(np.mean(values)) for name, values in scores.items()}
+        detail = "  ".join(f"{name} {value:.1f}" for name, value in means.items())
+        print(f"{np.mean(list(means.values())):6.2f}  {method:32s} {shown:40s} {detail}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Records are whole or absent, tables add up, plots are drawn."""
+
+import dataclasses
+import json
+import statistics
+
+import numpy as np
+import pytest
+
+from vitadapt.config import RunConfig, parse_method
+from vitadapt.errors import ConfigError, StorageError
+from vitadapt.metrics import performance_efficiency
+from vitadapt.report.plot import ENDINGS, pareto, plot_accuracy
+from vitadapt.report.table import columns_of, render, rows_of
+from vitadapt.results import Record, Store
+
+
+def record(method="lora", dataset="digits", seed=0, score=80.0, trained=1000, **fields):
+    config = RunConfig("random:tiny", parse_method(method), dataset, seed=seed).resolved()
+    values = {
+        "digest": config.digest(),
+        "config": config.to_dict(),
+        "status": "ok" if score is not None else "diverged",
+        "metric": "accuracy",
+        "score": score,
+        "pe": None if score is None else performance_efficiency(score, trained),
+        "classes": ["a", "b"],
+        "per_class": [score, None],
+        "parameters": {} if score is None else {"backbone": trained - 10, "head": 10, "trained": trained, "total": 10**6},
+        "chosen": {"lr": 0.1},
+        "seconds": {"train": 2.0, "test": 1.0},
+        "peak_memory_mb": 1.0,
+        "versions": {},
+        "images": {"train": ["x"], "test": "y", "test_count": 1},
+        "losses": [1.0],
+        "created": f"2026-01-01T00:00:{seed:02d}+00:00",
+    }
+    return Record(**{**values, **fields})
+
+
+def saved(store, made):
+    return store.add(made, np.full((4, 2), 0.5), np.zeros(4, dtype=np.int64), b"adapter")
+
+
+def test_a_record_survives_its_file(tmp_path):
+    store = Store(tmp_path)
+    made = saved(store, record())
+    assert store.get(made.digest) == made
+    assert store.records() == ([made], [])
+    probabilities, labels = store.predictions(made)
+    assert probabilities.shape == (4, 2) and labels.tolist() == [0] * 4
+
+
+@pytest.mark.parametrize("position", [0, 40, 200, -3])
+def test_a_record_with_one_flipped_bit_counts_as_absent_and_is_named(tmp_path, position):
+    store = Store(tmp_path)
+    made = saved(store, record())
+    path = store.path("records", made.digest)
+    data = bytearray(path.read_bytes())
+    data[position] ^= 4
+    path.write_bytes(bytes(data))
+    assert store.get(made.digest) is None
+    whole, damaged = store.records()
+    assert whole == [] and str(path) in damaged[0]
+
+
+def test_damaged_predictions_are_refused(tmp_path):
+    store = Store(tmp_path)
+    made = saved(store, record())
+    path = store.path("predictions", made.digest)
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(StorageError, match="damaged predictions"):
+        store.predictions(made)
+
+
+def test_a_full_disk_leaves_what_was_finished(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    first = saved(store, record())
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StorageError, match="disk is full"):
+        saved(store, record(seed=1))
+    assert store.records() == ([first], [])
+    assert not [path for path in tmp_path.rglob("*.tmp")]
+
+
+def test_a_newer_format_is_not_misread(tmp_path):
+    store = Store(tmp_path)
+    made = saved(store, record(schema=99))
+    assert store.get(made.digest) is None
+
+
+def test_a_folder_without_results_is_named(tmp_path):
+    with pytest.raises(StorageError, match="no results there"):
+        Store(tmp_path / "nothing").records()
+
+
+def test_success_removes_the_trace_of_an_earlier_failure(tmp_path):
+    store, made = Store(tmp_path), record()
+    path = store.fail(made.digest, "Traceback ...")
+    assert path.read_text() == "Traceback ..."
+    saved(store, made)
+    assert not path.exists()
+
+
+def test_cells_hold_mean_and_deviation_over_seeds():
+    scores = [70.0, 80.0, 84.0]
+    (row,) = rows_of([record(seed=seed, score=score) for seed, score in enumerate(scores)])
+    cell = row.cells["digits"]
+    assert cell.mean == pytest.approx(statistics.fmean(scores))
+    assert cell.sd == pytest.approx(statistics.stdev(scores))
+    assert cell.text() == "78.0 ± 7.2"
+    assert row.pe == pytest.approx(performance_efficiency(78.0, 1000))
+
+
+def test_there_is_no_average_while_a_dataset_is_missing():
+    rows = rows_of([record(), record("bitfit"), record("bitfit", dataset="mnist-5k", score=90.0)])
+    averages = {row.method: row.average for row in rows}
+    assert averages == {"lora": None, "bitfit": 85.0}
+    head, body = columns_of(rows)
+    assert head == ["method", "trained", "digits", "mnist-5k", "average", "PE", "seconds"]
+    assert [line[3] for line in body if line[0] == "lora"] == ["-"]
+
+
+def test_a_diverged_run_is_shown_and_not_averaged():
+    (row,) = rows_of([record(seed=0), record(seed=1, score=None)])
+    assert row.cells["digits"].text() == "80.0 (1 diverged)"
+
+
+def test_what_varies_becomes_a_column():
+    other = record()
+    other = dataclasses.replace(other, config={**other.config, "shots": 20}, digest="f" * 16)
+    head, body = columns_of(rows_of([record(), other]))
+    assert head[0] == "shots" and sorted(line[0] for line in body) == ["20", "5"]
+
+
+@pytest.mark.parametrize("form", ["md", "csv", "latex", "json"])
+def test_every_format_holds_every_method_and_score(form):
+    text = render([record(), record("bitfit", score=91.25)], form)
+    assert "lora" in text and "bitfit" in text and ("91.2" in text)
+    if form == "json":
+        assert json.loads(text)[0]["datasets"]["digits"]["seeds"] == 1
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_the_plot_is_a_file_of_its_kind(tmp_path, ending):
+    start = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
+    records = [record(), record("bitfit", score=91.0, trained=50_000), record("fine-tune", score=60.0, trained=10**8)]
+    path = plot_accuracy(records, tmp_path / "new" / f"p{ending}")
+    assert path.read_bytes().startswith(start[ending])
+
+
+def test_a_plot_of_another_kind_or_of_nothing_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"\.png"):
+        plot_accuracy([record()], tmp_path / "p.bmp")
+    with pytest.raises(ConfigError, match="nothing to plot"):
+        plot_accuracy([record(score=None)], tmp_path / "p.png")
+
+
+def test_the_pareto_front_holds_what_nothing_beats():
+    points = [(10.0, 50.0), (20.0, 40.0), (30.0, 70.0), (30.0, 60.0), (5.0, 10.0)]
+    assert pareto(points) == [4, 0, 2]

@@ -1,0 +1,178 @@
+"""From a configuration to a record, on small real image files."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vitadapt.adapter import load_adapter
+from vitadapt.bench import expand, run_bench
+from vitadapt.config import Recipe, RunConfig
+from vitadapt.errors import ConfigError, MethodDefect, NotApplicable, WeightsError
+from vitadapt.methods import LoRA
+from vitadapt.results import Store
+from vitadapt.runner import Environment, SealedTest, cached_probe, run
+from vitadapt.train import Setting, forward_all
+from vitadapt.weights import backbone_digest, load_backbone
+
+METHODS = ["linear-probe", "kadaptation", "lora", "adapter", "compacter", "bitfit", "layernorm", "fine-tune"]
+FAST = Recipe(epochs=2, batch_size=8, lr=1e-3)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """Three classes of noisy coloured pictures, 8 for training and 6 for testing each."""
+    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for label, colour in {"blue": (40, 60, 220), "green": (30, 200, 60), "red": (220, 40, 40)}.items():
+        for part, count in (("train", 8), ("test", 6)):
+            folder = root / part / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = np.clip(np.array(colour) + rng.normal(0, 60, (40, 36, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return root
+
+
+def config(photos, method=None, **fields):
+    values = {"shots": 4, "recipe": FAST, **fields}
+    return RunConfig("random:tiny", method or LoRA(), str(photos), **values)
+
+
+@pytest.fixture
+def environment(tmp_path):
+    return Environment(cache=tmp_path / "cache")
+
+
+def test_every_method_gets_a_record(photos, tmp_path, environment):
+    store = Store(tmp_path / "runs")
+    cells = expand({"backbone": "random:tiny", "dataset": str(photos), "method": METHODS}, dataclasses.asdict(FAST))
+    outcomes = run_bench(cells, store, environment, lambda outcome: None)
+    assert [outcome.failure for outcome in outcomes] == [""] * len(METHODS)
+    for outcome in outcomes:
+        record = outcome.record
+        assert record.status == "ok" and 0 <= record.score <= 100
+        assert record.parameters["trained"] == record.parameters["backbone"] + record.parameters["head"]
+        assert len(record.images["train"]) == 15 and record.images["test_count"] == 18
+        assert store.get(record.digest) == record
+        probabilities, labels = store.predictions(record)
+        assert probabilities.shape == (18, 3) and np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+        assert 100 * (probabilities.argmax(1) == labels).mean() == pytest.approx(record.score)
+
+
+def test_a_recorded_cell_is_not_run_again(photos, tmp_path, environment):
+    store = Store(tmp_path / "runs")
+    first = run(config(photos), store, environment)
+    path = store.path("records", first.digest)
+    before = path.stat().st_mtime_ns
+    assert run(config(photos), store, environment) == first
+    assert path.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("method", ["kadaptation", "linear-probe", "fine-tune"])
+def test_same_configuration_same_bytes_with_and_without_cache(photos, tmp_path, method):
+    (cell,) = expand(
+        {"backbone": "random:tiny", "dataset": str(photos), "method": method, "shots": 4}, dataclasses.asdict(FAST)
+    )
+    stores = [Store(tmp_path / name) for name in "ab"]
+    run(cell, stores[0], Environment(cache=tmp_path / "cache"))
+    torch.randn(3)
+    run(cell, stores[1], Environment(cache=None))
+    for kind in ("predictions", "adapters"):
+        assert stores[0].path(kind, cell.digest()).read_bytes() == stores[1].path(kind, cell.digest()).read_bytes()
+
+
+def test_the_adapter_file_gives_the_recorded_predictions(photos, tmp_path, environment):
+    store = Store(tmp_path / "runs")
+    record = run(config(photos), store, environment)
+    backbone = load_backbone("random:tiny")
+    path = store.path("adapters", record.digest)
+    model = load_adapter(path, backbone, backbone_digest(backbone))
+    from vitadapt.data import Geometry, open_dataset, open_pixels
+
+    test = open_dataset(str(photos)).splits["test"]
+    pixels = open_pixels(test, Geometry(backbone.image_size, backbone.preprocess.resize), None)
+    logits = forward_all(model, pixels, Setting(), "test")
+    expected, _ = store.predictions(record)
+    np.testing.assert_array_equal(logits.softmax(dim=1).numpy(), expected)
+    with pytest.raises(WeightsError, match="was trained on"):
+        load_adapter(path, backbone, "another")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(WeightsError, match="copied completely"):
+        load_adapter(path, backbone)
+
+
+def test_a_diverged_training_is_recorded_and_the_bench_goes_on(photos, tmp_path, environment):
+    store = Store(tmp_path / "runs")
+    bad = config(photos, recipe=Recipe(optimizer="sgd", lr=1e25, head_lr=1e25, epochs=3))
+    outcomes = run_bench([bad, config(photos)], store, environment, lambda outcome: None)
+    assert [outcome.record.status for outcome in outcomes] == ["diverged", "ok"]
+    assert outcomes[0].record.score is None and "learning rate" in outcomes[0].record.notes[-1]
+
+
+def test_a_failing_cell_leaves_its_trace_and_the_others_run(photos, tmp_path, environment):
+    store = Store(tmp_path / "runs")
+    missing = dataclasses.replace(config(photos), dataset=str(tmp_path / "absent"))
+    outcomes = run_bench([missing, config(photos)], store, environment, lambda outcome: None)
+    assert outcomes[0].record is None and "absent" in outcomes[0].failure
+    assert "Traceback" in store.path("failures", missing.digest()).read_text()
+    assert outcomes[1].record.status == "ok"
+
+
+def test_a_method_with_a_tensor_that_cannot_learn_stops_the_run(photos, tmp_path, environment, monkeypatch):
+    from vitadapt.methods import lora
+
+    def both_zero(self, shape, rank, scale):
+        torch.nn.Module.__init__(self)
+        self.scale = scale
+        self.a = torch.nn.Parameter(torch.zeros(rank, shape[1]))
+        self.b = torch.nn.Parameter(torch.zeros(shape[0], rank))
+
+    cached_probe.cache_clear()
+    monkeypatch.setattr(lora.LowRank, "__init__", both_zero)
+    with pytest.raises(MethodDefect, match="cannot learn"):
+        run(config(photos), tmp_path / "runs", environment)
+    cached_probe.cache_clear()
+
+
+def test_a_method_that_trains_no_head_needs_text(photos, tmp_path, environment):
+    from vitadapt.methods import ZeroShot
+
+    with pytest.raises((ConfigError, NotApplicable), match="text tower"):
+        run(config(photos, ZeroShot()), tmp_path / "runs", environment)
+
+
+def test_the_test_labels_answer_once():
+    sealed = SealedTest(np.array([0, 1]), "accuracy")
+    score, by_class = sealed.score(np.array([[0.9, 0.1], [0.8, 0.2]]))
+    assert score == 50 and by_class.tolist() == [100, 0]
+    with pytest.raises(RuntimeError, match="already"):
+        sealed.score(np.array([[0.9, 0.1], [0.8, 0.2]]))
+
+
+def test_too_few_images_for_the_shots_names_the_class(photos, tmp_path, environment):
+    with pytest.raises(Exception, match="blue"):
+        run(config(photos, shots=9), tmp_path / "runs", environment)
+
+
+def test_all_shots_take_every_training_image(photos, tmp_path, environment):
+    record = run(config(photos, shots=None), tmp_path / "runs", environment)
+    assert len(record.images["train"]) == 24
+
+
+def test_frozen_features_are_computed_once(photos, tmp_path, environment, monkeypatch):
+    from vitadapt import runner
+    from vitadapt.methods import LinearProbe
+
+    calls = []
+
+    def counted(*arguments, **options):
+        calls.append(arguments)
+        return forward_all(*arguments, **options)
+
+    monkeypatch.setattr(runner, "forward_all", counted)
+    run(config(photos, LinearProbe()), tmp_path / "a", environment)
+    assert len(calls) == 2
+    run(config(photos, LinearProbe(), recipe=Recipe(epochs=3)), tmp_path / "b", environment)
+    assert len(calls) == 2
