@@ -4,8 +4,8 @@
     npm pack emoji-datasource-google@16.0.0 && tar xzf emoji-datasource-google-16.0.0.tgz
     python benchmarks/offline_sets.py SETS --clipart clipart/usr/share/openclipart/png --emoji package
 
-makes SETS/clipart-dev, SETS/clipart-report and SETS/emoji-dev, each with train/ and test/ of class folders. `dev` sets are
-for choosing recipes and defaults, `report` sets for numbers that are shown. Clip art comes in series of near-identical
+makes SETS/clipart-dev, SETS/clipart-report and SETS/emoji-dev, each with train/ and test/ of class folders. `dev` sets
+are for choosing recipes and defaults, `report` sets for numbers that are shown. Clip art comes in series of near-identical
 drawings (name_01.png, name_02.png), so a series is never split between train and test; copies are dropped.
 """
 

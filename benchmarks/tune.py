@@ -3,8 +3,8 @@
     python benchmarks/tune.py --sets SETS/emoji-dev SETS/clipart-dev digits --methods lora kadaptation \\
         --vary lr=3e-4,1e-3,3e-3 --vary head_start=zero,probe --shots 5 --seeds 0 1 --log tune.jsonl
 
-Only development sets belong here; numbers for a document come from `vitadapt bench` on other images. Every training is one
-line of the log; lines that are there already are not measured again.
+Only development sets belong here; numbers for a document come from `vitadapt bench` on other images. Every training is
+one line of the log; lines that are there already are not measured again.
 """
 
 from __future__ import annotations

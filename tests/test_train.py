@@ -22,9 +22,18 @@ def problem(seed=0, count=30):
     return TensorInputs(features), (features[:, 0] > 0).long()
 
 
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(self.body(x).tanh())
+
+
 def network(seed=0):
     generator = torch.Generator().manual_seed(seed)
-    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
+    model = Network()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
@@ -33,7 +42,7 @@ def network(seed=0):
 
 def trained(recipe=RECIPE, seed=0, **options):
     model, (inputs, labels) = network(), problem()
-    log = fit(model, model[2], inputs, labels, recipe, seed, Setting(), **options)
+    log = fit(model, inputs, labels, recipe, seed=seed, **options)
     return trainable_state(model), log
 
 
@@ -81,12 +90,12 @@ def test_a_killed_training_goes_on_to_the_same_bytes(tmp_path, monkeypatch, opti
 
     model, (inputs, labels) = network(), problem()
     with pytest.raises(Killed):
-        fit(model, model[2], inputs, labels, recipe, 0, Setting(progress=stop_in_the_middle), checkpoint=path)
+        fit(model, inputs, labels, recipe, setting=Setting(progress=stop_in_the_middle), checkpoint=path)
     assert path.exists()
     steps = []
     setting = Setting(progress=lambda label, done, total: steps.append(done))
     model = network(seed=5)  # what it starts from no longer matters
-    resumed = fit(model, model[2], inputs, labels, recipe, 0, setting, checkpoint=path)
+    resumed = fit(model, inputs, labels, recipe, setting=setting, checkpoint=path)
     assert min(steps) > 12 * 4 // 2 - 4
     assert same(trainable_state(model), whole) and resumed.losses == log.losses
     assert not path.exists()
@@ -95,7 +104,7 @@ def test_a_killed_training_goes_on_to_the_same_bytes(tmp_path, monkeypatch, opti
 def test_a_damaged_checkpoint_is_ignored(tmp_path, monkeypatch):
     monkeypatch.setattr(Checkpoint.__init__, "__defaults__", (0.0,))
     model = network()
-    saver = Checkpoint(tmp_path / "x", model, make_optimizer(model, model[2], RECIPE), torch.Generator())
+    saver = Checkpoint(tmp_path / "x", model, make_optimizer(model, RECIPE), torch.Generator())
     saver.save([1.0])
     data = bytearray((tmp_path / "x").read_bytes())
     data[len(data) // 2] ^= 1
@@ -148,10 +157,17 @@ def test_an_epoch_is_a_permutation_and_moves_on():
 
 def test_vectors_do_not_decay():
     model = network()
-    groups = make_optimizer(model, model[2], RECIPE).param_groups
+    groups = make_optimizer(model, RECIPE).param_groups
     for group in groups:
         assert all((p.ndim > 1) == (group["weight_decay"] > 0) for p in group["params"])
     assert sum(len(group["params"]) for group in groups) == 4
+
+
+def test_the_head_has_a_learning_rate_of_its_own():
+    model = network()
+    groups = make_optimizer(model, dataclasses.replace(RECIPE, lr=0.1, head_lr=0.2)).param_groups
+    heads = {id(p) for p in model.head.parameters()}
+    assert all(group["lr"] == (0.2 if id(p) in heads else 0.1) for group in groups for p in group["params"])
 
 
 def test_loss_of_one_label_and_of_many():

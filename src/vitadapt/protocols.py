@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from .head import Classifier, Head
 from .methods import LinearProbe
 from .registry import Registry
 from .surgery import adapt, trainable
-from .train import FitLog, Inputs, Setting, TensorInputs, fit
+from .train import FitLog, Inputs, Setting, fit
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Task:
 
     @property
     def recipe(self) -> Recipe:
+        """The recipe of this cell."""
         recipe = self.config.resolved().recipe
         assert recipe is not None
         return recipe
@@ -58,14 +60,16 @@ class Task:
             return self.fit_head(model, recipe, seed, label)
         if recipe.head_start == "probe":
             self.fit_head(model, recipe_for(self.config.protocol, LinearProbe()), seed, "head")
-        return fit(model, model.head, self.images, self.labels, recipe, seed, self.setting, label, self.checkpoint)
+        setting, checkpoint = self.setting, self.checkpoint
+        return fit(
+            model, self.images, self.labels, recipe, seed=seed, setting=setting, label=label, checkpoint=checkpoint
+        )
 
     def fit_head(self, model: Classifier, recipe: Recipe, seed: int, label: str) -> FitLog:
         """Train the head alone on the frozen backbone's features."""
-        inputs = TensorInputs(self.features.to(self.setting.device))
-        return fit(
-            model.head, model.head, inputs, self.labels, recipe, seed, replace(self.setting, progress=None), label
-        )
+        features = self.features.to(self.setting.device)
+        quiet = replace(self.setting, progress=None)  # it takes a second
+        return fit(model.head, features, self.labels, recipe, seed=seed, setting=quiet, label=label)
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,4 @@ def fixed(task: Task) -> Trained:
 
 def derive(seed: int, purpose: str) -> int:
     """An independent seed for each purpose, so that changing one stream of random numbers leaves the others alone."""
-    import hashlib
-
     return int.from_bytes(hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=6).digest(), "big")

@@ -29,7 +29,7 @@ from .files import write_atomic
 from .metrics import METRICS, per_class, performance_efficiency
 from .protocols import PROTOCOLS, Task, Trained
 from .results import Record, Store, bytes_digest
-from .surgery import Method, trainable
+from .surgery import trainable
 from .train import Setting, forward_all, probabilities_of
 from .weights import backbone_digest, load_backbone
 
@@ -135,7 +135,7 @@ def cached_backbone(name: str, image_size: int | None, device: str) -> tuple[nn.
 
 
 @lru_cache(maxsize=64)
-def cached_probe(name: str, image_size: int | None, method: Method) -> list[TensorReport]:
+def cached_probe(name: str, image_size: int | None, method: Any) -> list[TensorReport]:
     """Whether each tensor that `method` trains can learn; asked once per process, not once per seed and dataset."""
     backbone, _ = cached_backbone(name, image_size, "cpu")
     return probe(backbone, method)

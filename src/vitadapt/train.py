@@ -82,9 +82,12 @@ def probabilities_of(logits: Tensor, multilabel: bool) -> Tensor:
     return logits.sigmoid() if multilabel else logits.softmax(dim=-1)
 
 
-def parameter_groups(model: nn.Module, head: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
-    """Trainable tensors in groups by learning rate (head or body) and weight decay (matrices or vectors)."""
-    heads = {id(p) for p in head.parameters()}
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
+    """Trainable tensors in groups by learning rate and weight decay (on matrices, never on vectors).
+
+    What belongs to `model.head`, or to a model without such a part, learns at `head_lr`, all else at `lr`.
+    """
+    heads = {id(p) for p in getattr(model, "head", model).parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in trainable(model).values():
         lr = recipe.head_lr if id(parameter) in heads else recipe.lr
@@ -95,9 +98,9 @@ def parameter_groups(model: nn.Module, head: nn.Module, recipe: Recipe) -> list[
     ]
 
 
-def make_optimizer(model: nn.Module, head: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimiser over all trainable tensors of `model`."""
-    groups = parameter_groups(model, head, recipe)
+    groups = parameter_groups(model, recipe)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
     return torch.optim.AdamW(groups, lr=recipe.lr)
@@ -119,23 +122,26 @@ def epoch_order(count: int, generator: torch.Generator) -> Tensor:
 
 def fit(
     model: nn.Module,
-    head: nn.Module,
-    inputs: Inputs,
+    inputs: Inputs | Tensor,
     labels: Tensor,
     recipe: Recipe,
-    seed: int,
-    setting: Setting,
+    *,
+    seed: int = 0,
+    setting: Setting | None = None,
     label: str = "train",
     checkpoint: Path | None = None,
 ) -> FitLog:
     """Train the trainable tensors of `model` on all `inputs` for a fixed number of epochs; the last epoch counts.
 
-    `labels` are (N,) class numbers or (N, C) multi-hot. The order of the images depends on `seed` alone. With a
-    `checkpoint` path a training that was cut off goes on after its last saved epoch, to the same bytes.
+    `inputs` are images or features, N of them; `labels` are (N,) class numbers or (N, C) multi-hot. The order of the
+    images depends on `seed` alone. With a `checkpoint` path a training that was cut off goes on after its last saved
+    epoch, to the same bytes. `label` is what the progress is called.
     Raises Diverged when the loss of an epoch is not finite.
     """
+    setting = setting or Setting()
+    inputs = TensorInputs(inputs) if isinstance(inputs, Tensor) else inputs
     generator = torch.Generator().manual_seed(seed)
-    optimizer = make_optimizer(model, head, recipe)
+    optimizer = make_optimizer(model, recipe)
     log, saved = FitLog(), Checkpoint(checkpoint, model, optimizer, generator)
     log.losses = saved.resume()
     labels = labels.to(setting.device)
