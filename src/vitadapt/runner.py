@@ -98,7 +98,7 @@ def _run(config: RunConfig, digest: str, store: Store, environment: Environment)
         pool = few_shot_pool(dataset, config.shots, config.seed)
         images = _pixels(pool, dataset, backbone, environment)
         test = _pixels(dataset.splits["test"], dataset, backbone, environment)
-    require_learnable(cached_probe(config.backbone, config.image_size, config.method))
+    require_learnable(cached_probe(config.backbone, config.image_size, cast(Any, config.method)))
     with clock.phase("features"):
         features = frozen_features(backbone, base, images, environment, "features")
     task = Task(
