@@ -6,7 +6,7 @@
 
 makes SETS/clipart-dev, SETS/clipart-report and SETS/emoji-dev, each with train/ and test/ of class folders. `dev` sets
 are for choosing recipes and defaults, `report` sets for numbers that are shown. Clip art comes in series of
-near-identical drawings (name_01.png, name_02.png), so a series is never split between train and test; copies are dropped.
+near-identical drawings (name_01.png, name_02.png): a series is never split between train and test; copies are dropped.
 """
 
 from __future__ import annotations

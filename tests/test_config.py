@@ -78,7 +78,12 @@ def test_no_shots_is_refused():
 
 def test_lists_multiply_and_methods_come_innermost():
     cells = expand({"backbone": "b", "dataset": "d", "method": ["lora", "bitfit"], "seed": [0, 1], "shots": "all"})
-    assert [(c.seed, type(c.method).__name__) for c in cells] == [(0, "LoRA"), (0, "BitFit"), (1, "LoRA"), (1, "BitFit")]
+    assert [(c.seed, type(c.method).__name__) for c in cells] == [
+        (0, "LoRA"),
+        (0, "BitFit"),
+        (1, "LoRA"),
+        (1, "BitFit"),
+    ]
     assert all(c.shots is None for c in cells)
 
 

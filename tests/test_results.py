@@ -26,7 +26,9 @@ def record(method="lora", dataset="digits", seed=0, score=80.0, trained=1000, **
         "pe": None if score is None else performance_efficiency(score, trained),
         "classes": ["a", "b"],
         "per_class": [score, None],
-        "parameters": {} if score is None else {"backbone": trained - 10, "head": 10, "trained": trained, "total": 10**6},
+        "parameters": {}
+        if score is None
+        else {"backbone": trained - 10, "head": 10, "trained": trained, "total": 10**6},
         "chosen": {"lr": 0.1},
         "seconds": {"train": 2.0, "test": 1.0},
         "peak_memory_mb": 1.0,

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from .config import Recipe, RunConfig, build, parse_method, read_toml, recipe_for
+from .data.sources import check_spec
 from .errors import ConfigError
 from .registry import unknown
 from .results import Record, Store
 from .runner import Environment, describe, run
+from .weights.load import check_name
 
 AXES = ("backbone", "dataset", "method", "shots", "seed", "image_size", "protocol", "precision")
 
@@ -68,6 +70,15 @@ def _cell(values: dict[str, Any], recipe: Mapping[str, Any]) -> RunConfig:
         prescribed = dataclasses.asdict(recipe_for(config.protocol, method))
         changed = build(Recipe, {**prescribed, **recipe}, "recipe")
     return dataclasses.replace(config, recipe=changed).resolved()
+
+
+def check_names(configs: Iterable[RunConfig]) -> None:
+    """Raises UnknownName for a backbone or dataset that cannot exist: before the first cell, not after hours."""
+    cells = list(configs)
+    for backbone in dict.fromkeys(config.backbone for config in cells):
+        check_name(backbone)
+    for dataset in dict.fromkeys(config.dataset for config in cells):
+        check_spec(dataset)
 
 
 def run_bench(

@@ -177,10 +177,11 @@ def _environment(cache: Path | None, no_cache: bool, data_root: Path | None, dev
 
 def _execute(configs: list[RunConfig], out: Path, environment: Environment, plot: bool = False) -> None:
     """Run the cells under a progress bar, print the table, and leave with status 1 when a cell failed."""
-    from .bench import run_bench
+    from .bench import check_names, run_bench
     from .console import BenchDisplay
     from .results import Store
 
+    check_names(configs)
     store = Store(out)
     with BenchDisplay(configs, store) as display:
         outcomes = run_bench(configs, store, display.watch(environment), display.finished, display.started)

@@ -13,7 +13,7 @@ from .readers.arrays import from_arrays
 from .readers.folder import read_folder
 from .readers.table import read_table
 
-__all__ = ["READERS", "from_arrays", "list_datasets", "open_dataset"]
+__all__ = ["READERS", "check_spec", "from_arrays", "list_datasets", "open_dataset"]
 
 _TABLES = (".csv",)
 
@@ -36,9 +36,15 @@ def open_dataset(spec: str | Path | Dataset, root: Path | None = None) -> Datase
         if path.suffix.lower() not in _TABLES:
             raise DataError(f"{path} is a file; give a folder of class folders or a .csv file")
         return read_table(path)
-    if isinstance(spec, str) and os.sep not in spec and path.suffix.lower() not in _TABLES:
-        known[spec]  # raises UnknownName with the near ones
+    check_spec(str(spec))
     raise DataError(f"{path}: no such file or folder")
+
+
+def check_spec(spec: str) -> None:
+    """Raises UnknownName, with the near ones, when `spec` is neither a registered name nor looks like a path."""
+    known, path = catalog.catalog(), Path(spec).expanduser()
+    if os.sep not in spec and path.suffix.lower() not in _TABLES and not path.exists():
+        known[spec]
 
 
 def list_datasets(root: Path | None = None) -> list[dict[str, object]]:

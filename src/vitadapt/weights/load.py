@@ -11,7 +11,7 @@ from ..registry import unknown
 from ..vit import ViT
 from .extractor import FeatureExtractor
 from .fetch import MissingPackage
-from .names import GENERAL_FORMS, Backbone, backbones
+from .names import GENERAL_FORMS, Backbone, architecture, backbones
 from .sources import SOURCES
 
 FORMS = ", ".join(GENERAL_FORMS)
@@ -24,20 +24,30 @@ def load_backbone(name: str, image_size: int | None = None, device: str = "cpu")
     and random:ARCH[@SEED]. `image_size` (pixels) resamples the position embeddings of a ViT. Raises UnknownName,
     WeightsError when the weights cannot be had or used, and ConfigError for an impossible `image_size` or `device`.
     """
-    scheme, colon, rest = name.partition(":")
+    check_name(name)
     if name in backbones():
         backbone = _load_row(backbones()[name], image_size)
-    elif colon and scheme in SOURCES:
+    else:
+        scheme, _, rest = name.partition(":")
         backbone = SOURCES[scheme](rest)
         resize(backbone, image_size)
-    else:
-        raise unknown("backbone", name, backbones(), f"(or {FORMS})")
     backbone.requires_grad_(False).eval()
     try:
         return backbone.to(device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"the backbone cannot be put on device {device!r} ({reason}); use cpu") from error
+
+
+def check_name(name: str) -> None:
+    """Raises UnknownName when `name` cannot be a backbone; whether its weights can be had shows when it is loaded."""
+    scheme, colon, rest = name.partition(":")
+    if name in backbones():
+        return
+    if not colon or scheme not in SOURCES:
+        raise unknown("backbone", name, backbones(), f"(or {FORMS})")
+    if scheme == "random" and not rest.startswith("timm/"):
+        architecture(rest.partition("@")[0])
 
 
 def resize(backbone: nn.Module, image_size: int | None) -> None:
