@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,7 @@ def test_without_a_connection_nothing_is_tried_again_and_again(
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("vitadapt.weights.fetch.getproxies", dict)
     monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("a request was repeated"))
     with pytest.raises(WeightsError, match=r"could not fetch.*no connection to .*dinov2-s14-offline"):
         load_backbone(name)
     assert hub.HF_HUB_OFFLINE is False
@@ -220,6 +222,15 @@ def test_without_the_first_package_the_second_source_is_taken(cache: Path, monke
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(WeightsError, match=r'vitadapt\[clip\]".* or .*vitadapt\[hf\]"'):
         load_backbone("clip-vit-b32")
+
+
+def test_a_row_may_say_how_images_are_shrunk(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = cases.model("hf Dinov2Model")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    model.save_pretrained(_fill(cache, "facebook/dinov2-small"))
+    vit = load_backbone("dinov2-s14")
+    assert isinstance(vit, ViT) and vit.image_size == 224 and vit.preprocess.resize == pytest.approx(256 / 224)
+    assert vit.preprocess.mean == (0.485, 0.456, 0.406)
 
 
 def test_timm_repository_from_the_cache_without_timm(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

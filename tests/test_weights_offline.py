@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from vitadapt.weights.converter import Converted
 from weights_cases import images, largest
 
 pytest.importorskip("onnx")
+LAST = "/backbone/layernorm/Add_1_output_0"
+"""The graph's name for the tokens behind the final norm."""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,33 @@ def test_all_twelve_blocks_load_strictly_into_timm(whole: Converted) -> None:
         assert largest(cases.timm_features(target, vit.normalise(x)), vit(x)) <= 1e-5
 
 
-def test_only_the_mask_token_and_nothing_of_the_backbone_is_left_over(whole: Converted) -> None:
+@pytest.mark.parametrize("size", [56, 98])
+def test_the_features_are_those_of_the_onnx_graph_itself(whole: Converted, size: int) -> None:
+    """Token by token, evaluated by onnx's own reference implementation, the resampling of positions included."""
+    reference = pytest.importorskip("onnx.reference")
+    graph = _graph_up_to(LAST, offline.find_file())
+    vit, x = build(whole.config, whole.state), images(size, count=1)
+    (theirs,) = reference.ReferenceEvaluator(graph).run(None, {"input_image": vit.normalise(x).numpy()})
+    with torch.no_grad():
+        ours = vit.norm(vit.run_blocks(vit.embed(x)))
+    assert largest(torch.from_numpy(theirs), ours) <= 5e-5
+
+
+def _graph_up_to(output: str, path: Path) -> Any:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(str(path))
+    needed, nodes = {output}, []
+    for node in reversed(model.graph.node):
+        if needed & set(node.output):
+            nodes.insert(0, node)
+            needed |= set(node.input)
+    constants = [tensor for tensor in model.graph.initializer if tensor.name in needed]
+    result = onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None)
+    graph = onnx.helper.make_graph(nodes, "backbone", list(model.graph.input), [result], constants)
+    return onnx.helper.make_model(graph, opset_imports=model.opset_import)
+
+
+def test_it_is_a_whole_vit_s14_and_nothing_is_left_over(whole: Converted) -> None:
     assert whole.config.depth == 12 and whole.config.heads == 6 and whole.config.image_size == 518
     assert not whole.rest
 

@@ -52,6 +52,7 @@ def test_state_dict_alone_and_hints_give_the_same_model(case: Case) -> None:
     state = module.state_dict()
     converted = read_state(state, case.hints)
     assert converted.layout == case.layout
+    assert converted.config == from_module(module, case.hints.preprocess).config
     vit, x = build(converted.config, converted.state), images()
     with torch.no_grad():
         assert largest(case.features(module, vit.normalise(x)), vit(x)) <= TOLERANCE
@@ -75,6 +76,40 @@ def test_copy_shares_no_memory_and_leaves_the_module_as_it_was(case: Case) -> No
     theirs = {p.data_ptr() for p in module.parameters()}
     assert all(p.data_ptr() not in theirs for p in vit.parameters())
     assert all(m.training for m in module.modules())
+
+
+@each_case
+@pytest.mark.parametrize(
+    ("name", "feature"),
+    [
+        ("attn_pool.latent", "attention pooling"),
+        ("blocks.0.attn.q_norm.weight", "normalised queries"),
+        ("dist_token", "a distillation token"),
+        ("something.else", "a tensor that a plain ViT lacks: something"),
+    ],
+)
+def test_a_tensor_that_no_plain_vit_has_is_refused(case: Case, name: str, feature: str) -> None:
+    state = cases.model(case.name).state_dict()
+    prefix = read_state(state, case.hints).prefix
+    with pytest.raises(WeightsError, match=feature):
+        read_state(state | {prefix + name: torch.zeros(2)}, case.hints)
+
+
+@pytest.mark.parametrize(
+    ("name", "unknown"),
+    [
+        ("timm vit_base_patch32_clip_224", "heads, activation"),
+        ("timm vit_medium_patch16_gap_240", "heads, activation, preprocess"),
+        ("timm deit", "heads, preprocess"),
+        ("open_clip gelu", "activation"),
+        ("open_clip average pooling without ln_pre", "activation, pooling"),
+        ("hf CLIPVisionModel", "activation"),
+        ("hf ViTModel", "heads, activation, norm_eps, preprocess"),
+    ],
+)
+def test_what_tensors_do_not_tell_is_asked_for_and_never_guessed(name: str, unknown: str) -> None:
+    with pytest.raises(WeightsError, match=f"do not tell {unknown}; add them"):
+        read_state(cases.model(name).state_dict())
 
 
 @each_case
@@ -129,6 +164,18 @@ def test_registers_of_hugging_face_load_strictly_into_timm() -> None:
     x = images()
     with torch.no_grad():
         assert largest(cases.timm_features(target, vit.normalise(x)), vit(x)) <= TOLERANCE
+
+
+def test_registers_of_timm_load_strictly_into_hugging_face() -> None:
+    """There the class token has a position, which must be zero."""
+    vit = from_module(cases.model("timm vit_small_patch14_reg4_dinov2"))
+    config = {"num_register_tokens": 4, "mlp_ratio": 4}
+    target: Any = cases.hf_model("Dinov2WithRegistersModel", "Dinov2WithRegistersConfig", **config)
+    state = write_state(vit, "hf-dinov2-memory")
+    target.load_state_dict(state | {"embeddings.mask_token": torch.zeros(1, 64)}, strict=True)
+    x = images()
+    with torch.no_grad():
+        assert largest(target(pixel_values=vit.normalise(x)).pooler_output, vit(x)) <= TOLERANCE
 
 
 def test_plain_norm_is_written_with_neutral_weights() -> None:

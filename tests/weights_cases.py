@@ -56,7 +56,8 @@ def timm_features(module: Any, images: Tensor) -> Tensor:
 
 def _timm(name: str, layout: str = "timm", label: str = "", **changes: Any) -> Case:
     make = lambda: timm_model(name, **changes)  # noqa: E731
-    hints = Hints(heads=4, activation="quick_gelu" if "quickgelu" in name else "gelu", preprocess=UNUSUAL)
+    activation = changes.get("act_layer", "quick_gelu" if "quickgelu" in name else "gelu")
+    hints = Hints(heads=4, activation=activation, preprocess=UNUSUAL)
     if changes.get("fc_norm") is False:
         hints = Hints(heads=4, pooling="average", preprocess=UNUSUAL)
     return Case(f"timm {label or name}", "timm", layout, make, timm_features, timm_features, hints)
@@ -131,6 +132,7 @@ CASES: tuple[Case, ...] = (
     _timm("vit_base_patch16_224", "timm-fc-norm", "average pooling, norm behind it", global_pool="avg"),
     _timm("vit_base_patch16_224", label="average pooling behind the norm", global_pool="avg", fc_norm=False),
     _timm("vit_base_patch16_224", label="mlp ratio 3", mlp_ratio=3.0),
+    _timm("vit_tiny_patch16_224", label="gelu by tanh", act_layer="gelu_tanh"),
     _timm("vit_medium_patch16_gap_240"),
     _timm("vit_wee_patch16_reg1_gap_256", "timm-fc-norm"),
     _open_clip("quick gelu"),
