@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..registry import Registry
+from .classmap import map_classes
 from .examples import Dataset, Examples
 
 if sys.version_info >= (3, 11):
@@ -35,6 +36,27 @@ class Row:
     sources: tuple[Options, ...]
     metric: str = "accuracy"
     squash: bool = False
+    leaderboard: str = ""
+    also: tuple[str, ...] = ()
+    multilabel: bool = False
+    rebuildable: bool = True
+    spellings: Mapping[str, str] = field(default_factory=dict)  # other spelling -> class name
+
+    def order(self, names: Sequence[str], where: str) -> tuple[int, ...]:
+        """The class index of every one of a copy's own class `names`. Raises DataError unless they match one to one."""
+        return tuple(map_classes(names, self.classes, self.spellings, where).tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What a reader found: splits labelled with the catalog's class indices, and what it decided.
+
+    `order[i]` is the class index of the copy's own class i; empty when the copy numbers the classes like the catalog.
+    """
+
+    splits: Mapping[str, Examples]
+    notes: tuple[str, ...] = ()
+    order: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,13 +64,13 @@ class Reader:
     """How one kind of storage is found and read.
 
     `places(options, root)` lists where it would look, best first; `has(options, place)` tells cheaply whether the data
-    is there; `read(row, options, place)` gives the splits and raises DataError when they are damaged. A place is the
-    text that a message shows: a folder, or the name of a Python package.
+    is there; `read(row, options, place)` gives the splits (or Contents, when there is more to tell) and raises
+    DataError when they are damaged. A place is the text that a message shows: a folder, or a Python package.
     """
 
     places: Callable[[Options, Path | None], list[str]]
     has: Callable[[Options, str], bool]
-    read: Callable[[Row, Options, str], Mapping[str, Examples]]
+    read: Callable[[Row, Options, str], Mapping[str, Examples] | Contents]
 
 
 READERS: Registry[Reader] = Registry("reader")
@@ -60,11 +82,30 @@ def catalog() -> Registry[Row]:
     from . import readers  # noqa: F401  (fills READERS; here because every reader imports this file)
 
     rows: Registry[Row] = Registry("dataset")
-    table = tomllib.loads(files(__package__).joinpath("catalog.toml").read_text(encoding="utf-8"))
+    folder = files(__package__)
+    table = tomllib.loads(folder.joinpath("catalog.toml").read_text(encoding="utf-8"))
     for name, fields in table.items():
-        lists = {key: tuple(fields[key]) for key in ("classes", "sources")}
-        rows.register(name)(Row(name=name, **{**fields, **lists}))
+        lines = fields.pop("classes", None)
+        if lines is None:
+            lines = folder.joinpath("classes").joinpath(f"{name}.txt").read_text(encoding="utf-8").splitlines()
+        classes, spellings = _spellings(lines)
+        fields |= {key: tuple(fields.get(key, ())) for key in ("sources", "also")}
+        rows.register(name)(Row(name=name, classes=classes, spellings=spellings, **fields))
     return rows
+
+
+def _spellings(lines: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Class names, and the class name of every other spelling, from lines `name | other | other`."""
+    parts = [line.split(" | ") for line in lines]
+    return tuple(name for name, *_ in parts), {other: name for name, *others in parts for other in others}
+
+
+def resolve(spec: str) -> Row | None:
+    """The row that `spec` names: by its own name, its leaderboard's or another one."""
+    rows = catalog()
+    if spec in rows:
+        return rows[spec]
+    return next((row for row in rows.values() if spec in (row.leaderboard, *row.also)), None)
 
 
 def find(row: Row, root: Path | None) -> tuple[Options, str] | None:
@@ -82,10 +123,13 @@ def read(row: Row, root: Path | None) -> Dataset:
     found = find(row, root)
     if found is None:
         places = [place for options in row.sources for place in READERS[options["reader"]].places(options, root)]
-        raise DataError(f"{row.name} was not found in {', '.join(places)}; to get it: {row.get}")
+        where = f"in {', '.join(dict.fromkeys(places))}" if places else "(no data root was given: --data-root FOLDER)"
+        raise DataError(f"{row.name} was not found {where}; to get it: {row.get}")
     options, place = found
-    splits = READERS[options["reader"]].read(row, options, place)
-    return Dataset(row.name, row.classes, splits, row.metric, row.squash, _size_notes(row, splits))
+    read = READERS[options["reader"]].read(row, options, place)
+    contents = read if isinstance(read, Contents) else Contents(read)
+    notes = (*contents.notes, *_size_notes(row, contents.splits))
+    return Dataset(row.name, row.classes, contents.splits, row.metric, row.squash, notes, contents.order)
 
 
 def _size_notes(row: Row, splits: Mapping[str, Examples]) -> tuple[str, ...]:

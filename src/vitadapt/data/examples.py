@@ -160,6 +160,8 @@ class Examples:
 class Dataset:
     """Named examples. `splits` has "train" and "test", perhaps "val"; `notes` tells what the reader decided.
 
+    `order[i]` is the class index of the class that the copy on disk numbers i; empty when both number them alike.
+
     Raises DataError when a split is missing or empty, or a label is outside the classes.
     """
 
@@ -169,6 +171,7 @@ class Dataset:
     metric: str = "accuracy"
     squash: bool = False
     notes: tuple[str, ...] = ()
+    order: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for split in ("train", "test", *self.splits):

@@ -20,7 +20,8 @@ _TABLES = (".csv",)
 
 def open_dataset(spec: str | Path | Dataset, root: Path | None = None) -> Dataset:
     """The dataset that `spec` names: a registered name (its files are looked for below `root`), a folder of class
-    folders, or a CSV file. A name wins over a folder of the same name; write ./name for the folder.
+    folders, or a CSV file. A name wins over a folder of the same name; write ./name for the folder. The leaderboard's
+    and other names of a registered dataset are understood too, where no such file or folder exists.
 
     Raises UnknownName for a misspelt name and DataError for data that is missing or cannot be used as it is.
     """
@@ -36,15 +37,19 @@ def open_dataset(spec: str | Path | Dataset, root: Path | None = None) -> Datase
         if path.suffix.lower() not in _TABLES:
             raise DataError(f"{path} is a file; give a folder of class folders or a .csv file")
         return read_table(path)
-    check_spec(str(spec))
+    if isinstance(spec, str):
+        if row := catalog.resolve(spec):
+            return catalog.read(row, root)
+        check_spec(spec)
     raise DataError(f"{path}: no such file or folder")
 
 
 def check_spec(spec: str) -> None:
     """Raises UnknownName, with the near ones, when `spec` is neither a registered name nor looks like a path."""
-    known, path = catalog.catalog(), Path(spec).expanduser()
-    if os.sep not in spec and path.suffix.lower() not in _TABLES and not path.exists():
-        known[spec]
+    path = Path(spec).expanduser()
+    if os.sep in spec or path.suffix.lower() in _TABLES or path.exists() or catalog.resolve(spec):
+        return
+    catalog.catalog()[spec]
 
 
 def list_datasets(root: Path | None = None) -> list[dict[str, object]]:
