@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 
-from vitadapt.data.classmap import map_classes
+from vitadapt.data.classmap import map_classes, relabel
 from vitadapt.errors import DataError
 
 CATALOG = ("F-16A-B", "F-A-18", "Ram C V Van 2012", "sea lake", "zebra")
@@ -40,3 +41,10 @@ def test_an_alias_never_hides_a_name_that_the_catalog_has() -> None:
 def test_what_does_not_match_is_listed(own: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         map_classes(own, ("a", "b", "c"), where="folder")
+
+
+def test_relabelling_is_the_same_for_both_forms_of_labels() -> None:
+    order, single = [2, 0, 3, 1], np.array([0, 1, 1, 3, 2])
+    assert relabel(single, order).tolist() == [2, 0, 0, 1, 3]
+    several = np.eye(4, dtype=np.uint8)[single]
+    assert relabel(several, order).argmax(axis=1).tolist() == [2, 0, 0, 1, 3]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..errors import DataError
-from .examples import IndexArray
+from .examples import IndexArray, LabelArray
 
 _SHOWN = 5  # names that a message gives
 
@@ -41,6 +41,12 @@ def map_classes(
             f"({'; '.join(problems)}); get the data again, or correct the names"
         )
     return np.array([ids[key] for key in keys], dtype=np.int64)
+
+
+def relabel(labels: LabelArray, order: Sequence[int] | IndexArray) -> LabelArray:
+    """`labels`, (N,) or multi-hot (N, C), when what they call class i is class order[i]."""
+    ids = np.asarray(order, dtype=np.int64)
+    return ids[labels] if labels.ndim == 1 else labels[:, np.argsort(ids)]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -31,11 +31,11 @@ def read_folder(path: Path) -> Dataset:
         parts = {"train": path}
     else:
         skipped["folders beside the splits"] += len(_folders(path, skipped)) - len(parts)
-    files = {split: _files_by_class(folder, skipped) for split, folder in parts.items()}
+    files = {split: files_by_class(folder, skipped) for split, folder in parts.items()}
     classes = check_classes(str(parts["train"]), files["train"])
     for split in sorted(files.keys() - {"train"}):
         check_known(str(parts[split]), files[split], classes)
-    examples = {split: _examples(parts[split], files[split], classes) for split in files}
+    examples = {split: class_examples(parts[split], files[split], classes) for split in files}
     keys = [name for label in classes for name in files["train"][label]]
     splits, notes = with_test(str(path), classes, examples, keys)
     left_out = [f"skipped {count} {what}" for what, count in sorted(skipped.items()) if count]
@@ -74,7 +74,8 @@ def _folders(path: Path, skipped: Counter[str]) -> list[str]:
     return folders
 
 
-def _files_by_class(path: Path, skipped: Counter[str]) -> Files:
+def files_by_class(path: Path, skipped: Counter[str]) -> Files:
+    """The images of every class folder in `path`; what is left out is counted in `skipped`. Raises DataError."""
     names = _folders(path, skipped)
     if not names:
         raise DataError(f"{path} has no class folders; put the images of each class into a folder named like the class")
@@ -129,7 +130,8 @@ def _unlistable(error: OSError) -> DataError:
     )
 
 
-def _examples(path: Path, files: Files, classes: tuple[str, ...]) -> Examples:
+def class_examples(path: Path, files: Files, classes: tuple[str, ...]) -> Examples:
+    """The files below `path` in the order of the classes; label = position in `classes`."""
     refs = [FileRef(path / name) for label in classes for name in files.get(label, ())]
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(files.get(label, ())) for label in classes])
     return Examples(tuple(refs), labels)
