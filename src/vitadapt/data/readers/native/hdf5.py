@@ -1,0 +1,136 @@
+"""Arrays in HDF5 files, one file of images and one of labels per split; each plain or gzipped.
+
+Options: `files` (split -> the stem that `_x.h5` and `_y.h5` follow).
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import threading
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ....errors import DataError
+from ...catalog import Options
+from ...examples import ArrayRef, Examples, FileRef, hexdigest
+from ...images import UnreadableImage
+from .storage import Stored, register
+
+_DAMAGE = (OSError, RuntimeError, ValueError, KeyError)  # what h5py raises on damaged files
+_IN_MEMORY = 2**30  # bytes; a larger gzipped file would have to be decompressed again for every image
+
+
+@dataclass(eq=False)
+class H5Images:
+    """The images `x` (N, H, W, C) of one HDF5 file, read one by one through one handle per process, in turns."""
+
+    path: Path
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _open: tuple[int, Any] | None = field(default=None, repr=False)
+
+    def __getstate__(self) -> Path:
+        return self.path
+
+    def __setstate__(self, path: Path) -> None:
+        self.path, self._lock, self._open = path, threading.Lock(), None
+
+    def row(self, row: int) -> npt.NDArray[Any]:
+        """Image `row`, (H, W, C). Raises DataError when it cannot be read."""
+        with self._lock:
+            if self._open is None or self._open[0] != os.getpid():  # a handle does not survive a fork
+                self._open = os.getpid(), open_variable(self.path, "x", 4)
+            try:
+                return np.asarray(self._open[1][row])
+            except _DAMAGE as error:
+                raise UnreadableImage(f"{self.path}[{row}]", "damaged") from error
+
+
+@dataclass(frozen=True, eq=False)
+class H5Ref:
+    """One image of an HDF5 file."""
+
+    images: H5Images
+    row: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.images.path}[{self.row}]"
+
+    def read(self) -> Image.Image:
+        return self._array().read()
+
+    def digest(self) -> str:
+        return self._array().digest()
+
+    def stamp(self) -> str | None:
+        """That of the file, and the row."""
+        stamp = FileRef(self.images.path).stamp()
+        return None if stamp is None else hexdigest(stamp, f"\0{self.row}")
+
+    def _array(self) -> ArrayRef:
+        return ArrayRef(self.images.row(self.row), self.name)
+
+
+def load(folder: Path, options: Options) -> Stored:
+    """Raises DataError for a file that is missing or damaged, and for images and labels that do not match."""
+    return Stored({split: load_split(folder, stem) for split, stem in options["files"].items()})
+
+
+def load_split(folder: Path, stem: str) -> Examples:
+    """The images of `stem`_x.h5 with the labels of `stem`_y.h5; nothing is decoded yet. Raises DataError."""
+    images, labels = (plain_or_gzipped(folder / f"{stem}_{part}.h5") for part in "xy")
+    count = len(open_variable(images, "x", 4))
+    try:
+        values = np.asarray(open_variable(labels, "y", 4)).reshape(-1)  # (N, 1, 1, 1) -> (N,)
+    except _DAMAGE as error:
+        raise DataError(f"{labels} is damaged; get it again") from error
+    if count != len(values):
+        raise DataError(f"{images} has {count} images but {labels.name} {len(values)} labels; get the files again")
+    store = H5Images(images)
+    return Examples(tuple(H5Ref(store, row) for row in range(count)), values.astype(np.int64))
+
+
+def plain_or_gzipped(path: Path) -> Path:
+    """`path`, or `path`.gz when only that exists. Raises DataError when neither does."""
+    zipped = path.with_name(f"{path.name}.gz")
+    if not path.is_file() and not zipped.is_file():
+        raise DataError(f"{path} is missing; get it, plain or as {zipped.name}")
+    return path if path.is_file() else zipped
+
+
+def open_variable(path: Path, key: str, axes: int) -> Any:
+    """The array `key` of an HDF5 file, not read yet. Raises DataError when the file is damaged or lacks it."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise DataError(f'{path} needs h5py to be read; pip install "vitadapt[data]"') from error
+    source = _unzipped(path) if path.suffix == ".gz" else path
+    try:
+        variable = h5py.File(source, "r").get(key)
+    except _DAMAGE as error:
+        raise DataError(f"{path} is not a readable HDF5 file; get it again") from error
+    if not isinstance(variable, h5py.Dataset) or variable.ndim != axes or variable.dtype.kind not in "iu":
+        raise DataError(f"{path} has no array {key} of whole numbers with {axes} axes; get it again")
+    return variable
+
+
+def _unzipped(path: Path) -> io.BytesIO:
+    try:
+        with gzip.open(path) as stream:
+            data = stream.read(_IN_MEMORY + 1) if path.stat().st_size <= _IN_MEMORY else bytes(_IN_MEMORY + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be decompressed; get it again") from error
+    if len(data) > _IN_MEMORY:
+        raise DataError(f"{path} is too large to be read compressed; decompress it: gunzip --keep {path}")
+    return io.BytesIO(data)
+
+
+register("h5-arrays", load)

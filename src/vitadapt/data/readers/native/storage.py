@@ -1,0 +1,136 @@
+"""What the readers of original archives share: where they look, how classes are numbered, and files that must exist.
+
+A reader here only says what lies in a folder, in the folder's own numbering (`Stored`); `register` turns that into a
+reader of the catalog. Options that all of them know: `folders` (below the data root, best first), `marker` (what must
+exist there, or alternatives) and `classes` (names for its own numbers, where it has no names and
+numbers the classes in another way).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from ....errors import DataError
+from ...catalog import READERS, Contents, Options, Reader, Row
+from ...classmap import relabel
+from ...examples import Examples, FileRef
+
+_NAMED = 3  # examples that a message gives
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The splits of a storage. `classes` are its names in its own order; empty when its numbers are the catalog's."""
+
+    splits: Mapping[str, Examples]
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def register(name: str, load: Callable[[Path, Options], Stored]) -> None:
+    """File `load(folder, options)` as the catalog's reader `name`. Raises ValueError when the name is taken."""
+
+    def read(row: Row, options: Options, place: str) -> Contents:
+        return contents(row, options, place, load(Path(place), options))
+
+    READERS.register(name)(Reader(places, has, read))
+
+
+def places(options: Options, root: Path | None) -> list[str]:
+    """The `folders` of a source below the data root."""
+    return [str(root / folder) for folder in options["folders"]] if root else []
+
+
+def has(options: Options, place: str) -> bool:
+    """Does what marks this storage lie there?"""
+    return Path(place).is_dir() and first_of(Path(place), options["marker"]).exists()
+
+
+def contents(row: Row, options: Options, place: str, stored: Stored) -> Contents:
+    """`stored` in the catalog's numbering. Raises DataError for labels without a class, or unknown classes."""
+    names = tuple(options.get("classes", stored.classes))
+    count = len(names) or len(row.classes)
+    for split, examples in stored.splits.items():
+        labels = examples.labels
+        if not examples.multilabel and len(labels) and not 0 <= labels.min() <= labels.max() < count:
+            shown = f"{labels.min()}..{labels.max()}, outside 0..{count - 1}"
+            raise DataError(f"{place}: {split} has labels {shown} of {row.name}; get the data again")
+    if not names:
+        return Contents(stored.splits, stored.notes)
+    order = row.order(names, place)
+    splits = {split: Examples(part.refs, relabel(part.labels, order)) for split, part in stored.splits.items()}
+    return Contents(splits, stored.notes, order)
+
+
+def text_of(path: Path) -> str:
+    """The text of an index file. Raises DataError naming it when it is missing, unreadable or not UTF-8."""
+    try:
+        return bytes_of(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not a text file in UTF-8; get the data again") from error
+
+
+def bytes_of(path: Path) -> bytes:
+    """The content of a file. Raises DataError naming it when it is missing or unreadable."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; unpack the whole archive") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({(error.strerror or str(error)).lower()})") from error
+
+
+def lines_of(path: Path) -> Iterator[tuple[str, str]]:
+    """(where it is, for messages; the line) for every line that is neither empty nor a comment."""
+    for number, line in enumerate(text_of(path).splitlines(), start=1):
+        if (stripped := line.strip()) and not stripped.startswith("#"):
+            yield f"{path}: line {number}", stripped
+
+
+def first_of(folder: Path, names: str | Sequence[str]) -> Path:
+    """The first of the alternative `names` that exists in `folder`, or where the first should be."""
+    candidates = [folder / name for name in ([names] if isinstance(names, str) else names)]
+    return next((path for path in candidates if path.exists()), candidates[0])
+
+
+def file_refs(index: Path, folder: Path, names: Iterable[str]) -> tuple[FileRef, ...]:
+    """The files of `folder` that `index` lists. Raises DataError naming those that lie outside it or do not exist."""
+    paths = [folder / inside(index, name) for name in names]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        named = ", ".join(os.fspath(path.relative_to(folder)) for path in missing[:_NAMED])
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        raise DataError(f"{index} lists files that are not in {folder}: {named}{more}; unpack the whole archive")
+    return tuple(FileRef(path) for path in paths)
+
+
+def inside(index: Path, name: str) -> PurePosixPath:
+    """`name` as a path below a folder. Raises DataError when it would lead out of it."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name or "\\" in name:
+        raise DataError(f"{index} lists {name!r}, which is not a path below its folder; get the data again")
+    return path
+
+
+def integer(where: str, text: str) -> int:
+    """`text` as a whole number. Raises DataError saying `where` when it is not one."""
+    try:
+        return int(text)
+    except ValueError as error:
+        raise DataError(f"{where} has {text[:30]!r} where a number was expected; get the data again") from error
+
+
+def by_name(pairs: Mapping[str, Sequence[tuple[FileRef, str]]]) -> Stored:
+    """Splits of (file, class name), numbered by the sorted names of all splits."""
+    classes = tuple(sorted({name for part in pairs.values() for _, name in part}))
+    ids = {name: i for i, name in enumerate(classes)}
+    splits = {
+        split: Examples(tuple(ref for ref, _ in part), np.array([ids[name] for _, name in part], dtype=np.int64))
+        for split, part in pairs.items()
+    }
+    return Stored(splits, classes)
