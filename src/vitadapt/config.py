@@ -32,7 +32,8 @@ Instance = TypeVar("Instance")
 class Recipe:
     """How one training goes. Learning rates are per step; `warmup` is in epochs; 0 switches clipping off.
 
-    head_start: "zero", or "probe" to begin with a head trained on the frozen features (Kumar et al. 2022, LP-FT).
+    head_start: "zero", or "probe" to begin with a head trained for `probe_epochs` on the frozen features (Kumar et al.
+    2022, LP-FT).
     weight_decay acts on matrices, never on vectors (biases, norms).
     """
 
@@ -49,9 +50,11 @@ class Recipe:
     clip_norm: float = 0.0
     label_smoothing: float = 0.0
     head_start: Literal["zero", "probe"] = "zero"
+    probe_epochs: int = 30
 
     def __post_init__(self) -> None:
         positive = {"epochs": self.epochs, "batch_size": self.batch_size, "accumulate": self.accumulate}
+        positive["probe_epochs"] = self.probe_epochs
         for name, value in positive.items():
             if value < 1:
                 raise ConfigError(f"recipe: {name} must be at least 1, got {value}")

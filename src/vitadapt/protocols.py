@@ -10,10 +10,9 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from .config import Recipe, RunConfig, recipe_for
+from .config import Recipe, RunConfig
 from .errors import ConfigError
 from .head import Classifier, Head
-from .methods import LinearProbe
 from .registry import Registry
 from .surgery import adapt, trainable
 from .train import FitLog, Inputs, Setting, fit
@@ -59,7 +58,7 @@ class Task:
         if not trainable(model.backbone):
             return self.fit_head(model, recipe, seed, label)
         if recipe.head_start == "probe":
-            self.fit_head(model, recipe_for(self.config.protocol, LinearProbe()), seed, "head")
+            self.fit_head(model, replace(recipe, epochs=recipe.probe_epochs), seed, "head")
         setting, checkpoint = self.setting, self.checkpoint
         return fit(
             model, self.images, self.labels, recipe, seed=seed, setting=setting, label=label, checkpoint=checkpoint
