@@ -43,7 +43,7 @@ def test_every_row_of_the_catalog_is_complete() -> None:
         assert len({normal(label) for label in row.classes}) == len(row.classes) >= 2
         assert {"train", "test"} <= row.sizes.keys() and all(size > 0 for size in row.sizes.values())
         assert row.licence and row.get and row.home.startswith("https://")
-        assert all(options["reader"] in READERS for options in row.sources)
+        assert row.sources and all(options["reader"] in READERS for options in row.sources)
 
 
 def test_listing_needs_no_torch_and_says_what_is_there(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 """Readers, one file per kind of storage. Importing this package registers those that the catalog refers to."""
 
-from . import idx, packaged
+from . import hub, idx, native, numbered, packaged, shards
 
-__all__ = ["idx", "packaged"]
+__all__ = ["hub", "idx", "native", "numbered", "packaged", "shards"]

@@ -1,0 +1,149 @@
+"""Images inside zip and tar files, read in place: the archive is indexed once and never unpacked.
+
+Only the place of a member is kept, so that references can be pickled, shared by threads and survive a fork.
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from ..errors import DataError
+from .examples import FileRef, hexdigest
+from .images import UnreadableImage, open_image
+
+LARGEST = 256 << 20  # bytes of one member: no image needs more, and a zip bomb declares or unfolds into more
+
+_LOCAL = struct.Struct("<4s22xHH")  # signature; lengths of the name and of the extra field
+_ENCRYPTED = 0x1
+_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, NotImplementedError, EOFError, ValueError, struct.error)
+
+
+@dataclass(frozen=True)
+class MemberRef:
+    """An image stored as it is, `size` bytes from `offset` on, in the archive."""
+
+    archive: Path
+    member: str
+    offset: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.archive}@{self.member}"
+
+    def read(self) -> Image.Image:
+        return open_image(self.data(), self.name)
+
+    def digest(self) -> str:
+        return hexdigest(self.data())
+
+    def stamp(self) -> str | None:
+        """Changes with the archive and with the member's place in it; None for a new archive."""
+        stamp = FileRef(self.archive).stamp()
+        return None if stamp is None else hexdigest(stamp, f"\0{self.member}\0{self.offset} {self.size}")
+
+    def data(self) -> bytes:
+        """The content of the member. Raises UnreadableImage."""
+        return self._slice(self.offset, self.size)
+
+    def _slice(self, offset: int, size: int) -> bytes:
+        try:
+            with open(self.archive, "rb") as file:
+                file.seek(offset)
+                data = file.read(size)
+        except OSError as error:
+            raise UnreadableImage(self.name, (error.strerror or str(error)).lower()) from error
+        if len(data) < size:
+            raise UnreadableImage(self.name, "truncated archive")
+        return data
+
+
+@dataclass(frozen=True)
+class ZipRef(MemberRef):
+    """An image in a zip file; `offset` is that of its local header, `stored` its size in the archive."""
+
+    stored: int
+    deflated: bool
+    crc: int
+
+    def data(self) -> bytes:
+        """The content of the member, unfolded and checked. Raises UnreadableImage."""
+        signature, name, extra = _LOCAL.unpack(self._slice(self.offset, _LOCAL.size))
+        if signature != b"PK\3\4":
+            raise UnreadableImage(self.name, "damaged archive")
+        data = self._slice(self.offset + _LOCAL.size + name + extra, self.stored)
+        if self.deflated:
+            try:
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, self.size + 1)  # never more than declared
+            except zlib.error as error:
+                raise UnreadableImage(self.name, "damaged archive") from error
+        if len(data) != self.size or zlib.crc32(data) != self.crc:
+            raise UnreadableImage(self.name, "damaged archive")
+        return data
+
+
+def zip_members(path: Path) -> Mapping[str, ZipRef]:
+    """The files in a zip archive by name. Raises DataError for an archive that is missing, damaged or not to be
+    trusted: a path that leads out of it, a link, encryption, a member larger than any image.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = [info for info in archive.infolist() if not info.is_dir()]
+    except (OSError, *_DAMAGE) as error:
+        raise _unreadable(path, error) from error
+    return {info.filename: _zip_ref(path, info) for info in infos}
+
+
+def _zip_ref(path: Path, info: zipfile.ZipInfo) -> ZipRef:
+    check_member(path, info.filename, info.file_size)
+    if stat.S_ISLNK(info.external_attr >> 16):
+        raise DataError(f"{path} holds the link {info.filename!r}; pack the file that it points to instead")
+    if info.flag_bits & _ENCRYPTED or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DataError(f"{path}: {info.filename!r} is encrypted or of an unusual compression; pack it again with zip")
+    deflated = info.compress_type == zipfile.ZIP_DEFLATED
+    return ZipRef(path, info.filename, info.header_offset, info.file_size, info.compress_size, deflated, info.CRC)
+
+
+def tar_members(path: Path) -> Mapping[str, MemberRef]:
+    """The files in an uncompressed tar archive by name, in its order. Raises DataError as `zip_members` does."""
+    try:
+        with tarfile.open(path, "r:") as archive:
+            infos = [info for info in archive if not info.isdir()]
+    except (OSError, *_DAMAGE) as error:
+        raise _unreadable(path, error) from error
+    for info in infos:
+        check_member(path, info.name, info.size)
+        if not info.isreg() or info.issparse():
+            raise DataError(f"{path} holds {info.name!r}, which is a link or a device; get the data again")
+    return {info.name: MemberRef(path, info.name, info.offset_data, info.size) for info in infos}
+
+
+def check_member(path: Path, name: str, size: int = 0) -> str:
+    """`name`. Raises DataError when it would lead out of the archive, or is larger than any image."""
+    if (
+        not name
+        or PurePosixPath(name).is_absolute()
+        or ".." in PurePosixPath(name).parts
+        or "\\" in name
+        or "\0" in name
+    ):
+        raise DataError(f"{path} names {name!r}, which is not a path below it; get the data again")
+    if size > LARGEST:
+        raise DataError(f"{path}: {name!r} declares {size >> 20} MiB, more than any image; get the data again")
+    return name
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"{path} is missing; copy the whole folder")
+    reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "damaged or cut off"
+    return DataError(f"{path} cannot be read ({reason}); get the archive again")

@@ -1,0 +1,108 @@
+"""WebDataset shards: `train/0.tar`, `train/1.tar`, .. with `KEY.webp` beside `KEY.cls` (or `KEY.npy`), read in place.
+
+Options: `repo` (the name of the published copy, also that of its folder below the data root).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import DataError
+from ..archives import MemberRef, tar_members
+from ..catalog import READERS, Contents, Options, Reader, Row
+from ..classmap import relabel
+from ..examples import Examples, ImageRef, LabelArray
+from ..images import SUFFIXES
+from .native.storage import integer, text_of
+from .ordering import in_order
+
+_NAMES, _COUNT = "classnames.txt", "nshards.txt"
+_SMALL = 1 << 20  # bytes of a label
+Sample = tuple[ImageRef, npt.NDArray]
+
+
+def places(options: Options, root: Path | None) -> list[str]:
+    """The published name below the data root, as it is or below its publisher's."""
+    return [str(root / options["repo"].rpartition("/")[2]), str(root / options["repo"])] if root else []
+
+
+def has(options: Options, place: str) -> bool:
+    """Are the class names and a first shard of both splits there?"""
+    folder = Path(place)
+    return (folder / _NAMES).is_file() and all((folder / split / "0.tar").is_file() for split in ("train", "test"))
+
+
+def read(row: Row, options: Options, place: str) -> Contents:
+    """Train and test in the order of the shards. Raises DataError naming the shard that is missing or damaged."""
+    folder = Path(place)
+    names = [stripped for line in text_of(folder / _NAMES).splitlines() if (stripped := line.strip())]
+    order, notes = in_order(row, names, str(folder / _NAMES))
+    splits = {split: _split(row, folder / split, order) for split in ("train", "test")}
+    sizes = {split: len(examples) for split, examples in splits.items()}
+    if any(row.sizes.get(split) != size for split, size in sizes.items()):
+        notes = (*notes, f"native split: that of {options['repo']}")
+    return Contents(splits, notes, order)
+
+
+READERS.register("webdataset")(Reader(places, has, read))
+
+
+def _split(row: Row, folder: Path, order: tuple[int, ...]) -> Examples:
+    samples = [sample for shard in _shards(folder) for sample in _samples(shard)]
+    refs = tuple(ref for ref, _ in samples)
+    wanted = (len(order),) if row.multilabel else ()
+    if wrong := next((ref.name for ref, label in samples if label.shape != wanted), None):
+        raise DataError(f"{wrong}: its label does not fit {len(order)} classes; get the data again")
+    labels: LabelArray = np.array([label for _, label in samples], dtype=np.int64).reshape(-1, *wanted)
+    top = 1 if row.multilabel else len(order) - 1
+    if labels.size and not 0 <= labels.min() <= labels.max() <= top:
+        raise DataError(f"{folder} has labels {labels.min()}..{labels.max()}, outside 0..{top}; get the data again")
+    renumbered = relabel(labels, order)
+    return Examples(refs, renumbered.astype(np.uint8) if row.multilabel else renumbered)
+
+
+def _shards(folder: Path) -> Iterator[Path]:
+    """0.tar, 1.tar, ..: as many as nshards.txt says, else as there are."""
+    stated = folder / _COUNT
+    if stated.exists():
+        count = integer(str(stated), text_of(stated).strip())
+    else:
+        count = len(list(folder.glob("*.tar")))
+    for number in range(count):
+        shard = folder / f"{number}.tar"
+        if not shard.is_file():
+            raise DataError(f"{shard} is missing, {count} shards are expected; fetch the rest")
+        yield shard
+
+
+def _samples(shard: Path) -> Iterator[Sample]:
+    parts: dict[str, dict[str, MemberRef]] = defaultdict(dict)
+    for name, ref in tar_members(shard).items():
+        directory, base = os.path.split(name)
+        key, _, suffix = base.partition(".")
+        parts[os.path.join(directory, key)][f".{suffix.lower()}"] = ref
+    for key, files in parts.items():
+        images = [ref for suffix, ref in files.items() if suffix in SUFFIXES]
+        if len(images) != 1 or (".cls" in files) == (".npy" in files):
+            raise DataError(f"{shard}: {key} is not one image with one label (.cls or .npy); get the shard again")
+        yield images[0], _label(files)
+
+
+def _label(files: Mapping[str, MemberRef]) -> npt.NDArray:
+    """() for one class, (C,) for several."""
+    ref = files.get(".cls") or files[".npy"]
+    if ref.size > _SMALL:
+        raise DataError(f"{ref.name} is too large for a label; get the shard again")
+    try:
+        if ".cls" in files:
+            return np.array(int(ref.data()))
+        return np.asarray(np.load(io.BytesIO(ref.data()), allow_pickle=False))
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{ref.name} is not a label; get the shard again") from error
