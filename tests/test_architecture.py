@@ -17,7 +17,7 @@ from vitadapt.methods import METHODS
 
 ROOT = Path(vitadapt.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-HEAVY = {"timm", "open_clip", "transformers", "huggingface_hub", "onnx", "mlxtend", "matplotlib", "peft", "ray"}
+HEAVY = {"timm", "open_clip", "transformers", "huggingface_hub", "onnx", "mlxtend", "matplotlib", "peft", "ray", "nltk"}
 SPEAKING = {"cli", "console", "__main__"}  # the command line and its output
 GENERIC = {"adapter", "attention", "layernorm"}  # method names that are also plain words
 
@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "errors": set(),
     "weights": {"vit", "surgery", "errors", "registry", "files"},
     "metrics": {"registry", "errors"},
+    "text": {"vit", "surgery", "errors", "registry", "files", "weights", "data.classmap"},
 }
 
 

@@ -37,6 +37,24 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     return StorageError(f"{path}: cannot be written ({error.strerror or error}); check the folder's permissions")
 
 
+def write_sealed(path: Path, data: bytes) -> None:
+    """Write `data` behind a digest of it, all or nothing. Raises StorageError."""
+    write_atomic(path, _seal(data) + data)
+
+
+def read_sealed(path: Path) -> bytes | None:
+    """What `write_sealed` wrote; None when there is nothing, or it is damaged and must be made again."""
+    if not path.exists():
+        return None
+    whole = path.read_bytes()
+    seal, data = whole[:32], whole[32:]
+    return data if _seal(data) == seal else None
+
+
+def _seal(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).hexdigest().encode()
+
+
 def digest_of(data: bytes) -> bytes:
     """32 bytes of BLAKE2b."""
     return hashlib.blake2b(data, digest_size=32).digest()

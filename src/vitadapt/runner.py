@@ -25,7 +25,7 @@ from .config import RunConfig
 from .data import Dataset, Examples, Geometry, content_digests, open_dataset, open_pixels, sample_few_shot
 from .data.pixels import Pixels
 from .errors import Diverged, VitadaptError
-from .files import write_atomic
+from .files import read_sealed, write_sealed
 from .metrics import METRICS, per_class, performance_efficiency
 from .protocols import PROTOCOLS, Task, Trained
 from .results import Record, Store, bytes_digest
@@ -159,23 +159,12 @@ def frozen_features(backbone: nn.Module, base: str, images: Pixels, environment:
     if environment.cache is None:
         return forward_all(backbone, images, setting, label)
     path = environment.cache / "features" / f"{base}-{images.key}.npy"
-    kept = _read_features(path, len(images))
+    kept = read_sealed(path)
     if kept is not None:
-        return kept
+        return torch.from_numpy(np.frombuffer(kept, dtype=np.float32).reshape(len(images), -1).copy())
     features = forward_all(backbone, images, setting, label)
-    data = features.numpy().astype(np.float32).tobytes()
-    write_atomic(path, bytes_digest(data).encode() + data)
+    write_sealed(path, features.numpy().astype(np.float32).tobytes())
     return features
-
-
-def _read_features(path: Path, count: int) -> Tensor | None:
-    if not path.exists():
-        return None
-    whole = path.read_bytes()
-    digest, data = whole[:32], whole[32:]
-    if bytes_digest(data).encode() != digest:
-        return None
-    return torch.from_numpy(np.frombuffer(data, dtype=np.float32).reshape(count, -1).copy())
 
 
 def predict(

@@ -39,16 +39,22 @@ def hints_of_config(config: Mapping[str, Any], processor: Mapping[str, Any] | No
         raise WeightsError(f"Hugging Face model type {kind!r} is not supported; known are clip, {', '.join(_DEFAULTS)}")
     full = {**_DEFAULTS[kind], **config}
     expect(not full.get("use_swiglu_ffn"), "a gated (SwiGLU) MLP")
-    expect(full["hidden_act"] in _ACTIVATIONS, f"the activation {full['hidden_act']!r}")
+    activation = activation_named(full["hidden_act"])
     return Hints(
         heads=full["num_attention_heads"],
-        activation=_ACTIVATIONS[full["hidden_act"]],
+        activation=activation,
         norm_eps=full["layer_norm_eps"],
         pooling="class",
         norm_after_pool=False,
         antialias=kind == "dinov2_with_registers",
         preprocess=_preprocess(processor or {}, NORMALISATIONS[_NORMALISATION.get(kind, "imagenet")]),
     )
+
+
+def activation_named(name: str) -> Activation:
+    """Our name of the library's `hidden_act`. Raises WeightsError for an activation that we do not have."""
+    expect(name in _ACTIVATIONS, f"the activation {name!r}")
+    return _ACTIVATIONS[name]
 
 
 def _preprocess(processor: Mapping[str, Any], usual: Preprocess) -> Preprocess:

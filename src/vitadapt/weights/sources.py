@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,13 +44,19 @@ def _offline(rest: str) -> nn.Module:
 @SOURCES.register("random")
 def _random(rest: str) -> nn.Module:
     """random:ARCH, random:timm/NAME, either with @SEED: the same name gives the same bytes."""
-    name, at, seed = rest.rpartition("@") if "@" in rest else (rest, "", "0")
-    if at and not seed.isdigit():
-        raise ConfigError(f"random:{rest}: the seed behind @ must be a whole number, e.g. random:{name}@7")
-    with seeded(int(seed)):
+    name, seed = split_seed(rest)
+    with seeded(seed):
         if name.startswith("timm/"):
             return _timm_module(name.removeprefix("timm/"), pretrained=False)
         return ViT(config_of(name))
+
+
+def split_seed(rest: str) -> tuple[str, int]:
+    """NAME or NAME@SEED -> the name and the seed (absent: 0). Raises ConfigError for a seed that is no number."""
+    name, at, seed = rest.rpartition("@") if "@" in rest else (rest, "", "0")
+    if at and not seed.isdigit():
+        raise ConfigError(f"random:{rest}: the seed behind @ must be a whole number, e.g. random:{name}@7")
+    return name, int(seed)
 
 
 @SOURCES.register("timm")
@@ -76,6 +83,15 @@ def _timm_module(name: str, pretrained: bool) -> nn.Module:
 
 @SOURCES.register("open_clip")
 def _open_clip(rest: str) -> nn.Module:
+    model, pretrained, path = open_clip_checkpoint(rest)
+    return _of_file(path, hints_of_open_clip(model, pretrained))
+
+
+def open_clip_checkpoint(rest: str) -> tuple[dict[str, Any], dict[str, Any], Path]:
+    """ARCH/TAG -> open_clip's configurations of the model and of its weights, and the downloaded file.
+
+    Raises UnknownName for a misspelt one and WeightsError when the file cannot be had or does not fit the model.
+    """
     open_clip = package("open_clip", "clip")
     arch, _, tag = rest.partition("/")
     model = open_clip.get_model_config(arch)
@@ -85,30 +101,38 @@ def _open_clip(rest: str) -> nn.Module:
     if tag not in tags:
         raise unknown(f"weights of open_clip's {arch}", tag, tags or ["none"], "(open_clip:ARCH/TAG)")
     pretrained = open_clip.get_pretrained_cfg(arch, tag)
-    hints = hints_of_open_clip(model, pretrained)
+    hints_of_open_clip(model, pretrained)  # refuses what does not fit before anything is downloaded
     with fetching(f"open_clip:{rest}"):
-        path = open_clip.download_pretrained(pretrained)
-    return _of_file(Path(path), hints)
+        return model, pretrained, Path(open_clip.download_pretrained(pretrained))
 
 
 @SOURCES.register("hf")
 def _hugging_face(repository: str) -> nn.Module:
+    return _of_folder(hub_folder(repository), NO_HINTS)
+
+
+def hub_folder(repository: str, *more: str) -> Path:
+    """The local copy of a repository's configuration and weights, and of the files that match `more`.
+
+    A folder is its own copy. Raises WeightsError when it cannot be fetched.
+    """
     if Path(repository).is_dir():
-        return _of_folder(Path(repository), NO_HINTS)
+        return Path(repository)
     hub = package("huggingface_hub", "hf")
     with fetching(f"hf:{repository}"):
-        folder = Path(hub.snapshot_download(repository, allow_patterns=["*config.json", "model*.safetensors*"]))
+        patterns = ["*config.json", "model*.safetensors*", *more]
+        folder = Path(hub.snapshot_download(repository, allow_patterns=patterns))
         if not any(folder.glob("model*.safetensors")):
             hub.snapshot_download(repository, allow_patterns=["pytorch_model.bin"])
-    return _of_folder(folder, NO_HINTS)
+    return folder
 
 
 @SOURCES.register("url")
 def _url(address: str) -> nn.Module:
     path = Path(torch.hub.get_dir()) / "checkpoints" / address.rpartition("/")[2]
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
         with fetching(address, address):
+            path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(address, str(path), progress=False)
     return _of_file(path, NO_HINTS)
 
@@ -116,11 +140,17 @@ def _url(address: str) -> nn.Module:
 @SOURCES.register("file")
 def _file(rest: str) -> nn.Module:
     """file:PATH or file:PATH?hint=value&... (see `parse_hints`)."""
+    found, query = split_query(rest)
+    hints = parse_hints(query)
+    return _of_folder(found, hints) if found.is_dir() else _of_file(found, hints)
+
+
+def split_query(rest: str) -> tuple[Path, str]:
+    """PATH or PATH?hint=value&... -> the path, and what stands behind the question mark."""
     path, mark, query = rest.rpartition("?")
     if not mark or Path(rest).exists():
         path, query = rest, ""
-    found, hints = Path(path).expanduser(), parse_hints(query)
-    return _of_folder(found, hints) if found.is_dir() else _of_file(found, hints)
+    return Path(path).expanduser(), query
 
 
 def _of_folder(folder: Path, hints: Hints) -> nn.Module:

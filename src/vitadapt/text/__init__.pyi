@@ -1,0 +1,11 @@
+from .features import class_texts as class_texts
+from .features import overlong as overlong
+from .features import text_matrix as text_matrix
+from .knowledge import Knowledge as Knowledge
+from .prompts import Prompts as Prompts
+from .prompts import PromptSet as PromptSet
+from .prompts import fill as fill
+from .prompts import prompts_of as prompts_of
+from .prompts import read_class_names as read_class_names
+from .sources import load_text_tower as load_text_tower
+from .tower import TextTower as TextTower

@@ -1,0 +1,203 @@
+"""What is known about classes beyond their names, appended to the prompts.
+
+The files of the ELEVATER knowledge (JSON, in spite of their ending) are read from a folder that the user names:
+
+    FOLDER[/external]/NAME_knowledge.tsv   [{"classname", "def_wiki", "path_wn", "def_wn"}, ...]
+    FOLDER[/gpt3]/GPT3_NAME.tsv            [{"classname", "gpt3": [text, ...]}, ...]
+
+where NAME is the data set's name here or on the leaderboard. Any other JSON file {class: [text, ...]} will do as well.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from ..data.classmap import class_key
+from ..errors import ConfigError
+
+Dictionary = Literal["none", "wiktionary", "wordnet-definition", "wordnet-hierarchy"]
+Items = Mapping[str, Sequence[str | None]]  # class -> what is said about it; None is an empty entry
+HIERARCHY = 3  # levels of the hierarchy that are named
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """Which knowledge to use.
+
+    path: the folder of the ELEVATER files, a JSON file {class: [texts]}, or "wordnet" for the installed WordNet.
+    dictionary: one source of the folder (or of WordNet). gpt3: how many of the generated texts per class.
+    together: "wiki-and-gpt3" takes both, "wiki-then-gpt3" the generated ones only where the dictionary lacks the class.
+    """
+
+    path: str
+    dictionary: Dictionary = "none"
+    gpt3: int = 0
+    together: Literal["wiki-and-gpt3", "wiki-then-gpt3"] = "wiki-and-gpt3"
+
+    def items(self, datasets: Sequence[str], names: Sequence[str]) -> Items:
+        """Class -> its texts, for those of `names` that have any; `datasets` are the names that a file may bear.
+
+        Raises ConfigError when a file is missing or is not what it should be.
+        """
+        if self.path == "wordnet":
+            return {} if self.dictionary == "none" else wordnet_items(names, self.dictionary)
+        path = Path(self.path).expanduser()
+        if path.is_file():
+            return _own_items(path, names)
+        if not path.is_dir():
+            raise ConfigError(f"knowledge: {path} is neither a folder nor a JSON file; check the path")
+        dictionary, generated = self._rows(path, datasets)
+        return {name: found for name in names if (found := self._of_class(name, dictionary, generated))}
+
+    def _rows(self, folder: Path, datasets: Sequence[str]) -> tuple[dict[str, str | None], dict[str, list[str]]]:
+        dictionary: dict[str, str | None] = {}
+        generated: dict[str, list[str]] = {}
+        if self.dictionary != "none":
+            rows = _read_rows(folder, "external", [f"{name}_knowledge.tsv" for name in datasets])
+            read = _READERS[self.dictionary]
+            dictionary = {_key(row): text for row in rows if (text := read(row)) is not _ABSENT}
+        if self.gpt3:
+            rows = _read_rows(folder, "gpt3", [f"GPT3_{name}.tsv" for name in datasets])
+            generated = {_key(row): list(row.get("gpt3") or ()) for row in rows}
+        return dictionary, generated
+
+    def _of_class(self, name: str, dictionary: Mapping[str, str | None], generated: Mapping[str, list[str]]) -> Any:
+        key = class_key(name)
+        found = [dictionary[key]] if key in dictionary else []
+        if self.together == "wiki-and-gpt3" or not found:
+            found += generated.get(key, [])[: self.gpt3]
+        return found
+
+
+def suffix(name: str, item: str | None) -> str:
+    """What is appended to a prompt: " ; NAME , ITEM" as words and punctuation marks with single blanks between them.
+
+    An empty entry (None) adds one blank only.
+    """
+    return " " if item is None else " " + " ".join(words(f" ; {name} , {item}"))
+
+
+def with_items(sentences: Sequence[str], name: str, items: Sequence[str | None]) -> list[str]:
+    """Every sentence with every item; the sentences alone when there is no item."""
+    if not items:
+        return list(sentences)
+    return [sentence + suffix(name, item) for item in items for sentence in sentences]
+
+
+def words(text: str) -> list[str]:
+    """Words and punctuation marks by the rules of the Penn treebank, sentence by sentence.
+
+    Sentences end at every full stop that is followed by a blank. Whether a stop after an abbreviation stands apart is
+    the only thing for which that is coarse, and CLIP's own tokeniser sets every punctuation mark apart anyway. Raises
+    ConfigError when nltk is missing.
+    """
+    split, tokenise = _tokenisers()
+    return [word for sentence in split(text) for word in tokenise(sentence)]
+
+
+@cache
+def _tokenisers() -> tuple[Callable[[str], list[str]], Callable[[str], list[str]]]:
+    try:
+        from nltk.tokenize import NLTKWordTokenizer
+        from nltk.tokenize.punkt import PunktSentenceTokenizer
+    except ImportError as error:
+        raise ConfigError('knowledge needs the package nltk; pip install "vitadapt[knowledge]"') from error
+    return PunktSentenceTokenizer().tokenize, NLTKWordTokenizer().tokenize
+
+
+_ABSENT = object()
+
+
+def _wiktionary(row: Mapping[str, Any]) -> Any:
+    return row.get("def_wiki", _ABSENT)
+
+
+def _definition(row: Mapping[str, Any]) -> Any:
+    return row.get("def_wn", _ABSENT)
+
+
+def _hierarchy(row: Mapping[str, Any]) -> Any:
+    path = row.get("path_wn", _ABSENT)
+    return " ".join(path[:HIERARCHY]) if isinstance(path, list) else path
+
+
+_READERS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "wiktionary": _wiktionary,
+    "wordnet-definition": _definition,
+    "wordnet-hierarchy": _hierarchy,
+}
+
+
+def _key(row: Mapping[str, Any]) -> str:
+    return class_key(row["classname"])
+
+
+def _read_rows(folder: Path, inner: str, names: Sequence[str]) -> list[dict[str, Any]]:
+    places = [place / name for place in (folder, folder / inner) for name in names]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise ConfigError(f"knowledge: {folder} has none of {', '.join(names)}")
+    rows = _read_json(path)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and "classname" in row for row in rows):
+        raise ConfigError(f"{path}: expected a JSON list of objects with a classname")
+    return cast(list[dict[str, Any]], rows)
+
+
+def _own_items(path: Path, names: Sequence[str]) -> Items:
+    content = _read_json(path)
+    texts = {k: [v] if isinstance(v, str) else v for k, v in content.items()} if isinstance(content, dict) else None
+    if texts is None or not all(isinstance(v, list) and all(isinstance(t, str) for t in v) for v in texts.values()):
+        raise ConfigError(f"{path}: expected JSON of the form {{class: [text, ...]}}")
+    by_key = {class_key(name): list(items) for name, items in texts.items()}
+    known = {class_key(name) for name in names}
+    if strange := [name for name in texts if class_key(name) not in known]:
+        raise ConfigError(f"{path}: {strange[0]!r} is not a class; the classes are {', '.join(names[:5])}, ...")
+    return {name: by_key[class_key(name)] for name in names if by_key.get(class_key(name))}
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as JSON ({error})") from error
+
+
+def wordnet_items(names: Sequence[str], dictionary: Dictionary) -> Items:
+    """Definition, or the nearest hypernyms, of the first sense of each name as a noun, out of nltk's WordNet.
+
+    Raises ConfigError when nltk or its data is missing, and for a dictionary that is not WordNet's.
+    """
+    if dictionary == "wiktionary":
+        raise ConfigError("knowledge: WordNet has no wiktionary; use wordnet-definition or wordnet-hierarchy")
+    wordnet = _wordnet()
+    senses = {name: wordnet.synsets(name.strip().replace(" ", "_"), pos="n") for name in names}
+    say = _say_definition if dictionary == "wordnet-definition" else _say_hierarchy
+    return {name: [text] for name, found in senses.items() if found and (text := say(found[0]))}
+
+
+def _say_definition(sense: Any) -> str:
+    return str(sense.definition())
+
+
+def _say_hierarchy(sense: Any) -> str:
+    above = list(reversed(sense.hypernym_paths()[0]))[1 : 1 + HIERARCHY]
+    return " ".join(step.lemma_names()[0] for step in above)
+
+
+def _wordnet() -> Any:
+    try:
+        from nltk.corpus import wordnet
+    except ImportError as error:
+        raise ConfigError('knowledge: WordNet needs the package nltk; pip install "vitadapt[knowledge]"') from error
+    try:
+        wordnet.ensure_loaded()
+    except LookupError as error:
+        raise ConfigError(
+            "knowledge: WordNet's data is not installed; run: python -m nltk.downloader wordnet, or set NLTK_DATA"
+        ) from error
+    return wordnet
