@@ -144,12 +144,12 @@ CASES: tuple[Case, ...] = (
     _hf(
         "CLIPVisionModelWithProjection", "CLIPVisionConfig", "hf-clip", _embeds(), _embeds(**_AT), hidden_act="gelu_new"
     ),
-    _hf("CLIPVisionModel", "CLIPVisionConfig", "hf-clip-tower", _pooled(), _pooled(**_AT)),
-    _hf("ViTModel", "ViTConfig", "hf-vit-memory", _first_token(), _first_token(**_AT)),
-    _hf("ViTModel", "ViTConfig", "hf-vit-memory", _first_token(), _first_token(**_AT), qkv_bias=False),
-    _hf("Dinov2Model", "Dinov2Config", "hf-dinov2-memory", _pooled(), _pooled()),
+    _hf("CLIPVisionModel", "CLIPVisionConfig", "hf-clip", _pooled(), _pooled(**_AT)),
+    _hf("ViTModel", "ViTConfig", "hf-vit", _first_token(), _first_token(**_AT)),
+    _hf("ViTModel", "ViTConfig", "hf-vit", _first_token(), _first_token(**_AT), qkv_bias=False),
+    _hf("Dinov2Model", "Dinov2Config", "hf-dinov2", _pooled(), _pooled()),
     _hf(
-        *("Dinov2WithRegistersModel", "Dinov2WithRegistersConfig", "hf-dinov2-memory", _pooled(), _pooled()),
+        *("Dinov2WithRegistersModel", "Dinov2WithRegistersConfig", "hf-dinov2", _pooled(), _pooled()),
         num_register_tokens=3,
     ),
 )

@@ -129,14 +129,14 @@ def describe(module: nn.Module) -> Live | None:
     """
     if type(module).__module__.partition(".")[0] != "timm":
         return None
-    from timm.layers import Attention, Mlp, PatchEmbed
-    from timm.models.vision_transformer import Block, VisionTransformer
+    from timm.layers import Mlp, PatchEmbed
+    from timm.models.vision_transformer import Attention, Block, VisionTransformer
 
     vit: Any = module
     expect(type(module) is VisionTransformer, f"the class {type(module).__name__}")
     expect(vit.attn_pool is None, "attention pooling")
     expect(vit.global_pool in ("token", "avg"), f"pooling {vit.global_pool!r}")
-    expect(not vit.pool_include_prefix, "pooling over prefix tokens")
+    expect(not getattr(vit, "pool_include_prefix", False), "pooling over prefix tokens")
     expect(type(vit.patch_drop) is nn.Identity, "patch dropout")
     plain_patches = type(vit.patch_embed) is PatchEmbed and type(vit.patch_embed.norm) is nn.Identity
     expect(plain_patches, "a special patch embedding")
