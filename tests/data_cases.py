@@ -51,7 +51,7 @@ class Stages(list[tuple[str, int, int]]):
 
     @property
     def decoded(self) -> bool:
-        return any(stage == "decoding" for stage, _, _ in self)
+        return any(stage.startswith("decoding") for stage, _, _ in self)
 
 
 def cached_file(cache: Path) -> Path:

@@ -81,7 +81,7 @@ sys.stdin.readline()
 stages = []
 pixels = open_pixels(open_dataset(sys.argv[1]).splits["train"], Geometry(64), Path(sys.argv[2]),
                      lambda stage, done, total: stages.append(stage))
-print(pixels.key, "decoding" in stages)
+print(pixels.key, any(stage.startswith("decoding") for stage in stages))
 """
 
 

@@ -62,7 +62,8 @@ def test_a_row_that_does_not_exist_is_an_error(tmp_path: Path, row: int) -> None
 def test_images_are_decoded_once_and_then_read_from_the_file(tmp_path: Path) -> None:
     examples, first, second = in_memory(), Stages(), Stages()
     open_pixels(examples, GEOMETRY, tmp_path, first)
-    assert first[-1] == ("decoding", 5, 5)
+    stage, done, total = first[-1]
+    assert stage.startswith("decoding 5 images into 0.0 MB") and (done, total) == (5, 5)
     open_pixels(examples, GEOMETRY, tmp_path, second)
     assert not second.decoded
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".lock", ".npy"]

@@ -85,6 +85,8 @@ class BenchDisplay:
         if label != self.label:
             self.progress.reset(self.inner, total=total, visible=True, description=f"{self.name} {label}")
             self.label = label
+            if label.startswith("decoding"):  # worth a line of its own: it tells how much disk is about to be used
+                self.console.print(f"         {self.name}: {label}", highlight=False, markup=False)
         self.progress.update(self.inner, completed=done)
 
     def finished(self, outcome: Outcome) -> None:

@@ -125,13 +125,15 @@ def open_pixels(
 ) -> Pixels:
     """The decoded `examples`, from the folder `cache` when they were decoded before; None decodes on demand.
 
-    Both ways give the same bytes. `progress(stage, done, total)` is called now and then. Raises one DataError that
+    Both ways give the same bytes. `progress(stage, done, total)` is called now and then; the stage of decoding tells
+    how large the cache will be. Raises one DataError that
     names all unreadable images (streaming: when they are gathered) and StorageError when the cache cannot be written.
     """
     if cache is None or not len(examples):
         return StreamedPixels(examples, geometry, workers)
     key = _key(content_digests(examples, cache, progress, workers), geometry)
-    images = each(lambda ref: decode(ref, geometry), examples.refs, "decoding", progress, workers)
+    stage = f"decoding {len(examples)} images into {cache_size(examples, geometry) / 1e6:.1f} MB of cache"
+    images = each(lambda ref: decode(ref, geometry), examples.refs, stage, progress, workers)
     return ArrayPixels(pixelfile.open_or_build(cache / f"{key}.npy", _shape(examples, geometry), images), key)
 
 
