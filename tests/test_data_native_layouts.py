@@ -18,18 +18,7 @@ from vitadapt.data.classmap import class_key
 from vitadapt.data.readers.native.kitti import split_by_drive
 from vitadapt.data.readers.native.rule import seeded_split
 
-
-@pytest.fixture(scope="session")
-def copies(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, dict]]:
-    made: dict[str, tuple[Path, dict]] = {}
-
-    def copy(name: str) -> tuple[Path, dict]:
-        if name not in made:
-            root = tmp_path_factory.mktemp(name)
-            made[name] = root, CASES[name](root)
-        return made[name]
-
-    return copy
+Native = Callable[[str], tuple[Path, dict]]
 
 
 @cache
@@ -70,8 +59,8 @@ def test_there_is_a_case_for_every_data_set_of_the_suite() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(CASES) - set(SEEDED)))
-def test_the_official_split_is_read(name: str, copies: Callable[[str], tuple[Path, dict]]) -> None:
-    root, truth = copies(name)
+def test_the_official_split_is_read(name: str, native_copy: Native) -> None:
+    root, truth = native_copy(name)
     dataset, row = open_dataset(name, root), catalog()[name]
     assert set(dataset.splits) == set(truth)
     for split in truth:
@@ -81,10 +70,8 @@ def test_the_official_split_is_read(name: str, copies: Callable[[str], tuple[Pat
 
 
 @pytest.mark.parametrize("name", SEEDED)
-def test_a_data_set_without_a_split_gets_a_seeded_one_and_says_so(
-    name: str, copies: Callable[[str], tuple[Path, dict]]
-) -> None:
-    root, truth = copies(name)
+def test_a_data_set_without_a_split_gets_a_seeded_one_and_says_so(name: str, native_copy: Native) -> None:
+    root, truth = native_copy(name)
     dataset, again = open_dataset(name, root), open_dataset(name, root)
     same(whole(dataset), truth["all"], name)  # so no image is in two splits, and none is lost
     for split, part in dataset.splits.items():
@@ -136,7 +123,7 @@ def test_drives_are_drawn_as_published() -> None:
     test = set(np.random.choice(sorted(set(drives)), 4, replace=False))
     val = set(np.random.choice(sorted(set(drives) - test), 4, replace=False))
     np.random.set_state(state)
-    parts = split_by_drive(drives)
+    parts = split_by_drive(drives, "here")
     assert {drives[frame] for frame in parts["test"]} == test
     assert {drives[frame] for frame in parts["val"]} == val
     assert sorted(frame for part in parts.values() for frame in part) == list(range(123))
@@ -243,12 +230,10 @@ TORCHVISION: dict[str, Callable[[Path, str], Items]] = {
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # torchvision leaves GIF files open
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_torchvision_reads_the_same(
-    name: str, copies: Callable[[str], tuple[Path, dict]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_torchvision_reads_the_same(name: str, native_copy: Native, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchvision.datasets.fer2013.check_integrity", lambda *_, **__: True)
     monkeypatch.setattr("torchvision.datasets.flowers102.check_integrity", lambda *_, **__: True)
-    root, truth = copies(name)
+    root, truth = native_copy(name)
     dataset = open_dataset(name, root)
     for split in truth:
         if name == "fer-2013" and split != "train":
@@ -262,15 +247,15 @@ def ordered(examples: Examples) -> Examples:
     return examples.take(sorted(range(len(examples)), key=lambda i: rgb(examples.refs[i].read()).tobytes()))
 
 
-def test_torchvision_reads_the_same_eurosat(copies: Callable[[str], tuple[Path, dict]]) -> None:
-    root, _ = copies("eurosat")
+def test_torchvision_reads_the_same_eurosat(native_copy: Native) -> None:
+    root, _ = native_copy("eurosat")
     theirs = tv.EuroSAT(root)
     ours = ordered(whole(open_dataset("eurosat", root)))
     same(ours, sorted(items(theirs, theirs.classes), key=lambda item: item[1].tobytes()), "eurosat")
 
 
-def test_torchvision_reads_the_same_caltech_but_the_background(copies: Callable[[str], tuple[Path, dict]]) -> None:
-    root, _ = copies("caltech-101")
+def test_torchvision_reads_the_same_caltech_but_the_background(native_copy: Native) -> None:
+    root, _ = native_copy("caltech-101")
     theirs = tv.Caltech101(root)
     ours = ordered(whole(open_dataset("caltech-101", root)))
     background = class_id("caltech-101", "BACKGROUND_Google")
@@ -279,8 +264,8 @@ def test_torchvision_reads_the_same_caltech_but_the_background(copies: Callable[
     same(kept, sorted(items(theirs, theirs.categories), key=lambda item: item[1].tobytes()), "caltech-101")
 
 
-def test_torchvision_has_the_same_kitti_frames(copies: Callable[[str], tuple[Path, dict]]) -> None:
-    root, _ = copies("kitti-distance")
+def test_torchvision_has_the_same_kitti_frames(native_copy: Native) -> None:
+    root, _ = native_copy("kitti-distance")
     dataset = open_dataset("kitti-distance", root)
     ours = {
         rgb(ref.read()).tobytes(): label

@@ -36,7 +36,7 @@ def load(folder: Path, options: Options) -> Stored:
             f"{mapping} is missing; unpack KITTI's devkit_object.zip there, it tells the drive of each frame"
         )
     drives = drives_of(mapping / "train_rand.txt", mapping / "train_mapping.txt")
-    parts = split_by_drive(drives)
+    parts = split_by_drive(drives, str(mapping))
     index, splits = mapping / "train_rand.txt", {}
     for split, frames in parts.items():
         refs = file_refs(index, folder / options["images"], (f"{frame:06d}.png" for frame in frames))
@@ -64,13 +64,13 @@ def drives_of(order: Path, table: Path) -> list[str]:
     return drives
 
 
-def split_by_drive(drives: list[str]) -> dict[str, list[int]]:
+def split_by_drive(drives: list[str], where: str) -> dict[str, list[int]]:
     """Frame numbers of train, val and test. Raises DataError for fewer than three drives."""
     frames: dict[str, list[int]] = defaultdict(list)
     for frame, drive in enumerate(drives):
         frames[drive].append(frame)
     if len(frames) < 3:
-        raise DataError(f"KITTI frames of {len(frames)} drives cannot be split by drive; get the devkit again")
+        raise DataError(f"{where} knows {len(frames)} drives, too few to split frames by them; get the devkit again")
     draw, count = np.random.RandomState(_SEED), max(1, len(frames) * _PERCENT // 100)
     test = set(draw.choice(sorted(frames), count, replace=False).tolist())
     val = set(draw.choice(sorted(frames.keys() - test), count, replace=False).tolist())
