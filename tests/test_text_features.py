@@ -71,7 +71,7 @@ def test_a_template_has_one_kind_of_place():
 
 @pytest.mark.parametrize("template", ["a photo", "a {name}", "a {0}", "a {", "a } {}", "{} and {{}}", "{!r}"])
 def test_other_placeholders_are_refused_in_one_line(template):
-    with pytest.raises(ConfigError, match="write {}") as caught:
+    with pytest.raises(ConfigError, match=r"write \{\}") as caught:
         Prompts(templates=("{}", template))
     assert "\n" not in str(caught.value) and repr(template) in str(caught.value)
 

@@ -1,8 +1,9 @@
 """The adapter file: what was learnt, as safetensors with metadata. Kilobytes, never code.
 
 Tensors: `backbone.NAME` for every trainable tensor of the adapted backbone, `head.NAME` for the classifier head with
-its feature statistics. Metadata: one entry `vitadapt`, a JSON object with format, method, backbone, image_size, classes
-and base (one entry, because the order of several is left to chance and the same run must give the same bytes).
+its feature statistics. Metadata: one entry `vitadapt`, a JSON object with format, method, backbone, image_size,
+classes, base and, unless it is the usual one, head (one entry, because the order of several is left to chance and the
+same run must give the same bytes).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from .config import build
 from .errors import WeightsError
-from .head import Classifier, Head
+from .head import ZERO, Classifier, Head, HeadSpec, unprojected
 from .methods import METHODS
 from .surgery import Method, adapt, load_trainable_state, trainable_state
 
@@ -34,6 +35,7 @@ class AdapterInfo:
     image_size: int
     classes: tuple[str, ...]
     base: str
+    head: HeadSpec = ZERO
 
 
 def adapter_bytes(model: Classifier, info: AdapterInfo) -> bytes:
@@ -49,6 +51,7 @@ def adapter_bytes(model: Classifier, info: AdapterInfo) -> bytes:
         "classes": info.classes,
         "base": info.base,
     }
+    about |= {"head": asdict(info.head)} if info.head != ZERO else {}
     metadata = {"vitadapt": json.dumps(about)}
     data: bytes = save({name: t.contiguous() for name, t in tensors.items()}, metadata)
     return data
@@ -68,7 +71,8 @@ def read_adapter(path: Path | str) -> tuple[AdapterInfo, dict[str, Tensor]]:
     fields = about["method"]
     method = build(METHODS[fields.pop("name")], fields, "method")
     classes = tuple(about["classes"])
-    return AdapterInfo(method, about["backbone"], about["image_size"], classes, about["base"]), tensors
+    head = build(HeadSpec, about.get("head", {}), "head")
+    return AdapterInfo(method, about["backbone"], about["image_size"], classes, about["base"], head), tensors
 
 
 def load_adapter(path: Path | str, backbone: nn.Module, base: str | None = None) -> Classifier:
@@ -79,9 +83,11 @@ def load_adapter(path: Path | str, backbone: nn.Module, base: str | None = None)
     info, tensors = read_adapter(path)
     if base is not None and base != info.base:
         raise WeightsError(f"{path}: was trained on {info.backbone} ({info.base}), and this backbone is {base}")
+    if info.head.projection == "merged":
+        backbone, _ = unprojected(backbone)
     adapted = adapt(backbone, info.method)
     load_trainable_state(adapted, _part(tensors, "backbone."))
-    head = Head(tensors["head.linear.weight"].shape[1], len(info.classes))
+    head = Head(tensors["head.linear.weight"].shape[1], len(info.classes), info.head, pretrained=1.0)
     try:
         head.load_state_dict(_part(tensors, "head."))
     except RuntimeError as error:

@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config import Recipe, RunConfig, build, parse_method, read_toml, recipe_for
+from .config import Recipe, RunConfig, build, build_prompts, parse_head, parse_method, read_toml, recipe_for
 from .data.sources import check_spec
 from .errors import ConfigError
+from .language import check_prompts
 from .registry import unknown
 from .results import Record, Store
 from .runner import Environment, describe, run
+from .text import Prompts, read_class_names
 from .weights.load import check_name
 
-AXES = ("backbone", "dataset", "method", "shots", "seed", "image_size", "protocol", "precision")
+AXES = ("backbone", "dataset", "method", "shots", "seed", "image_size", "protocol", "precision", "head")
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,18 @@ def read_bench(path: Path) -> list[RunConfig]:
     """The cells of a benchmark file. Raises ConfigError or UnknownName naming the file."""
     plain = read_toml(path)
     for section in plain:
-        if section not in ("title", "bench", "recipe"):
-            raise unknown(f"section of {path}", section, ("bench", "recipe"))
+        if section not in ("title", "bench", "recipe", "prompts"):
+            raise unknown(f"section of {path}", section, ("bench", "recipe", "prompts"))
     if "bench" not in plain:
         raise ConfigError(f"{path}: has no [bench] section")
-    return expand(plain["bench"], plain.get("recipe", {}))
+    return expand(plain["bench"], plain.get("recipe", {}), plain.get("prompts", {}))
 
 
-def expand(axes: Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> list[RunConfig]:
-    """Every combination of the lists in `axes`; `recipe` changes fields of what the protocol prescribes.
+def expand(
+    axes: Mapping[str, Any], recipe: Mapping[str, Any] | None = None, prompts: Mapping[str, Any] | None = None
+) -> list[RunConfig]:
+    """Every combination of the lists in `axes`; `recipe` changes fields of what the protocol prescribes, and `prompts`
+    (fields of `Prompts`, where class_names may be a file) replace the built-in ones.
 
     Order: dataset, shots, seed and backbone outermost, methods innermost, so that images and weights are shared.
     """
@@ -53,17 +58,29 @@ def expand(axes: Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> 
     for name in ("backbone", "dataset", "method"):
         if not lists.get(name):
             raise ConfigError(f"[bench] needs {name}")
-    order = ("dataset", "shots", "seed", "backbone", "image_size", "protocol", "precision", "method")
+    order = ("dataset", "shots", "seed", "backbone", "image_size", "protocol", "precision", "head", "method")
     names = [name for name in order if name in lists]
     products = itertools.product(*(lists[name] for name in names))
-    return [_cell(dict(zip(names, values, strict=True)), recipe or {}) for values in products]
+    said = _prompts(prompts) if prompts else None
+    cells = [_cell(dict(zip(names, values, strict=True)), recipe or {}, said) for values in products]
+    if said:
+        check_prompts(cells)
+    return cells
 
 
-def _cell(values: dict[str, Any], recipe: Mapping[str, Any]) -> RunConfig:
+def _prompts(values: Mapping[str, Any]) -> Prompts:
+    fields = dict(values)
+    if isinstance(fields.get("class_names"), str):
+        fields["class_names"] = read_class_names(Path(fields["class_names"]).expanduser())
+    return build_prompts(fields)
+
+
+def _cell(values: dict[str, Any], recipe: Mapping[str, Any], prompts: Prompts | None) -> RunConfig:
     method = parse_method(values.pop("method"))
+    head = parse_head(values.pop("head")) if "head" in values else None
     if values.get("shots") == "all":
         values["shots"] = None
-    config = build(RunConfig, values, "[bench]", method=method)
+    config = build(RunConfig, values, "[bench]", method=method, head=head, prompts=prompts)
     changed = None
     if recipe:
         build(Recipe, recipe, "recipe")  # names and types first

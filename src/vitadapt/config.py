@@ -16,9 +16,12 @@ from typing import Any, Literal, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 from .errors import ConfigError
+from .head import HEADS, TEXT, ZERO, HeadSpec
 from .methods import METHODS
 from .registry import unknown
 from .surgery import Method
+from .text.knowledge import Knowledge
+from .text.prompts import Prompts
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -68,6 +71,7 @@ class RunConfig:
     """One cell of a benchmark: everything that the score depends on, and nothing else.
 
     shots: labelled images per class, or None for all of them. image_size: pixels, None for the backbone's own.
+    head: None for a head at zero, or of class names when the method trains none. prompts: None for the built-in ones.
     """
 
     backbone: str
@@ -79,20 +83,39 @@ class RunConfig:
     protocol: str = "fixed"
     precision: Literal["fp32", "bf16"] = "fp32"
     recipe: Recipe | None = None
+    head: HeadSpec | None = None
+    prompts: Prompts | None = None
 
     def __post_init__(self) -> None:
+        if not self.method.trains_head and self.head is not None and self.head.start != "text":
+            raise ConfigError("this method trains no head, so that it must start from text; leave --head out")
         if self.shots is not None and self.shots < 1:
             raise ConfigError(f"shots must be at least 1 (or 'all'), got {self.shots}: nothing to train on")
 
     def resolved(self) -> RunConfig:
-        """The same configuration with the recipe that its protocol prescribes filled in."""
-        return replace(self, recipe=self.recipe or recipe_for(self.protocol, self.method))
+        """The same configuration with the recipe that its protocol prescribes filled in, in the one form it has.
+
+        What says nothing new (a head that is the default, prompts for a head without text) is left out.
+        """
+        default = ZERO if self.method.trains_head else TEXT
+        head = None if self.head == default else self.head
+        prompts = self.prompts if self.head_spec.start == "text" and self.prompts != Prompts() else None
+        recipe = self.recipe or recipe_for(self.protocol, self.method)
+        return replace(self, recipe=recipe, head=head, prompts=prompts)
+
+    @property
+    def head_spec(self) -> HeadSpec:
+        """The head of this cell."""
+        return self.head or (ZERO if self.method.trains_head else TEXT)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; the method as its name and fields."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         plain["method"] = {"name": METHODS.name_of(self.method), **dataclasses.asdict(cast(Any, self.method))}
         plain["recipe"] = dataclasses.asdict(self.recipe) if self.recipe else None
+        for name in ("head", "prompts"):  # younger than the first records, whose digests must stay
+            value = plain.pop(name)
+            plain |= {name: dataclasses.asdict(value)} if value else {}
         return cast(dict[str, Any], json.loads(json.dumps(plain)))
 
     @staticmethod
@@ -100,13 +123,15 @@ class RunConfig:
         """The inverse of `to_dict`. Raises ConfigError or UnknownName."""
         fields = dict(plain)
         method = dict(fields.pop("method"))
-        recipe = fields.pop("recipe", None)
+        recipe, head, prompts = (fields.pop(name, None) for name in ("recipe", "head", "prompts"))
         return build(
             RunConfig,
             fields,
             "run",
             method=build(METHODS[method.pop("name")], method, "method"),
             recipe=build(Recipe, recipe, "recipe") if recipe else None,
+            head=build(HeadSpec, head, "head") if head else None,
+            prompts=build_prompts(prompts) if prompts else None,
         )
 
     def digest(self) -> str:
@@ -117,13 +142,17 @@ class RunConfig:
 
 def build(kind: type[Instance], values: Mapping[str, Any], what: str, **ready: Any) -> Instance:
     """A dataclass from text or TOML values. Raises UnknownName for a field, ConfigError for a value of a wrong type."""
+    return kind(**build_changes(kind, values, what), **ready)
+
+
+def build_changes(kind: type, values: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """`values` as fields of the dataclass `kind`, with the types they have there. Raises as `build`."""
     fields = {f.name: f for f in dataclasses.fields(cast(Any, kind)) if f.init}
     for name in values:
         if name not in fields:
             hint = "" if fields else f"{what} has no fields"
             raise unknown(f"field of {what}", name, fields, hint)
-    checked = {name: _checked(kind, name, value, what) for name, value in values.items()}
-    return kind(**checked, **ready)
+    return {name: _checked(kind, name, value, what) for name, value in values.items()}
 
 
 def _checked(kind: type, name: str, value: Any, what: str) -> Any:
@@ -139,6 +168,33 @@ def _adapter(kind: type, name: str) -> TypeAdapter[Any]:
     from typing import get_type_hints
 
     return TypeAdapter(get_type_hints(kind)[name])
+
+
+def build_prompts(values: Mapping[str, Any]) -> Prompts:
+    """Prompts from plain values. Raises UnknownName or ConfigError."""
+    fields = dict(values)
+    knowledge = fields.pop("knowledge", None)
+    known = build(Knowledge, knowledge, "knowledge") if knowledge else None
+    if known is None and knowledge is not None:
+        raise ConfigError("knowledge: needs a path")
+    return build(Prompts, fields, "prompts", knowledge=known)
+
+
+def parse_head(text: str) -> HeadSpec:
+    """ "zero", "text", or "text:scale=pretrained,learn_scale=true" -> a HeadSpec. Raises UnknownName or ConfigError."""
+    name, _, fields = text.partition(":")
+    if name.strip() not in HEADS:
+        raise unknown("head", name.strip(), HEADS)
+    changes = build_changes(HeadSpec, parse_fields(fields), "head")
+    return replace(HEADS[name.strip()], **changes)
+
+
+def head_text(head: HeadSpec) -> str:
+    """The shortest text from which `parse_head` makes `head` again."""
+    base = HEADS[head.start]
+    fields = [f.name for f in dataclasses.fields(head) if getattr(head, f.name) != getattr(base, f.name)]
+    changed = ",".join(f"{name}={getattr(head, name)}" for name in fields)
+    return head.start + (f":{changed}" if changed else "")
 
 
 def parse_method(text: str) -> Method:

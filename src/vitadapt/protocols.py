@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .config import Recipe, RunConfig
 from .errors import ConfigError
-from .head import Classifier, Head
+from .head import Classifier, Head, TextStart
 from .registry import Registry
 from .surgery import adapt, trainable
 from .train import FitLog, Inputs, Setting, fit
@@ -23,6 +23,7 @@ class Task:
     """All that a protocol may use: a frozen backbone, the training images with their labels, and their frozen features.
 
     labels: (N,) class numbers or (N, C) multi-hot. features: (N, E) of the unadapted backbone, computed once.
+    text: what a head of class names is made of, when the cell asks for one.
     """
 
     config: RunConfig
@@ -33,6 +34,7 @@ class Task:
     features: Tensor
     setting: Setting
     checkpoint: Path | None = None
+    text: TextStart | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -42,19 +44,32 @@ class Task:
         return recipe
 
     def build(self, seed: int) -> Classifier:
-        """A fresh classifier: the backbone adapted with tensors drawn from `seed`, and a head at zero."""
+        """A fresh classifier: the backbone adapted with tensors drawn from `seed`, and a head as the cell asks for.
+
+        Raises ConfigError when the head is to start from text and the backbone has none.
+        """
         backbone = adapt(self.backbone, self.config.method, seed)
-        head = Head(self.features.shape[1], self.classes).to(self.setting.device)
-        head.standardise(self.features.to(self.setting.device))
+        return Classifier(backbone, self._head().to(self.setting.device)).eval()
+
+    def _head(self) -> Head:
+        spec, text = self.config.head_spec, self.text
+        head = Head(self.features.shape[1], self.classes, spec, text.scale if text else None)
+        if spec.norm == "standard":
+            head.standardise(self.features)
+        if spec.start == "text":
+            if text is None:
+                raise ConfigError(f"{self.config.backbone} has no text tower to make a head of class names from")
+            head.start_from(text.features)
         if not self.config.method.trains_head:
-            raise ConfigError(
-                f"{self.config.backbone} has no text tower to make a head of class names from, and this method trains "
-                "none; choose linear-probe, or a CLIP backbone"
-            )
-        return Classifier(backbone, head)
+            return head.requires_grad_(False)
+        if spec.start == "text" and self.labels.ndim == 2:
+            head.balance(self.features)
+        return head
 
     def fit(self, model: Classifier, recipe: Recipe, seed: int, label: str = "train") -> FitLog:
-        """Train `model` on all images; only the head, on the features, when nothing else trains."""
+        """Train `model` on all images; only the head, on the features, when nothing else trains, or nothing."""
+        if not trainable(model):
+            return FitLog()
         if not trainable(model.backbone):
             return self.fit_head(model, recipe, seed, label)
         if recipe.head_start == "probe":
@@ -94,7 +109,8 @@ def fixed(task: Task) -> Trained:
     """One recipe per method, no search; every labelled image is trained on and the last epoch counts."""
     model = task.build(derive(task.config.seed, "init"))
     log = task.fit(model, task.recipe, derive(task.config.seed, "order"))
-    return Trained(model, {"lr": task.recipe.lr, "weight_decay": task.recipe.weight_decay}, log)
+    chosen = {"lr": task.recipe.lr, "weight_decay": task.recipe.weight_decay} if log.steps else {}
+    return Trained(model, chosen, log)
 
 
 def derive(seed: int, purpose: str) -> int:

@@ -53,10 +53,11 @@ class Record:
 
     @property
     def method(self) -> str:
-        """The method with the fields that differ from its defaults, as written in recipes."""
-        from .config import RunConfig, method_text
+        """The method with the fields that differ from its defaults, as written in recipes, and the head if unusual."""
+        from .config import RunConfig, head_text, method_text
 
-        return method_text(RunConfig.from_dict(self.config).method)
+        config = RunConfig.from_dict(self.config)
+        return method_text(config.method) + (f" +{head_text(config.head)}" if config.head else "")
 
     def to_json(self) -> str:
         """Text with a checksum over everything else in it."""

@@ -26,6 +26,8 @@ from .data import Dataset, Examples, Geometry, content_digests, open_dataset, op
 from .data.pixels import Pixels
 from .errors import Diverged, VitadaptError
 from .files import read_sealed, write_sealed
+from .head import TextStart, unprojected
+from .language import text_start
 from .metrics import METRICS, per_class, performance_efficiency
 from .protocols import PROTOCOLS, Task, Trained
 from .results import Record, Store, bytes_digest
@@ -100,7 +102,9 @@ def _run(config: RunConfig, digest: str, store: Store, environment: Environment)
         test = _pixels(dataset.splits["test"], dataset, backbone, environment)
     require_learnable(cached_probe(config.backbone, config.image_size, cast(Any, config.method)))
     with clock.phase("features"):
-        features = frozen_features(backbone, base, images, environment, "features")
+        text, said = _text(config, backbone, dataset, environment)
+        backbone, frozen, text = _with_projection(config, backbone, base, text)
+        features = frozen_features(backbone, frozen, images, environment, "features")
     task = Task(
         config=config,
         backbone=backbone,
@@ -110,9 +114,11 @@ def _run(config: RunConfig, digest: str, store: Store, environment: Environment)
         features=features,
         setting=setting,
         checkpoint=store.path("checkpoints", digest),
+        text=text,
     )
     sealed = SealedTest(dataset.splits["test"].labels, dataset.metric)
     record = _blank_record(config, digest, dataset, pool, task, environment)
+    record = replace(record, notes=[*record.notes, *said])
     try:
         with clock.phase("train"):
             trained = PROTOCOLS[config.protocol](task)
@@ -120,11 +126,31 @@ def _run(config: RunConfig, digest: str, store: Store, environment: Environment)
         record = replace(record, status="diverged", notes=[*record.notes, str(error)], seconds=clock.seconds)
         return store.add(record, None, dataset.splits["test"].labels, None)
     with clock.phase("test"):
-        probabilities = predict(trained, base, test, dataset, environment, setting)
+        probabilities = predict(trained, frozen, test, dataset, environment, setting)
         score, by_class = sealed.score(probabilities)
     record = _finished(record, trained, score, by_class, clock)
-    info = AdapterInfo(config.method, config.backbone, cast(Any, backbone).image_size, dataset.classes, base)
+    size = cast(Any, backbone).image_size
+    info = AdapterInfo(config.method, config.backbone, size, dataset.classes, base, config.head_spec)
     return store.add(record, probabilities, dataset.splits["test"].labels, adapter_bytes(trained.model, info))
+
+
+def _text(
+    config: RunConfig, backbone: nn.Module, dataset: Dataset, environment: Environment
+) -> tuple[TextStart | None, list[str]]:
+    if config.head_spec.start != "text":
+        return None, []
+    return text_start(config, backbone, dataset, environment.cache, environment.setting)
+
+
+def _with_projection(
+    config: RunConfig, backbone: nn.Module, base: str, text: TextStart | None
+) -> tuple[nn.Module, str, TextStart | None]:
+    """Backbone, its digest and the text as they are; or, where the head is to hold it, all without the projection."""
+    if config.head_spec.projection == "kept":
+        return backbone, base, text
+    bare, projection = unprojected(backbone)
+    merged = replace(text, features=text.features.to(projection) @ projection) if text else None  # (C, E) (E, D)
+    return bare, backbone_digest(bare), merged
 
 
 @lru_cache(maxsize=2)
@@ -170,14 +196,17 @@ def frozen_features(backbone: nn.Module, base: str, images: Pixels, environment:
 def predict(
     trained: Trained, base: str, test: Pixels, dataset: Dataset, environment: Environment, setting: Setting
 ) -> np.ndarray:
-    """Test probabilities (N, C), in one pass."""
-    model = trained.model
+    """Test probabilities (N, C), in one pass.
+
+    A head that never saw a label knows no threshold per class: even of several labels it tells the relative likelihood.
+    """
+    model = trained.model.eval()
     if trainable(model.backbone):
         logits = forward_all(model, test, setting, "test")
     else:
         features = frozen_features(model.backbone, base, test, environment, "test")
         logits = model.head(features.to(setting.device)).detach().cpu()
-    multilabel = dataset.splits["test"].multilabel
+    multilabel = dataset.splits["test"].multilabel and bool(trainable(model))
     probabilities: np.ndarray = probabilities_of(logits.float(), multilabel).numpy()
     return probabilities
 
