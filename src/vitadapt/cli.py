@@ -49,6 +49,19 @@ def run(
     protocol: Annotated[str, typer.Option(help="How hyper-parameters are found.")] = "fixed",
     precision: Annotated[str, typer.Option(help="fp32 or bf16 (autocast).")] = "fp32",
     recipe: Annotated[str, typer.Option(help="Changes to the protocol's recipe, e.g. lr=0.01,epochs=20.")] = "",
+    head: Annotated[
+        list[str] | None, typer.Option(help="How the head starts: zero, text, or text:scale=pretrained; repeatable.")
+    ] = None,
+    class_names: Annotated[
+        str | None, typer.Option(help="A file of class names in words: one per line, or JSON {class: name}.")
+    ] = None,
+    template: Annotated[
+        list[str] | None, typer.Option(help="A sentence with {} for the class name; repeatable.")
+    ] = None,
+    knowledge: Annotated[
+        str,
+        typer.Option(help="What is known of the classes: path=FILE.json, or path=DIR,dictionary=wiktionary,gpt3=5."),
+    ] = "",
     out: Out = Path("runs"),
     cache: Cache = None,
     no_cache: NoCache = False,
@@ -63,7 +76,11 @@ def run(
     axes |= {"shots": _shots(shots), "seed": seed or [0], "precision": precision}
     if image_size is not None:
         axes["image_size"] = image_size
-    _execute(expand(axes, parse_fields(recipe)), out, _environment(cache, no_cache, data_root, device))
+    if head:
+        axes["head"] = head
+    prompts: dict[str, Any] = {"class_names": class_names, "templates": template, "knowledge": parse_fields(knowledge)}
+    prompts = {name: value for name, value in prompts.items() if value}
+    _execute(expand(axes, parse_fields(recipe), prompts), out, _environment(cache, no_cache, data_root, device))
 
 
 @app.command()
