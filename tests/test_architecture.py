@@ -18,7 +18,7 @@ from vitadapt.methods import METHODS
 ROOT = Path(vitadapt.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 HEAVY = {"timm", "open_clip", "transformers", "huggingface_hub", "onnx", "mlxtend", "matplotlib", "peft", "ray", "nltk"}
-SPEAKING = {"cli", "console", "__main__"}  # the command line and its output
+SPEAKING = {"cli", "cli_data", "console", "__main__"}  # the command line and its output
 GENERIC = {"adapter", "attention", "layernorm"}  # method names that are also plain words
 
 # room -> the parts of the package that it may import besides itself (a name covers what is below it)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from . import cli_data
 from .errors import ConfigError, UnknownName, VitadaptError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(cli_data.app, name="data")
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for records, predictions and adapters.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder for decoded images and features (default: the user's cache).")]

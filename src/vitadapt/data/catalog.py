@@ -40,6 +40,7 @@ class Row:
     also: tuple[str, ...] = ()
     multilabel: bool = False
     rebuildable: bool = True
+    torchvision: Mapping[str, Any] = field(default_factory=dict)  # the class that downloads it and its arguments
     spellings: Mapping[str, str] = field(default_factory=dict)  # other spelling -> class name
 
     def order(self, names: Sequence[str], where: str) -> tuple[int, ...]:

@@ -1,0 +1,111 @@
+"""`vitadapt data`: which data sets there are, whether a copy is sound, subsets that can be passed on, downloads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from .data.doctor import Report
+
+app = typer.Typer(help="Data sets: list, check, pass on a subset, fetch.", no_args_is_help=True)
+
+Root = Annotated[Path | None, typer.Option("--data-root", help="Folder that holds the files of named datasets.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+Name = Annotated[str, typer.Argument(help="A name, a folder of class folders, or a CSV file.")]
+
+
+@app.command("list")
+def list_all(data_root: Root = None, as_json: AsJson = False) -> None:
+    """List the named datasets: sizes, metric, licence, and where each was found."""
+    from .console import print_columns
+    from .data import list_datasets
+
+    rows = list_datasets(data_root)
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    heads = ("name", "classes", "train", "val", "test", "metric", "found", "licence")
+    print_columns(heads, [["" if row[h] is None else str(row[h]) for h in heads] for row in rows], left=heads)
+
+
+@app.command()
+def check(
+    name: Name,
+    data_root: Root = None,
+    shots: Annotated[int | None, typer.Option(help="Images per class that training will ask for.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Examine a dataset: sizes, class order, duplicates, damaged or odd images. Status 1 when something is wrong."""
+    from .data.doctor import check as examine
+
+    report = examine(name, data_root, shots)
+    if as_json:
+        print(json.dumps(report.plain(), indent=1))
+    else:
+        _print_report(report)
+    if not report.healthy:
+        raise typer.Exit(1)
+
+
+@app.command()
+def subset(
+    name: Name,
+    shots: Annotated[int, typer.Option(help="Images per class.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
+    verify: Annotated[Path | None, typer.Option(help="A manifest; find its images in this copy instead.")] = None,
+    data_root: Root = None,
+) -> None:
+    """Print a few-shot subset as a manifest by content hash, or find the images of one in this copy."""
+    from .data import open_dataset
+    from .data.subsets import make_manifest, read_manifest, subset_rows
+
+    dataset = open_dataset(name, data_root)
+    if verify is None:
+        print(json.dumps(make_manifest(dataset, shots, seed), indent=1))
+        return
+    rows = subset_rows(dataset, read_manifest(verify))
+    print(f"all {len(rows)} images of {verify} are in the train split of {dataset.name}, with the same classes")
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="A named dataset.")],
+    data_root: Annotated[Path, typer.Option("--data-root", help="Folder to put it in.")],
+    source: Annotated[str, typer.Option("--from", help="torchvision, hub or auto.")] = "auto",
+) -> None:
+    """Download a named dataset; what is there already is kept, an interrupted download goes on."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from .data.fetch import fetch as download
+
+    with Progress(console=Console(stderr=True)) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total or None)
+            bars.update(tasks[stage], completed=done)
+
+        place = download(name, data_root, report, source)
+    print(f"{name} is in {place}")
+
+
+def _print_report(report: Report) -> None:
+    from .console import print_columns
+
+    body = [[name, *(str(counts[c]) for counts in report.counts.values())] for c, name in enumerate(report.classes)]
+    totals = ["all", *(str(sum(counts)) for counts in report.counts.values())]
+    if report.counts:
+        print_columns(["class", *report.counts], [*body, totals], left=("class",))
+        print()
+    lines = [[finding.level, finding.check, finding.message] for finding in report.findings]
+    if lines:
+        print_columns(["level", "check", "finding"], lines, left=("level", "check", "finding"))
+    print(f"{report.dataset}: {'no errors' if report.healthy else 'errors were found'}")

@@ -1,0 +1,82 @@
+"""What one image is like: readable, turned by EXIF, grey, transparent, of one colour; and which pixels it shows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from PIL import Image
+
+from .examples import ImageRef, hexdigest
+from .images import UnreadableImage, to_rgb, upright
+from .parallel import Progress, each
+
+_ORIENTATION = 0x0112  # EXIF tag
+_TINY = 16  # pixels of the shorter side, below which nothing can be recognised
+_ELONGATED = 10  # times longer than wide: the crop sees a tenth of it at most
+_SUFFIXES = {
+    "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
+    "MPO": {".jpg", ".jpeg", ".mpo"},
+    "PNG": {".png", ".apng"},
+    "WEBP": {".webp"},
+    "GIF": {".gif"},
+    "BMP": {".bmp", ".dib"},
+    "TIFF": {".tif", ".tiff"},
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """`pixels` is the hash of the upright RGB image, empty when it is unreadable; `kinds` what is odd about it."""
+
+    pixels: str
+    kinds: tuple[str, ...]
+    reason: str = ""
+
+
+def look_at(refs: Sequence[ImageRef], progress: Progress | None = None, workers: int | None = None) -> list[Look]:
+    """A look at every image, in order; unreadable ones do not stop it."""
+    return list(each(look, refs, "looking", progress, workers))
+
+
+def look(ref: ImageRef) -> Look:
+    """Decode one image. Never raises for a damaged one: that is what it reports."""
+    try:
+        image = ref.read()
+        shown = to_rgb(upright(image))
+    except UnreadableImage as error:
+        return Look("", (), error.reason)
+    except ValueError as error:  # grey values of unknown scale
+        return Look("", (), str(error))
+    return Look(_pixels(shown), tuple(_kinds(image, shown, ref.name)))
+
+
+def pixel_digest(ref: ImageRef) -> str:
+    """The hash of the upright RGB pixels: the same for every lossless storage of an image. Raises DataError."""
+    try:
+        return _pixels(to_rgb(upright(ref.read())))
+    except ValueError as error:
+        raise UnreadableImage(ref.name, str(error)) from error
+
+
+def _pixels(shown: Image.Image) -> str:
+    return hexdigest(shown.tobytes(), f"\0{shown.size}")
+
+
+def _kinds(image: Image.Image, shown: Image.Image, name: str) -> Iterator[str]:
+    short, long = sorted(image.size)
+    suffix = os.path.splitext(name)[1].lower()
+    odd = {
+        "turned by EXIF": image.getexif().get(_ORIENTATION, 1) not in (0, 1),
+        "greyscale": image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16"),
+        "transparent": "A" in image.mode or "transparency" in image.info,
+        "CMYK": image.mode == "CMYK",
+        "animated": getattr(image, "n_frames", 1) > 1 and image.format != "MPO",
+        "suffix of another format": bool(suffix) and suffix not in _SUFFIXES.get(image.format or "", {suffix}),
+        "tiny": short < _TINY,
+        "elongated": long > _ELONGATED * short,
+        "one colour only": all(low == high for low, high in cast(Any, shown.getextrema())),
+    }
+    yield from (kind for kind, holds in odd.items() if holds)
