@@ -6,7 +6,7 @@ Options: `files` (the table, or alternatives), `usages` (split -> what the colum
 from __future__ import annotations
 
 import csv
-import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +34,9 @@ def load(folder: Path, options: Options) -> Stored:
     return Stored({split: Examples(tuple(refs[split]), np.array(labels[split], np.int64)) for split in refs})
 
 
-def table(path: Path) -> list[tuple[str, str, str, str]]:
+def table(path: Path) -> Iterator[tuple[str, str, str, str]]:
     """(where, emotion, usage, pixels) of every line. Raises DataError when it is no such table."""
-    rows = csv.reader(io.StringIO(text_of(path), newline=""))
-    found = []
+    rows = csv.reader(text_of(path).splitlines())
     try:
         names = [name.strip().lower() for name in next(rows, [])]
         if absent := [name for name in _COLUMNS if name not in names]:
@@ -48,10 +47,9 @@ def table(path: Path) -> list[tuple[str, str, str, str]]:
             if len(row) != len(names):
                 raise DataError(f"{where} has {len(row)} fields instead of {len(names)}; get the data again")
             label, usage, pixels = (row[column].strip() for column in columns)
-            found.append((where, label, usage, pixels))
+            yield where, label, usage, pixels
     except csv.Error as error:
         raise DataError(f"{path}: line {rows.line_num} is not valid CSV ({error}); get the data again") from error
-    return found
 
 
 def image(where: str, pixels: str, size: int) -> np.ndarray:
