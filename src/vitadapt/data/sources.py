@@ -63,6 +63,8 @@ def list_datasets(root: Path | None = None) -> list[dict[str, object]]:
                 "classes": len(row.classes),
                 **{split: row.sizes.get(split) for split in ("train", "val", "test")},
                 "metric": row.metric,
+                "leaderboard": row.leaderboard or None,
+                "split": "published" if row.rebuildable else "published in the hub's copy only",
                 "licence": row.licence,
                 "home": row.home,
                 "get": row.get,

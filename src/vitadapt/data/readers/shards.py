@@ -1,6 +1,7 @@
 """WebDataset shards: `train/0.tar`, `train/1.tar`, .. with `KEY.webp` beside `KEY.cls` (or `KEY.npy`), read in place.
 
-Options: `repo` (the name of the published copy, also that of its folder below the data root).
+Options: `repo` (the name of the published copy, also that of its folder below the data root), `notes` (what is
+peculiar to it).
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def read(row: Row, options: Options, place: str) -> Contents:
     sizes = {split: len(examples) for split, examples in splits.items()}
     if any(row.sizes.get(split) != size for split, size in sizes.items()):
         notes = (*notes, f"native split: that of {options['repo']}")
+    notes = (*notes, *options.get("notes", ()))
     return Contents(splits, notes, order)
 
 
