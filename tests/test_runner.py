@@ -1,6 +1,7 @@
 """From a configuration to a record, on small real image files."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ from PIL import Image
 from vitadapt.adapter import load_adapter
 from vitadapt.bench import expand, run_bench
 from vitadapt.config import Recipe, RunConfig
+from vitadapt.data import open_dataset
+from vitadapt.data.subsets import make_manifest, manifest_digest
 from vitadapt.errors import ConfigError, MethodDefect, NotApplicable, WeightsError
 from vitadapt.methods import LoRA
 from vitadapt.results import Store
-from vitadapt.runner import Environment, SealedTest, cached_probe, run
+from vitadapt.runner import Environment, SealedTest, cached_probe, run, training_pool
 from vitadapt.train import Setting, forward_all
 from vitadapt.weights import backbone_digest, load_backbone
 
@@ -176,3 +179,21 @@ def test_frozen_features_are_computed_once(photos, tmp_path, environment, monkey
     assert len(calls) == 2
     run(config(photos, LinearProbe(), recipe=Recipe(epochs=3)), tmp_path / "b", environment)
     assert len(calls) == 2
+
+
+def test_a_subset_decides_which_images_are_used(photos, tmp_path, environment):
+    dataset = open_dataset(photos)
+    manifest = make_manifest(dataset, 2, 7)
+    path = tmp_path / "subset.json"
+    path.write_text(json.dumps(manifest))
+    chosen = config(photos, shots=2, subset=manifest_digest(manifest))
+    drawn = config(photos, shots=2, seed=0)
+    assert RunConfig.from_dict(chosen.to_dict()) == chosen
+    assert chosen.digest() != drawn.digest() and "subset" not in drawn.to_dict()
+    pool = training_pool(chosen, dataset, dataclasses.replace(environment, subset=path))
+    assert [ref.digest() for ref in pool.refs] == [entry["content"] for entry in manifest["images"]]
+    assert [ref.name for ref in pool.refs] != [ref.name for ref in training_pool(drawn, dataset, environment).refs]
+    with pytest.raises(ConfigError, match="give its file with --subset"):
+        training_pool(chosen, dataset, environment)
+    record = run(chosen, Store(tmp_path / "runs"), dataclasses.replace(environment, subset=path))
+    assert record.status == "ok" and len(record.images["train"]) == 6

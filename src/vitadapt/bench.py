@@ -19,7 +19,7 @@ from .runner import Environment, describe, run
 from .text import Prompts, read_class_names
 from .weights.load import check_name
 
-AXES = ("backbone", "dataset", "method", "shots", "seed", "image_size", "protocol", "precision", "head")
+AXES = ("backbone", "dataset", "method", "shots", "seed", "image_size", "protocol", "precision", "head", "subset")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def expand(
     for name in ("backbone", "dataset", "method"):
         if not lists.get(name):
             raise ConfigError(f"[bench] needs {name}")
-    order = ("dataset", "shots", "seed", "backbone", "image_size", "protocol", "precision", "head", "method")
+    order = ("dataset", "subset", "shots", "seed", "backbone", "image_size", "protocol", "precision", "head", "method")
     names = [name for name in order if name in lists]
     products = itertools.product(*(lists[name] for name in names))
     said = _prompts(prompts) if prompts else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -64,6 +65,9 @@ def run(
         str,
         typer.Option(help="What is known of the classes: path=FILE.json, or path=DIR,dictionary=wiktionary,gpt3=5."),
     ] = "",
+    subset: Annotated[
+        Path | None, typer.Option(help="Train on the images of this manifest ('vitadapt data subset') instead.")
+    ] = None,
     out: Out = Path("runs"),
     cache: Cache = None,
     no_cache: NoCache = False,
@@ -80,9 +84,12 @@ def run(
         axes["image_size"] = image_size
     if head:
         axes["head"] = head
+    if subset is not None:
+        axes |= _subset_axes(subset)
     prompts: dict[str, Any] = {"class_names": class_names, "templates": template, "knowledge": parse_fields(knowledge)}
     prompts = {name: value for name, value in prompts.items() if value}
-    _execute(expand(axes, parse_fields(recipe), prompts), out, _environment(cache, no_cache, data_root, device))
+    environment = replace(_environment(cache, no_cache, data_root, device), subset=subset)
+    _execute(expand(axes, parse_fields(recipe), prompts), out, environment)
 
 
 @app.command()
@@ -166,6 +173,14 @@ def list_things(
         print(json.dumps(rows, indent=1))
         return
     _print_rows(rows)
+
+
+def _subset_axes(path: Path) -> dict[str, Any]:
+    """What a manifest says of a configuration; its own shots are those that the record shows."""
+    from .data.subsets import manifest_digest, read_manifest
+
+    manifest = read_manifest(path)
+    return {"subset": manifest_digest(manifest), "shots": manifest.get("shots", "all")}
 
 
 def _shots(text: str) -> int | str:

@@ -72,6 +72,7 @@ class RunConfig:
 
     shots: labelled images per class, or None for all of them. image_size: pixels, None for the backbone's own.
     head: None for a head at zero, or of class names when the method trains none. prompts: None for the built-in ones.
+    subset: digest of the manifest whose images are used; None draws them by `shots` and `seed`.
     """
 
     backbone: str
@@ -85,6 +86,7 @@ class RunConfig:
     recipe: Recipe | None = None
     head: HeadSpec | None = None
     prompts: Prompts | None = None
+    subset: str | None = None
 
     def __post_init__(self) -> None:
         if not self.method.trains_head and self.head is not None and self.head.start != "text":
@@ -116,6 +118,8 @@ class RunConfig:
         for name in ("head", "prompts"):  # younger than the first records, whose digests must stay
             value = plain.pop(name)
             plain |= {name: dataclasses.asdict(value)} if value else {}
+        if plain["subset"] is None:
+            del plain["subset"]
         return cast(dict[str, Any], json.loads(json.dumps(plain)))
 
     @staticmethod

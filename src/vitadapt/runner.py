@@ -24,7 +24,8 @@ from .audit import TensorReport, probe, require_learnable
 from .config import RunConfig
 from .data import Dataset, Examples, Geometry, content_digests, open_dataset, open_pixels, sample_few_shot
 from .data.pixels import Pixels
-from .errors import Diverged, VitadaptError
+from .data.subsets import manifest_digest, read_manifest, subset_rows
+from .errors import ConfigError, Diverged, VitadaptError
 from .files import read_sealed, write_sealed
 from .head import TextStart, unprojected
 from .language import text_start
@@ -38,11 +39,15 @@ from .weights import backbone_digest, load_backbone
 
 @dataclass(frozen=True)
 class Environment:
-    """Where a run happens: nothing here changes its numbers. `cache` None decodes images anew each time."""
+    """Where a run happens: nothing here changes its numbers. `cache` None decodes images anew each time.
+
+    `subset` is the file of the manifest whose digest a configuration names.
+    """
 
     cache: Path | None = None
     data_root: Path | None = None
     setting: Setting = field(default_factory=Setting)
+    subset: Path | None = None
 
 
 class SealedTest:
@@ -97,7 +102,7 @@ def _run(config: RunConfig, digest: str, store: Store, environment: Environment)
     with clock.phase("data"):
         backbone, base = cached_backbone(config.backbone, config.image_size, setting.device)
         dataset = open_dataset(config.dataset, environment.data_root)
-        pool = few_shot_pool(dataset, config.shots, config.seed)
+        pool = training_pool(config, dataset, environment)
         images = _pixels(pool, dataset, backbone, environment)
         test = _pixels(dataset.splits["test"], dataset, backbone, environment)
     require_learnable(cached_probe(config.backbone, config.image_size, cast(Any, config.method)))
@@ -167,10 +172,20 @@ def cached_probe(name: str, image_size: int | None, method: Any) -> list[TensorR
     return probe(backbone, method)
 
 
-def few_shot_pool(dataset: Dataset, shots: int | None, seed: int) -> Examples:
-    """The labelled images that a run may use: all of train, or `shots` per class drawn with `seed`."""
+def training_pool(config: RunConfig, dataset: Dataset, environment: Environment) -> Examples:
+    """The labelled images that a run may use: a given subset, all of train, or `shots` per class drawn with `seed`.
+
+    Raises ConfigError when the environment does not have the subset that the configuration names.
+    """
     train = dataset.splits["train"]
-    return train if shots is None else train.take(sample_few_shot(train.labels, shots, seed, classes=dataset.classes))
+    if config.subset is not None:
+        manifest = read_manifest(environment.subset) if environment.subset else None
+        if manifest is None or manifest_digest(manifest) != config.subset:
+            raise ConfigError(f"the images of subset {config.subset} are not known here; give its file with --subset")
+        return train.take(subset_rows(dataset, manifest, cache=environment.cache))
+    if config.shots is None:
+        return train
+    return train.take(sample_few_shot(train.labels, config.shots, config.seed, classes=dataset.classes))
 
 
 def _pixels(examples: Examples, dataset: Dataset, backbone: nn.Module, environment: Environment) -> Pixels:

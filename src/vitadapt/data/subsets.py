@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import DataError
 from .classmap import class_key
 from .digests import content_digests
-from .examples import Dataset, Examples, IndexArray
+from .examples import Dataset, Examples, IndexArray, hexdigest
 from .fewshot import sample_few_shot
 from .looks import pixel_digest
 from .parallel import Progress, each
@@ -52,6 +52,11 @@ def read_manifest(path: Path) -> Manifest:
     if not known or not table["images"] or not all(map(_is_entry, table["images"])):
         raise DataError(f"{path} is not a subset of the format {FORMAT}; make it with 'vitadapt data subset'")
     return cast(Manifest, table)
+
+
+def manifest_digest(manifest: Manifest) -> str:
+    """16 hex digits that name the images of a manifest and their order."""
+    return hexdigest(json.dumps([entry["content"] for entry in manifest["images"]]))[:16]
 
 
 def _is_entry(entry: Any) -> bool:
