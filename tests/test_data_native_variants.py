@@ -164,3 +164,17 @@ def test_the_validation_signs_are_read_where_they_are(tmp_path: Path, native_cop
     pixels = Painter().save(tmp_path / "root" / SIGNS / "Online-Test-sort" / "00005" / "a.ppm")
     part = open_dataset("gtsrb", tmp_path / "root").splits["val"]
     assert part.labels.tolist() == [5] and np.array_equal(rgb(part.refs[0].read()), pixels)
+
+
+def test_imagenet_in_folders_of_wordnet_ids(tmp_path: Path) -> None:
+    row = catalog()["imagenet-1k"]
+    wordnet = {other: name for other, name in row.spellings.items() if other.startswith("n0") or other.startswith("n1")}
+    Painter().save(tmp_path / "one.jpg")
+    for split in ("train", "val"):
+        for own in wordnet:
+            folder = tmp_path / "imagenet" / split / own
+            folder.mkdir(parents=True)
+            os.link(tmp_path / "one.jpg", folder / f"{own}_1.JPEG")
+    part = open_dataset("imagenet-1k", tmp_path).splits["test"]
+    named = [row.classes[label] for label in part.labels]
+    assert named == [wordnet[Path(ref.name).parent.name] for ref in part.refs] and len(set(named)) == 1000
