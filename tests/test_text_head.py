@@ -270,3 +270,11 @@ def test_towers_load_for_the_named_random_backbone(photos, tmp_path):
     record = run(RunConfig("random:tiny-clip", ZeroShot(), str(photos), shots=2), tmp_path / "runs", Environment())
     backbone = load_backbone("random:tiny-clip")
     assert record.status == "ok" and load_text_tower("random:tiny-clip", backbone).features == backbone.features
+
+
+def test_a_method_that_trains_nothing_has_a_place_in_the_plot(photos, tmp_path):
+    from vitadapt.report.plot import plot_accuracy
+
+    pytest.importorskip("matplotlib")
+    records = [clip_run(photos, tmp_path, tmp_path, method=m, head=TEXT)[2] for m in (ZeroShot(), LoRA())]
+    assert plot_accuracy(records, tmp_path / "a.svg").read_text().count("zero-shot") == 1

@@ -12,6 +12,7 @@ from .data import validation_split as validation_split
 from .errors import VitadaptError as VitadaptError
 from .head import Classifier as Classifier
 from .head import Head as Head
+from .head import HeadSpec as HeadSpec
 from .methods import METHODS as METHODS
 from .methods import Adapter as Adapter
 from .methods import Attention as Attention
@@ -34,6 +35,11 @@ from .surgery import ThinDelta as ThinDelta
 from .surgery import adapt as adapt
 from .surgery import merge as merge
 from .surgery import trainable_state as trainable_state
+from .text import Knowledge as Knowledge
+from .text import Prompts as Prompts
+from .text import class_texts as class_texts
+from .text import load_text_tower as load_text_tower
+from .text import text_matrix as text_matrix
 from .train import Setting as Setting
 from .train import fit as fit
 from .vit import ViT as ViT

@@ -46,7 +46,7 @@ def plot_accuracy(records: Sequence[Record], path: Path) -> Path:
 
 def _draw(figure: object, rows: Sequence[Row], datasets: list[str]) -> None:
     axes = figure.subplots()  # type: ignore[attr-defined]
-    points = [(row.trained or 0.0, row.average or 0.0) for row in rows]
+    points = [(max(row.trained or 0.0, 1.0), row.average or 0.0) for row in rows]  # a logarithm knows no zero
     pe = [row.pe or 0.0 for row in rows]
     front = pareto(points)
     axes.plot([points[i][0] for i in front], [points[i][1] for i in front], color="0.75", lw=1.2, zorder=1)
