@@ -74,7 +74,9 @@ class Call:
         return self.function, self.arguments
 
 
-@pytest.mark.parametrize("function", [os.system, eval, exec, __import__, getattr, torch.load, open], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "function", [os.system, eval, exec, __import__, getattr, torch.load, open], ids=lambda f: f.__name__
+)
 def test_no_code_of_an_archive_is_executed(archive: Path, tmp_path: Path, function: Callable[..., Any]) -> None:
     mark = tmp_path / "was-here"
     _rewrite(archive, pickle.dumps({"visual": Call(function, f"touch {mark}")}, protocol=2))
