@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .files import digest_of, write_atomic
+from .files import read_sealed, write_sealed
 from .surgery import load_trainable_state, trainable_state
 
 SECONDS_BETWEEN = 30.0
@@ -41,12 +41,9 @@ class Checkpoint:
         return list(saved["losses"])
 
     def _read(self) -> dict[str, Any] | None:
-        if self.path is None or not self.path.exists():
+        body = None if self.path is None else read_sealed(self.path)
+        if body is None:  # absent, or damaged: the training starts from the beginning, which is right if slower
             return None
-        whole = self.path.read_bytes()
-        digest, body = whole[:32], whole[32:]
-        if digest_of(body) != digest:
-            return None  # damaged: the training starts from the beginning, which is right if slower
         state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
         return state
 
@@ -62,7 +59,7 @@ class Checkpoint:
         }
         body = io.BytesIO()
         torch.save(state, body)
-        write_atomic(self.path, digest_of(body.getvalue()) + body.getvalue())
+        write_sealed(self.path, body.getvalue())
         self.last = time.monotonic()
 
     def remove(self) -> None:

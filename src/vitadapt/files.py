@@ -39,7 +39,7 @@ def storage_error(path: Path, error: OSError) -> StorageError:
 
 def write_sealed(path: Path, data: bytes) -> None:
     """Write `data` behind a digest of it, all or nothing. Raises StorageError."""
-    write_atomic(path, _seal(data) + data)
+    write_atomic(path, bytes_digest(data).encode() + data)
 
 
 def read_sealed(path: Path) -> bytes | None:
@@ -48,13 +48,9 @@ def read_sealed(path: Path) -> bytes | None:
         return None
     whole = path.read_bytes()
     seal, data = whole[:32], whole[32:]
-    return data if _seal(data) == seal else None
+    return data if bytes_digest(data).encode() == seal else None
 
 
-def _seal(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).hexdigest().encode()
-
-
-def digest_of(data: bytes) -> bytes:
-    """32 bytes of BLAKE2b."""
-    return hashlib.blake2b(data, digest_size=32).digest()
+def bytes_digest(data: bytes) -> str:
+    """32 hex digits of BLAKE2b."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -93,12 +93,6 @@ class Trained:
     model: Classifier
     chosen: dict[str, Any]
     log: FitLog = field(default_factory=FitLog)
-
-
-class TrainingProtocol(Protocol):
-    """From a task to a trained classifier."""
-
-    def __call__(self, task: Task) -> Trained: ...
 
 
 PROTOCOLS: Registry[Callable[[Task], Trained]] = Registry("protocol")

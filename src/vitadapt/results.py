@@ -9,10 +9,8 @@ RUNS/failures/DIGEST.txt        the trace of a run that stopped with an error; g
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import json
-from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +20,7 @@ import numpy as np
 from filelock import FileLock
 
 from .errors import StorageError
-from .files import write_atomic
+from .files import bytes_digest, write_atomic
 
 SCHEMA = 1
 
@@ -78,11 +76,7 @@ class Record:
 
 def checksum(plain: Any) -> str:
     """BLAKE2b of a JSON value in canonical form."""
-    return hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def bytes_digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+    return bytes_digest(json.dumps(plain, sort_keys=True).encode())
 
 
 class Store:
@@ -170,8 +164,3 @@ class Store:
             )
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return arrays["probabilities"], arrays["labels"]
-
-
-def unfinished(store: Store, digests: Iterable[str]) -> list[str]:
-    """Those of `digests` without a whole record."""
-    return [digest for digest in digests if store.get(digest) is None]

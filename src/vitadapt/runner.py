@@ -26,12 +26,12 @@ from .data import Dataset, Examples, Geometry, content_digests, open_dataset, op
 from .data.pixels import Pixels
 from .data.subsets import manifest_digest, read_manifest, subset_rows
 from .errors import ConfigError, Diverged, VitadaptError
-from .files import read_sealed, write_sealed
+from .files import bytes_digest, read_sealed, write_sealed
 from .head import TextStart, unprojected
 from .language import text_start
 from .metrics import METRICS, per_class, performance_efficiency
 from .protocols import PROTOCOLS, Task, Trained
-from .results import Record, Store, bytes_digest
+from .results import Record, Store
 from .surgery import trainable
 from .train import Setting, forward_all, probabilities_of
 from .weights import backbone_digest, load_backbone
@@ -303,14 +303,3 @@ def versions() -> dict[str, str]:
 def describe(error: BaseException) -> str:
     """One line for a person: the message of our own errors, type and message of any other."""
     return str(error) if isinstance(error, VitadaptError) else f"{type(error).__name__}: {error}"
-
-
-def summary(record: Record) -> dict[str, Any]:
-    """The few numbers of a record that a person looks at first."""
-    return {
-        "method": record.method,
-        "score": record.score,
-        "trained": record.parameters.get("trained"),
-        "pe": record.pe,
-        "seconds": round(sum(record.seconds.values()), 1),
-    }
