@@ -23,7 +23,7 @@ from vitadapt.bench import expand
 from vitadapt.config import RunConfig, method_text
 from vitadapt.data import default_cache, open_dataset
 from vitadapt.protocols import PROTOCOLS, Task
-from vitadapt.runner import Environment, _pixels, cached_backbone, few_shot_pool, frozen_features, predict
+from vitadapt.runner import Environment, _pixels, cached_backbone, frozen_features, predict, training_pool
 from vitadapt.train import Setting
 
 
@@ -31,7 +31,7 @@ def measure(config: RunConfig, environment: Environment, limit: int) -> dict[str
     """Train one cell and score it on at most `limit` test images (the same ones for every method)."""
     backbone, base = cached_backbone(config.backbone, config.image_size, "cpu")
     dataset = open_dataset(config.dataset)
-    pool = few_shot_pool(dataset, config.shots, config.seed)
+    pool = training_pool(config, dataset, environment)
     images = _pixels(pool, dataset, backbone, environment)
     test = dataset.splits["test"]
     rows = np.random.default_rng(0).permutation(len(test))[:limit]
@@ -49,7 +49,7 @@ def measure(config: RunConfig, environment: Environment, limit: int) -> dict[str
 
 
 def cells(arguments: argparse.Namespace) -> list[tuple[str, RunConfig]]:
-    axes = {"backbone": arguments.backbone, "dataset": arguments.sets, "method": arguments.methods}
+    axes: dict[str, Any] = {"backbone": arguments.backbone, "dataset": arguments.sets, "method": arguments.methods}
     axes |= {"shots": arguments.shots, "seed": arguments.seeds, "image_size": arguments.image_size}
     vary = {name: values.split(",") for name, values in (text.split("=") for text in arguments.vary)}
     found = []
