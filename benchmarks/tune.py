@@ -54,7 +54,7 @@ def cells(arguments: argparse.Namespace) -> list[tuple[str, RunConfig]]:
     vary = {name: values.split(",") for name, values in (text.split("=") for text in arguments.vary)}
     found = []
     for values in itertools.product(*vary.values()):
-        changes = dict(zip(vary, values, strict=True))
+        changes: dict[str, Any] = dict(zip(vary, values, strict=True))
         shown = " ".join(f"{k}={v}" for k, v in changes.items())
         if "lr" in changes and "head_lr" not in changes and arguments.tie:
             changes["head_lr"] = changes["lr"]
@@ -85,7 +85,7 @@ def main() -> None:
     for shown, config in cells(arguments):
         digest = f"{config.digest()}-{arguments.limit}"
         if digest not in known:
-            row = {"digest": digest, "method": method_text(config.method), "recipe": shown, "dataset": config.dataset}
+            row: dict[str, Any] = {"digest": digest, "method": method_text(config.method), "recipe": shown, "dataset": config.dataset}
             row |= {"seed": config.seed, "shots": config.shots, **measure(config, environment, arguments.limit)}
             known[digest] = row
             with arguments.log.open("a") as log:
