@@ -180,6 +180,26 @@ class BatchStatistics(Method):
             insert(block, "mlp", AcrossTheBatch())
 
 
+class AcrossTheTokens(nn.Module):
+    def __init__(self, tokenwise: bool) -> None:
+        super().__init__()
+        self.gain, self.tokenwise = nn.Parameter(torch.zeros(64)), tokenwise
+
+    def forward(self, y: Tensor) -> Tensor:
+        return y + self.gain * y.mean(dim=1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class TokenStatistics(Method):
+    """Lawful, unless it claims to treat every token by itself."""
+
+    claims_tokenwise: bool = False
+
+    def adapt(self, vit: ViT) -> None:
+        for block in blocks(vit):
+            insert(block, "mlp", AcrossTheTokens(self.claims_tokenwise))
+
+
 @dataclass
 class Mutable(Method):
     rank: int = 4
@@ -193,7 +213,7 @@ LEARN = {"law_trainable_tensors_learn"}
 MUTANTS: list[tuple[Method, set[str]]] = [
     (BothFactorsZero(), LEARN),
     (ValueFromQueryFactors(), LEARN),
-    (WithDelta(Mixing), {"law_rows_are_independent", *MERGE}),
+    (WithDelta(Mixing), {"law_rows_are_independent", "law_shortcuts_change_nothing", *MERGE}),
     (WithDelta(AddedAfterScaling), MERGE),
     (WithDelta(BiasForgottenInMerging), MERGE),
     (WithDelta(BiasForgottenInTraining), LEARN | MERGE),
@@ -206,6 +226,7 @@ MUTANTS: list[tuple[Method, set[str]]] = [
     (DisturbedStart(), {"law_starts_as_identity"}),
     (BatchStatistics(), {"law_rows_are_independent"}),
     (Mutable(), {"law_method_is_a_value"}),
+    (TokenStatistics(claims_tokenwise=True), {"law_shortcuts_change_nothing"}),
 ]
 
 
@@ -224,7 +245,9 @@ def test_a_broken_method_breaks_exactly_its_laws(mutant: Method, laws: set[str])
 
 
 @pytest.mark.parametrize(
-    "method", [WithDelta(LowRank), DeclaredDisturbedStart(), KAdaptation(), Compacter()], ids=title
+    "method",
+    [WithDelta(LowRank), DeclaredDisturbedStart(), KAdaptation(), Compacter(), TokenStatistics()],
+    ids=title,
 )
 def test_the_same_methods_unbroken_break_none(method: Method) -> None:
     check_method(method, build("clip-like"))

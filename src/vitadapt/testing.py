@@ -24,7 +24,7 @@ from ._compare import changed, require, require_close, run, snapshot
 from .audit import probe, random_task, require_learnable, small_step
 from .errors import MethodDefect, NotMergeable, WeightsError
 from .surgery import Delta, Method, adapt, load_trainable_state, merge, trainable, trainable_state
-from .vit import Block, SlotLinear
+from .vit import Block, SlotLinear, ViT
 
 IMAGES = 3
 STEPS = 3
@@ -227,6 +227,24 @@ def law_gradients_are_derivatives(case: Case) -> None:
     require(not wrong, f"the gradient predicts a slope of {slope:.8g}, the loss has {measured:.8g}")
 
 
+def law_shortcuts_change_nothing(case: Case) -> None:
+    """Output and gradients are those of every block run for all tokens, though the last makes only what is read."""
+    model, images = case.awake().double(), case.images()
+    if not isinstance(model, ViT):
+        return
+    parameters = list(trainable(model).values())
+    fast, whole = model(images), model.pool(model.run_blocks(model.embed(images)))
+    require_close(fast.detach(), whole.detach(), SAME, "computing only the tokens that are read changes the output")
+    if not fast.requires_grad:
+        return
+    found = [torch.autograd.grad(y.square().sum(), parameters, allow_unused=True) for y in (fast, whole)]
+    for a, b in zip(*found, strict=True):
+        same = (a is None) == (b is None)
+        require(same, "computing only the tokens that are read loses a gradient")
+        if a is not None and b is not None:
+            require_close(a, b, SAME, "computing only the tokens that are read changes a gradient")
+
+
 LAWS: tuple[Law, ...] = (
     law_method_is_a_value,
     law_starts_as_identity,
@@ -240,6 +258,7 @@ LAWS: tuple[Law, ...] = (
     law_same_seed_same_bytes,
     law_branch_is_matrix_and_bias,
     law_gradients_are_derivatives,
+    law_shortcuts_change_nothing,
 )
 
 

@@ -119,8 +119,9 @@ class ViTConfig:
 class SlotLinear(nn.Linear):
     """A linear layer whose output rows belong to named slots, each of which may carry a delta.
 
-    Returns one tensor per slot, (B, N, D_in) -> (B, N, D_out / slots) each. A delta is a module with `branch(x)`,
-    `matrix()` and `bias()` (see `surgery.Delta`); as a registered sub-module it moves and is saved with the layer.
+    Returns one tensor per slot, (B, N, D_in) -> (B, N, D_out / slots) each; only the neighbouring `slots` that are
+    asked for, when not all are. A delta is a module with `branch(x)`, `matrix()` and `bias()` (see `surgery.Delta`); as
+    a registered sub-module it moves and is saved with the layer.
     """
 
     def __init__(self, in_features: int, out_features: int, slots: tuple[Slot, ...], bias: bool = True) -> None:
@@ -133,14 +134,21 @@ class SlotLinear(nn.Linear):
         size, place = self.out_features // len(self.slots), self.slots.index(slot)
         return slice(place * size, (place + 1) * size)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        whole = F.linear(x, self.weight, self.bias)
-        if len(self.slots) == 1 and not self.deltas:
+    def forward(self, x: Tensor, slots: tuple[Slot, ...] | None = None) -> tuple[Tensor, ...]:  # type: ignore[override]
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
+        if slots is None:
+            slots = self.slots
+        else:
+            rows = slice(self.rows(slots[0]).start, self.rows(slots[-1]).stop)
+            weight, bias = weight[rows], None if bias is None else bias[rows]
+        whole = F.linear(x, weight, bias)
+        if len(slots) == 1 and not self.deltas:
             return (whole,)
-        parts = whole.chunk(len(self.slots), dim=-1)
+        parts = whole.chunk(len(slots), dim=-1)
         return tuple(
             part + cast(Any, self.deltas[slot]).branch(x) if slot in self.deltas else part
-            for slot, part in zip(self.slots, parts, strict=True)
+            for slot, part in zip(slots, parts, strict=True)
         )
 
 
@@ -156,7 +164,7 @@ class LayerScale(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over all tokens, (B, N, D) -> (B, N, D)."""
+    """Multi-head self-attention over all tokens, (B, N, D) -> (B, N, D), or (B, first, D) for the `first` tokens."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -164,8 +172,9 @@ class Attention(nn.Module):
         self.qkv = SlotLinear(config.width, 3 * config.width, ("q", "k", "v"), bias=config.qkv_bias)
         self.out = SlotLinear(config.width, config.width, ("o",))
 
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x))  # (B, H, N, D/H)
+    def forward(self, x: Tensor, first: int | None = None) -> Tensor:
+        parts = self.qkv(x) if first is None else (*self.qkv(x[:, :first], ("q",)), *self.qkv(x, ("k", "v")))
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)  # (B, H, N, D/H)
         mixed = F.scaled_dot_product_attention(q, k, v)
         (y,) = self.out(mixed.transpose(1, 2).flatten(2))  # (B, H, N, D/H) -> (B, N, D)
         return cast(Tensor, y)
@@ -187,7 +196,12 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block. `inserted` holds the modules put behind the attention or the MLP by a method."""
+    """Pre-norm transformer block. `inserted` holds the modules put behind the attention or the MLP by a method.
+
+    Where only the `first` tokens are read, queries, projection and MLP are computed for these alone, which changes no
+    number: the other tokens act through their keys and values. An inserted module must say that it treats every token
+    by itself (`tokenwise = True`) for this.
+    """
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -197,8 +211,10 @@ class Block(nn.Module):
         self.norm2, self.mlp, self.scale2 = norm(), MLP(config), scale()
         self.inserted = nn.ModuleDict()
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self._behind("attention", self.scale1(self.attention(self.norm1(x))))
+    def forward(self, x: Tensor, first: int | None = None) -> Tensor:
+        if not all(getattr(module, "tokenwise", False) for module in self.inserted.values()):
+            first = None
+        x = x[:, :first] + self._behind("attention", self.scale1(self.attention(self.norm1(x), first)))
         return x + self._behind("mlp", self.scale2(self.mlp(self.norm2(x))))
 
     def _behind(self, place: Place, y: Tensor) -> Tensor:
@@ -259,7 +275,14 @@ class ViT(nn.Module):
         return self.config.preprocess
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.pool(self.run_blocks(self.embed(images)))
+        return self.forward_tokens(self.embed(images))
+
+    def forward_tokens(self, x: Tensor, first: int = 0) -> Tensor:
+        """Tokens (B, N, D) as they enter block `first` -> features (B, E); the last block makes only what is read."""
+        x = self.run_blocks(x, first, self.config.depth - 1)
+        if first < self.config.depth:
+            x = self.blocks[-1](x, 1 if self.config.pooling == "class" else None)
+        return self.pool(x)
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 0..255 or float 0..1 images -> the scale the weights were trained on; same shape, floating point."""

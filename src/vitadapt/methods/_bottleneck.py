@@ -14,6 +14,8 @@ class Bottleneck(nn.Module):
     Raises ConfigError for an unknown activation.
     """
 
+    tokenwise = True
+
     def __init__(self, width: int, down: nn.Module, up: nn.Module, activation: Activation) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
