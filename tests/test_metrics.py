@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 
-from vitadapt.metrics import METRICS, per_class, performance_efficiency
+from vitadapt.errors import DataError, Diverged
+from vitadapt.metrics import METRICS, RELEASED_METRICS, per_class, performance_efficiency, performance_per_tuned
 
 
 def cases():
@@ -35,6 +36,78 @@ def test_eleven_point_average_precision_of_a_late_positive():
     scores = np.linspace(1, 0, 100)[:, None]
     assert METRICS["11-point-map"](labels, scores) == pytest.approx(0.01)
     assert METRICS["11-point-map"](labels, scores[::-1]) == pytest.approx(1.0)
+
+
+def test_released_mean_per_class_cannot_predict_a_class_without_images():
+    labels = np.array([0, 0, 2])
+    probabilities = np.array([[0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.1, 0.2, 0.7]])
+    assert RELEASED_METRICS["mean-per-class"](labels, probabilities) == 1.0
+
+
+def test_released_eleven_points_give_every_class_one_for_nothing():
+    labels = np.zeros((100, 1), dtype=np.uint8)
+    labels[99] = 1
+    scores = np.linspace(1, 0, 100)[:, None]
+    assert RELEASED_METRICS["11-point-map"](labels, scores) == pytest.approx((10 * 0.01 + 1) / 11)
+    assert RELEASED_METRICS["11-point-map"](labels, scores[::-1]) == pytest.approx(1.0)
+
+
+def test_eleven_points_by_hand():
+    """Positives at ranks 1, 3 and 6 of 6: precisions 1, 2/3, 1/2 at recalls 1/3, 2/3, 1."""
+    labels = np.array([1, 0, 1, 0, 0, 1], dtype=np.uint8)[:, None]
+    scores = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])[:, None]
+    expected = (4 * 1 + 3 * 2 / 3 + 4 / 2) / 11
+    assert METRICS["11-point-map"](labels, scores) == pytest.approx(expected)
+    assert RELEASED_METRICS["11-point-map"](labels, scores) == pytest.approx(expected)
+    first_wrong = np.array([0.8, 0.9, 0.7, 0.6, 0.5, 0.4])[:, None]  # precisions 1/2, 2/3, 1/2: only recall 0 differs
+    assert METRICS["11-point-map"](labels, first_wrong) == pytest.approx((7 * 2 / 3 + 4 / 2) / 11)
+    assert RELEASED_METRICS["11-point-map"](labels, first_wrong) == pytest.approx((1 + 6 * 2 / 3 + 4 / 2) / 11)
+
+
+def test_classes_without_images_do_not_count_in_average_precision():
+    labels = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]], dtype=np.uint8)
+    scores = np.array([[0.9, 0.1, 0.5], [0.2, 0.8, 0.9], [0.8, 0.7, 0.1]])
+    for metrics in (METRICS, RELEASED_METRICS):
+        assert metrics["11-point-map"](labels, scores) == pytest.approx(metrics["11-point-map"](labels[:, :2], scores))
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_predictions_that_are_no_numbers_are_a_failure_and_not_a_score(name):
+    multilabel = name == "11-point-map"
+    labels = np.eye(2, dtype=np.uint8) if multilabel else np.array([0, 1])
+    with pytest.raises(Diverged, match="not numbers"):
+        METRICS[name](labels, np.full((2, 2), np.nan))
+    released = RELEASED_METRICS[name](labels, np.full((2, 2), np.nan))
+    assert released == (0.5 if name in ("accuracy", "mean-per-class") else 0.0)
+
+
+@pytest.mark.parametrize(("labels", "probabilities"), cases())
+def test_released_metrics_are_the_usual_ones_where_all_classes_occur(labels, probabilities):
+    for name in ("accuracy", "mean-per-class"):
+        assert RELEASED_METRICS[name](labels, probabilities) == pytest.approx(METRICS[name](labels, probabilities))
+
+
+def test_roc_auc_of_several_classes_is_one_against_the_rest():
+    labels, probabilities = list(cases())[2]
+    expected = roc_auc_score(labels, probabilities, multi_class="ovr")
+    assert METRICS["roc-auc"](labels, probabilities) == pytest.approx(expected)
+    onehot = np.eye(7, dtype=np.uint8)[labels]
+    assert METRICS["roc-auc"](onehot, probabilities) == pytest.approx(expected)
+    assert RELEASED_METRICS["roc-auc"](labels, probabilities) == 0.0
+    some = labels < 5
+    assert 0 < METRICS["roc-auc"](labels[some], probabilities[some]) < 1  # two classes without images
+
+
+def test_roc_auc_of_one_class_says_what_is_missing():
+    with pytest.raises(DataError, match="two classes"):
+        METRICS["roc-auc"](np.zeros(4, dtype=int), np.full((4, 2), 0.5))
+    assert RELEASED_METRICS["roc-auc"](np.zeros(4, dtype=int), np.full((4, 2), 0.5)) == 0.0
+
+
+def test_ppt_is_pe_with_a_tenth_of_the_constant():
+    assert performance_per_tuned(80.0, 1e7) == pytest.approx(80 * np.exp(-np.log10(2)))
+    assert performance_per_tuned(80.0, 1e7) == pytest.approx(performance_efficiency(80.0, 1e8))
+    assert performance_per_tuned(80.0, 0) == 80.0
 
 
 def test_roc_auc_is_the_share_of_pairs_in_the_right_order():
