@@ -4,7 +4,7 @@
 
 Random weights, the same shape for everybody. Each round runs every contender once, so that a machine that slows down
 slows all of them; medians over rounds and their spread (interquartile range over median) are printed, next to the
-measured peak of matrix multiplication and what the arithmetic costs there. Ratios of one run can be compared, milliseconds
+measured peak of matrix multiplication and what the arithmetic costs there. Ratios of one run can be compared, times
 of two runs cannot. Memory is the peak of a fresh process per contender beyond what it held before its first step.
 Peers: Hugging Face PEFT (LoRA and LoKr), timm (full fine-tuning) and, where it is installed, AdapterHub's `adapters`.
 """
