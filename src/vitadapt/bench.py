@@ -4,43 +4,88 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config import Recipe, RunConfig, build, build_prompts, parse_head, parse_method, read_toml, recipe_for
+from .config import (
+    Recipe,
+    RunConfig,
+    build,
+    build_prompts,
+    head_text,
+    method_text,
+    parse_head,
+    parse_method,
+    read_toml,
+    recipe_for,
+)
 from .data.sources import check_spec
 from .errors import ConfigError
+from .fanout.crew import Alone, Hire, Outcome, Watch
+from .fanout.schedule import fan_out
 from .language import check_prompts
 from .registry import unknown
-from .results import Record, Store
-from .runner import Environment, describe, run
+from .results import Store
+from .runner import Environment
+from .shipped import find_recipe
 from .text import Prompts, read_class_names
 from .weights.load import check_name
 
 AXES = ("backbone", "dataset", "method", "shots", "seed", "image_size", "protocol", "precision", "head", "subset")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one cell: a record, or the one-line reason why there is none."""
-
-    config: RunConfig
-    record: Record | None
-    failure: str = ""
-    fresh: bool = True  # False when it had been recorded before
-
-
 def read_bench(path: Path) -> list[RunConfig]:
-    """The cells of a benchmark file. Raises ConfigError or UnknownName naming the file."""
+    """The cells of a benchmark file, or of the shipped one of that name (`shipped.find_recipe`).
+
+    Every [[bench.part]] is multiplied by itself, with the keys that it lacks taken from [bench]; the parts follow one
+    another. Raises ConfigError or UnknownName naming the file.
+    """
+    path = find_recipe(path)
     plain = read_toml(path)
     for section in plain:
         if section not in ("title", "bench", "recipe", "prompts"):
             raise unknown(f"section of {path}", section, ("bench", "recipe", "prompts"))
     if "bench" not in plain:
         raise ConfigError(f"{path}: has no [bench] section")
-    return expand(plain["bench"], plain.get("recipe", {}), plain.get("prompts", {}))
+    common = dict(plain["bench"])
+    parts = common.pop("part", [{}])
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        raise ConfigError(f"{path}: write [[bench.part]], with two brackets, for every part")
+    recipe, prompts = plain.get("recipe", {}), plain.get("prompts", {})
+    return [cell for part in parts for cell in expand({**common, **part}, recipe, prompts)]
+
+
+def select(configs: Iterable[RunConfig], wanted: Sequence[str]) -> list[RunConfig]:
+    """The cells that fit every key of `wanted`, "key=value" as in [bench]; several values of a key are alternatives.
+
+    Raises UnknownName for a key or for a value that no cell has, ConfigError when no cell has all of them.
+    """
+    cells = list(configs)
+    asked: dict[str, set[str]] = {}
+    for text in wanted:
+        name, _, value = text.partition("=")
+        if name not in AXES:
+            raise unknown("key of --only", name, AXES, "Write key=value.")
+        there = {_said(cell, name) for cell in cells}
+        if value not in there:
+            raise unknown(f"{name} of these cells", value, there)
+        asked.setdefault(name, set()).add(value)
+    fitting = [cell for cell in cells if all(_said(cell, name) in values for name, values in asked.items())]
+    if not fitting:
+        raise ConfigError(f"--only {' '.join(wanted)}: no cell fits all of these")
+    return fitting
+
+
+def _said(cell: RunConfig, axis: str) -> str:
+    """What a benchmark file would say for this axis of a cell."""
+    value = getattr(cell, axis)
+    if axis == "method":
+        return method_text(value)
+    if axis == "head":
+        return head_text(cell.head_spec)
+    return "all" if axis == "shots" and value is None else str(value)
 
 
 def expand(
@@ -102,18 +147,26 @@ def run_bench(
     configs: Iterable[RunConfig],
     store: Store,
     environment: Environment,
-    announce: Callable[[Outcome], None],
-    start: Callable[[RunConfig], None] = lambda config: None,
+    watch: Watch | None = None,
+    hire: Hire = Alone,
 ) -> list[Outcome]:
-    """Run every cell that is not recorded yet; an error in one leaves its trace in the store and the others go on."""
-    outcomes = []
-    for config in configs:
-        fresh = store.get(config.digest()) is None
-        start(config)
-        try:
-            outcome = Outcome(config, run(config, store, environment), fresh=fresh)
-        except Exception as error:  # noqa: BLE001 - the trace is kept by run(); one cell must not stop the others
-            outcome = Outcome(config, None, describe(error))
-        announce(outcome)
-        outcomes.append(outcome)
-    return outcomes
+    """Run every cell that is not recorded yet; an error in one leaves its trace in the store and the others go on.
+
+    `hire` makes the crew (see `vitadapt.fanout`); the default works in this process. Cells that are given twice run
+    once. The outcomes are in the order of `configs`. Raises FanoutError when there is no crew to be had.
+    """
+    watch = watch or Watch()
+    cells = [(config.digest(), config) for config in configs]
+    outcomes = {}
+    for digest, config in dict(cells).items():
+        record = store.get(digest)
+        if record is not None:
+            outcomes[digest] = Outcome(config, record, fresh=False)
+    missing = {digest: config for digest, config in cells if digest not in outcomes}
+    watch.surveyed(len(dict(cells)), len(missing))
+    if missing:
+        with hire(store, environment, watch) as crew:
+            for outcome in fan_out(list(missing.values()), store, crew, watch):
+                watch.finished(outcome)
+                outcomes[outcome.config.digest()] = outcome
+    return [outcomes[digest] for digest, _ in cells]

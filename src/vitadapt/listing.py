@@ -50,9 +50,20 @@ def protocols() -> list[Row]:
     return [{"name": name, "description": _first_line(protocol)} for name, protocol in PROTOCOLS.items()]
 
 
+def recipes() -> list[Row]:
+    """Name, number of cells and title of every benchmark that comes with the package."""
+    from .bench import read_bench
+    from .config import read_toml
+    from .shipped import shipped_recipes
+
+    files = shipped_recipes()
+    return [{"name": n, "cells": len(read_bench(f)), "title": read_toml(f).get("title")} for n, f in files.items()]
+
+
 LISTINGS: dict[str, Callable[[], list[Row]]] = {
     "methods": methods,
     "backbones": backbones,
     "datasets": datasets,
     "protocols": protocols,
+    "recipes": recipes,
 }
