@@ -94,7 +94,10 @@ def run(
 
 @app.command()
 def bench(
-    recipe: Annotated[Path, typer.Argument(help="A benchmark file (TOML); see recipes/.")],
+    recipe: Annotated[Path, typer.Argument(help="A benchmark file (TOML), or a name of 'vitadapt list recipes'.")],
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only these cells, e.g. shots=5 or dataset=dtd; repeatable.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Default: runs/NAME of the file.")] = None,
     cache: Cache = None,
     no_cache: NoCache = False,
@@ -103,10 +106,10 @@ def bench(
     plot: Annotated[bool, typer.Option(help="Also write accuracy.png beside the records.")] = False,
 ) -> None:
     """Run every cell of a benchmark that is not recorded yet, and print the table."""
-    from .bench import read_bench
+    from .bench import read_bench, select
 
     out = out or Path("runs") / recipe.stem
-    _execute(read_bench(recipe), out, _environment(cache, no_cache, data_root, device), plot)
+    _execute(select(read_bench(recipe), only or []), out, _environment(cache, no_cache, data_root, device), plot)
 
 
 @app.command()
@@ -159,7 +162,7 @@ def count(
 
 @app.command("list")
 def list_things(
-    what: Annotated[str, typer.Argument(help="methods, backbones, datasets or protocols")],
+    what: Annotated[str, typer.Argument(help="methods, backbones, datasets, protocols or recipes")],
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """List what can be named."""
