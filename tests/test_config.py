@@ -60,6 +60,13 @@ def test_the_digest_tells_every_field_apart():
     assert len({config.digest() for config in [base, *others]}) == len(others) + 1
 
 
+def test_a_field_that_is_younger_than_the_first_records_leaves_their_digests():
+    base = RunConfig("random:tiny", LoRA(), "digits", recipe=Recipe())
+    assert "decays" not in base.to_dict()["recipe"]
+    other = dataclasses.replace(base, recipe=Recipe(decays="all"))
+    assert other.digest() != base.digest() and RunConfig.from_dict(other.to_dict()) == other
+
+
 def test_a_recipe_is_part_of_the_identity_even_when_the_protocol_chose_it():
     base = RunConfig("random:tiny", LoRA(), "digits")
     assert base.digest() == dataclasses.replace(base, recipe=recipe_for("fixed", LoRA())).digest()

@@ -101,6 +101,38 @@ def test_a_killed_training_goes_on_to_the_same_bytes(tmp_path, monkeypatch, opti
     assert not path.exists()
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_training_in_stints_ends_as_one_without_a_break(tmp_path, optimizer):
+    recipe, path = dataclasses.replace(RECIPE, optimizer=optimizer), tmp_path / "x.checkpoint"
+    whole, log = trained(recipe, checkpoint=None)
+    first, stint = trained(recipe, checkpoint=path, until=5)
+    assert path.exists() and stint.losses == log.losses[:5] and stint.steps == 5 * 4
+    assert not same(first, whole)
+    again, _ = trained(recipe, checkpoint=path, until=5)
+    assert same(again, first), "what is trained already is not trained again"
+    shorter, _ = trained(recipe, checkpoint=path, until=2)
+    assert same(shorter, trained(recipe, until=2)[0]), "a longer stint is of no use for a shorter one"
+    epochs = []
+    rest, done = trained(recipe, checkpoint=path, after_epoch=lambda: epochs.append(1))
+    assert same(rest, whole) and done.losses == log.losses and len(epochs) == 12 - 2
+    assert not path.exists()
+
+
+def test_a_stint_keeps_what_batch_norms_have_seen(tmp_path):
+    def normed():
+        generator = torch.Generator().manual_seed(0)
+        model = nn.Sequential(nn.BatchNorm1d(6, affine=False), network())
+        model[1].body.weight.data = torch.randn(8, 6, generator=generator)
+        return model
+
+    inputs, labels = problem()
+    whole, broken, path = normed(), normed(), tmp_path / "x.checkpoint"
+    fit(whole, inputs, labels, RECIPE)
+    fit(normed(), inputs, labels, RECIPE, checkpoint=path, until=3)
+    fit(broken, inputs, labels, RECIPE, checkpoint=path)
+    assert same(whole.state_dict(), broken.state_dict())
+
+
 def test_a_damaged_checkpoint_is_ignored(tmp_path, monkeypatch):
     monkeypatch.setattr(Checkpoint.__init__, "__defaults__", (0.0,))
     model = network()
@@ -161,6 +193,11 @@ def test_vectors_do_not_decay():
     for group in groups:
         assert all((p.ndim > 1) == (group["weight_decay"] > 0) for p in group["params"])
     assert sum(len(group["params"]) for group in groups) == 4
+
+
+def test_everything_decays_where_the_recipe_says_so():
+    groups = make_optimizer(network(), dataclasses.replace(RECIPE, decays="all")).param_groups
+    assert all(group["weight_decay"] > 0 for group in groups)
 
 
 def test_the_head_has_a_learning_rate_of_its_own():

@@ -37,7 +37,7 @@ class Recipe:
 
     head_start: "zero", or "probe" to begin with a head trained for `probe_epochs` on the frozen features (Kumar et al.
     2022, LP-FT).
-    weight_decay acts on matrices, never on vectors (biases, norms).
+    weight_decay acts on matrices, not on vectors (biases, norms), unless `decays` is "all".
     """
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -54,6 +54,7 @@ class Recipe:
     label_smoothing: float = 0.0
     head_start: Literal["zero", "probe"] = "zero"
     probe_epochs: int = 30
+    decays: Literal["matrices", "all"] = "matrices"
 
     def __post_init__(self) -> None:
         positive = {"epochs": self.epochs, "batch_size": self.batch_size, "accumulate": self.accumulate}
@@ -115,7 +116,10 @@ class RunConfig:
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         plain["method"] = {"name": METHODS.name_of(self.method), **dataclasses.asdict(cast(Any, self.method))}
         plain["recipe"] = dataclasses.asdict(self.recipe) if self.recipe else None
-        for name in ("head", "prompts"):  # younger than the first records, whose digests must stay
+        # What is younger than the first records is left out where it says nothing, for their digests must stay.
+        if self.recipe and self.recipe.decays == "matrices":
+            del plain["recipe"]["decays"]
+        for name in ("head", "prompts"):
             value = plain.pop(name)
             plain |= {name: dataclasses.asdict(value)} if value else {}
         if plain["subset"] is None:

@@ -83,7 +83,7 @@ def probabilities_of(logits: Tensor, multilabel: bool) -> Tensor:
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
-    """Trainable tensors in groups by learning rate and weight decay (on matrices, never on vectors).
+    """Trainable tensors in groups by learning rate and weight decay (on matrices, unless the recipe decays all).
 
     What belongs to `model.head`, or to a model without such a part, learns at `head_lr`, all else at `lr`.
     """
@@ -91,7 +91,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, object]
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in trainable(model).values():
         lr = recipe.head_lr if id(parameter) in heads else recipe.lr
-        decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
+        decay = recipe.weight_decay if parameter.ndim > 1 or recipe.decays == "all" else 0.0
         groups.setdefault((lr, decay), []).append(parameter)
     return [
         {"params": params, "lr": lr, "base_lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()
@@ -130,12 +130,15 @@ def fit(
     setting: Setting | None = None,
     label: str = "train",
     checkpoint: Path | None = None,
+    until: int | None = None,
+    after_epoch: Callable[[], None] | None = None,
 ) -> FitLog:
     """Train the trainable tensors of `model` on all `inputs` for a fixed number of epochs; the last epoch counts.
 
     `inputs` are images or features, N of them; `labels` are (N,) class numbers or (N, C) multi-hot. The order of the
     images depends on `seed` alone. With a `checkpoint` path a training that was cut off goes on after its last saved
-    epoch, to the same bytes. `label` is what the progress is called.
+    epoch, to the same bytes. `label` is what the progress is called. `until` stops a longer training after that epoch
+    and leaves its checkpoint, from which a later call goes on. `after_epoch` is called after each epoch of this call.
     Raises Diverged when the loss of an epoch is not finite.
     """
     setting = setting or Setting()
@@ -143,17 +146,21 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     optimizer = make_optimizer(model, recipe)
     log, saved = FitLog(), Checkpoint(checkpoint, model, optimizer, generator)
-    log.losses = saved.resume()
+    last = recipe.epochs if until is None else until
+    log.losses = saved.resume(last)
     labels = labels.to(setting.device)
-    for epoch in range(len(log.losses), recipe.epochs):
+    for epoch in range(len(log.losses), last):
         model.train()
         log.losses.append(_epoch(model, optimizer, inputs, labels, recipe, epoch, generator, setting, label))
         if not math.isfinite(log.losses[-1]):
             raise Diverged(f"the loss is not finite in epoch {epoch + 1}; lower the learning rate ({recipe.lr:g})")
-        saved.save(log.losses)
-    saved.remove()
+        saved.save(log.losses, at_once=epoch + 1 == until)
+        if after_epoch is not None:
+            after_epoch()
+    if last == recipe.epochs:
+        saved.remove()
     model.eval()
-    log.steps = recipe.epochs * steps_per_epoch(len(inputs), recipe)
+    log.steps = last * steps_per_epoch(len(inputs), recipe)
     return log
 
 
