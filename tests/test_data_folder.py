@@ -46,6 +46,7 @@ def test_class_folders_are_read_in_sorted_order_with_a_fifth_of_each_class_held_
     for split, names in (("train", train), ("test", test)):
         assert [name.split("/")[0] for name in names] == labels(dataset, split)
     assert dataset.notes == ("no test split was given: 20% of each class was held out",)
+    assert dataset.split == "held-out"
     assert dataset.splits["train"].refs[0].read().size == (3, 3)
 
 
@@ -69,7 +70,7 @@ def test_train_test_and_val_folders_are_used_as_they_are(tmp_path: Path) -> None
     dataset = open_dataset(str(tmp_path))
     assert {split: len(examples) for split, examples in dataset.splits.items()} == {"train": 5, "test": 3, "val": 1}
     assert labels(dataset, "val") == ["dog"]
-    assert dataset.notes == ()
+    assert dataset.notes == () and dataset.split == "given"
 
 
 def test_a_class_without_test_images_is_noted(tmp_path: Path) -> None:

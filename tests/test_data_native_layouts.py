@@ -66,7 +66,7 @@ def test_the_official_split_is_read(name: str, native_copy: Native) -> None:
     for split in truth:
         same(dataset.splits[split], truth[split], name)
     assert (dataset.classes, dataset.metric, dataset.squash) == (row.classes, row.metric, row.squash)
-    assert not [note for note in dataset.notes if "native" in note]
+    assert dataset.split == "elevater" and not [note for note in dataset.notes if "native" in note]
 
 
 @pytest.mark.parametrize("name", SEEDED)
@@ -78,7 +78,7 @@ def test_a_data_set_without_a_split_gets_a_seeded_one_and_says_so(name: str, nat
         assert set(part.labels.tolist()) == set(range(len(dataset.classes)))
         assert [ref.name for ref in part.refs] == [ref.name for ref in again.splits[split].refs]
     assert set(dataset.splits) == {split for split in SPLITS if split in catalog()[name].sizes}
-    assert dataset.notes[0].startswith("native split (seed 0): of each class ")
+    assert dataset.split == "native" and dataset.notes[0].startswith("native split (seed 0): of each class ")
 
 
 NAMES = [f"c/{i:04d}.jpg" for i in range(1500)]

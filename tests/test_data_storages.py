@@ -43,6 +43,7 @@ def test_every_data_set_in_every_shared_storage(name: str, reader: str, tmp_path
     assert dataset.name == name and dataset.classes == copy.row.classes
     assert dataset.metric == copy.row.metric and dataset.squash == copy.row.squash
     assert dataset.order == tuple(range(len(copy.row.classes)))
+    assert dataset.split == ("native" if reader == "webdataset" else "elevater")
     for split in dataset.splits:
         check_same(dataset, copy, split, ordered=reader != "numbered-folders")
 
@@ -110,7 +111,8 @@ def test_no_label_map_means_numbers(tmp_path: Path) -> None:
 
 def test_shards_with_another_split_are_called_native(tmp_path: Path) -> None:
     write_shards(tmp_path, make("oxford-pets"))
-    assert any(note.startswith("native split") for note in open_dataset("oxford-pets", tmp_path).notes)
+    dataset = open_dataset("oxford-pets", tmp_path)
+    assert dataset.split == "native" and any(note.startswith("native split") for note in dataset.notes)
 
 
 def test_shards_say_what_is_peculiar_to_them(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from vitadapt.errors import ConfigError, StorageError
 from vitadapt.metrics import performance_efficiency
 from vitadapt.report.plot import ENDINGS, pareto, plot_accuracy
 from vitadapt.report.table import columns_of, render, rows_of
-from vitadapt.results import Record, Store
+from vitadapt.results import Record, Store, checksum
 
 
 def record(method="lora", dataset="digits", seed=0, score=80.0, trained=1000, **fields):
@@ -51,6 +51,33 @@ def test_a_record_survives_its_file(tmp_path):
     assert store.records() == ([made], [])
     probabilities, labels = store.predictions(made)
     assert probabilities.shape == (4, 2) and labels.tolist() == [0] * 4
+
+
+def test_a_record_without_a_split_rule_is_read(tmp_path):
+    plain = {**dataclasses.asdict(record()), "files": {}}
+    del plain["split"]
+    path = tmp_path / "records" / "old.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({**plain, "checksum": checksum(plain)}))
+    assert Store(tmp_path).read(path) == record()
+
+
+@pytest.mark.parametrize("form", ["md", "latex", "json"])
+def test_another_split_than_the_benchmarks_is_told(form):
+    usual = [record(split="elevater"), record(dataset="mnist", split="given"), record(dataset="dtd")]
+    foreign = record(dataset="caltech-101", split="native")
+    assert "native" not in render(usual, form)
+    text = render([*usual, foreign], form)
+    if form == "json":
+        (row,) = json.loads(text)
+        assert {name: cell["split"] for name, cell in row["datasets"].items()} == {
+            "digits": "elevater",
+            "mnist": "given",
+            "dtd": "",
+            "caltech-101": "native",
+        }
+    else:
+        assert text.splitlines()[-1].endswith("do not compare: caltech-101")
 
 
 @pytest.mark.parametrize("position", [0, 40, 200, -3])

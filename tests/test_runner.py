@@ -161,7 +161,7 @@ def test_too_few_images_for_the_shots_names_the_class(photos, tmp_path, environm
 
 def test_all_shots_take_every_training_image(photos, tmp_path, environment):
     record = run(config(photos, shots=None), tmp_path / "runs", environment)
-    assert len(record.images["train"]) == 24
+    assert len(record.images["train"]) == 24 and record.split == "given"
 
 
 def test_frozen_features_are_computed_once(photos, tmp_path, environment, monkeypatch):

@@ -264,10 +264,13 @@ def _records(runs: Path) -> list[Record]:
 
 def _print_table(records: list[Record]) -> None:
     from .console import print_columns
-    from .report.table import columns_of, rows_of
+    from .report.table import columns_of, remarks_of, rows_of
 
-    head, body = columns_of(rows_of(records))
+    rows = rows_of(records)
+    head, body = columns_of(rows)
     print_columns(head, body, left=("method", "backbone", "protocol"))
+    for remark in remarks_of(rows):
+        print(remark)
 
 
 def _print_counts(rows: list[Any], reports: dict[str, Any]) -> None:

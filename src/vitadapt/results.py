@@ -46,6 +46,7 @@ class Record:
     losses: list[float]
     files: dict[str, str] = field(default_factory=dict)  # name -> digest of the bytes
     notes: list[str] = field(default_factory=list)
+    split: str = ""  # the rule behind train and test, as `Dataset` has it; older records do not tell
     created: str = ""
     schema: int = SCHEMA
 

@@ -251,6 +251,7 @@ def _blank_record(
         },
         losses=[],
         notes=list(dataset.notes),
+        split=dataset.split,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
 

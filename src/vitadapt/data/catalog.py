@@ -43,6 +43,13 @@ class Row:
     torchvision: Mapping[str, Any] = field(default_factory=dict)  # the class that downloads it and its arguments
     spellings: Mapping[str, str] = field(default_factory=dict)  # other spelling -> class name
 
+    @property
+    def split(self) -> str:
+        """The rule behind the splits of the original archives."""
+        if not self.leaderboard:
+            return "given"
+        return "elevater" if self.rebuildable else "native"
+
     def order(self, names: Sequence[str], where: str) -> tuple[int, ...]:
         """The class index of every one of a copy's own class `names`. Raises DataError unless they match one to one."""
         return tuple(map_classes(names, self.classes, self.spellings, where).tolist())
@@ -53,11 +60,13 @@ class Contents:
     """What a reader found: splits labelled with the catalog's class indices, and what it decided.
 
     `order[i]` is the class index of the copy's own class i; empty when the copy numbers the classes like the catalog.
+    `split` is the rule behind the splits, as `Dataset` has it; empty for that of the original archives.
     """
 
     splits: Mapping[str, Examples]
     notes: tuple[str, ...] = ()
     order: tuple[int, ...] = ()
+    split: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,7 +139,8 @@ def read(row: Row, root: Path | None) -> Dataset:
     read = READERS[options["reader"]].read(row, options, place)
     contents = read if isinstance(read, Contents) else Contents(read)
     notes = (*contents.notes, *_size_notes(row, contents.splits))
-    return Dataset(row.name, row.classes, contents.splits, row.metric, row.squash, notes, contents.order)
+    rule = contents.split or row.split
+    return Dataset(row.name, row.classes, contents.splits, row.metric, row.squash, notes, contents.order, rule)
 
 
 def _size_notes(row: Row, splits: Mapping[str, Examples]) -> tuple[str, ...]:

@@ -161,6 +161,8 @@ class Dataset:
     """Named examples. `splits` has "train" and "test", perhaps "val"; `notes` tells what the reader decided.
 
     `order[i]` is the class index of the class that the copy on disk numbers i; empty when both number them alike.
+    `split` is the rule behind the splits: "elevater" (the benchmark's), "native" (another one of the same data, so
+    that scores do not compare), "given" (as they come) or "held-out" (a part of train was set aside for testing).
 
     Raises DataError when a split is missing or empty, or a label is outside the classes.
     """
@@ -172,6 +174,7 @@ class Dataset:
     squash: bool = False
     notes: tuple[str, ...] = ()
     order: tuple[int, ...] = ()
+    split: str = "given"
 
     def __post_init__(self) -> None:
         for split in ("train", "test", *self.splits):

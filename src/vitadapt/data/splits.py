@@ -72,6 +72,11 @@ def with_test(
     return {"train": whole.take(train), "test": whole.take(test)}, (note,)
 
 
+def split_rule(given: Iterable[str]) -> str:
+    """`Dataset.split` of data that came with the splits `given`."""
+    return "given" if "test" in given else "held-out"
+
+
 def empty_classes(labels: LabelArray, classes: Sequence[str]) -> list[int]:
     """The classes that no image has."""
     return [int(c) for c in np.flatnonzero(class_sizes(labels, classes) == 0)]

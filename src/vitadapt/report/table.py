@@ -23,6 +23,7 @@ class Cell:
 
     scores: tuple[float, ...]
     diverged: int = 0
+    splits: tuple[str, ...] = ()  # the rules behind train and test, as far as the records tell them
 
     @property
     def mean(self) -> float | None:
@@ -82,7 +83,8 @@ def _row(setting: tuple[tuple[str, Any], ...], method: str, records: list[Record
     for dataset in datasets:
         mine = [record for record in records if record.config["dataset"] == dataset]
         scores = tuple(record.score for record in mine if record.score is not None)
-        cells[dataset] = Cell(scores, sum(record.status == "diverged" for record in mine))
+        rules = tuple(sorted({record.split for record in mine if record.split}))
+        cells[dataset] = Cell(scores, sum(record.status == "diverged" for record in mine), rules)
     trained = [record.parameters["trained"] for record in records if record.parameters]
     seconds = statistics.fmean(sum(record.seconds.values()) for record in records)
     return Row(setting, method, cells, statistics.fmean(trained) if trained else None, seconds)
@@ -102,6 +104,14 @@ def columns_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         trained = "-" if row.trained is None else f"{row.trained:,.0f}"
         body.append([*settings, row.method, trained, *scores, *mean, _number(row.pe), f"{row.seconds:.0f}"])
     return head, body
+
+
+def remarks_of(rows: Sequence[Row]) -> list[str]:
+    """What must be said below a table: scores on a split that is not the benchmark's."""
+    native = sorted({name for row in rows for name, cell in row.cells.items() if "native" in cell.splits})
+    if not native:
+        return []
+    return [f"native split, not the benchmark's, so that published scores do not compare: {', '.join(native)}"]
 
 
 def _shown(value: Any) -> str:
@@ -125,15 +135,22 @@ def render(records: Sequence[Record], form: Format) -> str:
         if form == "csv":
             return str(frame.to_csv(index=False))
         if form == "latex":
-            return str(frame.style.hide(axis="index").to_latex(hrules=True)).replace("±", r"$\pm$")
-        return str(frame.to_markdown(index=False, disable_numparse=True))
+            latex = str(frame.style.hide(axis="index").to_latex(hrules=True)).replace("±", r"$\pm$")
+            return "\n".join([latex, *(f"% {remark}" for remark in remarks_of(rows))])
+        return "\n\n".join([str(frame.to_markdown(index=False, disable_numparse=True)), *remarks_of(rows)])
     except ImportError as error:
         raise ConfigError(f'{form} tables need another library: pip install "vitadapt[table]"') from error
 
 
 def _plain(row: Row) -> dict[str, Any]:
     cells = {
-        name: {"mean": cell.mean, "sd": cell.sd, "seeds": len(cell.scores), "diverged": cell.diverged}
+        name: {
+            "mean": cell.mean,
+            "sd": cell.sd,
+            "seeds": len(cell.scores),
+            "diverged": cell.diverged,
+            "split": ", ".join(cell.splits),
+        }
         for name, cell in row.cells.items()
     }
     costs = {"trained": row.trained, "average": row.average, "pe": row.pe, "seconds": row.seconds}

@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import DataError
 from ..examples import Dataset, Examples, FileRef
 from ..images import SUFFIXES
-from ..splits import SPLITS, check_classes, check_known, with_test
+from ..splits import SPLITS, check_classes, check_known, split_rule, with_test
 
 Files = Mapping[str, list[str]]  # class name -> paths of its images below the class folders' parent, with /
 
@@ -39,7 +39,7 @@ def read_folder(path: Path) -> Dataset:
     keys = [name for label in classes for name in files["train"][label]]
     splits, notes = with_test(str(path), classes, examples, keys)
     left_out = [f"skipped {count} {what}" for what, count in sorted(skipped.items()) if count]
-    return Dataset(path.resolve().name, classes, splits, notes=(*notes, *left_out))
+    return Dataset(path.resolve().name, classes, splits, notes=(*notes, *left_out), split=split_rule(files))
 
 
 def _split_folders(path: Path, folders: list[str]) -> dict[str, Path] | None:

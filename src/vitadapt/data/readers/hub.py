@@ -52,7 +52,7 @@ def read(row: Row, options: Options, place: str) -> Contents:
     own = names[0] if names else _label_map(folder / options["labels"], len(row.classes))
     order, notes = in_order(row, own, str(folder))
     splits = {split: _examples(row, present[split], entries, order) for split, (_, entries) in listed.items()}
-    return Contents(splits, notes, order)
+    return Contents(splits, notes, order, "elevater")
 
 
 READERS.register("hub")(Reader(places, has, read))

@@ -36,7 +36,7 @@ def read(row: Row, options: Options, place: str) -> Contents:
     names = tuple(stripped for line in text_of(folder / _LABELS).splitlines() if (stripped := line.strip()))
     order, notes = in_order(row, names, str(folder / _LABELS))
     present = [split for split in ("train", "val", "test") if (folder / split).is_dir()]
-    return Contents({split: _split(folder / split, order) for split in present}, notes, order)
+    return Contents({split: _split(folder / split, order) for split in present}, notes, order, "elevater")
 
 
 READERS.register("numbered-folders")(Reader(places, has, read))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..catalog import READERS, Options, Reader, Row
+from ..catalog import READERS, Contents, Options, Reader, Row
 from ..examples import ArrayRef, Examples, IndexArray
 
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]  # images (N, H, W), labels (N,)
@@ -49,12 +49,12 @@ def _register(name: str, package: str, load: Callable[[], Arrays]) -> None:
     def has(options: Options, place: str) -> bool:
         return find_spec(package) is not None
 
-    def read(row: Row, options: Options, place: str) -> Mapping[str, Examples]:
+    def read(row: Row, options: Options, place: str) -> Contents:
         images, labels = load()
         refs = tuple(ArrayRef(image, f"{row.name}[{i}]") for i, image in enumerate(images))
         whole = Examples(refs, labels)
         train, test = leading_part(labels, 80)
-        return {"train": whole.take(train), "test": whole.take(test)}
+        return Contents({"train": whole.take(train), "test": whole.take(test)}, split="held-out")
 
     READERS.register(name)(Reader(places, has, read))
 

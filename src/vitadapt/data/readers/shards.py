@@ -47,10 +47,11 @@ def read(row: Row, options: Options, place: str) -> Contents:
     order, notes = in_order(row, names, str(folder / _NAMES))
     splits = {split: _split(row, folder / split, order) for split in ("train", "test")}
     sizes = {split: len(examples) for split, examples in splits.items()}
-    if any(row.sizes.get(split) != size for split, size in sizes.items()):
+    native = any(row.sizes.get(split) != size for split, size in sizes.items())
+    if native:
         notes = (*notes, f"native split: that of {options['repo']}")
     notes = (*notes, *options.get("notes", ()))
-    return Contents(splits, notes, order)
+    return Contents(splits, notes, order, "native" if native else "")
 
 
 READERS.register("webdataset")(Reader(places, has, read))

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import DataError
 from ..examples import Dataset, Examples, FileRef, LabelArray
-from ..splits import SPLITS, check_classes, check_known, with_test
+from ..splits import SPLITS, check_classes, check_known, split_rule, with_test
 
 _NAMED = 3  # examples that a message gives
 
@@ -48,7 +48,7 @@ def read_table(path: Path) -> Dataset:
     several = any(len(line.labels) > 1 for line in lines)
     examples = {split: _examples(path, found, classes, several) for split, found in by_split.items()}
     splits, notes = with_test(str(path), classes, examples, [line.path for line in by_split["train"]])
-    return Dataset(path.stem, classes, splits, notes=notes)
+    return Dataset(path.stem, classes, splits, notes=notes, split=split_rule(by_split))
 
 
 def _lines(path: Path) -> Iterator[Line]:
