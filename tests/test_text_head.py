@@ -201,10 +201,13 @@ def test_heads_are_told_apart_and_defaults_are_not():
 
 def test_a_benchmark_file_says_heads_and_prompts(tmp_path):
     (tmp_path / "names.txt").write_text("one\ntwo\n")
+    (tmp_path / "k").mkdir()
+    (tmp_path / "k" / "GPT3_d.tsv").write_text("[]")
     path = tmp_path / "b.toml"
     path.write_text(
         "[bench]\nbackbone='b'\ndataset='d'\nmethod='lora'\nhead=['zero', 'text:scale=50']\n"
-        f"[prompts]\nclass_names='{tmp_path / 'names.txt'}'\ntemplates=['x {{}}']\nknowledge={{path='k', gpt3=2}}\n"
+        f"[prompts]\nclass_names='{tmp_path / 'names.txt'}'\ntemplates=['x {{}}']\n"
+        f"knowledge={{path='{tmp_path / 'k'}', gpt3=2}}\n"
     )
     zero, text = read_bench(path)
     assert zero.head_spec == ZERO and zero.prompts is None

@@ -1,10 +1,14 @@
 """Knowledge about classes: read from the ELEVATER files, appended word by word as published."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
+from vitadapt.config import RunConfig
 from vitadapt.errors import ConfigError
+from vitadapt.methods import ZeroShot
 from vitadapt.text import Knowledge, Prompts, class_texts
 from vitadapt.text.knowledge import suffix, with_items, wordnet_items, words
 
@@ -89,6 +93,39 @@ def test_texts_of_ones_own(tmp_path):
     path.write_text(json.dumps({"whale": ["big"]}))
     with pytest.raises(ConfigError, match="'whale' is not a class"):
         Knowledge(str(path)).items(("x",), ["cat"])
+
+
+def test_a_configuration_knows_knowledge_by_its_content_not_by_its_place(tmp_path, folder):
+    def digest(path, dictionary="wiktionary"):
+        prompts = Prompts(knowledge=Knowledge(str(path), dictionary, gpt3=1))
+        return RunConfig("b", ZeroShot(), "some/pets", prompts=prompts).digest()
+
+    moved = Path(shutil.copytree(folder, tmp_path / "moved"))
+    assert digest(moved) == digest(folder) != digest(folder, "wordnet-definition")
+    (moved / "GPT3_pets.tsv").rename(moved / "external" / "unused.tsv")
+    (moved / "gpt3").mkdir()
+    (moved / "external" / "unused.tsv").rename(moved / "gpt3" / "GPT3_pets.tsv")
+    assert digest(moved) == digest(folder)
+    (moved / "external" / "pets_knowledge.tsv").write_text("[]")
+    assert digest(moved) != digest(folder)
+
+
+def test_a_recorded_configuration_keeps_its_name_when_the_file_is_gone(tmp_path):
+    path = tmp_path / "own.json"
+    path.write_text('{"cat": "a pet"}')
+    config = RunConfig("b", ZeroShot(), "d", prompts=Prompts(knowledge=Knowledge(str(path)))).resolved()
+    again = RunConfig.from_dict(config.to_dict())
+    path.write_text('{"cat": "a beast"}')
+    assert again.digest() == config.digest()
+    with pytest.raises(ConfigError, match="no longer holds what this run was planned with"):
+        again.prompts.knowledge.items(("d",), ["cat"])
+    path.unlink()
+    assert again.digest() == config.digest()
+
+
+def test_a_folder_of_which_nothing_is_taken_is_refused(folder):
+    with pytest.raises(ConfigError, match="dictionary=wiktionary"):
+        Knowledge(str(folder)).items(("pets",), ["cat"])
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '{"a": [1]}', '{"a": 1}'])

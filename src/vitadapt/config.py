@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
+from .data.catalog import names_of
 from .errors import ConfigError
 from .head import HEADS, TEXT, ZERO, HeadSpec
 from .methods import METHODS
@@ -103,6 +104,8 @@ class RunConfig:
         default = ZERO if self.method.trains_head else TEXT
         head = None if self.head == default else self.head
         prompts = self.prompts if self.head_spec.start == "text" and self.prompts != Prompts() else None
+        if prompts and prompts.knowledge:
+            prompts = replace(prompts, knowledge=prompts.knowledge.pinned(names_of(self.dataset)))
         recipe = self.recipe or recipe_for(self.protocol, self.method)
         return replace(self, recipe=recipe, head=head, prompts=prompts)
 
@@ -143,8 +146,12 @@ class RunConfig:
         )
 
     def digest(self) -> str:
-        """16 hex digits that name the record of this configuration."""
-        text = json.dumps(self.resolved().to_dict(), sort_keys=True)
+        """16 hex digits that name the record of this configuration; files are known by content, not by place."""
+        plain = self.resolved().to_dict()
+        knowledge = plain.get("prompts", {}).get("knowledge") or {}
+        if knowledge.get("content"):
+            del knowledge["path"]
+        text = json.dumps(plain, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

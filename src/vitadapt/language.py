@@ -9,10 +9,10 @@ from torch import nn
 
 from .config import RunConfig
 from .data import Dataset
-from .data.catalog import resolve
+from .data.catalog import names_of, resolve
 from .errors import ConfigError
 from .head import TextStart
-from .text import TextTower, class_texts, load_text_tower, overlong, text_matrix
+from .text import Prompts, TextTower, class_texts, load_text_tower, overlong, text_matrix
 from .train import Setting
 
 SHOWN = 60  # characters of a text that a note repeats
@@ -27,11 +27,15 @@ def text_start(
     prompts do not fit the classes.
     """
     tower = cached_text_tower(config.backbone, setting.device, backbone)
-    row = resolve(config.dataset)
-    names = (row.name, row.leaderboard, *row.also) if row else ()
-    texts = class_texts(row.name if row else "", dataset.classes, config.prompts, tuple(filter(None, names[1:])))
+    texts = sentences(config.dataset, dataset, config.prompts)
     matrix = text_matrix(tower, texts, cache, setting.progress)
     return TextStart(matrix, tower.logit_scale), _notes(tower, [text for part in texts for text in part])
+
+
+def sentences(spec: str, dataset: Dataset, prompts: Prompts | None) -> list[list[str]]:
+    """The sentences about each class of `dataset`, opened as `spec`. Raises ConfigError when the prompts do not fit."""
+    row = resolve(spec)
+    return class_texts(row.name if row else "", dataset.classes, prompts, names_of(spec))
 
 
 @lru_cache(maxsize=1)

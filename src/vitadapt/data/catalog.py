@@ -118,6 +118,14 @@ def resolve(spec: str) -> Row | None:
     return next((row for row in rows.values() if spec in (row.leaderboard, *row.also)), None)
 
 
+def names_of(spec: str) -> tuple[str, ...]:
+    """Every name of the dataset that `spec` names; of a folder or a table its own name."""
+    row = resolve(spec)
+    if row is None:
+        return (Path(spec).name.removesuffix(".csv"),)
+    return (row.name, *filter(None, (row.leaderboard, *row.also)))
+
+
 def find(row: Row, root: Path | None) -> tuple[Options, str] | None:
     """The first source of `row` that is there, with its place."""
     for options in row.sources:

@@ -11,14 +11,15 @@ where NAME is the data set's name here or on the leaderboard. Any other JSON fil
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from ..data.classmap import class_key
 from ..errors import ConfigError
+from ..files import bytes_digest
 
 Dictionary = Literal["none", "wiktionary", "wordnet-definition", "wordnet-hierarchy"]
 Items = Mapping[str, Sequence[str | None]]  # class -> what is said about it; None is an empty entry
@@ -32,38 +33,61 @@ class Knowledge:
     path: the folder of the ELEVATER files, a JSON file {class: [texts]}, or "wordnet" for the installed WordNet.
     dictionary: one source of the folder (or of WordNet). gpt3: how many of the generated texts per class.
     together: "wiki-and-gpt3" takes both, "wiki-then-gpt3" the generated ones only where the dictionary lacks the class.
+    content: the digest of the files, by which a configuration is known instead of by their place; `pinned` fills it in.
     """
 
     path: str
     dictionary: Dictionary = "none"
     gpt3: int = 0
     together: Literal["wiki-and-gpt3", "wiki-then-gpt3"] = "wiki-and-gpt3"
+    content: str = ""
+
+    def pinned(self, datasets: Sequence[str]) -> Knowledge:
+        """The same with its content; WordNet has no file of its own and stays as it is. Raises ConfigError."""
+        if self.path == "wordnet" or self.content:
+            return self
+        return replace(self, content=_digest(self._files(datasets).values()))
 
     def items(self, datasets: Sequence[str], names: Sequence[str]) -> Items:
         """Class -> its texts, for those of `names` that have any; `datasets` are the names that a file may bear.
 
-        Raises ConfigError when a file is missing or is not what it should be.
+        Raises ConfigError when a file is missing, is not what it should be, or has changed since it was pinned.
         """
         if self.path == "wordnet":
             return {} if self.dictionary == "none" else wordnet_items(names, self.dictionary)
-        path = Path(self.path).expanduser()
-        if path.is_file():
-            return _own_items(path, names)
-        if not path.is_dir():
-            raise ConfigError(f"knowledge: {path} is neither a folder nor a JSON file; check the path")
-        dictionary, generated = self._rows(path, datasets)
+        files = self._files(datasets)
+        if self.content and self.content != _digest(files.values()):
+            raise ConfigError(f"knowledge: {self.path} no longer holds what this run was planned with; plan it anew")
+        if "own" in files:
+            return _own_items(files["own"], names)
+        dictionary, generated = self._rows(files)
         return {name: found for name in names if (found := self._of_class(name, dictionary, generated))}
 
-    def _rows(self, folder: Path, datasets: Sequence[str]) -> tuple[dict[str, str | None], dict[str, list[str]]]:
+    def _files(self, datasets: Sequence[str]) -> dict[str, Path]:
+        """What is to be read: "own", or "dictionary" and "generated"."""
+        path = Path(self.path).expanduser()
+        if path.is_file():
+            return {"own": path}
+        if not path.is_dir():
+            raise ConfigError(f"knowledge: {path} is neither a folder nor a JSON file; check the path")
+        known, files = list(filter(None, dict.fromkeys(datasets))), {}
+        if self.dictionary != "none":
+            files["dictionary"] = _find(path, "external", [f"{name}_knowledge.tsv" for name in known])
+        if self.gpt3:
+            files["generated"] = _find(path, "gpt3", [f"GPT3_{name}.tsv" for name in known])
+        if not files:
+            raise ConfigError(f"knowledge: say what to take from {path}: dictionary=wiktionary, gpt3=5, or both")
+        return files
+
+    def _rows(self, files: Mapping[str, Path]) -> tuple[dict[str, str | None], dict[str, list[str]]]:
         dictionary: dict[str, str | None] = {}
         generated: dict[str, list[str]] = {}
-        if self.dictionary != "none":
-            rows = _read_rows(folder, "external", [f"{name}_knowledge.tsv" for name in datasets])
+        if "dictionary" in files:
             read = _READERS[self.dictionary]
+            rows = _read_rows(files["dictionary"])
             dictionary = {_key(row): text for row in rows if (text := read(row)) is not _ABSENT}
-        if self.gpt3:
-            rows = _read_rows(folder, "gpt3", [f"GPT3_{name}.tsv" for name in datasets])
-            generated = {_key(row): list(row.get("gpt3") or ()) for row in rows}
+        if "generated" in files:
+            generated = {_key(row): list(row.get("gpt3") or ()) for row in _read_rows(files["generated"])}
         return dictionary, generated
 
     def _of_class(self, name: str, dictionary: Mapping[str, str | None], generated: Mapping[str, list[str]]) -> Any:
@@ -137,11 +161,23 @@ def _key(row: Mapping[str, Any]) -> str:
     return class_key(row["classname"])
 
 
-def _read_rows(folder: Path, inner: str, names: Sequence[str]) -> list[dict[str, Any]]:
+def _find(folder: Path, inner: str, names: Sequence[str]) -> Path:
     places = [place / name for place in (folder, folder / inner) for name in names]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         raise ConfigError(f"knowledge: {folder} has none of {', '.join(names)}")
+    return path
+
+
+def _digest(files: Iterable[Path]) -> str:
+    """Of the content of the files, in their order; their names and places do not matter."""
+    try:
+        return bytes_digest("\n".join(bytes_digest(path.read_bytes()) for path in files).encode())
+    except OSError as error:
+        raise ConfigError(f"knowledge: {error.filename} cannot be read ({error.strerror})") from error
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
     rows = _read_json(path)
     if not isinstance(rows, list) or not all(isinstance(row, dict) and "classname" in row for row in rows):
         raise ConfigError(f"{path}: expected a JSON list of objects with a classname")
