@@ -1,0 +1,150 @@
+"""Benchmarks as data: every file of recipes/ says what it is, can be expanded, and asks only for what exists."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+import vitadapt
+from vitadapt.bench import check_names, read_bench, select
+from vitadapt.config import method_text
+from vitadapt.data.catalog import catalog
+from vitadapt.errors import ConfigError, UnknownName
+from vitadapt.listing import recipes
+from vitadapt.methods import METHODS
+from vitadapt.protocols import PROTOCOLS
+from vitadapt.runner import run
+from vitadapt.shipped import find_recipe, shipped_recipes
+
+FOLDER = Path(__file__).parents[1] / "recipes"
+NAMES = [path.stem for path in sorted(FOLDER.glob("*.toml"))]
+PUBLISHED = [name for name in NAMES if name.startswith("elevater-")]
+CELLS = {"demo": 8, "offline-check": 18, "offline": 120, "smoke": 10, "elevater-released": 1600}
+LEADERBOARD = {row.name for row in catalog().values() if row.leaderboard and row.name != "imagenet-1k"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_opens_with_what_it_is_and_its_command(name):
+    text = (FOLDER / f"{name}.toml").read_text("utf-8")
+    opening = text.partition("\ntitle = ")[0]
+    assert all(line.startswith("#") for line in opening.splitlines())
+    assert re.search(rf"^#  .*vitadapt bench {name}\b", opening, re.MULTILINE)
+    assert max(map(len, text.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_expands_to_different_cells_of_things_that_exist(name):
+    cells = read_bench(FOLDER / f"{name}.toml")
+    assert len(cells) == CELLS.get(name, 400)
+    check_names(cells)
+    assert {cell.protocol for cell in cells} <= set(PROTOCOLS)
+    assert {cell.dataset for cell in cells} <= set(catalog())
+    assert len({cell.digest() for cell in cells}) == len(cells)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_benchmark_covers_the_leaderboard(name):
+    cells = read_bench(FOLDER / f"{name}.toml")
+    assert {cell.dataset for cell in cells} == LEADERBOARD and len(LEADERBOARD) == 20
+    assert {cell.backbone for cell in cells} == {"clip-vit-b32", "clip-vit-b16"}
+    seeds = {shots: {cell.seed for cell in cells if cell.shots == shots} for shots in (5, 20, 50, None)}
+    assert seeds == {5: {0, 1, 2}, 20: {0, 1, 2}, 50: {0, 1, 2}, None: {0}}
+    first = cells[: len(cells) * 60 // 400]
+    assert {(cell.backbone, cell.shots) for cell in first} == {("clip-vit-b32", 5)}
+
+
+@pytest.mark.parametrize("name", ["smoke", "offline"])
+def test_every_method_that_can_start_without_text_is_tried(name):
+    tried = {method_text(cell.method) for cell in read_bench(FOLDER / f"{name}.toml")}
+    assert tried == {method for method in METHODS if not method.endswith("-released")} - {"zero-shot"}
+
+
+def test_smoke_runs_without_network_or_files(tmp_path):
+    for cell in read_bench(Path("smoke")):
+        record = run(cell, tmp_path)
+        assert record.status == "ok" and 0 <= record.score <= 100
+
+
+def test_recipes_are_part_of_the_package():
+    inside = Path(vitadapt.__file__).with_name("recipes")
+    assert {path.name: path.read_bytes() for path in inside.glob("*.toml")} == {
+        path.name: path.read_bytes() for path in FOLDER.glob("*.toml")
+    }
+    assert list(shipped_recipes()) == NAMES
+
+
+def test_recipes_are_listed_with_their_size():
+    rows = {row["name"]: row for row in recipes()}
+    assert list(rows) == NAMES and rows["smoke"]["cells"] == CELLS["smoke"]
+    assert all(row["title"] for row in rows.values())
+
+
+def test_a_name_is_looked_up_among_the_shipped_ones_but_a_file_wins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = find_recipe(Path("smoke"))
+    assert shipped.is_file() and shipped.parent != tmp_path
+    shutil.copy(shipped, "smoke")
+    assert find_recipe(Path("smoke")) == Path("smoke")
+    for path in ("./other/smoke", "smoke.toml", "/no/smoke"):
+        assert find_recipe(Path(path)) == Path(path)
+    with pytest.raises(UnknownName, match="did you mean smoke"):
+        find_recipe(Path("smokes"))
+
+
+def bench_file(path, text):
+    path.write_text('[bench]\nbackbone = "random:tiny"\ndataset = "digits"\nmethod = "lora"\n' + text)
+    return path
+
+
+def test_parts_are_multiplied_by_themselves_and_follow_one_another(tmp_path):
+    text = "seed = [0, 1]\n[[bench.part]]\nshots = [1, 2]\n[[bench.part]]\nmethod = ['bitfit', 'lora']\nseed = 7\n"
+    cells = read_bench(bench_file(tmp_path / "b.toml", text))
+    assert [(method_text(c.method), c.shots, c.seed) for c in cells] == [
+        ("lora", 1, 0),
+        ("lora", 1, 1),
+        ("lora", 2, 0),
+        ("lora", 2, 1),
+        ("bitfit", 5, 7),
+        ("lora", 5, 7),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "says"),
+    [
+        ("[bench.part]\nshots = 1\n", ConfigError, "two brackets"),
+        ("part = [1]\n", ConfigError, "two brackets"),
+        ("[[bench.part]]\nshoots = 1\n", UnknownName, "shots"),
+    ],
+)
+def test_a_part_that_cannot_be_read_is_told(tmp_path, text, error, says):
+    with pytest.raises(error, match=says):
+        read_bench(bench_file(tmp_path / "b.toml", text))
+
+
+def test_selecting_keeps_cells_and_their_order():
+    cells = read_bench(Path("offline"))
+    chosen = select(cells, ["dataset=digits", "dataset=openclipart", "method=lora", "seed=2", "shots=5"])
+    assert [cell.dataset for cell in chosen] == ["digits", "openclipart"]
+    assert all(cell in cells for cell in chosen) and select(cells, []) == cells
+
+
+@pytest.mark.parametrize(
+    ("wanted", "error", "says"),
+    [
+        (["sed=1"], UnknownName, "did you mean seed"),
+        (["seed"], UnknownName, "0, 1, 2"),
+        (["shots=all"], UnknownName, "5"),
+        (["method=lorra"], UnknownName, "lora"),
+    ],
+)
+def test_selecting_what_is_not_there_is_told(wanted, error, says):
+    with pytest.raises(error, match=says):
+        select(read_bench(Path("offline")), wanted)
+
+
+def test_selecting_nothing_at_all_is_told(tmp_path):
+    text = "[[bench.part]]\nshots = 1\nseed = 0\n[[bench.part]]\nshots = 2\nseed = 1\n"
+    with pytest.raises(ConfigError, match="no cell"):
+        select(read_bench(bench_file(tmp_path / "b.toml", text)), ["shots=1", "seed=1"])
