@@ -62,6 +62,26 @@ def test_a_record_without_a_split_rule_is_read(tmp_path):
     assert Store(tmp_path).read(path) == record()
 
 
+def test_recipes_and_prompts_that_differ_are_rows_of_their_own_and_say_how():
+    def changed(key, value):
+        base = record()
+        return dataclasses.replace(base, config={**base.config, key: value}, digest=str(value)[:16])
+
+    recipe = {**record().config["recipe"], "lr": 0.5}
+    rows = rows_of([record(), changed("recipe", recipe), changed("prompts", {"templates": ["a {}"]})])
+    names = [row.method for row in rows]
+    assert len(set(names)) == 3 and all(len(row.cells["digits"].scores) == 1 for row in rows)
+    assert sum("lr=0.5" in name for name in names) == 1
+    assert [row.method for row in rows_of([record(), record("bitfit")])] == ["bitfit", "lora"]
+
+
+def test_a_dataset_that_is_a_path_is_headed_by_its_last_part():
+    head, _ = columns_of(rows_of([record(dataset="/a/x/photos"), record(dataset="/a/y/birds")]))
+    assert {"photos", "birds"} <= set(head)
+    head, _ = columns_of(rows_of([record(dataset="/a/x/photos"), record(dataset="/a/y/photos")]))
+    assert {"x/photos", "y/photos"} <= set(head)
+
+
 @pytest.mark.parametrize("form", ["md", "latex", "json"])
 def test_another_split_than_the_benchmarks_is_told(form):
     usual = [record(split="elevater"), record(dataset="mnist", split="given"), record(dataset="dtd")]

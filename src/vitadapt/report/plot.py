@@ -1,81 +1,116 @@
-"""The picture of the paper: accuracy against the number of trainable parameters, on a logarithmic axis."""
+"""Pictures as files for papers: PNG, SVG or PDF."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ..errors import ConfigError, StorageError
+from ..registry import unknown
 from ..results import Record
-from .table import Row, rows_of
+from .figures import FIGURES, MOST_PANELS, Predictions, Subject, pareto
+from .panels import Panel, Picture, colour, dash, style, untagged
 
 ENDINGS = (".png", ".svg", ".pdf")
+__all__ = ["ENDINGS", "pareto", "plot", "plot_accuracy"]
 
 
-def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of (cost, score) points that no other point beats in both, by rising cost."""
-    front: list[int] = []
-    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
-        if not front or points[index][1] > points[front[-1]][1]:
-            front.append(index)
-    return front
+def plot(records: Sequence[Record], path: Path, figure: str, predictions: Predictions) -> Path:
+    """Write the picture named `figure` to `path` (.png, .svg or .pdf).
 
-
-def plot_accuracy(records: Sequence[Record], path: Path) -> Path:
-    """Write the picture to `path` (.png, .svg or .pdf). Raises ConfigError, StorageError."""
+    Raises UnknownName for a picture that does not exist, ConfigError when there is nothing to draw or the file has
+    another ending, StorageError when it cannot be written.
+    """
     if path.suffix.lower() not in ENDINGS:
         raise ConfigError(f"{path}: a plot ends in {', '.join(ENDINGS)}")
-    rows = [row for row in rows_of(records) if row.average is not None and row.trained is not None]
-    if not rows:
-        raise ConfigError("no method has a score on every dataset yet, so there is nothing to plot")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError('plots need matplotlib: pip install "vitadapt[plot]"') from error
-    figure = Figure(figsize=(7.5, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    _draw(figure, rows, sorted({record.config["dataset"] for record in records}))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=160)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror})") from error
+    if figure not in FIGURES:
+        raise unknown("figure", figure, FIGURES)
+    picture = FIGURES[figure](Subject(records, predictions))
+    if not picture.panels:
+        raise ConfigError(f"{NOTHING.get(figure, 'no run has what this figure shows')}, so there is nothing to plot")
+    with drawing():
+        drawn = _compose(picture)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            drawn.savefig(path, dpi=160)
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be written ({error.strerror})") from error
     return path
 
 
-def _draw(figure: object, rows: Sequence[Row], datasets: list[str]) -> None:
-    axes = figure.subplots()  # type: ignore[attr-defined]
-    points = [(max(row.trained or 0.0, 1.0), row.average or 0.0) for row in rows]  # a logarithm knows no zero
-    pe = [row.pe or 0.0 for row in rows]
-    front = pareto(points)
-    axes.plot([points[i][0] for i in front], [points[i][1] for i in front], color="0.75", lw=1.2, zorder=1)
-    dots = axes.scatter(*zip(*points, strict=True), c=pe, cmap="viridis", s=64, zorder=2, edgecolor="white")
-    for row, (x, y) in zip(rows, points, strict=True):
-        spread = max((cell.sd or 0.0) for cell in row.cells.values()) if len(datasets) == 1 else 0.0
-        if spread:
-            axes.errorbar(x, y, yerr=spread, color="0.6", lw=1, capsize=2, zorder=1)
-    _label(axes, rows, points)
-    axes.set_xscale("log")
-    axes.margins(x=0.14, y=0.12)
-    axes.set_xlabel("trainable parameters (head included)")
-    axes.set_ylabel(
-        f"score on {datasets[0]} (%)" if len(datasets) == 1 else f"mean score on {len(datasets)} datasets (%)"
-    )
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.colorbar(dots, ax=axes, label="PE score")  # type: ignore[attr-defined]
+def plot_accuracy(records: Sequence[Record], path: Path) -> Path:
+    """The picture of the paper: score against trainable parameters. Raises as `plot`."""
+    return plot(records, path, "accuracy", _no_predictions)
 
 
-def _label(axes: object, rows: Sequence[Row], points: Sequence[tuple[float, float]]) -> None:
-    """Names beside the points; the later of two that would overlap goes below its point."""
-    placed: list[tuple[float, float]] = []
-    scores = [y for _, y in points]
-    step = max(max(scores) - min(scores), 1.0) / 14
-    import math
+NOTHING = {
+    "accuracy": "no method has a score on every dataset yet",
+    "cost": "no method has a score on every dataset yet",
+    "search": "no run searched for its learning rate",
+}
 
-    for row, (x, y) in sorted(zip(rows, points, strict=True), key=lambda pair: -pair[1][1]):
-        close = any(abs(math.log10(x) - a) < 0.9 and abs(y + step - b) < step for a, b in placed)
-        offset = (0, -14) if close else (0, 7)
-        placed.append((math.log10(x), y - step if close else y + step))
-        axes.annotate(row.method, (x, y), xytext=offset, textcoords="offset points", ha="center", fontsize=8)  # type: ignore[attr-defined]
+
+def _no_predictions(record: Record) -> Any:
+    raise StorageError(f"{record.digest}: its predictions are not at hand")
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """matplotlib as the pictures need it. Raises ConfigError when it is not installed."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ConfigError('plots need matplotlib: pip install "vitadapt[plot]"') from error
+    with matplotlib.rc_context(style()), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # names may be in any script
+        yield
+
+
+def new_figure(size: tuple[float, float]) -> Any:
+    """An empty figure of this size in inches that knows the size of its texts; nothing global is touched."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def draw_panel(panel: Panel, axes: Any, tag: Any = untagged) -> None:
+    """One panel on these axes."""
+    panel.draw(axes, tag)
+    axes.set_title(panel.title, loc="left")
+
+
+def _compose(picture: Picture) -> Any:
+    """All panels on one sheet, up to four beside each other, with the legend below."""
+    panels = picture.panels[:MOST_PANELS]
+    width, height = (max(panel.size[side] for panel in panels) for side in (0, 1))
+    columns = _columns(len(panels), max(1, int(14 // width)))
+    lines = math.ceil(len(panels) / columns)
+    extra = 0.3 * math.ceil(len(picture.legend) / (2 * columns)) if picture.legend else 0.0
+    figure = new_figure((columns * width, lines * height + extra))
+    for panel, axes in zip(panels, figure.subplots(lines, columns, squeeze=False).flat, strict=False):
+        draw_panel(panel, axes)
+    for axes in figure.axes[len(panels) : lines * columns]:
+        axes.remove()
+    if picture.legend:
+        _legend(figure, picture.legend, 2 * columns)
+    return figure
+
+
+def _columns(count: int, most: int) -> int:
+    """Panels beside each other: about a square, and as few empty places as possible."""
+    first = min(math.ceil(math.sqrt(count)), most)
+    return min(range(first, min(count, most) + 1), key=lambda columns: -count % columns)
+
+
+def _legend(figure: Any, names: Sequence[str], columns: int) -> None:
+    from matplotlib.lines import Line2D
+
+    lines = [Line2D([], [], color=colour(i), linestyle=dash(i), lw=1.6) for i in range(len(names))]
+    figure.legend(lines, names, loc="outside lower center", ncols=min(columns, len(names)), fontsize=8, handlelength=3)

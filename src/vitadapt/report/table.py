@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from ..errors import ConfigError
 from ..metrics import performance_efficiency
-from ..results import Record
+from ..results import Record, checksum
+from .panels import short_names
 
 Format = Literal["text", "md", "csv", "latex", "json"]
 VARYING = ("backbone", "image_size", "shots", "protocol", "precision")
@@ -66,19 +67,53 @@ class Row:
         return performance_efficiency(self.average, self.trained)
 
 
-def rows_of(records: Sequence[Record]) -> list[Row]:
-    """Group records by everything but dataset and seed; rows in the order of first appearance by creation time."""
+Setting = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Records that differ in dataset and seed alone, under the name that tells them from the other groups."""
+
+    setting: Setting
+    method: str
+    records: list[Record]
+
+
+def groups_of(records: Sequence[Record]) -> list[Group]:
+    """Group records by everything but dataset and seed, in the order of first appearance by creation time.
+
+    Where a method was run with several recipes or prompts, its name is followed by what differs.
+    """
     groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
-    ordered = sorted(records, key=lambda r: (r.created, r.digest))
-    for record in ordered:
-        setting = tuple((name, record.config[name]) for name in VARYING)
-        changed = json.dumps(record.config["recipe"], sort_keys=True)
-        groups[(setting, record.method, changed)].append(record)
+    variants: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = defaultdict(dict)
+    for record in sorted(records, key=lambda r: (r.created, r.digest)):
+        who = (tuple((name, record.config[name]) for name in VARYING), record.method)
+        prompts = record.config.get("prompts")
+        details = {**(record.config["recipe"] or {}), "prompts": checksum(prompts)[:6] if prompts else "built-in"}
+        text = json.dumps(details, sort_keys=True)
+        variants[who][text] = details
+        key = (*who, text)
+        groups[key].append(record)
+    return [
+        Group(setting, method + _difference(variants[(setting, method)], text), members)
+        for (setting, method, text), members in groups.items()
+    ]
+
+
+def _difference(variants: dict[str, dict[str, Any]], text: str) -> str:
+    """ " [lr=0.01]" for the variant `text`: its fields that differ between variants; nothing for the only one."""
+    names = {name for details in variants.values() for name in details}
+    differing = sorted(name for name in names if len({str(details.get(name)) for details in variants.values()}) > 1)
+    return f" [{', '.join(f'{n}={variants[text][n]}' for n in differing if n in variants[text])}]" if differing else ""
+
+
+def rows_of(records: Sequence[Record]) -> list[Row]:
+    """One row per group of records."""
     datasets = sorted({record.config["dataset"] for record in records})
-    return [_row(setting, method, members, datasets) for (setting, method, _), members in groups.items()]
+    return [_row(group.setting, group.method, group.records, datasets) for group in groups_of(records)]
 
 
-def _row(setting: tuple[tuple[str, Any], ...], method: str, records: list[Record], datasets: list[str]) -> Row:
+def _row(setting: Setting, method: str, records: list[Record], datasets: list[str]) -> Row:
     cells = {}
     for dataset in datasets:
         mine = [record for record in records if record.config["dataset"] == dataset]
@@ -92,17 +127,17 @@ def _row(setting: tuple[tuple[str, Any], ...], method: str, records: list[Record
 
 def columns_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Headings and cells as text; a setting is a column only when it varies between rows."""
-    varying = [name for name in VARYING if len({dict(row.setting)[name] for row in rows}) > 1]
+    settings = varying(rows)
     datasets = list(rows[0].cells) if rows else []
     average = ["average"] if len(datasets) > 1 else []
-    head = [*varying, "method", "trained", *datasets, *average, "PE", "seconds"]
+    head = [*settings, "method", "trained", *short_names(datasets).values(), *average, "PE", "seconds"]
     body = []
     for row in rows:
-        settings = [_shown(dict(row.setting)[name]) for name in varying]
+        shown = [setting_text(name, dict(row.setting)[name]) for name in settings]
         scores = [row.cells[dataset].text() or "-" for dataset in datasets]
         mean = [_number(row.average)] if average else []
         trained = "-" if row.trained is None else f"{row.trained:,.0f}"
-        body.append([*settings, row.method, trained, *scores, *mean, _number(row.pe), f"{row.seconds:.0f}"])
+        body.append([*shown, row.method, trained, *scores, *mean, _number(row.pe), f"{row.seconds:.0f}"])
     return head, body
 
 
@@ -114,8 +149,16 @@ def remarks_of(rows: Sequence[Row]) -> list[str]:
     return [f"native split, not the benchmark's, so that published scores do not compare: {', '.join(native)}"]
 
 
-def _shown(value: Any) -> str:
-    return "all" if value is None else str(value)
+def varying(rows: Sequence[Row | Group]) -> list[str]:
+    """The parts of the setting that are not the same in all rows."""
+    return [name for name in VARYING if len({dict(row.setting)[name] for row in rows}) > 1]
+
+
+def setting_text(name: str, value: Any) -> str:
+    """A value of a setting as people read it: no limit of shots is all of them, no size is the backbone's own."""
+    if value is None:
+        return "all" if name == "shots" else "own"
+    return str(value)
 
 
 def _number(value: float | None) -> str:
