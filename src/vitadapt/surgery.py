@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
@@ -25,10 +25,12 @@ State = dict[str, Tensor]
 class Method(Protocol):
     """A way to adapt a backbone: a frozen dataclass whose fields are its hyper-parameters, with one verb.
 
-    `trains_head` is False only for methods that leave even the classifier head as it was initialised.
+    `trains_head` is False only for methods that leave even the classifier head as it was initialised. `breaks` names
+    the laws of `vitadapt.testing` that a method is known to break; it then runs only under a protocol made for it.
     """
 
     trains_head: ClassVar[bool] = True
+    breaks: ClassVar[frozenset[str]] = frozenset()
 
     def adapt(self, vit: Any) -> None:
         """Edit the frozen `vit` in place. Raises NotApplicable when it lacks what the method needs."""
@@ -76,14 +78,15 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def adapt(backbone: Module, method: Method, seed: int = 0) -> Module:
+def adapt(backbone: Module, method: Method, seed: int | None = 0) -> Module:
     """An adapted copy of `backbone`; the original is untouched and shares the memory of all frozen weights.
 
-    Same method and seed give the same initial tensors whatever ran before. Raises NotApplicable.
+    Same method and seed give the same initial tensors whatever ran before; seed None goes on with torch's generator
+    as it stands. Raises NotApplicable.
     """
     adapted = _copy_sharing_weights(backbone)
     device = next(backbone.parameters()).device
-    with seeded(seed):
+    with nullcontext() if seed is None else seeded(seed):
         method.adapt(adapted)
     for parameter in adapted.parameters():
         if parameter.requires_grad:

@@ -10,20 +10,25 @@ from .compacter import Compacter
 from .kadaptation import KAdaptation
 from .lora import LoRA
 from .phm_adapter import PHMAdapter
+from .released import AdapterReleased, CompacterReleased, KAdaptationReleased, LoRAReleased
 from .selective import Attention, BitFit, FineTune, LayerNorm
 from .unadapted import LinearProbe, ZeroShot
 
 __all__ = [
     "METHODS",
     "Adapter",
+    "AdapterReleased",
     "Attention",
     "BitFit",
     "Compacter",
+    "CompacterReleased",
     "FineTune",
     "KAdaptation",
+    "KAdaptationReleased",
     "LayerNorm",
     "LinearProbe",
     "LoRA",
+    "LoRAReleased",
     "PHMAdapter",
     "ZeroShot",
 ]

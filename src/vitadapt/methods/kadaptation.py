@@ -30,6 +30,13 @@ class Rule(nn.Module):
         self.full = None if rank else nn.Parameter(torch.empty(n, n, n).normal_(std=1 / n))
 
 
+def thin_factors(rule: Rule, u: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """P (D_out, n * rule_rank * rank) and Q (D_in, same) with P Q^T = scale * sum_i (s_i t_i^T) (x) (u_i v_i^T)."""
+    p = torch.einsum("iap,ikr->akipr", rule.s, u).flatten(2).flatten(0, 1)
+    q = torch.einsum("icp,imr->cmipr", rule.t, v).flatten(2).flatten(0, 1)
+    return scale * p, q
+
+
 class ThinKronecker(ThinDelta):
     """scale * sum_i (s_i t_i^T) (x) (u_i v_i^T) (+ bias): u starts at zero and v does not, so that the update starts at
     zero and its gradient does not."""
@@ -42,10 +49,7 @@ class ThinKronecker(ThinDelta):
         self.shift: nn.Parameter | None = None
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        s, t = self.rule.s, self.rule.t
-        p = torch.einsum("iap,ikr->akipr", s, self.u).flatten(2).flatten(0, 1)  # (D_out, n * rule_rank * rank)
-        q = torch.einsum("icp,imr->cmipr", t, self.v).flatten(2).flatten(0, 1)  # (D_in, n * rule_rank * rank)
-        return self.scale * p, q
+        return thin_factors(self.rule, self.u, self.v, self.scale)
 
     def bias(self) -> Tensor | None:
         return self.shift
