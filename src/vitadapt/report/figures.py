@@ -345,7 +345,10 @@ def cost(subject: Subject) -> Picture:
             if any(costs[row.method] > 0 for row in rows):
                 draw = partial(_draw_cost, rows=rows, costs=costs, xlabel=name, ylabel=ylabel, subject=subject)
                 panels.append(Panel(title, draw, about, "", (4.6, 3.4)))
-    caption = "Averages over runs. Seconds: on the machine that ran it, what was cached left out. Memory: the most that the process had held."
+    caption = (
+        "Averages over runs. Seconds: on the machine that ran it, what was cached left out. Memory: the most that the "
+        "process had held by then."
+    )
     return Picture("cost", "Cost against score", caption, panels)
 
 
