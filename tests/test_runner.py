@@ -51,7 +51,7 @@ def environment(tmp_path):
 def test_every_method_gets_a_record(photos, tmp_path, environment):
     store = Store(tmp_path / "runs")
     cells = expand({"backbone": "random:tiny", "dataset": str(photos), "method": METHODS}, dataclasses.asdict(FAST))
-    outcomes = run_bench(cells, store, environment, lambda outcome: None)
+    outcomes = run_bench(cells, store, environment)
     assert [outcome.failure for outcome in outcomes] == [""] * len(METHODS)
     for outcome in outcomes:
         record = outcome.record
@@ -109,7 +109,7 @@ def test_the_adapter_file_gives_the_recorded_predictions(photos, tmp_path, envir
 def test_a_diverged_training_is_recorded_and_the_bench_goes_on(photos, tmp_path, environment):
     store = Store(tmp_path / "runs")
     bad = config(photos, recipe=Recipe(optimizer="sgd", lr=1e25, head_lr=1e25, epochs=3))
-    outcomes = run_bench([bad, config(photos)], store, environment, lambda outcome: None)
+    outcomes = run_bench([bad, config(photos)], store, environment)
     assert [outcome.record.status for outcome in outcomes] == ["diverged", "ok"]
     assert outcomes[0].record.score is None and "learning rate" in outcomes[0].record.notes[-1]
 
@@ -117,7 +117,7 @@ def test_a_diverged_training_is_recorded_and_the_bench_goes_on(photos, tmp_path,
 def test_a_failing_cell_leaves_its_trace_and_the_others_run(photos, tmp_path, environment):
     store = Store(tmp_path / "runs")
     missing = dataclasses.replace(config(photos), dataset=str(tmp_path / "absent"))
-    outcomes = run_bench([missing, config(photos)], store, environment, lambda outcome: None)
+    outcomes = run_bench([missing, config(photos)], store, environment)
     assert outcomes[0].record is None and "absent" in outcomes[0].failure
     assert "Traceback" in store.path("failures", missing.digest()).read_text()
     assert outcomes[1].record.status == "ok"

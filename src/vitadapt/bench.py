@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +22,17 @@ from .config import (
 )
 from .data.sources import check_spec
 from .errors import ConfigError
+from .fanout.crew import Alone, Hire, Outcome, Watch
+from .fanout.schedule import fan_out
 from .language import check_prompts
 from .registry import unknown
-from .results import Record, Store
-from .runner import Environment, describe, run
+from .results import Store
+from .runner import Environment
 from .shipped import find_recipe
 from .text import Prompts, read_class_names
 from .weights.load import check_name
 
 AXES = ("backbone", "dataset", "method", "shots", "seed", "image_size", "protocol", "precision", "head", "subset")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one cell: a record, or the one-line reason why there is none."""
-
-    config: RunConfig
-    record: Record | None
-    failure: str = ""
-    fresh: bool = True  # False when it had been recorded before
 
 
 def read_bench(path: Path) -> list[RunConfig]:
@@ -155,18 +146,26 @@ def run_bench(
     configs: Iterable[RunConfig],
     store: Store,
     environment: Environment,
-    announce: Callable[[Outcome], None],
-    start: Callable[[RunConfig], None] = lambda config: None,
+    watch: Watch | None = None,
+    hire: Hire = Alone,
 ) -> list[Outcome]:
-    """Run every cell that is not recorded yet; an error in one leaves its trace in the store and the others go on."""
-    outcomes = []
-    for config in configs:
-        fresh = store.get(config.digest()) is None
-        start(config)
-        try:
-            outcome = Outcome(config, run(config, store, environment), fresh=fresh)
-        except Exception as error:  # noqa: BLE001 - the trace is kept by run(); one cell must not stop the others
-            outcome = Outcome(config, None, describe(error))
-        announce(outcome)
-        outcomes.append(outcome)
-    return outcomes
+    """Run every cell that is not recorded yet; an error in one leaves its trace in the store and the others go on.
+
+    `hire` makes the crew (see `vitadapt.fanout`); the default works in this process. Cells that are given twice run
+    once. The outcomes are in the order of `configs`. Raises FanoutError when there is no crew to be had.
+    """
+    watch = watch or Watch()
+    cells = [(config.digest(), config) for config in configs]
+    outcomes = {}
+    for digest, config in dict(cells).items():
+        record = store.get(digest)
+        if record is not None:
+            outcomes[digest] = Outcome(config, record, fresh=False)
+    missing = {digest: config for digest, config in cells if digest not in outcomes}
+    watch.surveyed(len(dict(cells)), len(missing))
+    if missing:
+        with hire(store, environment, watch) as crew:
+            for outcome in fan_out(list(missing.values()), store, crew, watch):
+                watch.finished(outcome)
+                outcomes[outcome.config.digest()] = outcome
+    return [outcomes[digest] for digest, _ in cells]

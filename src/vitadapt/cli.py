@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from . import cli_data
+from . import cli_data, cli_stats
 from .errors import ConfigError, UnknownName, VitadaptError
 
 if TYPE_CHECKING:
-    from .bench import Outcome
     from .config import RunConfig
+    from .fanout.crew import Hire, Outcome
     from .results import Record
     from .runner import Environment
 
@@ -29,6 +29,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(cli_data.app, name="data")
+app.add_typer(cli_stats.app)
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for records, predictions and adapters.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder for decoded images and features (default: the user's cache).")]
@@ -104,12 +105,26 @@ def bench(
     data_root: DataRoot = None,
     device: Device = "auto",
     plot: Annotated[bool, typer.Option(help="Also write accuracy.png beside the records.")] = False,
+    workers: Annotated[int, typer.Option(help="Processes on this machine, each with its share of cores and GPUs.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads per cell (default: the cores shared out; on a cluster 1).")
+    ] = None,
+    shard: Annotated[str, typer.Option(help="i/n: only part i of n equal parts of the cells, for job arrays.")] = "",
+    ray: Annotated[str, typer.Option(help="Address of a Ray cluster (host:6379, auto), or local.")] = "",
+    gpus_per_cell: Annotated[
+        float | None, typer.Option(help="With --ray: GPUs per cell; 0.25 packs four on one.")
+    ] = None,
 ) -> None:
     """Run every cell of a benchmark that is not recorded yet, and print the table."""
     from .bench import read_bench, select
+    from .fanout.hiring import crew_for
+    from .fanout.schedule import shard as part_of
 
     out = out or Path("runs") / recipe.stem
-    _execute(select(read_bench(recipe), only or []), out, _environment(cache, no_cache, data_root, device), plot)
+    cells = select(read_bench(recipe), only or [])
+    environment = _environment(cache, no_cache, data_root, device)
+    hire = crew_for(workers, threads, ray, gpus_per_cell, environment.setting.device)
+    _execute(part_of(cells, shard) if shard else cells, out, environment, plot, hire)
 
 
 @app.command()
@@ -212,16 +227,18 @@ def _environment(cache: Path | None, no_cache: bool, data_root: Path | None, dev
     return Environment(None if no_cache else cache or default_cache(), data_root, Setting(device))
 
 
-def _execute(configs: list[RunConfig], out: Path, environment: Environment, plot: bool = False) -> None:
+def _execute(
+    configs: list[RunConfig], out: Path, environment: Environment, plot: bool = False, hire: Hire | None = None
+) -> None:
     """Run the cells under a progress bar, print the table, and leave with status 1 when a cell failed."""
     from .bench import check_names, run_bench
     from .console import BenchDisplay
+    from .fanout.crew import Alone
     from .results import Store
 
     check_names(configs)
-    store = Store(out)
-    with BenchDisplay(configs, store) as display:
-        outcomes = run_bench(configs, store, display.watch(environment), display.finished, display.started)
+    with BenchDisplay() as display:
+        outcomes = run_bench(configs, Store(out), environment, display, hire or Alone)
     records = [outcome.record for outcome in outcomes if outcome.record]
     if records:
         _print_table(records)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -20,10 +20,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from .bench import Outcome
 from .config import RunConfig, method_text
-from .results import Store
-from .runner import Environment
+from .fanout.crew import Outcome, Watch
 
 
 def print_columns(head: Sequence[str], body: Sequence[Sequence[str]], left: Sequence[str] = ()) -> None:
@@ -39,15 +37,16 @@ def print_columns(head: Sequence[str], body: Sequence[Sequence[str]], left: Sequ
     console.print(table, highlight=False)
 
 
-class BenchDisplay:
-    """A bar over the cells with an estimate of the time left, and one for what the present cell is doing."""
+class BenchDisplay(Watch):
+    """A bar over the cells with an estimate of the time left, and one for each cell that is being run.
 
-    def __init__(self, configs: Sequence[RunConfig], store: Store) -> None:
-        self.missing = [config for config in configs if store.get(config.digest()) is None]
-        self.total = len(configs)
+    Where there is no terminal, a line for every finished cell.
+    """
+
+    def __init__(self) -> None:
         self.console = Console(stderr=True)
         self.progress = Progress(
-            TextColumn("{task.description}", style="bold"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -55,16 +54,14 @@ class BenchDisplay:
             TimeRemainingColumn(),
             console=self.console,
             disable=not self.console.is_terminal,
+            speed_estimate_period=float("inf"),  # cells are slow and few: their mean over all that was seen
         )
-        self.cells = self.progress.add_task("cells", total=len(self.missing))
-        self.inner: TaskID = self.progress.add_task("", total=None, visible=False)
-        self.label, self.name = "", ""
+        self.cells = self.progress.add_task("cells", total=None)
+        self.missing = self.done = 0
+        self.bars: dict[RunConfig, TaskID] = {}
+        self.labels: dict[RunConfig, str] = {}
 
     def __enter__(self) -> BenchDisplay:
-        known = self.total - len(self.missing)
-        if known:
-            self.console.print(f"{known} of {self.total} cells are recorded already", highlight=False)
-        self.progress.start()
         return self
 
     def __exit__(
@@ -72,32 +69,54 @@ class BenchDisplay:
     ) -> None:
         self.progress.stop()
 
-    def watch(self, environment: Environment) -> Environment:
-        """The same environment, reporting here."""
-        return replace(environment, setting=replace(environment.setting, progress=self.report))
+    def surveyed(self, total: int, missing: int) -> None:
+        if missing < total:
+            self.note(f"{total - missing} of {total} cells are recorded already")
+        self.missing = missing
+        self.progress.reset(self.cells, total=missing)
+        if missing:
+            self.progress.start()
 
     def started(self, config: RunConfig) -> None:
-        self.name = f"{config.dataset}/{method_text(config.method)}/{config.seed}"
-        self.label = ""
+        if len(self.bars) < self.console.height - 4:
+            self.bars[config] = self.progress.add_task(_named(config), total=None)
 
-    def report(self, label: str, done: int, total: int) -> None:
-        """Progress within a cell: `done` of `total` steps of `label`."""
-        if label != self.label:
-            self.progress.reset(self.inner, total=total, visible=True, description=f"{self.name} {label}")
-            self.label = label
+    def advanced(self, config: RunConfig, label: str, done: int, total: int) -> None:
+        bar = self.bars.get(config)
+        if label != self.labels.get(config):
+            self.labels[config] = label
+            if bar is not None:
+                self.progress.reset(bar, total=total, description=f"{_named(config)} {label}")
             if label.startswith("decoding"):  # worth a line of its own: it tells how much disk is about to be used
-                self.console.print(f"         {self.name}: {label}", highlight=False, markup=False)
-        self.progress.update(self.inner, completed=done)
+                self.note(f"         {_named(config)}: {label}")
+        if bar is not None:
+            self.progress.update(bar, completed=done)
 
     def finished(self, outcome: Outcome) -> None:
-        self.progress.update(self.inner, visible=False)
-        if not outcome.fresh:
-            return
+        self._leave(outcome.config)
         self.progress.advance(self.cells)
+        self.done += 1
         record = outcome.record
         said = "failed" if record is None else record.status
         if record is not None and record.score is not None:
             said = f"{record.score:.1f} in {sum(record.seconds.values()):.0f} s"
-        done = f"{int(self.progress.tasks[0].completed)}/{len(self.missing)}"
-        self.console.print(f"{done:>7}  {self.name}: {said}", highlight=False, markup=False)
+        self.note(f"{f'{self.done}/{self.missing}':>7}  {_named(outcome.config)}: {said}")
+
+    def stopped(self, config: RunConfig, why: str) -> None:
+        self._leave(config)
+        if why:
+            self.note(f"         {_named(config)}: {why}")
+
+    def note(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False)
         sys.stderr.flush()
+
+    def _leave(self, config: RunConfig) -> None:
+        self.labels.pop(config, None)
+        bar = self.bars.pop(config, None)
+        if bar is not None:
+            self.progress.remove_task(bar)
+
+
+def _named(config: RunConfig) -> str:
+    return f"{Path(config.dataset).name}/{method_text(config.method)}/{config.seed}"

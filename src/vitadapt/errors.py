@@ -41,3 +41,11 @@ class MethodDefect(VitadaptError):
 
 class StorageError(VitadaptError):
     """Something could not be written or read back (disk full, no permission, damaged file)."""
+
+
+class CellBusy(VitadaptError):
+    """Another process is running this very cell."""
+
+
+class FanoutError(VitadaptError):
+    """Workers, or a cluster, that cannot be had or used as asked."""

@@ -11,15 +11,16 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from .errors import StorageError
+from .errors import CellBusy, StorageError
 from .files import bytes_digest, write_atomic
 
 SCHEMA = 1
@@ -90,14 +91,26 @@ class Store:
         endings = {"records": "json", "predictions": "npz", "adapters": "safetensors", "failures": "txt"}
         return self.root / kind / f"{digest}.{endings.get(kind, kind)}"
 
-    def lock(self, digest: str) -> AbstractContextManager[Any]:
-        """Held while the cell `digest` is being run. Raises StorageError when the folder cannot be made."""
+    @contextmanager
+    def lock(self, digest: str, wait: bool = True) -> Iterator[None]:
+        """Held while the cell `digest` is being run; the operating system lets go of it when the holder dies.
+
+        Raises StorageError when the folder cannot be used, and CellBusy, unless told to `wait`, when another holds it.
+        """
         folder = self.root / "locks"
+        lock = FileLock(folder / f"{digest}.lock", timeout=-1 if wait else 0)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"{self.root}: cannot be used for results ({error.strerror}); choose --out") from error
-        return cast(AbstractContextManager[Any], FileLock(folder / f"{digest}.lock"))
+            lock.acquire()
+        except Timeout as error:
+            raise CellBusy(f"{self.root}: another process is running {digest}") from error
+        except (OSError, NotImplementedError) as error:  # the latter from a file system without locks
+            reason = getattr(error, "strerror", None) or error
+            raise StorageError(f"{self.root}: cannot be used for results ({reason}); choose --out") from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def get(self, digest: str) -> Record | None:
         """The record, or None when there is no whole one (a damaged one counts as absent and is run again)."""
@@ -141,6 +154,34 @@ class Store:
         write_atomic(self.path("records", record.digest), record.to_json().encode())
         self.path("failures", record.digest).unlink(missing_ok=True)
         return record
+
+    def export(self, digest: str) -> dict[str, bytes]:
+        """The files of a recorded cell by kind, to be given to `accept` elsewhere. Raises StorageError when damaged."""
+        record = self.read(self.path("records", digest))
+        return {kind: self.path(kind, digest).read_bytes() for kind in (*record.files, "records")}
+
+    def accept(self, digest: str, files: Mapping[str, bytes]) -> Record:
+        """Keep the files of a cell that ran elsewhere, the record last. Raises StorageError when they are damaged."""
+        record = Record.from_json(files["records"].decode())
+        for kind, seal in record.files.items():
+            if bytes_digest(files[kind]) != seal:
+                raise StorageError(f"{digest}: the {kind} came back damaged; the cell has to be run again")
+            self._write(kind, digest, files[kind])
+        self._write("records", digest, files["records"])
+        self.path("failures", digest).unlink(missing_ok=True)
+        return record
+
+    def discard(self, digest: str) -> None:
+        """Forget everything about a cell."""
+        for folder in self.root.glob("*/"):
+            for path in folder.glob(f"{digest}.*"):
+                path.unlink(missing_ok=True)
+        self.sweep(digest)
+
+    def sweep(self, digest: str) -> None:
+        """Remove what a killed process left of files of this cell; only the holder of its lock may."""
+        for path in self.root.glob(f"*/.{digest}.*.tmp"):
+            path.unlink(missing_ok=True)
 
     def _write(self, kind: str, digest: str, data: bytes) -> str:
         write_atomic(self.path(kind, digest), data)

@@ -77,19 +77,27 @@ class Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def run(config: RunConfig, store: Store | Path | str = "runs", environment: Environment | None = None) -> Record:
+def run(
+    config: RunConfig,
+    store: Store | Path | str = "runs",
+    environment: Environment | None = None,
+    *,
+    wait: bool = True,
+) -> Record:
     """Run one cell and record it in `store`; a cell that is recorded already is returned as it stands.
 
     A training that diverges is recorded as such. Any other error leaves its trace in the store and is raised.
+    Raises CellBusy, unless told to `wait`, when another process is running this cell.
     """
     environment = environment or Environment()
     store = store if isinstance(store, Store) else Store(store)
     config = config.resolved()
     digest = config.digest()
-    with store.lock(digest):
+    with store.lock(digest, wait):
         done = store.get(digest)
         if done is not None:
             return done
+        store.sweep(digest)
         try:
             return _run(config, digest, store, environment)
         except Exception:
@@ -175,9 +183,12 @@ def cached_probe(name: str, image_size: int | None, method: Any) -> list[TensorR
 def training_pool(config: RunConfig, dataset: Dataset, environment: Environment) -> Examples:
     """The labelled images that a run may use: a given subset, all of train, or `shots` per class drawn with `seed`.
 
-    Raises ConfigError when the environment does not have the subset that the configuration names.
+    A method that trains nothing uses none. Raises ConfigError when the environment does not have the subset that the
+    configuration names.
     """
     train = dataset.splits["train"]
+    if not config.method.trains_head:
+        return train.take([])
     if config.subset is not None:
         manifest = read_manifest(environment.subset) if environment.subset else None
         if manifest is None or manifest_digest(manifest) != config.subset:
@@ -197,6 +208,8 @@ def _pixels(examples: Examples, dataset: Dataset, backbone: nn.Module, environme
 def frozen_features(backbone: nn.Module, base: str, images: Pixels, environment: Environment, label: str) -> Tensor:
     """Features (N, E) of the unadapted backbone in fp32, computed once per (weights, images) and kept in the cache."""
     setting = replace(environment.setting, precision="fp32")
+    if not len(images):
+        return torch.zeros(0, cast(Any, backbone).features)
     if environment.cache is None:
         return forward_all(backbone, images, setting, label)
     path = environment.cache / "features" / f"{base}-{images.key}.npy"
