@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -261,6 +263,17 @@ def test_long_prompts_are_in_the_record(photos, tmp_path):
     prompts = Prompts(templates=("a photo of a {}.", "a very " * 80 + "{}"))
     _, _, record = clip_run(photos, tmp_path, tmp_path, prompts=prompts)
     assert any("3 of 6 texts have more than 77 tokens" in note for note in record.notes)
+
+
+@pytest.mark.parametrize("head", [None, dataclasses.replace(TEXT, norm="standard", length="kept")])
+def test_zero_shot_opens_no_training_image(photos, tmp_path, head):
+    folder = Path(shutil.copytree(photos, tmp_path / "photos"))
+    for path in (folder / "train").rglob("*.png"):
+        path.write_bytes(b"not an image")
+    _, _, sound = clip_run(photos, tmp_path, tmp_path / "a", head=head)
+    _, _, record = clip_run(folder, tmp_path, tmp_path / "b", head=head, shots=500)
+    assert record.status == "ok" and record.score == sound.score
+    assert record.images["train"] == [] and record.images["test_count"] == 18
 
 
 def test_zero_shot_of_a_backbone_without_text_is_one_line(photos, tmp_path):

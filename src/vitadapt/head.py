@@ -97,7 +97,9 @@ class Head(nn.Module):
             self.log_scale = nn.Parameter(torch.tensor(math.log(scale)), requires_grad=spec.learn_scale)
 
     def standardise(self, features: Tensor) -> None:
-        """Set centre and spread from features (N, E) of the training images."""
+        """Set centre and spread from features (N, E) of the training images; without any they stay as they are."""
+        if not len(features):
+            return
         features = features.float()
         centre = features.mean(dim=0)
         spread = (features - centre).square().mean().sqrt()
