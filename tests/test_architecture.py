@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "methods": {"vit", "surgery", "registry", "errors"},
     "data": {"errors", "registry", "files"},
     "report": {"results", "data", "errors", "registry", "files", "metrics", "reliability"},
+    "leaderboard": {"results", "report.table", "data", "errors", "registry", "files", "metrics"},
     "vit": set(),
     "surgery": {"vit", "errors"},
     "registry": {"errors"},
