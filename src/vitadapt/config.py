@@ -254,7 +254,7 @@ def recipe_for(protocol: str, method: Method) -> Recipe:
     table = data_table("protocols.toml")
     if protocol not in table:
         raise unknown("protocol", protocol, table)
-    rows = table[protocol]["recipe"]
+    rows = table[table[protocol].get("like", protocol)]["recipe"]
     name = METHODS.name_of(method)
     return build(Recipe, {**rows["default"], **rows.get(name, {})}, f"protocol {protocol}")
 

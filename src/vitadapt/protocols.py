@@ -1,112 +1,211 @@
-"""Named ways to go from labelled training images to a trained classifier. None of them can see the test set."""
+"""Named ways to go from labelled training images to a trained classifier. None of them can see the test set.
+
+docs/protocols.md describes them: what is tried, for how long, what is chosen by what, and where it comes from.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from .config import Recipe, RunConfig
-from .errors import ConfigError
-from .head import Classifier, Head, TextStart
+from .data.folds import stratified_folds
+from .procedure import (
+    States,
+    after,
+    at_point,
+    best_epoch,
+    cross_validated,
+    finish,
+    growth,
+    published_shots,
+    published_split,
+    refuse_searched,
+    train_final,
+)
 from .registry import Registry
-from .surgery import adapt, trainable
-from .train import FitLog, Inputs, Setting, fit
+from .search import Grid, Point, coarse_to_fine, draw_points, halve, rung_sizes, try_all
+from .surgery import trainable
+from .task import Task, Trained, derive, rows_digest
+from .trials import Trials
+
+__all__ = ["PROTOCOLS", "Budget", "Procedure", "Task", "Trained", "derive"]
 
 
 @dataclass(frozen=True)
-class Task:
-    """All that a protocol may use: a frozen backbone, the training images with their labels, and their frozen features.
+class Budget:
+    """The most that a protocol does for one cell. Images count as often as they pass through the network."""
 
-    labels: (N,) class numbers or (N, C) multi-hot. features: (N, E) of the unadapted backbone, computed once.
-    text: what a head of class names is made of, when the cell asks for one.
+    trials: int  # trainings of the search
+    trained: int  # images that pass forward and backward
+    scored: int  # training images that only pass forward, to choose by them
+
+
+class Procedure(Protocol):
+    """A protocol: from a task to a trained classifier; what that costs; how many images per class it draws."""
+
+    def __call__(self, task: Task) -> Trained: ...
+
+    def budget(self, config: RunConfig, labels: Tensor) -> Budget: ...
+
+    def draws(self, shots: int | None) -> int | None: ...
+
+
+PROTOCOLS: Registry[Procedure] = Registry("protocol")
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """One recipe per method, no search; every labelled image is trained on and the last epoch counts."""
+
+    def __call__(self, task: Task) -> Trained:
+        return train_final(task, task.recipe)
+
+    def budget(self, config: RunConfig, labels: Tensor) -> Budget:
+        return Budget(0, _recipe(config).epochs * len(labels), 0)
+
+    def draws(self, shots: int | None) -> int | None:
+        return shots
+
+
+@dataclass(frozen=True)
+class Elevater:
+    """The published search, coarse to fine over lr and weight decay on a fifth held out; last epoch of a run on all.
+
+    A trial trains for `epochs`; its best epoch on the images held out is its score.
     """
 
-    config: RunConfig
-    backbone: nn.Module
-    images: Inputs
-    labels: Tensor
-    classes: int
-    features: Tensor
-    setting: Setting
-    checkpoint: Path | None = None
-    text: TextStart | None = None
+    grid: Grid = field(default_factory=Grid)
+    epochs: int = 10
 
-    @property
-    def recipe(self) -> Recipe:
-        """The recipe of this cell."""
-        recipe = self.config.resolved().recipe
-        assert recipe is not None
-        return recipe
+    def __call__(self, task: Task) -> Trained:
+        if not trainable(task.build(0)):
+            return train_final(task, task.recipe)
+        refuse_searched(task.config)
+        split = published_split(task.config, task.labels)
+        train, held, part = task.take(split.train), task.take(split.held), rows_digest(split.train)
+        trials = Trials(task.trials, task.identity(), self.grid.most_trials)
 
-    def build(self, seed: int) -> Classifier:
-        """A fresh classifier: the backbone adapted with tensors drawn from `seed`, and a head as the cell asks for.
+        def score(lr: float, decay: float) -> float | None:
+            recipe = replace(at_point(task.recipe, lr, decay), epochs=self.epochs)
+            return trials.score([lr, decay, self.epochs, part], lambda label: best_epoch(train, held, recipe, label))
 
-        Raises ConfigError when the head is to start from text and the backbone has none.
-        """
-        backbone = adapt(self.backbone, self.config.method, seed)
-        return Classifier(backbone, self._head().to(self.setting.device)).eval()
+        choice = coarse_to_fine(score, self.grid)
+        return finish(task, choice, at_point(task.recipe, choice.lr, choice.weight_decay), split.final, self.epochs)
 
-    def _head(self) -> Head:
-        spec, text = self.config.head_spec, self.text
-        head = Head(self.features.shape[1], self.classes, spec, text.scale if text else None)
-        if spec.norm == "standard":
-            head.standardise(self.features)
-        if spec.start == "text":
-            if text is None:
-                raise ConfigError(f"{self.config.backbone} has no text tower to make a head of class names from")
-            head.start_from(text.features)
-        if not self.config.method.trains_head:
-            return head.requires_grad_(False)
-        if spec.start == "text" and self.labels.ndim == 2:
-            head.balance(self.features)
-        return head
+    def budget(self, config: RunConfig, labels: Tensor) -> Budget:
+        split, most = published_split(config, labels), self.grid.most_trials
+        trained = most * self.epochs * len(split.train) + _recipe(config).epochs * len(split.final)
+        return Budget(most, trained, most * self.epochs * len(split.held))
 
-    def fit(self, model: Classifier, recipe: Recipe, seed: int, label: str = "train") -> FitLog:
-        """Train `model` on all images; only the head, on the features, when nothing else trains, or nothing."""
-        if not trainable(model):
-            return FitLog()
-        if not trainable(model.backbone):
-            return self.fit_head(model, recipe, seed, label)
-        if recipe.head_start == "probe":
-            self.fit_head(model, replace(recipe, epochs=recipe.probe_epochs), seed, "head")
-        setting, checkpoint = self.setting, self.checkpoint
-        return fit(
-            model, self.images, self.labels, recipe, seed=seed, setting=setting, label=label, checkpoint=checkpoint
-        )
-
-    def fit_head(self, model: Classifier, recipe: Recipe, seed: int, label: str) -> FitLog:
-        """Train the head alone on the frozen backbone's features."""
-        features = self.features.to(self.setting.device)
-        quiet = replace(self.setting, progress=None)  # it takes a second
-        return fit(model.head, features, self.labels, recipe, seed=seed, setting=quiet, label=label)
+    def draws(self, shots: int | None) -> int | None:
+        return published_shots(shots)
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A finished training: the classifier of the last epoch, what was chosen to make it, and how it went."""
+class Halving:
+    """The space and split of elevater by successive halving: many short trainings, of which the best third goes on.
 
-    model: Classifier
-    chosen: dict[str, Any]
-    log: FitLog = field(default_factory=FitLog)
+    per_lr: candidates per learning rate. rungs: after which epochs they are compared. keep: one in `keep` goes on.
+    """
+
+    grid: Grid = field(default_factory=Grid)
+    per_lr: int = 6
+    rungs: tuple[int, ...] = (2, 6, 18)
+    keep: int = 3
+
+    def __call__(self, task: Task) -> Trained:
+        first = trainable(task.build(0))
+        if not first:
+            return train_final(task, task.recipe)
+        refuse_searched(task.config)
+        split, rungs = published_split(task.config, task.labels), self._rungs(task.recipe)
+        train, held, part = task.take(split.train), task.take(split.held), rows_digest(split.train)
+        points = draw_points(self.grid, self.per_lr, derive(task.config.seed, "candidates"))
+        trials = Trials(task.trials, task.identity(), sum(rung_sizes(len(points), rungs, self.keep)))
+        states = States(task, len(points) * sum(p.numel() for p in first.values()))
+
+        def score(lr: float, decay: float, epochs: int) -> float | None:
+            recipe, stint = at_point(task.recipe, lr, decay), replace(train, checkpoint=states.path(lr, decay))
+            return trials.score([lr, decay, epochs, part], lambda label: after(stint, held, recipe, epochs, label))
+
+        choice = halve(score, points, rungs, self.keep)
+        states.remove()
+        recipe = at_point(task.recipe, choice.lr, choice.weight_decay)
+        return finish(task, choice, recipe, split.final, rungs[-1])
+
+    def _rungs(self, recipe: Recipe) -> list[int]:
+        return [min(rung, recipe.epochs) for rung in self.rungs]
+
+    def budget(self, config: RunConfig, labels: Tensor) -> Budget:
+        split, recipe = published_split(config, labels), _recipe(config)
+        rungs = self._rungs(recipe)
+        sizes = rung_sizes(len(self.grid.lrs) * self.per_lr, rungs, self.keep)
+        epochs = sum(size * more for size, more in zip(sizes, growth(rungs), strict=True))
+        trained = epochs * len(split.train) + recipe.epochs * len(split.final)
+        return Budget(sum(sizes), trained, sum(sizes) * len(split.held))
+
+    def draws(self, shots: int | None) -> int | None:
+        return published_shots(shots)
 
 
-PROTOCOLS: Registry[Callable[[Task], Trained]] = Registry("protocol")
+@dataclass(frozen=True)
+class CrossValidation:
+    """The fixed recipe, its lr and weight decay chosen by cross-validation over all labelled images; final run on all.
+
+    lr_factors, decay_factors: what both learning rates, and the weight decay, of the recipe are multiplied by. The
+    recipe itself comes first, so that it stays unless another point is strictly better. At 1 shot there is no choice.
+    """
+
+    folds: int = 5
+    lr_factors: tuple[float, ...] = (1.0, 0.3, 3.0)
+    decay_factors: tuple[float, ...] = (1.0, 100.0)
+
+    def __call__(self, task: Task) -> Trained:
+        folds, recipe = self._folds(task.config, len(task.labels)), task.recipe
+        if folds < 2 or not trainable(task.build(0)):
+            return train_final(task, recipe)
+        fold = stratified_folds(task.labels.numpy(), folds, derive(task.config.seed, "folds"))
+        points, part = self._points(recipe), rows_digest(torch.from_numpy(fold))
+        trials = Trials(task.trials, task.identity(), len(points))
+
+        def score(lr: float, decay: float) -> float | None:
+            tried, key = self._at(recipe, lr, decay), [lr, decay, recipe.epochs, part]
+            return trials.score(key, lambda label: cross_validated(task, tried, fold, label))
+
+        choice = try_all(score, points)
+        return finish(task, choice, self._at(recipe, choice.lr, choice.weight_decay), None, recipe.epochs)
+
+    def _points(self, recipe: Recipe) -> list[Point]:
+        return [(recipe.lr * lr, recipe.weight_decay * more) for lr in self.lr_factors for more in self.decay_factors]
+
+    def _at(self, recipe: Recipe, lr: float, decay: float) -> Recipe:
+        factor = lr / recipe.lr if recipe.lr else 1.0
+        return replace(recipe, lr=lr, head_lr=recipe.head_lr * factor, weight_decay=decay)
+
+    def _folds(self, config: RunConfig, images: int) -> int:
+        return min(self.folds, config.shots or self.folds, images)
+
+    def budget(self, config: RunConfig, labels: Tensor) -> Budget:
+        images, folds = len(labels), self._folds(config, len(labels))
+        points = len(self.lr_factors) * len(self.decay_factors) if folds > 1 else 0
+        trained = (points * (folds - 1) + 1) * _recipe(config).epochs * images
+        return Budget(points * folds, trained, points * images)
+
+    def draws(self, shots: int | None) -> int | None:
+        return shots
 
 
-@PROTOCOLS.register("fixed")
-def fixed(task: Task) -> Trained:
-    """One recipe per method, no search; every labelled image is trained on and the last epoch counts."""
-    model = task.build(derive(task.config.seed, "init"))
-    log = task.fit(model, task.recipe, derive(task.config.seed, "order"))
-    chosen = {"lr": task.recipe.lr, "weight_decay": task.recipe.weight_decay} if log.steps else {}
-    return Trained(model, chosen, log)
+def _recipe(config: RunConfig) -> Recipe:
+    recipe = config.resolved().recipe
+    assert recipe is not None
+    return recipe
 
 
-def derive(seed: int, purpose: str) -> int:
-    """An independent seed for each purpose, so that changing one stream of random numbers leaves the others alone."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=6).digest(), "big")
+PROTOCOLS.register("fixed")(Fixed())
+PROTOCOLS.register("elevater")(Elevater())
+PROTOCOLS.register("halving")(Halving())
+PROTOCOLS.register("cv")(CrossValidation())

@@ -46,6 +46,20 @@ class TensorInputs:
 
 
 @dataclass(frozen=True)
+class SelectedInputs:
+    """The `rows` (M,) of other inputs."""
+
+    inputs: Inputs
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        return self.inputs.gather(self.rows[rows])
+
+
+@dataclass(frozen=True)
 class Setting:
     """Where and how precisely arithmetic happens; the part of a run that should not change its result."""
 
