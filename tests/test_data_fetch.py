@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import shutil
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -13,12 +14,14 @@ from pathlib import Path
 import pytest
 import torchvision.datasets
 from torchvision.datasets import DTD
+from typer.testing import CliRunner
 
 from elevater_cases import add_member, make, png, write_shards
+from vitadapt.cli import app
 from vitadapt.data import open_dataset
 from vitadapt.data.catalog import catalog, resolve
 from vitadapt.data.download import download
-from vitadapt.data.fetch import fetch
+from vitadapt.data.fetch import fetch, fetch_missing
 from vitadapt.errors import ConfigError, DataError, UnknownName
 
 PREFIX = "/datasets/clip-benchmark/wds_mnist/resolve/main/"
@@ -86,7 +89,7 @@ def test_what_was_fetched_is_what_was_served_and_is_not_fetched_twice(hub: Hub, 
     assert {p.relative_to(place): p.read_bytes() for p in place.rglob("*") if p.is_file()} == {
         p.relative_to(hub.folder): p.read_bytes() for p in hub.folder.rglob("*") if p.is_file()
     }
-    assert ("0.tar", *[(hub.folder / "train/0.tar").stat().st_size] * 2) in seen
+    assert ("train/0.tar", *[(hub.folder / "train/0.tar").stat().st_size] * 2) in seen
     assert len(open_dataset("mnist", tmp_path / "root").splits["test"]) == 10
     hub.requests.clear()
     fetch("mnist", tmp_path / "root", source="hub")
@@ -144,6 +147,46 @@ def test_opening_never_touches_the_network(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="was not found"):
         open_dataset("mnist", tmp_path / "root")
     assert hub.requests == []
+
+
+def test_only_what_is_missing_is_fetched(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "root"
+    (tmp_path / "dtd").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert fetch_missing(["digits", "./mnist", str(tmp_path), "a.csv"], root) == [] == hub.requests
+    fetch("mnist", root, source="hub")
+    hub.requests.clear()
+    assert fetch_missing(["mnist", "digits"], root) == [] == hub.requests
+    (root / "wds_mnist/test/1.tar").unlink()
+    with pytest.raises(DataError, match=r"1\.tar is missing, 2 shards are expected; fetch the rest: .*--download"):
+        open_dataset("mnist", root)
+    assert hub.requests == []
+    assert fetch_missing(["mnist"], root) == [root / "wds_mnist"]
+    assert [path for path, _ in hub.requests] == [f"{PREFIX}test/1.tar", "/stored/test/1.tar"]
+    assert len(open_dataset("mnist", root).splits["test"]) == 10
+
+
+def test_a_place_is_needed_only_when_something_is_missing(hub: Hub) -> None:
+    assert fetch_missing(["digits"], None) == []
+    with pytest.raises(ConfigError, match="eurosat, dtd must be fetched; say where to: --data-root"):
+        fetch_missing(["digits", "eurosat", "dtd", "eurosat"], None)
+    assert hub.requests == []
+
+
+def test_a_run_fetches_its_data_only_when_told_to(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(vars(catalog()["mnist"]), "torchvision", {})  # the copy of the hub is what this server has
+    arguments = ["run", "-d", "mnist", "-b", "random:tiny", "-m", "linear-probe", "--shots", "1", "--no-cache"]
+    arguments += ["--recipe", "epochs=1", "--data-root", str(tmp_path / "root"), "--out", str(tmp_path / "runs")]
+    refused = CliRunner().invoke(app, arguments)
+    assert refused.exit_code == 1 and "vitadapt data fetch mnist" in refused.output and "--download" in refused.output
+    assert hub.requests == []
+    done = CliRunner().invoke(app, [*arguments, "--download"])
+    assert done.exit_code == 0, done.output
+    assert len(open_dataset("mnist", tmp_path / "root").splits["train"]) == 10
+    shutil.rmtree(tmp_path / "root")
+    hub.requests.clear()
+    again = CliRunner().invoke(app, [*arguments, "--download"])
+    assert again.exit_code == 0 and hub.requests == []  # recorded cells need no data
 
 
 def test_what_cannot_be_fetched_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

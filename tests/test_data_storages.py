@@ -142,7 +142,7 @@ def test_a_folder_wins_over_another_name(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_what_is_not_there_says_where_it_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"dtd was not found in .*dtd_20211007.*to get it: torchvision"):
+    with pytest.raises(DataError, match=r"dtd was not found in .*dtd_20211007.*to get it: vitadapt data fetch dtd .*--download, or by hand: torchvision"):
         open_dataset("dtd", tmp_path)
     with pytest.raises(DataError, match=r"--data-root"):
         open_dataset("dtd")

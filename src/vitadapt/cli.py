@@ -35,6 +35,7 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for records, pred
 Cache = Annotated[Path | None, typer.Option(help="Folder for decoded images and features (default: the user's cache).")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Decode images anew each time and store nothing.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder that holds the files of named datasets.")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch named datasets that are missing into --data-root.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU when there is one.")]
 
 
@@ -73,6 +74,7 @@ def run(
     cache: Cache = None,
     no_cache: NoCache = False,
     data_root: DataRoot = None,
+    download: Download = False,
     device: Device = "auto",
 ) -> None:
     """Adapt a backbone to a dataset, score it once on the test images, and record everything."""
@@ -90,7 +92,10 @@ def run(
     prompts: dict[str, Any] = {"class_names": class_names, "templates": template, "knowledge": parse_fields(knowledge)}
     prompts = {name: value for name, value in prompts.items() if value}
     environment = replace(_environment(cache, no_cache, data_root, device), subset=subset)
-    _execute(expand(axes, parse_fields(recipe), prompts), out, environment)
+    cells = expand(axes, parse_fields(recipe), prompts)
+    if download:
+        cli_data.fetch_missing(cells, out, data_root)
+    _execute(cells, out, environment)
 
 
 @app.command()
@@ -103,6 +108,7 @@ def bench(
     cache: Cache = None,
     no_cache: NoCache = False,
     data_root: DataRoot = None,
+    download: Download = False,
     device: Device = "auto",
     plot: Annotated[bool, typer.Option(help="Also write accuracy.png beside the records.")] = False,
     workers: Annotated[int, typer.Option(help="Processes on this machine, each with its share of cores and GPUs.")] = 1,
@@ -124,7 +130,10 @@ def bench(
     cells = select(read_bench(recipe), only or [])
     environment = _environment(cache, no_cache, data_root, device)
     hire = crew_for(workers, threads, ray, gpus_per_cell, environment.setting.device)
-    _execute(part_of(cells, shard) if shard else cells, out, environment, plot, hire)
+    cells = part_of(cells, shard) if shard else cells
+    if download:
+        cli_data.fetch_missing(cells, out, data_root)
+    _execute(cells, out, environment, plot, hire)
 
 
 @app.command()

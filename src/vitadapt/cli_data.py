@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +13,9 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+    from .config import RunConfig
     from .data.doctor import Report
+    from .data.download import Progress
 
 app = typer.Typer(help="Data sets: list, check, pass on a subset, fetch.", no_args_is_help=True)
 
@@ -80,21 +84,43 @@ def fetch(
     source: Annotated[str, typer.Option("--from", help="torchvision, hub or auto.")] = "auto",
 ) -> None:
     """Download a named dataset; what is there already is kept, an interrupted download goes on."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from .data.fetch import fetch as download
 
-    with Progress(console=Console(stderr=True)) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def report(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total or None)
-            bars.update(tasks[stage], completed=done)
-
+    with _bars() as report:
         place = download(name, data_root, report, source)
     print(f"{name} is in {place}")
+
+
+def fetch_missing(configs: Sequence[RunConfig], out: Path, data_root: Path | None) -> None:
+    """What --download does: fetch the named datasets that cells without a record in `out` lack; names come first."""
+    from .bench import check_names
+    from .data.fetch import fetch_missing as download
+    from .results import Store
+
+    check_names(configs)
+    store = Store(out)
+    names = [config.dataset for config in configs if not store.path("records", config.digest()).exists()]
+    with _bars() as report:
+        download(names, data_root, report)
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    """A bar on the standard error for every file that is reported."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(file: str, done: int, total: int) -> None:
+            if file not in tasks:
+                tasks[file] = bars.add_task(file, total=total or None)
+            bars.update(tasks[file], completed=done)
+
+        yield report
 
 
 def _print_report(report: Report) -> None:

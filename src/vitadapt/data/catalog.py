@@ -50,6 +50,18 @@ class Row:
             return "given"
         return "elevater" if self.rebuildable else "native"
 
+    @property
+    def repo(self) -> str | None:
+        """The Hugging Face repository with a copy in shards."""
+        return next((options["repo"] for options in self.sources if "repo" in options), None)
+
+    @property
+    def how_to_get(self) -> str:
+        """What a person without the data can do."""
+        if not (self.torchvision or self.repo):
+            return self.get
+        return f"vitadapt data fetch {self.name} --data-root FOLDER, or the option --download, or by hand: {self.get}"
+
     def order(self, names: Sequence[str], where: str) -> tuple[int, ...]:
         """The class index of every one of a copy's own class `names`. Raises DataError unless they match one to one."""
         return tuple(map_classes(names, self.classes, self.spellings, where).tolist())
@@ -142,7 +154,7 @@ def read(row: Row, root: Path | None) -> Dataset:
     if found is None:
         places = [place for options in row.sources for place in READERS[options["reader"]].places(options, root)]
         where = f"in {', '.join(dict.fromkeys(places))}" if places else "(no data root was given: --data-root FOLDER)"
-        raise DataError(f"{row.name} was not found {where}; to get it: {row.get}")
+        raise DataError(f"{row.name} was not found {where}; to get it: {row.how_to_get}")
     options, place = found
     read = READERS[options["reader"]].read(row, options, place)
     contents = read if isinstance(read, Contents) else Contents(read)

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import DataError
 from ..files import storage_error
 
-Progress = Callable[[str, int, int], None]  # file name, bytes there, bytes in all (0: unknown)
+Progress = Callable[[str, int, int], None]  # folder/file, bytes there, bytes in all (0: unknown)
 
 _CHUNK = 1 << 20
 _SECONDS = 30.0  # without a byte, after which a connection counts as lost
@@ -73,7 +73,7 @@ def _transfer(url: str, part: Path, progress: Progress | None) -> str | None:
                 file.write(chunk)
                 done += len(chunk)
                 if progress is not None:
-                    progress(part.stem, done, total)
+                    progress(f"{part.parent.name}/{part.stem}", done, total)
         if done < total:
             raise http.client.IncompleteRead(b"", total - done)
         return redirects.stated or _stated(response.headers.get("X-Linked-Etag"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from ..errors import ConfigError, DataError
 from . import catalog
 from .catalog import Row
 from .download import Progress, download, require_network
+from .readers.shards import missing_shards
 
 _HUB = "https://huggingface.co"
 _SOURCES = ("auto", "torchvision", "hub")
@@ -26,16 +27,42 @@ def fetch(name: str, root: Path, progress: Progress | None = None, source: str =
     if source not in _SOURCES:
         raise ConfigError(f"unknown source {source!r}; choose {', '.join(_SOURCES)}")
     row = catalog.resolve(name) or catalog.catalog()[name]
-    repo = next((options["repo"] for options in row.sources if "repo" in options), None)
     if row.torchvision and source != "hub":
         require_network(row.name)
         return _from_torchvision(row, root)
-    if repo and source != "torchvision":
+    if row.repo and source != "torchvision":
         require_network(row.name)
-        return _from_hub(repo, root, progress)
+        return _from_hub(row.repo, root, progress)
     raise DataError(
         f"{row.name} cannot be fetched{'' if source == 'auto' else f' from {source}'}; get it so: {row.get}"
     )
+
+
+def fetch_missing(specs: Iterable[str], root: Path | None, progress: Progress | None = None) -> list[Path]:
+    """Fetch the named data sets among `specs` that are not there yet, or only in part, and say where they are now.
+
+    Folders and tables are left alone. Raises ConfigError without a `root` to put them in, and as `fetch` does.
+    """
+    missing = [(row, source) for spec in dict.fromkeys(specs) if (row := _named(spec)) and (source := _lack(row, root))]
+    if missing and root is None:
+        names = ", ".join(row.name for row, _ in missing)
+        raise ConfigError(f"{names} must be fetched; say where to: --data-root FOLDER")
+    return [fetch(row.name, root, progress, source) for row, source in missing if root is not None]
+
+
+def _named(spec: str) -> Row | None:
+    """The row that `open_dataset` would take for `spec`: a folder wins over another name, not over the own one."""
+    row = catalog.resolve(spec)
+    return row if row and (spec == row.name or not Path(spec).expanduser().exists()) else None
+
+
+def _lack(row: Row, root: Path | None) -> str:
+    """The source from which `row` has to be fetched; empty when it is there."""
+    found = catalog.find(row, root)
+    if found is None:
+        return "auto"
+    options, place = found
+    return "hub" if "repo" in options and missing_shards(place) else ""
 
 
 def _from_hub(repo: str, root: Path, progress: Progress | None) -> Path:

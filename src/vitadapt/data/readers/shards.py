@@ -58,7 +58,13 @@ READERS.register("webdataset")(Reader(places, has, read))
 
 
 def _split(row: Row, folder: Path, order: tuple[int, ...]) -> Examples:
-    samples = [sample for shard in _shards(folder) for sample in _samples(shard)]
+    shards = _shards(folder)
+    if lost := next((shard for shard in shards if not shard.is_file()), None):
+        raise DataError(
+            f"{lost} is missing, {len(shards)} shards are expected; fetch the rest: vitadapt data fetch {row.name} "
+            "--from hub, or the option --download"
+        )
+    samples = [sample for shard in shards for sample in _samples(shard)]
     refs = tuple(ref for ref, _ in samples)
     wanted = (len(order),) if row.multilabel else ()
     if wrong := next((ref.name for ref, label in samples if label.shape != wanted), None):
@@ -71,18 +77,17 @@ def _split(row: Row, folder: Path, order: tuple[int, ...]) -> Examples:
     return Examples(refs, renumbered.astype(np.uint8) if row.multilabel else renumbered)
 
 
-def _shards(folder: Path) -> Iterator[Path]:
+def missing_shards(place: str) -> list[Path]:
+    """The shards of train and test that are expected at `place` and not there, as after an interrupted download."""
+    return [shard for split in ("train", "test") for shard in _shards(Path(place) / split) if not shard.is_file()]
+
+
+def _shards(folder: Path) -> list[Path]:
     """0.tar, 1.tar, ..: as many as nshards.txt says, else as there are."""
     stated = folder / _COUNT
-    if stated.exists():
-        count = integer(str(stated), text_of(stated).strip())
-    else:
-        count = len(list(folder.glob("*.tar")))
-    for number in range(count):
-        shard = folder / f"{number}.tar"
-        if not shard.is_file():
-            raise DataError(f"{shard} is missing, {count} shards are expected; fetch the rest")
-        yield shard
+    there = stated.exists()
+    count = integer(str(stated), text_of(stated).strip()) if there else len(list(folder.glob("*.tar")))
+    return [folder / f"{number}.tar" for number in range(count)]
 
 
 def _samples(shard: Path) -> Iterator[Sample]:
