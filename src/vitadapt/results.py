@@ -4,6 +4,7 @@ RUNS/records/DIGEST.json        what was run, what came out, with a checksum of 
 RUNS/predictions/DIGEST.npz     probabilities (N, C) and labels of the test images
 RUNS/adapters/DIGEST.safetensors  what was learnt
 RUNS/failures/DIGEST.txt        the trace of a run that stopped with an error; gone when it succeeds
+RUNS/trials/DIGEST.jsonl        the finished trials of a search; gone when its cell is recorded
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Record:
     pe: float | None
     classes: list[str]
     per_class: list[float | None]
-    parameters: dict[str, int]  # backbone, head, trained (their sum), total
+    parameters: dict[str, int]  # trained in backbone and head, trained (their sum), total; visual: the backbone
     chosen: dict[str, Any]
     seconds: dict[str, float]
     peak_memory_mb: float
@@ -47,15 +48,24 @@ class Record:
     losses: list[float]
     files: dict[str, str] = field(default_factory=dict)  # name -> digest of the bytes
     notes: list[str] = field(default_factory=list)
+    scores: dict[str, float] = field(default_factory=dict)  # in percent, when one score does not tell all
+    caveat: str = ""  # why `score` must not be compared with others: every table marks it
     split: str = ""  # the rule behind train and test, as `Dataset` has it; older records do not tell
     created: str = ""
     schema: int = SCHEMA
+
+    @property
+    def imported(self) -> bool:
+        """Was it read from files of the published toolkit? Its configuration then tells no more than they do."""
+        return bool(self.config["protocol"] == "imported")
 
     @property
     def method(self) -> str:
         """The method with the fields that differ from its defaults, as written in recipes, and the head if unusual."""
         from .config import RunConfig, head_text, method_text
 
+        if self.imported:
+            return f"{self.config['method']['name']} (imported)"
         config = RunConfig.from_dict(self.config)
         return method_text(config.method) + (f" +{head_text(config.head)}" if config.head else "")
 
@@ -88,7 +98,8 @@ class Store:
         self.root = Path(root)
 
     def path(self, kind: str, digest: str) -> Path:
-        endings = {"records": "json", "predictions": "npz", "adapters": "safetensors", "failures": "txt"}
+        endings = {"records": "json", "predictions": "npz", "adapters": "safetensors"}
+        endings |= {"failures": "txt", "trials": "jsonl"}
         return self.root / kind / f"{digest}.{endings.get(kind, kind)}"
 
     @contextmanager
@@ -152,7 +163,8 @@ class Store:
             files["adapters"] = self._write("adapters", record.digest, adapter)
         record = dataclasses.replace(record, files=files)
         write_atomic(self.path("records", record.digest), record.to_json().encode())
-        self.path("failures", record.digest).unlink(missing_ok=True)
+        for kind in ("failures", "trials"):
+            self.path(kind, record.digest).unlink(missing_ok=True)
         return record
 
     def export(self, digest: str) -> dict[str, bytes]:

@@ -111,8 +111,8 @@ def _run(config: RunConfig, digest: str, store: Store, environment: Environment)
         backbone, base = cached_backbone(config.backbone, config.image_size, setting.device)
         dataset = open_dataset(config.dataset, environment.data_root)
         pool = training_pool(config, dataset, environment)
-        images = _pixels(pool, dataset, backbone, environment)
-        test = _pixels(dataset.splits["test"], dataset, backbone, environment)
+        images = pixels_of(pool, dataset, backbone, environment)
+        test = pixels_of(dataset.splits["test"], dataset, backbone, environment)
     require_learnable(cached_probe(config.backbone, config.image_size, cast(Any, config.method)))
     with clock.phase("features"):
         text, said = _text(config, backbone, dataset, environment)
@@ -128,6 +128,8 @@ def _run(config: RunConfig, digest: str, store: Store, environment: Environment)
         setting=setting,
         checkpoint=store.path("checkpoints", digest),
         text=text,
+        metric=dataset.metric,
+        trials=store.path("trials", digest),
     )
     sealed = SealedTest(dataset.splits["test"].labels, dataset.metric)
     record = _blank_record(config, digest, dataset, pool, task, environment)
@@ -194,12 +196,14 @@ def training_pool(config: RunConfig, dataset: Dataset, environment: Environment)
         if manifest is None or manifest_digest(manifest) != config.subset:
             raise ConfigError(f"the images of subset {config.subset} are not known here; give its file with --subset")
         return train.take(subset_rows(dataset, manifest, cache=environment.cache))
-    if config.shots is None:
+    shots = PROTOCOLS[config.protocol].draws(config.shots)
+    if shots is None:
         return train
-    return train.take(sample_few_shot(train.labels, config.shots, config.seed, classes=dataset.classes))
+    return train.take(sample_few_shot(train.labels, shots, config.seed, classes=dataset.classes))
 
 
-def _pixels(examples: Examples, dataset: Dataset, backbone: nn.Module, environment: Environment) -> Pixels:
+def pixels_of(examples: Examples, dataset: Dataset, backbone: nn.Module, environment: Environment) -> Pixels:
+    """The images as `backbone` wants them, decoded once per cache."""
     shape = cast(Any, backbone)
     geometry = Geometry(shape.image_size, shape.preprocess.resize, dataset.squash)
     return open_pixels(examples, geometry, environment.cache, environment.setting.progress)
@@ -263,10 +267,18 @@ def _blank_record(
             "test_count": len(test),
         },
         losses=[],
-        notes=list(dataset.notes),
+        notes=[*dataset.notes, *_drawn(config)],
         split=dataset.split,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
+
+
+def _drawn(config: RunConfig) -> list[str]:
+    """What a reader of "1 shot" must know: the published search draws an image per class more, to choose by."""
+    drawn = PROTOCOLS[config.protocol].draws(config.shots)
+    if drawn == config.shots or config.subset is not None:
+        return []
+    return [f"{drawn} labelled images per class: {config.shots} to train on, the rest to choose by"]
 
 
 def _finished(record: Record, trained: Trained, score: float, by_class: np.ndarray, clock: Clock) -> Record:
@@ -285,10 +297,10 @@ def _finished(record: Record, trained: Trained, score: float, by_class: np.ndarr
 
 
 def count_parameters(backbone: nn.Module, head: nn.Module) -> dict[str, int]:
-    """Trainable numbers in the backbone and the head, their sum, and all numbers of both."""
+    """Trainable numbers in the backbone and the head, their sum, all numbers of both, and the backbone's ("visual")."""
     body, top = (sum(p.numel() for p in trainable(part).values()) for part in (backbone, head))
-    total = sum(p.numel() for part in (backbone, head) for p in part.parameters())
-    return {"backbone": body, "head": top, "trained": body + top, "total": total}
+    visual, above = (sum(p.numel() for p in part.parameters()) for part in (backbone, head))
+    return {"backbone": body, "head": top, "trained": body + top, "total": visual + above, "visual": visual}
 
 
 def peak_memory_mb() -> float:
