@@ -25,7 +25,7 @@ GENERIC = {"adapter", "attention", "layernorm"}  # method names that are also pl
 MAY_IMPORT = {
     "methods": {"vit", "surgery", "registry", "errors"},
     "data": {"errors", "registry", "files"},
-    "report": {"results", "data", "errors", "registry", "files", "metrics", "reliability"},
+    "report": {"results", "data", "errors", "registry", "files", "metrics", "reliability", "command"},
     "leaderboard": {"results", "report.table", "data", "errors", "registry", "files", "metrics"},
     "vit": set(),
     "surgery": {"vit", "errors"},

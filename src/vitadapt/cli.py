@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from . import cli_data, cli_stats
+from . import cli_data, cli_report, cli_stats
 from .errors import ConfigError, UnknownName, VitadaptError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_stats.app)
+app.add_typer(cli_report.app)
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for records, predictions and adapters.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder for decoded images and features (default: the user's cache).")]
@@ -151,17 +152,6 @@ def results(
         _print_table(records)
     else:
         print(render(records, format))  # type: ignore[arg-type]
-
-
-@app.command()
-def plot(
-    runs: Annotated[Path, typer.Argument(help="A folder made by run or bench.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="A .png, .svg or .pdf file.")] = None,
-) -> None:
-    """Draw accuracy against the number of trainable parameters."""
-    from .report.plot import plot_accuracy
-
-    print(plot_accuracy(_records(runs), out or runs / "accuracy.png"))
 
 
 @app.command()

@@ -58,6 +58,7 @@ class Subject:
     def __init__(self, records: Sequence[Record], predictions: Predictions) -> None:
         self.records, self.predictions = records, predictions
         self.groups = groups_of(records)
+        self.called = {record.digest: group.method for group in self.groups for record in group.records}
         self.methods = list(dict.fromkeys(group.method for group in self.groups))
         self.short = short_names(sorted({record.config["dataset"] for record in records}))
         self.varying = varying(self.groups)

@@ -18,7 +18,7 @@ INK, MUTED, GRID, PAPER = "#1c2127", "#5f6873", "#dde1e6", "#fefefe"
 SERIES = ("#0067a8", "#c44e00", "#007f5f", "#a8478b", "#8a6d00", "#4a4fc4", "#b3313f", "#3f7d95")
 """Told apart with the common kinds of colour blindness; beyond them the dashes change."""
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)))
-WIDE, SMALL = (6.4, 4.1), (3.5, 2.7)  # inches
+WIDE, SMALL = (6.0, 4.0), (3.5, 2.7)  # inches
 LONGEST = 30
 
 

@@ -1,0 +1,194 @@
+"use strict";
+// Filters, sorting and the table of runs. Names come from records and are only ever set as text.
+const FIRST = 200;
+const runs = JSON.parse(document.getElementById("data").textContent);
+const filters = [...document.querySelectorAll(".filter")];
+const search = document.getElementById("search");
+const order = { column: -1, up: true };
+let all = false;
+
+function make(kind, text, attributes = {}) {
+  const element = document.createElement(kind);
+  if (text !== null) element.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+}
+
+// ---- filters: name -> chosen values, for those that leave something out
+function chosen() {
+  const found = new Map();
+  for (const filter of filters) {
+    const boxes = [...filter.querySelectorAll("input")];
+    const on = boxes.filter((box) => box.checked);
+    filter.querySelector(".chosen").textContent = on.length < boxes.length ? `${on.length}/${boxes.length}` : "";
+    if (on.length < boxes.length) found.set(filter.dataset.filter, new Set(on.map((box) => box.value)));
+  }
+  return found;
+}
+
+function fits(about, wanted) {
+  for (const [name, values] of wanted) if (about[name] !== undefined && !values.has(about[name])) return false;
+  return true;
+}
+
+function apply() {
+  const wanted = chosen();
+  const names = filters.map((filter) => `main [data-${filter.dataset.filter}]`);
+  if (names.length) {
+    for (const element of document.querySelectorAll(names.join(","))) {
+      element.classList.toggle("off", !fits(element.dataset, wanted));
+    }
+  }
+  for (const picture of document.querySelectorAll(".picture")) {
+    picture.querySelector(".nothing").hidden = picture.querySelector("figure:not(.off)") !== null;
+  }
+  document.getElementById("reset").hidden = wanted.size === 0 && search.value === "";
+  list(wanted);
+}
+
+// ---- sorting: numbers as numbers, what is missing last
+function key(value) {
+  if (value === null || value === "-" || value === "") return null;
+  const number = Number.parseFloat(String(value).replaceAll(",", ""));
+  return Number.isNaN(number) || !/^[-+.\d]/.test(String(value)) ? String(value) : number;
+}
+
+function compare(a, b, up) {
+  const [x, y] = [key(a), key(b)];
+  if (x === null || y === null) return (x === null) - (y === null);
+  const less = typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y));
+  return up ? less : -less;
+}
+
+function heading(row, index, up) {
+  [...row.cells].forEach((cell, i) => {
+    if (i === index) cell.setAttribute("aria-sort", up ? "ascending" : "descending");
+    else cell.removeAttribute("aria-sort");
+  });
+}
+
+function sortable(table) {
+  const [row, body] = [table.tHead.rows[0], table.tBodies[0]];
+  [...row.cells].forEach((cell, index) => {
+    cell.querySelector("button").addEventListener("click", () => {
+      const up = cell.getAttribute("aria-sort") === null ? cell.classList.contains("word") : cell.getAttribute("aria-sort") !== "ascending";
+      const text = (line) => line.cells[index].textContent;
+      body.append(...[...body.rows].sort((a, b) => compare(text(a), text(b), up)));
+      heading(row, index, up);
+    });
+  });
+}
+
+// ---- the table of runs
+const table = document.getElementById("runs-table");
+const isNumber = runs.columns.map((name) => runs.numbers.includes(name));
+
+function head() {
+  const row = make("tr", null);
+  runs.columns.forEach((name, index) => {
+    const cell = make("th", null, isNumber[index] ? { scope: "col" } : { scope: "col", class: "word" });
+    const button = make("button", name, { type: "button" });
+    button.addEventListener("click", () => {
+      order.up = order.column === index ? !order.up : !isNumber[index];
+      order.column = index;
+      heading(row, index, order.up);
+      list(chosen());
+    });
+    cell.append(button);
+    row.append(cell);
+  });
+  table.tHead.append(row);
+}
+
+function shown(value, index) {
+  if (value === null) return "-";
+  return isNumber[index] && Math.abs(value) >= 10000 ? value.toLocaleString("en") : String(value);
+}
+
+function line(run) {
+  const row = make("tr", null);
+  run.cells.forEach((value, index) => {
+    row.append(make("td", shown(value, index), isNumber[index] ? {} : { class: "word" }));
+  });
+  const open = make("button", "+", { type: "button", class: "open", "aria-expanded": "false" });
+  open.setAttribute("aria-label", `Details of ${run.cells[1]} on ${run.cells[0]}`);
+  open.addEventListener("click", () => {
+    const wide = open.getAttribute("aria-expanded") === "true";
+    open.setAttribute("aria-expanded", String(!wide));
+    open.textContent = wide ? "+" : "−";
+    if (wide) row.nextElementSibling.remove();
+    else row.after(details(run));
+  });
+  row.cells[0].prepend(open);
+  return row;
+}
+
+function details(run) {
+  const row = make("tr", null, { class: "details" });
+  const cell = make("td", null, { colspan: runs.columns.length });
+  const known = make("dl", null);
+  for (const name of ["command", "chosen", "time", "notes", "versions", "record"]) {
+    const value = Array.isArray(run[name]) ? run[name].join("; ") : run[name];
+    if (!value) continue;
+    const said = make("dd", null);
+    said.append(make(name === "command" ? "code" : "span", value));
+    known.append(make("dt", name), said);
+  }
+  cell.append(known);
+  row.append(cell);
+  return row;
+}
+
+function list(wanted) {
+  const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+  const text = (run) => run.cells.join(" ").toLowerCase() + " " + Object.values(run.about).join(" ").toLowerCase();
+  let rows = runs.rows.filter((run) => fits(run.about, wanted) && words.every((word) => text(run).includes(word)));
+  if (order.column >= 0) rows = rows.toSorted((a, b) => compare(a.cells[order.column], b.cells[order.column], order.up));
+  const some = all ? rows : rows.slice(0, FIRST);
+  table.tBodies[0].replaceChildren(...some.map(line));
+  document.getElementById("matching").textContent =
+    rows.length === runs.rows.length ? `${rows.length} runs` : `${rows.length} of ${runs.rows.length} runs`;
+  document.getElementById("shown").textContent = some.length < rows.length ? `The first ${some.length} of ${rows.length}.` : "";
+  document.getElementById("more").hidden = some.length === rows.length;
+}
+
+// ---- light and dark; a page opened from a disk may not be allowed to remember
+function theme(value) {
+  if (value) document.documentElement.dataset.theme = value;
+  else delete document.documentElement.dataset.theme;
+}
+
+const themes = document.getElementById("theme");
+try {
+  themes.value = localStorage.getItem("vitadapt-theme") ?? "";
+  theme(themes.value);
+} catch { /* nothing is remembered */ }
+themes.addEventListener("change", () => {
+  theme(themes.value);
+  try { localStorage.setItem("vitadapt-theme", themes.value); } catch { /* nothing is remembered */ }
+});
+
+for (const filter of filters) {
+  const boxes = [...filter.querySelectorAll("input")];
+  filter.addEventListener("change", apply);
+  filter.querySelector("[data-all]").addEventListener("click", () => { boxes.forEach((box) => (box.checked = true)); apply(); });
+  filter.querySelector("[data-none]").addEventListener("click", () => { boxes.forEach((box) => (box.checked = false)); apply(); });
+  filter.addEventListener("toggle", () => { if (filter.open) filters.forEach((other) => { if (other !== filter) other.open = false; }); });
+}
+document.addEventListener("click", (event) => filters.forEach((filter) => { if (!filter.contains(event.target)) filter.open = false; }));
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  const open = filters.find((filter) => filter.open);
+  if (open) { open.open = false; open.querySelector("summary").focus(); }
+});
+document.getElementById("reset").addEventListener("click", () => {
+  document.querySelectorAll(".filter input").forEach((box) => (box.checked = true));
+  search.value = "";
+  apply();
+});
+document.getElementById("more").addEventListener("click", () => { all = true; list(chosen()); });
+search.addEventListener("input", () => apply());
+document.querySelector(".filters").addEventListener("submit", (event) => event.preventDefault());
+head();
+document.querySelectorAll(".sortable").forEach(sortable);
+list(chosen());
