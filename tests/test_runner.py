@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,11 +11,11 @@ from PIL import Image
 
 from vitadapt.adapter import load_adapter
 from vitadapt.bench import expand, run_bench
-from vitadapt.config import Recipe, RunConfig
+from vitadapt.config import Recipe, RunConfig, recipe_for
 from vitadapt.data import open_dataset
 from vitadapt.data.subsets import make_manifest, manifest_digest
 from vitadapt.errors import ConfigError, MethodDefect, NotApplicable, WeightsError
-from vitadapt.methods import LoRA
+from vitadapt.methods import LinearProbe, LoRA
 from vitadapt.results import Store
 from vitadapt.runner import Environment, SealedTest, cached_probe, run, training_pool
 from vitadapt.train import Setting, forward_all
@@ -166,7 +167,6 @@ def test_all_shots_take_every_training_image(photos, tmp_path, environment):
 
 def test_frozen_features_are_computed_once(photos, tmp_path, environment, monkeypatch):
     from vitadapt import runner
-    from vitadapt.methods import LinearProbe
 
     calls = []
 
@@ -179,6 +179,37 @@ def test_frozen_features_are_computed_once(photos, tmp_path, environment, monkey
     assert len(calls) == 2
     run(config(photos, LinearProbe(), recipe=Recipe(epochs=3)), tmp_path / "b", environment)
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("protocol", ["fixed", "elevater", "halving", "cv"])
+def test_no_protocol_sees_the_test_images(photos, tmp_path, environment, protocol):
+    """Other test images and labels: the same adapter, of the same bytes, by the same search."""
+    other = tmp_path / "other"
+    shutil.copytree(photos, other)
+    for path in sorted((other / "test" / "blue").iterdir())[:3]:
+        path.rename(other / "test" / "red" / f"blue-{path.name}")
+    runs = []
+    for root in (photos, other):
+        recipe = dataclasses.replace(recipe_for(protocol, LinearProbe()), epochs=2)
+        cell = config(root, LinearProbe(), recipe=recipe, shots=2, protocol=protocol)
+        store = Store(tmp_path / root.name)
+        record = run(cell, store, environment)
+        adapter = load_adapter(store.path("adapters", record.digest), load_backbone("random:tiny"))
+        runs.append((record, adapter.head.state_dict()))
+        assert not store.path("trials", record.digest).exists()
+    (first, head), (second, again) = runs
+    assert first.chosen == second.chosen and first.losses == second.losses
+    assert all(torch.equal(head[name], again[name]) for name in head)
+    assert first.images["test"] != second.images["test"]
+
+
+def test_one_shot_of_the_published_search_says_that_it_draws_two(photos, tmp_path, environment):
+    recipe = dataclasses.replace(recipe_for("halving", LinearProbe()), epochs=2)
+    record = run(config(photos, LinearProbe(), recipe=recipe, shots=1, protocol="halving"), tmp_path, environment)
+    assert len(record.images["train"]) == 6
+    assert record.notes[-1] == "2 labelled images per class: 1 to train on, the rest to choose by"
+    plain = run(config(photos, LinearProbe(), shots=1), tmp_path, environment)
+    assert len(plain.images["train"]) == 3 and not any("to choose by" in note for note in plain.notes)
 
 
 def test_a_subset_decides_which_images_are_used(photos, tmp_path, environment):
