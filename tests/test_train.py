@@ -239,3 +239,35 @@ def test_constant_features_do_not_divide_by_zero():
     head = Head(6, 3)
     head.standardise(torch.ones(5, 6))
     assert torch.isfinite(head(torch.ones(2, 6))).all()
+
+
+class Pixels(nn.Module):
+    """Images (B, 3, 4, 4), uint8 or 0..1 -> logits (B, 2)."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.head = nn.Linear(48, 2)
+        with torch.no_grad():
+            self.head.weight.copy_(0.1 * torch.randn(2, 48, generator=generator))
+            self.head.bias.zero_()
+
+    def forward(self, x):
+        return self.head((x.float() / (255 if x.dtype == torch.uint8 else 1)).flatten(1))
+
+
+def test_jitter_changes_images_by_the_seed_alone_also_in_stints_and_leaves_features_alone(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (12, 3, 4, 4), dtype=torch.uint8, generator=generator)
+    labels, path = torch.arange(12) % 2, tmp_path / "x.checkpoint"
+
+    def seen(recipe, *stints):
+        model = Pixels()
+        for until in (*stints, None):
+            fit(model, images, labels, recipe, checkpoint=path, until=until)
+        return trainable_state(model)
+
+    plain, moved, mirrored = (dataclasses.replace(RECIPE, jitter=j, flip=f) for j, f in ((0, 0), (0.2, 0), (0, 1)))
+    assert same(seen(moved), seen(moved)) and same(seen(moved), seen(moved, 3, 7))
+    assert not same(seen(moved), seen(plain)) and not same(seen(mirrored), seen(plain))
+    assert same(trained(dataclasses.replace(RECIPE, jitter=0.2, flip=True))[0], trained()[0])

@@ -39,6 +39,8 @@ class Recipe:
     head_start: "zero", or "probe" to begin with a head trained for `probe_epochs` on the frozen features (Kumar et al.
     2022, LP-FT).
     weight_decay acts on matrices, not on vectors (biases, norms), unless `decays` is "all".
+    jitter: how far training images are zoomed and shifted at random (`augment.jitter`); flip: half of them are mirrored.
+    Neither touches a head that is trained on the features of the frozen backbone.
     """
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -56,6 +58,8 @@ class Recipe:
     head_start: Literal["zero", "probe"] = "zero"
     probe_epochs: int = 30
     decays: Literal["matrices", "all"] = "matrices"
+    jitter: float = 0.0
+    flip: bool = False
 
     def __post_init__(self) -> None:
         positive = {"epochs": self.epochs, "batch_size": self.batch_size, "accumulate": self.accumulate}
@@ -63,7 +67,7 @@ class Recipe:
         for name, value in positive.items():
             if value < 1:
                 raise ConfigError(f"recipe: {name} must be at least 1, got {value}")
-        for name in ("lr", "head_lr", "weight_decay", "warmup", "clip_norm", "label_smoothing"):
+        for name in ("lr", "head_lr", "weight_decay", "warmup", "clip_norm", "label_smoothing", "jitter"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"recipe: {name} must not be negative, got {getattr(self, name)}")
 
@@ -120,8 +124,9 @@ class RunConfig:
         plain["method"] = {"name": METHODS.name_of(self.method), **dataclasses.asdict(cast(Any, self.method))}
         plain["recipe"] = dataclasses.asdict(self.recipe) if self.recipe else None
         # What is younger than the first records is left out where it says nothing, for their digests must stay.
-        if self.recipe and self.recipe.decays == "matrices":
-            del plain["recipe"]["decays"]
+        for name, value in {"decays": "matrices", "jitter": 0.0, "flip": False}.items():
+            if self.recipe and getattr(self.recipe, name) == value:
+                del plain["recipe"][name]
         for name in ("head", "prompts"):
             value = plain.pop(name)
             plain |= {name: dataclasses.asdict(value)} if value else {}

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .augment import jitter
 from .checkpoint import Checkpoint
 from .config import Recipe
 from .errors import Diverged
@@ -206,6 +207,8 @@ def _epoch(
         optimizer.zero_grad(set_to_none=True)
         for rows in chunk.split(recipe.batch_size):
             batch = inputs.gather(rows).to(setting.device, non_blocking=True)
+            if batch.ndim == 4 and (recipe.jitter or recipe.flip):
+                batch = jitter(batch, recipe.jitter, recipe.flip, generator)
             with setting.autocast():
                 logits = model(batch)
             loss = loss_of(logits.float(), labels[rows.to(labels.device)], recipe.label_smoothing)
