@@ -39,7 +39,7 @@ class Recipe:
     head_start: "zero", or "probe" to begin with a head trained for `probe_epochs` on the frozen features (Kumar et al.
     2022, LP-FT).
     weight_decay acts on matrices, not on vectors (biases, norms), unless `decays` is "all".
-    jitter: how far training images are zoomed and shifted at random (`augment.jitter`); flip: half of them are mirrored.
+    jitter: how far training images are zoomed and shifted at random (`augment.jitter`); flip: half are mirrored.
     Neither touches a head that is trained on the features of the frozen backbone.
     """
 
