@@ -8,7 +8,7 @@ import pytest
 
 import vitadapt
 from vitadapt.bench import check_names, read_bench, select
-from vitadapt.config import method_text
+from vitadapt.config import method_text, read_toml
 from vitadapt.data.catalog import catalog
 from vitadapt.errors import ConfigError, UnknownName
 from vitadapt.listing import recipes
@@ -52,6 +52,15 @@ def test_a_published_benchmark_covers_the_leaderboard(name):
     assert seeds == {5: {0, 1, 2}, 20: {0, 1, 2}, 50: {0, 1, 2}, None: {0}}
     first = cells[: len(cells) * 60 // 400]
     assert {(cell.backbone, cell.shots) for cell in first} == {("clip-vit-b32", 5)}
+
+
+def test_the_six_published_scripts_differ_in_their_method_alone():
+    honest = [name for name in PUBLISHED if name != "elevater-released"]
+    tables = {name: read_toml(FOLDER / f"{name}.toml")["bench"] for name in honest}
+    methods = {name: table.pop("method") for name, table in tables.items()}
+    assert methods == {f"elevater-{method}": method for method in methods.values()}
+    assert set(methods.values()) == {"kadaptation", "adapter", "lora", "compacter", "fine-tune", "linear-probe"}
+    assert all(table == tables[honest[0]] for table in tables.values())
 
 
 @pytest.mark.parametrize("name", ["smoke", "offline"])
