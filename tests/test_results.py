@@ -4,44 +4,14 @@ import dataclasses
 import json
 import statistics
 
-import numpy as np
 import pytest
 
-from vitadapt.config import RunConfig, parse_method
+from result_cases import record, saved
 from vitadapt.errors import ConfigError, StorageError
 from vitadapt.metrics import performance_efficiency
 from vitadapt.report.plot import ENDINGS, pareto, plot_accuracy
 from vitadapt.report.table import columns_of, render, rows_of
-from vitadapt.results import Record, Store, checksum
-
-
-def record(method="lora", dataset="digits", seed=0, score=80.0, trained=1000, **fields):
-    config = RunConfig("random:tiny", parse_method(method), dataset, seed=seed).resolved()
-    values = {
-        "digest": config.digest(),
-        "config": config.to_dict(),
-        "status": "ok" if score is not None else "diverged",
-        "metric": "accuracy",
-        "score": score,
-        "pe": None if score is None else performance_efficiency(score, trained),
-        "classes": ["a", "b"],
-        "per_class": [score, None],
-        "parameters": {}
-        if score is None
-        else {"backbone": trained - 10, "head": 10, "trained": trained, "total": 10**6},
-        "chosen": {"lr": 0.1},
-        "seconds": {"train": 2.0, "test": 1.0},
-        "peak_memory_mb": 1.0,
-        "versions": {},
-        "images": {"train": ["x"], "test": "y", "test_count": 1},
-        "losses": [1.0],
-        "created": f"2026-01-01T00:00:{seed:02d}+00:00",
-    }
-    return Record(**{**values, **fields})
-
-
-def saved(store, made):
-    return store.add(made, np.full((4, 2), 0.5), np.zeros(4, dtype=np.int64), b"adapter")
+from vitadapt.results import Store, checksum
 
 
 def test_a_record_survives_its_file(tmp_path):

@@ -64,12 +64,16 @@ def pooled(records: Sequence[Record], predictions: Predictions) -> dict[str, tup
 
 
 def trials_of(record: Record) -> list[tuple[float, float, float | None]]:
-    """(learning rate, weight decay, score or None) of every trial that the record tells of; older ones tell of none."""
-    trials = []
-    for trial in record.chosen.get("trace") or []:
-        if isinstance(trial, Mapping) and {"lr", "weight_decay"} <= trial.keys():
-            trials.append((float(trial["lr"]), float(trial["weight_decay"]), trial.get("score")))
-    return trials
+    """(learning rate, weight decay, score or None) of every point that was tried; of several trials of one point the
+    longest. Records without a search, or with a trace in another form, tell of none."""
+    longest: dict[tuple[float, float], tuple[int, float | None]] = {}
+    for row in record.chosen.get("trace") or []:
+        if not isinstance(row, Sequence) or len(row) < 4 or not all(isinstance(part, (int, float)) for part in row[:2]):
+            continue
+        lr, decay, epochs, score = row[:4]
+        if (epochs or 0) >= longest.get((lr, decay), (0, None))[0]:
+            longest[(lr, decay)] = (epochs or 0, score)
+    return [(lr, decay, score) for (lr, decay), (_, score) in longest.items()]
 
 
 def draw_search(

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from ..errors import ConfigError
 from ..metrics import performance_efficiency
-from ..results import Record, checksum
+from ..results import DAGGER, Record, checksum
 from .panels import short_names
 
 Format = Literal["text", "md", "csv", "latex", "json"]
@@ -52,6 +52,7 @@ class Row:
     cells: dict[str, Cell]
     trained: float | None  # trainable numbers, head included, averaged over runs
     seconds: float  # per run
+    caveat: str = ""  # as the records have it
 
     @property
     def average(self) -> float | None:
@@ -122,7 +123,8 @@ def _row(setting: Setting, method: str, records: list[Record], datasets: list[st
         cells[dataset] = Cell(scores, sum(record.status == "diverged" for record in mine), rules)
     trained = [record.parameters["trained"] for record in records if record.parameters]
     seconds = statistics.fmean(sum(record.seconds.values()) for record in records)
-    return Row(setting, method, cells, statistics.fmean(trained) if trained else None, seconds)
+    caveats = ", ".join(sorted({record.caveat for record in records if record.caveat}))
+    return Row(setting, method, cells, statistics.fmean(trained) if trained else None, seconds, caveats)
 
 
 def columns_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -142,11 +144,12 @@ def columns_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def remarks_of(rows: Sequence[Row]) -> list[str]:
-    """What must be said below a table: scores on a split that is not the benchmark's."""
+    """What must be said below a table: scores on a split that is not the benchmark's, and what a dagger means."""
     native = sorted({name for row in rows for name, cell in row.cells.items() if "native" in cell.splits})
-    if not native:
-        return []
-    return [f"native split, not the benchmark's, so that published scores do not compare: {', '.join(native)}"]
+    said = [f"{DAGGER} {caveat}" for caveat in sorted({row.caveat for row in rows if row.caveat})]
+    if native:
+        said.append(f"native split, not the benchmark's, so that published scores do not compare: {', '.join(native)}")
+    return said
 
 
 def varying(rows: Sequence[Row | Group]) -> list[str]:
@@ -197,4 +200,4 @@ def _plain(row: Row) -> dict[str, Any]:
         for name, cell in row.cells.items()
     }
     costs = {"trained": row.trained, "average": row.average, "pe": row.pe, "seconds": row.seconds}
-    return {**dict(row.setting), "method": row.method, "datasets": cells, **costs}
+    return {**dict(row.setting), "method": row.method, "datasets": cells, **costs, "caveat": row.caveat}
