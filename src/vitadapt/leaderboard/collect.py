@@ -122,13 +122,15 @@ class Collection:
 
     def _fields(self, row: Row, record: Record) -> dict[str, object]:
         parameters, shots = record.parameters, _shots(record)
-        head = parameters.get("head", 0)
-        backbone = parameters.get("visual", parameters["total"] - head)
+        whole = parameters.get("total", 0)
+        backbone = parameters.get("visual", whole - parameters.get("head", 0))
+        if "head" in parameters:  # as the leaderboard sizes it: for the mean number of classes
+            whole = backbone + round(parameters["head"] / len(row.classes) * mean_classes())
         return {
             "model_name": self.model_name,
             "dataset_name": row.leaderboard,
             "num_trainable_params": parameters["trained"],
-            "num_params": round(backbone + head / len(row.classes) * mean_classes()),
+            "num_params": whole,
             "num_visual_params": backbone,
             "num_backbone_params": backbone,
             "n_shot": shots,

@@ -58,6 +58,12 @@ def read_entries(path: Path) -> Iterator[Entry]:
             yield _entry(plain)
 
 
+def read_head(path: Path) -> Entry:
+    """What a file with one entry says before its predictions, which are not read. Raises DataError."""
+    with open_stream(path) as stream:
+        return _entry(stream.head())
+
+
 def read_folder(folder: Path) -> Iterator[Entry]:
     """The entries of a folder of per-seed files, the seeds of each dataset joined in ascending order.
 
@@ -65,8 +71,7 @@ def read_folder(folder: Path) -> Iterator[Entry]:
     """
     groups: dict[str, list[tuple[int, Path]]] = {}
     for path in sorted(folder.glob("*.json")):
-        with open_stream(path) as stream:
-            head = _entry(stream.head())
+        head = read_head(path)
         if not head.dataset or len(head.seeds) != 1 or not isinstance(head.seeds[0], int):
             raise DataError(f"{path} is not the predictions of one data set and one seed; move it out of {folder}")
         groups.setdefault(head.dataset, []).append((head.seeds[0], path))
