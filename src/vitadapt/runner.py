@@ -23,6 +23,7 @@ from .adapter import AdapterInfo, adapter_bytes
 from .audit import TensorReport, probe, require_learnable
 from .config import RunConfig
 from .data import Dataset, Examples, Geometry, content_digests, open_dataset, open_pixels, sample_few_shot
+from .data.fewshot import class_sizes
 from .data.pixels import Pixels
 from .data.subsets import manifest_digest, read_manifest, subset_rows
 from .errors import ConfigError, Diverged, VitadaptError
@@ -199,7 +200,9 @@ def training_pool(config: RunConfig, dataset: Dataset, environment: Environment)
     shots = PROTOCOLS[config.protocol].draws(config.shots)
     if shots is None:
         return train
-    return train.take(sample_few_shot(train.labels, shots, config.seed, classes=dataset.classes))
+    published = dataset.split in ("elevater", "native")  # there, a class with fewer images gives all that it has
+    rows = sample_few_shot(train.labels, shots, config.seed, classes=dataset.classes, allow_fewer=published)
+    return train.take(rows)
 
 
 def pixels_of(examples: Examples, dataset: Dataset, backbone: nn.Module, environment: Environment) -> Pixels:
@@ -267,18 +270,24 @@ def _blank_record(
             "test_count": len(test),
         },
         losses=[],
-        notes=[*dataset.notes, *_drawn(config)],
+        notes=[*dataset.notes, *_drawn(config, dataset, pool)],
         split=dataset.split,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
 
 
-def _drawn(config: RunConfig) -> list[str]:
-    """What a reader of "1 shot" must know: the published search draws an image per class more, to choose by."""
+def _drawn(config: RunConfig, dataset: Dataset, pool: Examples) -> list[str]:
+    """What a reader of "K shots" must know: more were drawn, or some classes have fewer images."""
     drawn = PROTOCOLS[config.protocol].draws(config.shots)
-    if drawn == config.shots or config.subset is not None:
+    if drawn is None or config.subset is not None or not len(pool):
         return []
-    return [f"{drawn} labelled images per class: {config.shots} to train on, the rest to choose by"]
+    notes = []
+    if drawn != config.shots:
+        notes.append(f"{drawn} labelled images per class: {config.shots} to train on, the rest to choose by")
+    small = int((class_sizes(pool.labels, dataset.classes) < drawn).sum())
+    if small:
+        notes.append(f"{small} classes have fewer than {drawn} training images; all of theirs are used")
+    return notes
 
 
 def _finished(record: Record, trained: Trained, score: float, by_class: np.ndarray, clock: Clock) -> Record:
