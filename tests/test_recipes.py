@@ -1,20 +1,23 @@
 """Benchmarks as data: every file of recipes/ says what it is, can be expanded, and asks only for what exists."""
 
+import dataclasses
 import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import vitadapt
 from vitadapt.bench import check_names, read_bench, select
-from vitadapt.config import method_text, read_toml
+from vitadapt.config import RunConfig, method_text, read_toml
+from vitadapt.data import from_arrays
 from vitadapt.data.catalog import catalog
-from vitadapt.errors import ConfigError, UnknownName
+from vitadapt.errors import ConfigError, DataError, UnknownName
 from vitadapt.listing import recipes
 from vitadapt.methods import METHODS
 from vitadapt.protocols import PROTOCOLS
-from vitadapt.runner import run
+from vitadapt.runner import Environment, run, training_pool
 from vitadapt.shipped import find_recipe, shipped_recipes
 
 FOLDER = Path(__file__).parents[1] / "recipes"
@@ -99,6 +102,20 @@ def test_a_name_is_looked_up_among_the_shipped_ones_but_a_file_wins(tmp_path, mo
         assert find_recipe(Path(path)) == Path(path)
     with pytest.raises(UnknownName, match="did you mean smoke"):
         find_recipe(Path("smokes"))
+
+
+@pytest.mark.parametrize("rule", ["elevater", "native", "given"])
+def test_only_the_classes_of_a_published_split_may_have_fewer_images_than_shots(rule):
+    labels = np.repeat([0, 1], [30, 10])
+    pixels = np.zeros((40, 8, 8), np.uint8)
+    data = from_arrays(pixels, labels, pixels[::5], labels[::5])
+    data = dataclasses.replace(data, split=rule)
+    config = RunConfig("random:tiny", METHODS["lora"](), "digits", shots=20)
+    if rule == "given":
+        with pytest.raises(DataError, match="has 10"):
+            training_pool(config, data, Environment())
+    else:
+        assert np.bincount(training_pool(config, data, Environment()).labels).tolist() == [20, 10]
 
 
 def bench_file(path, text):
