@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from . import cli_data, cli_report, cli_stats
+from . import cli_data, cli_leaderboard, cli_report, cli_stats
+from .cli_options import Cache, DataRoot, Device, NoCache, Out, complain, environment_of, records_of
 from .errors import ConfigError, UnknownName, VitadaptError
 
 if TYPE_CHECKING:
@@ -29,15 +30,11 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(cli_data.app, name="data")
+app.add_typer(cli_leaderboard.app)
 app.add_typer(cli_stats.app)
 app.add_typer(cli_report.app)
 
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for records, predictions and adapters.")]
-Cache = Annotated[Path | None, typer.Option(help="Folder for decoded images and features (default: the user's cache).")]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Decode images anew each time and store nothing.")]
-DataRoot = Annotated[Path | None, typer.Option(help="Folder that holds the files of named datasets.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch named datasets that are missing into --data-root.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU when there is one.")]
 
 
 @app.command()
@@ -92,7 +89,7 @@ def run(
         axes |= _subset_axes(subset)
     prompts: dict[str, Any] = {"class_names": class_names, "templates": template, "knowledge": parse_fields(knowledge)}
     prompts = {name: value for name, value in prompts.items() if value}
-    environment = replace(_environment(cache, no_cache, data_root, device), subset=subset)
+    environment = replace(environment_of(cache, no_cache, data_root, device), subset=subset)
     cells = expand(axes, parse_fields(recipe), prompts)
     if download:
         cli_data.fetch_missing(cells, out, data_root)
@@ -129,7 +126,7 @@ def bench(
 
     out = out or Path("runs") / recipe.stem
     cells = select(read_bench(recipe), only or [])
-    environment = _environment(cache, no_cache, data_root, device)
+    environment = environment_of(cache, no_cache, data_root, device)
     hire = crew_for(workers, threads, ray, gpus_per_cell, environment.setting.device)
     cells = part_of(cells, shard) if shard else cells
     if download:
@@ -147,7 +144,7 @@ def results(
 
     if format not in ("text", "md", "csv", "latex", "json"):
         raise ConfigError(f"unknown format {format!r}; choose text, md, csv, latex or json")
-    records = _records(runs)
+    records = records_of(runs)
     if format == "text":
         _print_table(records)
     else:
@@ -209,23 +206,6 @@ def _shots(text: str) -> int | str:
         raise ConfigError(f"--shots takes a whole number or 'all', not {text!r}") from error
 
 
-def _environment(cache: Path | None, no_cache: bool, data_root: Path | None, device: str) -> Environment:
-    import torch
-
-    from .data import default_cache
-    from .runner import Environment
-    from .train import Setting
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros((), device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"--device {device} cannot be used here: {reason}") from error
-    return Environment(None if no_cache else cache or default_cache(), data_root, Setting(device))
-
-
 def _execute(
     configs: list[RunConfig], out: Path, environment: Environment, plot: bool = False, hire: Hire | None = None
 ) -> None:
@@ -246,7 +226,7 @@ def _execute(
             _plot_if_possible(records, out / "accuracy.png")
     failed = [outcome for outcome in outcomes if outcome.record is None]
     for outcome in failed:
-        _complain(f"{_cell_name(outcome)}: {outcome.failure}")
+        complain(f"{_cell_name(outcome)}: {outcome.failure}")
     if failed:
         raise typer.Exit(1)
 
@@ -257,7 +237,7 @@ def _plot_if_possible(records: list[Record], path: Path) -> None:
     try:
         print(f"plot: {plot_accuracy(records, path)}")
     except VitadaptError as error:
-        _complain(str(error))
+        complain(str(error))
 
 
 def _cell_name(outcome: Outcome) -> str:
@@ -265,17 +245,6 @@ def _cell_name(outcome: Outcome) -> str:
 
     config = outcome.config
     return f"{method_text(config.method)} on {config.dataset}, seed {config.seed}"
-
-
-def _records(runs: Path) -> list[Record]:
-    from .results import Store
-
-    records, damaged = Store(runs).records()
-    for line in damaged:
-        _complain(line)
-    if not records:
-        raise ConfigError(f"{runs}: no records yet")
-    return records
 
 
 def _print_table(records: list[Record]) -> None:
@@ -308,10 +277,6 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
     print_columns(heads, body, left=tuple(heads))
 
 
-def _complain(text: str) -> None:
-    print(f"vitadapt: {text}", file=sys.stderr)
-
-
 def main() -> NoReturn:
     """Entry point. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     if hasattr(signal, "SIGPIPE"):
@@ -321,15 +286,15 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except (UnknownName, ConfigError) as error:
-        _complain(str(error))
+        complain(str(error))
         status = 2
     except VitadaptError as error:
-        _complain(str(error))
+        complain(str(error))
         status = 1
     except Exception as error:  # noqa: BLE001 - told apart, and raised again unless it is a usage error
         status = _usage_status(error)
     if status == INTERRUPTED:
-        _complain("interrupted; what was finished is kept, the same command goes on from there")
+        complain("interrupted; what was finished is kept, the same command goes on from there")
     sys.exit(status)
 
 

@@ -1,26 +1,27 @@
-"""`vitadapt compare`: whether the differences between methods are real."""
+"""`vitadapt compare`, `curve` and `calibrate`: what the records of finished runs can and cannot show."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .errors import ConfigError
+from .cli_options import AsJson, Cache, DataRoot, Device, Runs, complain, environment_of, records_of
+from .errors import ConfigError, NotApplicable
 
 if TYPE_CHECKING:
     from .comparison import Comparison
+    from .interpolation import Point
     from .ranking import Ranking
-    from .results import Store
+    from .results import Record, Store
 
 app = typer.Typer()
 
-Runs = Annotated[Path, typer.Argument(help="A folder made by run or bench.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+Digests = Annotated[list[str] | None, typer.Argument(help="Digests of records, or how they begin (default: all).")]
 
 EXPLAINED = """points: mean over datasets of the mean over seeds; interval: 95 %, datasets and seeds resampled
 p: Wilcoxon signed-rank, corrected for the number of comparisons (Holm); runs on one dataset resemble each other,
@@ -37,15 +38,10 @@ def compare(
     """Compare methods: paired differences with intervals and tests, ranks, and how firm the order is."""
     from .comparison import compare as compared
 
-    records, damaged = _store(runs).records()
-    if not records:
-        raise ConfigError(f"{runs}: no records yet")
-    found = compared(records, baseline)
+    found = compared(records_of(runs), baseline)
     if as_json:
         print(json.dumps([_plain(one) for one in found], indent=1))
         return
-    for line in damaged:
-        print(f"left out: {line}")
     for number, one in enumerate(found):
         print(("\n" if number else "") + _setting_text(one.setting))
         _print_comparison(one)
@@ -53,10 +49,75 @@ def compare(
         print(f"\n{EXPLAINED}")
 
 
+@app.command()
+def curve(
+    runs: Runs,
+    digests: Digests = None,
+    as_json: AsJson = False,
+    cache: Cache = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+) -> None:
+    """Score finished runs with the learnt change scaled by 0, 0.25 .. 1, the head kept. An analysis, not a choice."""
+    from .interpolation import curve as points_of
+
+    store, environment = _store(runs), environment_of(cache, False, data_root, device)
+    found, skipped = {}, {}
+    for record in _chosen(runs, digests):
+        try:
+            found[record.digest] = record, points_of(record, store, environment)
+        except (NotApplicable, ConfigError) as error:
+            skipped[record.digest] = f"{_name(record)}: {error}"
+    if as_json:
+        print(json.dumps({digest: [asdict(p) for p in points] for digest, (_, points) in found.items()}, indent=1))
+    else:
+        _print_curves(list(found.values()))
+    _finish(skipped, bool(found))
+
+
+def _print_curves(found: Sequence[tuple[Record, Sequence[Point]]]) -> None:
+    from .console import print_columns
+
+    with_text = any(point.zero_shot is not None for _, points in found for point in points)
+    body = []
+    for record, points in found:
+        agreed = [[_number(p.zero_shot)] if with_text else [] for p in points]
+        rows = [
+            [f"{p.scale:g}", f"{p.score:.2f}", f"{p.nll:.3f}", f"{p.ece:.3f}", *a]
+            for p, a in zip(points, agreed, strict=True)
+        ]
+        body += [[_name(record) if i == 0 else "", *row] for i, row in enumerate(rows)]
+    if body:
+        head = ["run", "scale", "score", "NLL", "ECE", *(["as zero-shot"] if with_text else [])]
+        print_columns(head, body, left=("run",))
+        print("\nscored on the test images: an analysis of finished runs; no scale may be chosen by it")
+
+
+def _name(record: Record) -> str:
+    return f"{record.digest} {record.method} on {Path(record.config['dataset']).name}, seed {record.config['seed']}"
+
+
+def _finish(skipped: Mapping[str, str], done: bool) -> None:
+    """Tell what was skipped, and leave with status 1 when nothing else happened."""
+    for line in skipped.values():
+        complain(line)
+    if skipped and not done:
+        raise typer.Exit(1)
+
+
 def _store(runs: Path) -> Store:
     from .results import Store
 
     return Store(runs)
+
+
+def _chosen(runs: Path, digests: Sequence[str] | None) -> list[Record]:
+    """All records, or those whose digest begins as one of `digests`. Raises ConfigError when one fits nothing."""
+    records = records_of(runs)
+    for start in digests or ():
+        if not any(record.digest.startswith(start) for record in records):
+            raise ConfigError(f"{runs}: no record {start}; the files in records/ are named by their digests")
+    return [record for record in records if not digests or record.digest.startswith(tuple(digests))]
 
 
 def _plain(one: Comparison) -> dict[str, Any]:

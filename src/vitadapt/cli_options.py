@@ -1,0 +1,58 @@
+"""What several commands share: their options, and what they make of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from .results import Record
+    from .runner import Environment
+
+Runs = Annotated[Path, typer.Argument(help="A folder made by run or bench.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for records, predictions and adapters.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder for decoded images and features (default: the user's cache).")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Decode images anew each time and store nothing.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder that holds the files of named datasets.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU when there is one.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+def environment_of(cache: Path | None, no_cache: bool, data_root: Path | None, device: str) -> Environment:
+    """Where runs happen. Raises ConfigError when the device cannot be used here."""
+    import torch
+
+    from .data import default_cache
+    from .runner import Environment
+    from .train import Setting
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros((), device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--device {device} cannot be used here: {reason}") from error
+    return Environment(None if no_cache else cache or default_cache(), data_root, Setting(device))
+
+
+def records_of(runs: Path) -> list[Record]:
+    """All records of a folder; damaged ones are told. Raises ConfigError when there is none."""
+    from .results import Store
+
+    records, damaged = Store(runs).records()
+    for line in damaged:
+        complain(line)
+    if not records:
+        raise ConfigError(f"{runs}: no records yet")
+    return records
+
+
+def complain(text: str) -> None:
+    """One line on the standard error output."""
+    print(f"vitadapt: {text}", file=sys.stderr)
