@@ -18,13 +18,13 @@ FIELDS = {"num_trainable_params": 100, "num_params": 900, "num_visual_params": 8
 
 
 @contextmanager
-def small_suite(images: int = IMAGES) -> Iterator[dict]:
-    """The catalog with `images` test images in every data set of the leaderboard."""
+def small_suite(images: int = IMAGES, per_class: int = 0) -> Iterator[dict]:
+    """The catalog with `images` test images, or so many per class, in every data set of the leaderboard."""
     rows = catalog()._things
     before = dict(rows)
     for name, row in before.items():
         if row.leaderboard:
-            rows[name] = dataclasses.replace(row, sizes={**row.sizes, "test": images})
+            rows[name] = dataclasses.replace(row, sizes={**row.sizes, "test": per_class * len(row.classes) or images})
     suite.cache_clear()
     yield suite()
     rows.update(before)
@@ -78,9 +78,9 @@ def record(dataset: str, seed: int = 0, method: str = "lora", shots: int | None 
     return Record(**{**fields, **changes})
 
 
-def fill(store: Store, names, seeds=(0, 1, 2), **kinds) -> None:
+def fill(store: Store, names, seeds=(0, 1, 2), labels=labels_of, **kinds) -> None:
     """Records with random predictions for every data set and seed."""
     for name in names:
         row = catalog()[name]
         for seed in seeds:
-            store.add(record(name, seed, **kinds), probabilities(row, 7 * seed), labels_of(row), None)
+            store.add(record(name, seed, **kinds), probabilities(row, 7 * seed), labels(row), None)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from .cli_options import AsJson, DataRoot, complain, records_of
+from .errors import ConfigError
 
 if TYPE_CHECKING:
     from .leaderboard.files import Entry
@@ -21,96 +22,123 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-Root = Annotated[Path | None, typer.Option("--data-root", help="Folder that holds your copies of the data sets.")]
-
 
 @app.command()
 def submit(
-    source: Annotated[Path, typer.Argument(help="A folder of records, or one of JSON files per seed; or see --check.")],
+    source: Annotated[Path, typer.Argument(help="A folder of records, or of one JSON per seed; what to check.")],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="The zip to write; another name: a folder of one JSON per seed.")
+        Path, typer.Option("--out", "-o", help="The zip to write; without .zip, a folder of one JSON per seed.")
     ] = Path("submission.zip"),
-    check: Annotated[bool, typer.Option("--check", help="Only look for problems in what was written.")] = False,
-    partial: Annotated[bool, typer.Option(help="Write although data sets are missing.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only look for problems, in a zip, JSON or folder.")] = False,
+    partial: Annotated[bool, typer.Option("--partial", help="Write although data sets are missing.")] = False,
     candidate: Annotated[str, typer.Option(help="Which runs: a key from the list that is shown when unclear.")] = "",
     method: Annotated[str | None, typer.Option("--method", "-m")] = None,
     backbone: Annotated[str | None, typer.Option("--backbone", "-b")] = None,
     shots: Annotated[str | None, typer.Option(help="Images per class, or 'all'.")] = None,
     protocol: Annotated[str | None, typer.Option()] = None,
     model_name: Annotated[str, typer.Option(help="The name on the leaderboard (default: the backbone's).")] = "",
-    data_root: Root = None,
+    data_root: DataRoot = None,
 ) -> None:
     """Write the leaderboard's zip from the records of one method, or check a zip: one line per problem, status 1."""
     if check:
         _check(source, data_root)
         return
-    if not (source / "records").is_dir():
-        _write(partial, out, _truths(data_root), lambda: _entries(source))
-        return
     from .leaderboard.collect import Collection, candidates, choose
+    from .leaderboard.suite import truths_below
     from .results import Store
 
-    records, damaged = Store(source).records()
-    _complain(damaged)
+    truths = truths_below(data_root)
+    if not (source / "records").is_dir():
+        if out.suffix != ".zip":
+            raise ConfigError(f"{source} holds one JSON per seed already; give --out a name that ends in .zip")
+        _write(partial, out, truths, lambda: _entries(source), lambda: _entries(source))
+        return
     wanted = {"method": method, "backbone": backbone, "shots": shots, "protocol": protocol}
-    chosen = choose(candidates(records), candidate, **wanted)
-    truths = _truths(data_root)
+    chosen = choose(candidates(records_of(source)), candidate, **wanted)
     collection = Collection(Store(source), chosen, truths, model_name)
     _write(partial, out, truths, collection.entries, collection.seed_entries)
     if collection.unverified:
-        _complain(
-            [f"order of test images not compared with the leaderboard's own copy: {_some(collection.unverified)}"]
-        )
+        which = _some(collection.unverified)
+        complain(f"the order of test images was not compared with the leaderboard's own copy: {which}")
 
 
 @app.command()
 def score(
     source: Annotated[Path, typer.Argument(help="A zip or JSON file of predictions, or a folder of one per seed.")],
-    data_root: Root = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+    data_root: DataRoot = None,
+    as_json: AsJson = False,
 ) -> None:
     """Score a submission as the leaderboard does, by the labels of your own copies of the data sets."""
     from .leaderboard.score import score as scores_of
     from .leaderboard.score import total
+    from .leaderboard.suite import truths_below
 
-    scores = list(scores_of(_entries(source), _truths(data_root)))
+    scores = list(scores_of(_entries(source), truths_below(data_root)))
     whole = total(scores)
     if as_json:
-        print(json.dumps({"datasets": [asdict(score) for score in scores], **asdict(whole)}, indent=1))
+        print(json.dumps({"datasets": [asdict(each) for each in scores], **asdict(whole)}, indent=1))
     else:
         _print_scores(scores, whole)
-    _complain([f"{score.dataset}: {score.problem or score.note}" for score in scores if score.problem or score.note])
-    if any(score.problem for score in scores):
+    for each in scores:
+        if each.problem or each.note:
+            complain(f"{each.dataset}: {each.problem or each.note}")
+    if any(each.problem for each in scores):
+        raise typer.Exit(1)
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="A folder with results of the published toolkit, at any depth.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the records.")] = Path("runs/imported"),
+    method: Annotated[
+        str, typer.Option("--method", "-m", help="What these runs are of (default: as their folder says).")
+    ] = "",
+    data_root: DataRoot = None,
+) -> None:
+    """Read the logs, result lines and predictions of the published toolkit into records, marked as imported."""
+    from .leaderboard.imported import import_results
+    from .leaderboard.suite import truths_below
+    from .results import Store
+
+    done = import_results(folder, Store(out), method, truths_below(data_root) if data_root else None)
+    for line in (*done.skipped, *done.problems):
+        complain(line)
+    print(f"{out}: {len(done.records)} runs imported; 'vitadapt results {out}' shows them")
+    if done.problems or not done.records:
         raise typer.Exit(1)
 
 
 def _check(source: Path, root: Path | None) -> None:
     from .leaderboard.check import check
+    from .leaderboard.suite import truths_below
 
-    problems = [str(problem) for problem in check(_entries(source), _truths(root))]
+    problems = [str(problem) for problem in check(_entries(source), truths_below(root))]
     for line in problems:
         print(line)
-    print(f"{source}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
+    print(f"{source}: {_count(problems)}")
     if problems:
         raise typer.Exit(1)
 
 
-def _write(partial: bool, out: Path, truths: Truths, entries: Entries, seed_entries: Entries | None = None) -> None:
+def _write(partial: bool, out: Path, truths: Truths, entries: Entries, seed_entries: Entries) -> None:
     """Look for problems first, and write only what has none. Raises typer.Exit with status 1 otherwise."""
     from .leaderboard.check import check
     from .leaderboard.files import write_seed, write_zip
 
     problems = list(check(entries(), truths))
-    _complain([str(problem) for problem in problems])
+    if out.suffix != ".zip":  # each of the files is complete
+        problems = [problem for problem in problems if not problem.absent]
+    for problem in problems:
+        complain(str(problem))
     if not all(partial and problem.absent for problem in problems):
         advice = "; --partial writes what there is" if all(problem.absent for problem in problems) else ""
-        _complain([f"{len(problems)} problem{'s'[: len(problems) - 1]}, nothing was written{advice}"])
+        complain(f"{_count(problems)}, nothing was written{advice}")
         raise typer.Exit(1)
     if out.suffix == ".zip":
         write_zip(out, entries())
         print(out)
         return
-    written = [write_seed(out, entry) for entry in (seed_entries or entries)()]
+    written = [write_seed(out, entry) for entry in seed_entries()]
     print(f"{out}: {len(written)} files")
 
 
@@ -118,12 +146,6 @@ def _entries(source: Path) -> Iterator[Entry]:
     from .leaderboard.files import read_entries, read_folder
 
     return read_folder(source) if source.is_dir() else read_entries(source)
-
-
-def _truths(root: Path | None) -> Truths:
-    from .leaderboard.suite import truth_of
-
-    return lru_cache(maxsize=1)(lambda row: truth_of(row, root))
 
 
 def _print_scores(scores: list[Score], whole: Total) -> None:
@@ -143,10 +165,9 @@ def _print_scores(scores: list[Score], whole: Total) -> None:
     print(f"\n{kind} {whole.average:.2f}{pe}")
 
 
+def _count(problems: Sequence[object]) -> str:
+    return f"{len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}"
+
+
 def _some(names: list[str]) -> str:
     return "all" if len(names) == 20 else ", ".join(names)
-
-
-def _complain(lines: list[str]) -> None:
-    for line in lines:
-        print(f"vitadapt: {line}", file=sys.stderr)

@@ -48,6 +48,8 @@ def check(entries: Iterable[Entry], truths: Truths | None = None) -> Iterator[Pr
             seen.append(Entry(entry.fields, ()))  # the numbers can go
     except DataError as error:
         yield Problem("", str(error))
+        if not seen:
+            return
     yield from _whole(seen)
 
 
@@ -73,8 +75,12 @@ def check_entry(entry: Entry, truths: Truths | None = None) -> Iterator[Problem]
         return
     texts = [*_fields(entry), *_seeds(entry), *check_predictions(entry, row)]
     if not texts and truths is not None:
-        truth = truths(row)
-        texts += check_order(entry, row, truth) if truth else []
+        try:
+            truth = truths(row)
+        except DataError as error:
+            texts.append(f"its order cannot be checked, because the labels cannot be read: {error}")
+        else:
+            texts += check_order(entry, row, truth) if truth else []
     yield from (Problem(entry.dataset, text) for text in texts)
 
 

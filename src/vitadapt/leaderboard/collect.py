@@ -37,8 +37,8 @@ class Candidate:
 
     def __str__(self) -> str:
         shown = ", ".join(f"{name} {value}" for name, value in self.setting.items() if value is not None)
-        seeds = sorted({record.config["seed"] for record in self.records})
-        return f"--candidate {self.key}: {shown} ({len(self.datasets)} data sets, seeds {seeds})"
+        seeds = " ".join(sorted({str(record.config["seed"]) for record in self.records}))
+        return f"--candidate {self.key}: {shown} ({len(self.datasets)} of 20 data sets, seeds {seeds})"
 
 
 def leaderboard_row(record: Record) -> Row | None:

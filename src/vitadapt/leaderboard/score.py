@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from ..errors import DataError
 from ..metrics import RELEASED_METRICS, performance_efficiency
 from .check import check_order, check_predictions
 from .files import Entry
@@ -61,7 +62,10 @@ def _score(entry: Entry, truths: Truths) -> Score:
     blank = Score(entry.dataset, row.metric, (), known)
     if wrong := check_predictions(entry, row):
         return replace(blank, problem="; ".join(wrong))
-    truth = truths(row)
+    try:
+        truth = truths(row)
+    except DataError as error:
+        return replace(blank, problem=str(error))
     if truth is None:
         return replace(blank, problem=f"labels not found; give --data-root (to get them: {row.get})")
     if len(truth.labels) != row.sizes["test"]:

@@ -50,3 +50,15 @@ def truth_of(row: Row, root: Path | None) -> Truth | None:
         return None
     options, place = found
     return Truth(catalog.read(row, root).splits["test"].labels, options["reader"] == _HUB, place)
+
+
+def truths_below(root: Path | None) -> Truths:
+    """`truth_of` for one root, every data set read once."""
+    read: dict[str, Truth | None] = {}
+
+    def truth(row: Row) -> Truth | None:
+        if row.name not in read:
+            read[row.name] = truth_of(row, root)
+        return read[row.name]
+
+    return truth
