@@ -24,14 +24,19 @@ from .config import RunConfig, method_text
 from .fanout.crew import Outcome, Watch
 
 
-def print_columns(head: Sequence[str], body: Sequence[Sequence[str]], left: Sequence[str] = ()) -> None:
-    """A table on the standard output; columns named in `left` are left-aligned. Never cut when not on a terminal."""
+def print_columns(
+    head: Sequence[str], body: Sequence[Sequence[str]], left: Sequence[str] = (), whole: Sequence[str] = ()
+) -> None:
+    """A table on the standard output; columns named in `left` are left-aligned, those in `whole` never folded.
+
+    Never cut when not on a terminal.
+    """
     console = Console()
     if not console.is_terminal:
         console = Console(width=max(80, 4 + sum(2 + max(map(len, column)) for column in zip(head, *body, strict=True))))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in head:
-        table.add_column(name, justify="left" if name in left else "right", overflow="fold")
+        table.add_column(name, justify="left" if name in left else "right", overflow="fold", no_wrap=name in whole)
     for row in body:
         table.add_row(*map(Text, row))  # plain text: "[offline]" is not markup
     console.print(table, highlight=False)
@@ -70,6 +75,8 @@ class BenchDisplay(Watch):
         self.progress.stop()
 
     def surveyed(self, total: int, missing: int) -> None:
+        if not total:
+            self.note("no cells here")
         if missing < total:
             self.note(f"{total - missing} of {total} cells are recorded already")
         self.missing = missing

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import socket
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from .crew import Busy, Event, Lost, Outcome, Watch
 from .node import Failed, Job, run_cell
 
 AHEAD = 2  # cells that are waiting in the cluster's queue, so that no node is idle between two cells
+KNOCK = 10.0  # seconds that the head of a cluster gets to answer
 MANY = 256  # cells in flight at most: each is a lock held open here
 
 
@@ -155,15 +158,19 @@ def _import_ray() -> Any:
 
 
 def _connect(ray: Any, address: str) -> None:
-    import logging
-
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
+        options["include_dashboard"] = False
     try:
-        ray.init(
-            address=address,
-            include_dashboard=False if address == "local" else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+        _knock(address)
+        ray.init(address=address, **options)
+    except (OSError, RuntimeError, ValueError) as error:  # OSError: refused, unknown host, no answer
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise FanoutError(f"--ray {address}: no such cluster ({reason}); 'ray start --head' makes one") from error
+
+
+def _knock(address: str) -> None:
+    """Whether anybody listens at host:port. Ray itself would try for minutes. Raises OSError or ValueError."""
+    host, colon, port = address.rpartition(":")
+    if colon and "://" not in address:
+        socket.create_connection((host, int(port)), timeout=KNOCK).close()
