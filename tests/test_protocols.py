@@ -13,7 +13,7 @@ from vitadapt.data.fewshot import validation_split
 from vitadapt.data.folds import stratified_folds
 from vitadapt.errors import ConfigError, Diverged
 from vitadapt.methods import BitFit, LinearProbe, ZeroShot
-from vitadapt.procedure import States, published_split
+from vitadapt.procedure import SEARCHED_SHOTS, States, published_split
 from vitadapt.protocols import PROTOCOLS, CrossValidation, Elevater, Fixed, Halving, Task
 from vitadapt.search import Grid
 from vitadapt.surgery import trainable_state
@@ -136,7 +136,7 @@ def test_scores_are_kept_per_identity_and_a_damaged_line_counts_as_absent(tmp_pa
             ran.append(label)
             if value is None:
                 raise Diverged("no number")
-            return value
+            return (value,)
 
         return run
 
@@ -144,13 +144,13 @@ def test_scores_are_kept_per_identity_and_a_damaged_line_counts_as_absent(tmp_pa
         return Trials(path, identity, 9)
 
     trials = open_trials()
-    assert trials.score([1, 2.5], scored(0.1 + 0.2)) == 0.1 + 0.2 and trials.score([2], scored(None)) is None
-    assert open_trials().score([1, 2.5], scored(7.0)) == 0.1 + 0.2 and open_trials().score([2], scored(7.0)) is None
+    assert trials.score([1, 2.5], scored(0.1 + 0.2)) == (0.1 + 0.2,) and trials.score([2], scored(None)) is None
+    assert open_trials().score([1, 2.5], scored(7.0)) == (0.1 + 0.2,) and open_trials().score([2], scored(7.0)) is None
     assert ran == ["search 1/9", "search 2/9"]
-    assert open_trials("b").score([1, 2.5], scored(8.0)) == 8.0
+    assert open_trials("b").score([1, 2.5], scored(8.0)) == (8.0,)
     lines = path.read_bytes()
     path.write_bytes(lines.replace(b"[2]", b"[3]"))
-    assert open_trials().score([2], scored(9.0)) == 9.0 and open_trials().scores.keys() == {"[1, 2.5]", "[2]"}
+    assert open_trials().score([2], scored(9.0)) == (9.0,) and open_trials().scores.keys() == {"[1, 2.5]", "[2]"}
     assert len(ran) == 4
 
 
@@ -252,15 +252,16 @@ def test_at_one_shot_two_images_are_drawn_and_one_of_them_only_validates():
         split_of(1, [0, 1, 2])
 
 
-def test_all_of_patch_camelyon_is_searched_on_a_part():
-    labels = np.arange(24_000) % 2
+def test_all_of_patch_camelyon_is_searched_on_a_part(monkeypatch):
+    assert SEARCHED_SHOTS == {"patch-camelyon": 10_000}
+    monkeypatch.setitem(SEARCHED_SHOTS, "patch-camelyon", 50)
+    labels = np.arange(300) % 2
     for name in ("patch-camelyon", "pcam"):
         split = split_of(None, labels, name)
-        assert np.bincount(labels[split.train]).tolist() == [8000, 8000]
-        assert np.bincount(labels[split.held]).tolist() == [2000, 2000]
-        assert len(split.final) == 24_000 and not set(split.train.tolist()) & set(split.held.tolist())
-    assert len(split_of(None, labels, "x").train) == 19_200
-    assert len(split_of(10_000, labels, "pcam").train) == 19_200
+        assert np.bincount(labels[split.train]).tolist() == [40, 40]
+        assert np.bincount(labels[split.held]).tolist() == [10, 10]
+        assert len(split.final) == 300 and not set(split.train.tolist()) & set(split.held.tolist())
+    assert len(split_of(None, labels, "x").train) == len(split_of(50, labels, "pcam").train) == 240
 
 
 @pytest.mark.parametrize("shots", [1, None])
@@ -343,6 +344,15 @@ def test_the_validation_split_does_not_look_at_the_seed():
     train, held = validation_split(labels)
     split = split_of(5, labels)
     assert split.train.tolist() == train.tolist() and split.held.tolist() == held.tolist()
+
+
+def test_the_likelihood_tells_apart_what_the_metric_rates_alike(images):
+    made = task(images, "fixed", labels=torch.tensor([0, 1, 2] * 5))
+    sure, unsure = torch.eye(3)[[0, 1, 2] * 5], torch.eye(3)[[0, 1, 2] * 5] * 0.1 + 0.3
+    assert made.score_of(sure) == made.score_of(unsure) == 100
+    assert made.likelihood_of(sure) > made.likelihood_of(unsure) == pytest.approx(math.log(0.4))
+    several = dataclasses.replace(made, labels=torch.eye(3, dtype=torch.uint8)[[0, 1, 2] * 5])
+    assert several.likelihood_of(unsure) == pytest.approx((math.log(0.4) + 2 * math.log(0.7)) / 3)
 
 
 def test_the_recipe_is_the_one_of_the_cell(images):

@@ -137,7 +137,7 @@ def test_halving_goes_on_with_the_best_and_never_with_a_diverged_one():
 
     def score(lr, decay, epochs):
         asked.append((lr, epochs))
-        return None if lr == 8 else lr
+        return None if lr == 8 else (lr, 0.0)
 
     choice = halve(score, points, [2, 6, 18], 3)
     assert rung_sizes(9, [2, 6, 18], 3) == [9, 3, 1]
@@ -146,10 +146,12 @@ def test_halving_goes_on_with_the_best_and_never_with_a_diverged_one():
 
 
 def test_halving_falls_back_to_the_last_rung_that_anyone_finished():
-    choice = halve(lambda lr, decay, epochs: lr if epochs == 2 else None, [(1.0, 0.0), (2.0, 0.0)], [2, 6], 2)
+    choice = halve(lambda lr, decay, epochs: (lr, 0.0) if epochs == 2 else None, [(1.0, 0.0), (2.0, 0.0)], [2, 6], 2)
     assert choice.lr == 2 and choice.trials[-1].score is None
 
 
 def test_halving_ties_go_to_the_first():
-    choice = halve(lambda lr, decay, epochs: 1.0, [(1.0, 0.0), (2.0, 0.0), (3.0, 0.0)], [1, 2], 2)
-    assert choice.lr == 1
+    points = [(1.0, 0.0), (2.0, 0.0), (3.0, 0.0)]
+    assert halve(lambda lr, decay, epochs: (1.0, -5.0), points, [1, 2], 2).lr == 1
+    assert halve(lambda lr, decay, epochs: (1.0, lr), points, [1, 2], 2).lr == 3
+    assert halve(lambda lr, decay, epochs: (-lr, lr), points, [1, 2], 2).lr == 1

@@ -68,22 +68,26 @@ def refuse_searched(config: RunConfig) -> None:
             raise ConfigError(f"protocol {config.protocol} searches for {name}; leave it out of the recipe")
 
 
-def best_epoch(train: Task, held: Task, recipe: Recipe, label: str) -> float:
+def best_epoch(train: Task, held: Task, recipe: Recipe, label: str) -> tuple[float]:
     """Train on `train`; the largest score on `held` after any epoch. Raises Diverged."""
     scores: list[float] = []
     model, order = _start(train)
     train.fit(model, recipe, order, label, after_epoch=lambda: scores.append(held.score(model)))
-    return max(scores)
+    return (max(scores),)
 
 
-def after(train: Task, held: Task, recipe: Recipe, epochs: int, label: str) -> float:
-    """Train on `train`, or go on from its checkpoint, up to `epochs`; the score on `held` then. Raises Diverged."""
+def after(train: Task, held: Task, recipe: Recipe, epochs: int, label: str) -> tuple[float, float]:
+    """Train on `train`, or go on from its checkpoint, up to `epochs`; score and likelihood of `held` then.
+
+    Raises Diverged.
+    """
     model, order = _start(train)
     train.fit(model, recipe, order, label, until=epochs)
-    return held.score(model)
+    probabilities = held.probabilities(model)
+    return held.score_of(probabilities), held.likelihood_of(probabilities)
 
 
-def cross_validated(task: Task, recipe: Recipe, fold: np.ndarray, label: str) -> float:
+def cross_validated(task: Task, recipe: Recipe, fold: np.ndarray, label: str) -> tuple[float]:
     """The metric over all images, each predicted by the classifier that was trained on the other folds.
 
     fold: (N,). All folds are scored together, so that a metric needs no image of every class in each of them.
@@ -95,7 +99,7 @@ def cross_validated(task: Task, recipe: Recipe, fold: np.ndarray, label: str) ->
         model, order = _start(train)
         train.fit(model, recipe, order, label)
         pooled[own] = task.take(own).probabilities(model)
-    return task.score_of(pooled)
+    return (task.score_of(pooled),)
 
 
 def train_final(task: Task, recipe: Recipe, rows: Tensor | None = None, **chosen: Any) -> Trained:

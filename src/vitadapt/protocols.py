@@ -30,7 +30,7 @@ from .registry import Registry
 from .search import Grid, Point, coarse_to_fine, draw_points, halve, rung_sizes, try_all
 from .surgery import trainable
 from .task import Task, Trained, derive, rows_digest
-from .trials import Trials
+from .trials import Score, Trials
 
 __all__ = ["PROTOCOLS", "Budget", "Procedure", "Task", "Trained", "derive"]
 
@@ -91,7 +91,8 @@ class Elevater:
 
         def score(lr: float, decay: float) -> float | None:
             recipe = replace(at_point(task.recipe, lr, decay), epochs=self.epochs)
-            return trials.score([lr, decay, self.epochs, part], lambda label: best_epoch(train, held, recipe, label))
+            key = [lr, decay, self.epochs, part]
+            return first(trials.score(key, lambda label: best_epoch(train, held, recipe, label)))
 
         choice = coarse_to_fine(score, self.grid)
         return finish(task, choice, at_point(task.recipe, choice.lr, choice.weight_decay), split.final, self.epochs)
@@ -109,28 +110,30 @@ class Elevater:
 class Halving:
     """The space and split of elevater by successive halving: many short trainings, of which the best third goes on.
 
+    Equal scores are told apart by the likelihood of the images held out.
     per_lr: candidates per learning rate. rungs: after which epochs they are compared. keep: one in `keep` goes on.
     """
 
     grid: Grid = field(default_factory=Grid)
     per_lr: int = 6
-    rungs: tuple[int, ...] = (2, 6, 18)
+    rungs: tuple[int, ...] = (4, 12, 36)
     keep: int = 3
 
     def __call__(self, task: Task) -> Trained:
-        first = trainable(task.build(0))
-        if not first:
+        tensors = trainable(task.build(0))
+        if not tensors:
             return train_final(task, task.recipe)
         refuse_searched(task.config)
         split, rungs = published_split(task.config, task.labels), self._rungs(task.recipe)
         train, held, part = task.take(split.train), task.take(split.held), rows_digest(split.train)
         points = draw_points(self.grid, self.per_lr, derive(task.config.seed, "candidates"))
         trials = Trials(task.trials, task.identity(), sum(rung_sizes(len(points), rungs, self.keep)))
-        states = States(task, len(points) * sum(p.numel() for p in first.values()))
+        states = States(task, len(points) * sum(p.numel() for p in tensors.values()))
 
-        def score(lr: float, decay: float, epochs: int) -> float | None:
+        def score(lr: float, decay: float, epochs: int) -> tuple[float, float] | None:
             recipe, stint = at_point(task.recipe, lr, decay), replace(train, checkpoint=states.path(lr, decay))
-            return trials.score([lr, decay, epochs, part], lambda label: after(stint, held, recipe, epochs, label))
+            found = trials.score([lr, decay, epochs, part], lambda label: after(stint, held, recipe, epochs, label))
+            return (found[0], found[1]) if found else None
 
         choice = halve(score, points, rungs, self.keep)
         states.remove()
@@ -174,7 +177,7 @@ class CrossValidation:
 
         def score(lr: float, decay: float) -> float | None:
             tried, key = self._at(recipe, lr, decay), [lr, decay, recipe.epochs, part]
-            return trials.score(key, lambda label: cross_validated(task, tried, fold, label))
+            return first(trials.score(key, lambda label: cross_validated(task, tried, fold, label)))
 
         choice = try_all(score, points)
         return finish(task, choice, self._at(recipe, choice.lr, choice.weight_decay), None, recipe.epochs)
@@ -197,6 +200,11 @@ class CrossValidation:
 
     def draws(self, shots: int | None) -> int | None:
         return shots
+
+
+def first(score: Score | None) -> float | None:
+    """The number that a search compares; None when the trial diverged."""
+    return None if score is None else score[0]
 
 
 def _recipe(config: RunConfig) -> Recipe:

@@ -7,6 +7,7 @@ when its score is strictly larger, so that the order in which points are listed 
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -50,7 +51,7 @@ class Grid:
 class Trial:
     """One score that a search asked for. `credited`: the weight decay for which it counted, `weight_decay` as a rule.
 
-    epochs: how long the trial had trained, where the search decides that.
+    epochs: how long the trial had trained, where the search decides that. tie: what told it from equal scores.
     """
 
     lr: float
@@ -59,6 +60,12 @@ class Trial:
     stage: str
     credited: float
     epochs: int | None = None
+    tie: float = 0.0
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """More is better; a diverged trial is below all others."""
+        return (-math.inf, 0.0) if self.score is None else (self.score, self.tie)
 
 
 @dataclass(frozen=True)
@@ -148,7 +155,7 @@ def first_best(trials: Iterable[Trial]) -> Choice:
     finished = [trial for trial in trials if trial.score is not None]
     if not finished:
         raise Diverged(f"all {len(trials)} trials of the search diverged; the learning rates are too high")
-    best = max(finished, key=lambda trial: trial.score or 0.0)  # max keeps the first of equals
+    best = max(finished, key=lambda trial: trial.rank)  # max keeps the first of equals
     return Choice(best.lr, best.credited, best.score or 0.0, trials)
 
 
@@ -178,25 +185,32 @@ def rung_sizes(count: int, rungs: Sequence[int], keep: int) -> list[int]:
 
 
 def halve(
-    score: Callable[[float, float, int], float | None], points: Sequence[Point], rungs: Sequence[int], keep: int
+    score: Callable[[float, float, int], tuple[float, float] | None],
+    points: Sequence[Point],
+    rungs: Sequence[int],
+    keep: int,
 ) -> Choice:
     """Successive halving (Jamieson and Talwalkar 2016): train all `points` for rungs[0] epochs, go on with the best.
 
     Of every rung ceil(1 / keep) of the candidates go on to the next, which is a longer training; a diverged one never
-    does. `score(lr, weight_decay, epochs)` is the score after that many epochs in all. The first with the largest
-    score at the last rung that anyone finished wins. Raises Diverged when no candidate finished the first rung.
+    does. `score(lr, weight_decay, epochs)` tells the score after that many epochs in all, and a number that tells apart
+    equal scores: after little training most are equal. The first with the largest of both at the last rung that anyone
+    finished wins. Raises Diverged when no candidate finished the first rung.
     """
     survivors, trials = list(points), list[Trial]()
     last: list[Trial] = []
     for rung, (epochs, size) in enumerate(zip(rungs, rung_sizes(len(points), rungs, keep), strict=True), start=1):
-        asked = [
-            Trial(lr, decay, score(lr, decay, epochs), f"rung {rung}", decay, epochs) for lr, decay in survivors[:size]
-        ]
+        asked = [_at_rung(score(lr, decay, epochs), lr, decay, epochs, rung) for lr, decay in survivors[:size]]
         trials += asked
         finished = [trial for trial in asked if trial.score is not None]
         if not finished:
             break
-        last = sorted(finished, key=lambda trial: -(trial.score or 0.0))  # stable: listing order breaks ties
+        last = sorted(finished, key=lambda trial: trial.rank, reverse=True)  # stable: listing order breaks ties
         survivors = [(trial.lr, trial.weight_decay) for trial in last]
     best = first_best(last or trials)
     return Choice(best.lr, best.weight_decay, best.score, tuple(trials))
+
+
+def _at_rung(found: tuple[float, float] | None, lr: float, decay: float, epochs: int, rung: int) -> Trial:
+    score, tie = found or (None, 0.0)
+    return Trial(lr, decay, score, f"rung {rung}", decay, epochs, tie)

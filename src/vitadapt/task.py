@@ -135,6 +135,13 @@ class Task:
         """The dataset's metric over all images of this task, in percent. Raises Diverged."""
         return self.score_of(self.probabilities(model))
 
+    def likelihood_of(self, probabilities: Tensor) -> float:
+        """Mean log of what probabilities (N, C) give to the labels: it tells apart what the metric rates alike."""
+        sure = probabilities.double().clamp(1e-12, 1 - 1e-12)
+        if self.labels.ndim == 1:
+            return float(sure.gather(1, self.labels[:, None].long()).log().mean())
+        return float(torch.where(self.labels > 0, sure, 1 - sure).log().mean())
+
     def score_of(self, probabilities: Tensor) -> float:
         """The dataset's metric of probabilities (N, C) for the images of this task, in percent."""
         return 100 * METRICS[self.metric](self.labels.numpy(), probabilities.numpy())

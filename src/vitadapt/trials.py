@@ -15,18 +15,21 @@ from typing import Any
 from .errors import Diverged
 from .files import bytes_digest, storage_error
 
+Score = tuple[float, ...]
+
 
 class Trials:
-    """Scores by key (plain JSON values). `identity` names all else that a score depends on: other lines are ignored.
+    """Scores, each of one or more numbers, by key (plain JSON values).
 
-    most: how many trials there can be, for the progress. path: None keeps nothing.
+    identity: names all else that a score depends on; lines with another one are ignored. most: how many trials there
+    can be, for the progress. path: None keeps nothing.
     """
 
     def __init__(self, path: Path | None, identity: str, most: int) -> None:
         self.path, self.identity, self.most = path, identity, most
-        self.scores: dict[str, float | None] = dict(self._read())
+        self.scores: dict[str, Score | None] = dict(self._read())
 
-    def score(self, key: list[Any], trial: Callable[[str], float]) -> float | None:
+    def score(self, key: list[Any], trial: Callable[[str], Score]) -> Score | None:
         """The score of `key`, by running `trial` (given what to call its progress) unless known. None: it diverged.
 
         Raises StorageError when the score cannot be kept.
@@ -34,14 +37,14 @@ class Trials:
         name = json.dumps(key)
         if name not in self.scores:
             try:
-                score: float | None = trial(f"search {len(self.scores) + 1}/{self.most}")
+                score: Score | None = trial(f"search {len(self.scores) + 1}/{self.most}")
             except Diverged:
                 score = None
             self._keep(name, score)
             self.scores[name] = score
         return self.scores[name]
 
-    def _read(self) -> Iterator[tuple[str, float | None]]:
+    def _read(self) -> Iterator[tuple[str, Score | None]]:
         if self.path is None or not self.path.exists():
             return
         for line in self.path.read_bytes().split(b"\n"):
@@ -49,9 +52,9 @@ class Trials:
             if body and bytes_digest(body).encode() == seal:
                 identity, name, score = json.loads(body)
                 if identity == self.identity:
-                    yield name, score
+                    yield name, None if score is None else tuple(score)
 
-    def _keep(self, name: str, score: float | None) -> None:
+    def _keep(self, name: str, score: Score | None) -> None:
         if self.path is None:
             return
         body = json.dumps([self.identity, name, score]).encode()
