@@ -29,6 +29,7 @@ SMALLER = {
 SHORTER = {
     "run": ["--backbone", "random:tiny", "--recipe", "epochs=1,probe_epochs=1", "--no-cache"],
     "bench": ["--no-cache"],
+    "count": ["--backbone", "random:tiny"],
 }
 LONG = set(shipped_recipes()) - {"smoke"}  # hours: they are read, not run
 
