@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import ConfigError
-from ..metrics import performance_efficiency
+from ..metrics import PE_PARAMETERS, PPT_PARAMETERS, performance_efficiency, performance_per_tuned
 from ..results import DAGGER, Record, checksum
 from .panels import short_names
 
@@ -66,6 +66,12 @@ class Row:
         if self.average is None or self.trained is None:
             return None
         return performance_efficiency(self.average, self.trained)
+
+    @property
+    def ppt(self) -> float | None:
+        if self.average is None or self.trained is None:
+            return None
+        return performance_per_tuned(self.average, self.trained)
 
 
 Setting = tuple[tuple[str, Any], ...]
@@ -132,23 +138,26 @@ def columns_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     settings = varying(rows)
     datasets = list(rows[0].cells) if rows else []
     average = ["average"] if len(datasets) > 1 else []
-    head = [*settings, "method", "trained", *short_names(datasets).values(), *average, "PE", "seconds"]
+    head = [*settings, "method", "trained", *short_names(datasets).values(), *average, "PE", "PPT", "seconds"]
     body = []
     for row in rows:
         shown = [setting_text(name, dict(row.setting)[name]) for name in settings]
         scores = [row.cells[dataset].text() or "-" for dataset in datasets]
         mean = [_number(row.average)] if average else []
         trained = "-" if row.trained is None else f"{row.trained:,.0f}"
-        body.append([*shown, row.method, trained, *scores, *mean, _number(row.pe), f"{row.seconds:.0f}"])
+        costs = [_number(row.pe), _number(row.ppt), f"{row.seconds:.0f}"]
+        body.append([*shown, row.method, trained, *scores, *mean, *costs])
     return head, body
 
 
 def remarks_of(rows: Sequence[Row]) -> list[str]:
-    """What must be said below a table: scores on a split that is not the benchmark's, and what a dagger means."""
+    """What must be said below a table: scores on a split that is not the benchmark's, what a dagger means, and PE."""
     native = sorted({name for row in rows for name, cell in row.cells.items() if "native" in cell.splits})
     said = [f"{DAGGER} {caveat}" for caveat in sorted({row.caveat for row in rows if row.caveat})]
     if native:
         said.append(f"native split, not the benchmark's, so that published scores do not compare: {', '.join(native)}")
+    if any(row.pe is not None for row in rows):
+        said.append(f"PE = score exp(-log10(trained / {PE_PARAMETERS:.0e} + 1)), PPT with {PPT_PARAMETERS:.0e}")
     return said
 
 
@@ -173,17 +182,22 @@ def render(records: Sequence[Record], form: Format) -> str:
     rows = rows_of(records)
     if form == "json":
         return json.dumps([_plain(row) for row in rows], indent=1)
+    head, body = columns_of(rows)
+    return written(head, body, remarks_of(rows), form)
+
+
+def written(head: Sequence[str], body: Sequence[Sequence[str]], remarks: Sequence[str], form: Format) -> str:
+    """A table as Markdown, CSV or LaTeX text. Raises ConfigError when a library for the format is missing."""
     import pandas as pd
 
-    head, body = columns_of(rows)
-    frame = pd.DataFrame(body, columns=head)
+    frame = pd.DataFrame(list(map(list, body)), columns=list(head))
     try:
         if form == "csv":
             return str(frame.to_csv(index=False))
         if form == "latex":
             latex = str(frame.style.hide(axis="index").to_latex(hrules=True)).replace("±", r"$\pm$")
-            return "\n".join([latex, *(f"% {remark}" for remark in remarks_of(rows))])
-        return "\n\n".join([str(frame.to_markdown(index=False, disable_numparse=True)), *remarks_of(rows)])
+            return "\n".join([latex, *(f"% {remark}" for remark in remarks)])
+        return "\n\n".join([str(frame.to_markdown(index=False, disable_numparse=True)), *remarks])
     except ImportError as error:
         raise ConfigError(f'{form} tables need another library: pip install "vitadapt[table]"') from error
 
@@ -199,5 +213,6 @@ def _plain(row: Row) -> dict[str, Any]:
         }
         for name, cell in row.cells.items()
     }
-    costs = {"trained": row.trained, "average": row.average, "pe": row.pe, "seconds": row.seconds}
+    costs = {"trained": row.trained, "average": row.average, "pe": row.pe, "ppt": row.ppt, "seconds": row.seconds}
+    costs |= {"pe_parameters": PE_PARAMETERS, "ppt_parameters": PPT_PARAMETERS}
     return {**dict(row.setting), "method": row.method, "datasets": cells, **costs, "caveat": row.caveat}

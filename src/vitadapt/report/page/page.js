@@ -3,7 +3,7 @@
 const FIRST = 200;
 const runs = JSON.parse(document.getElementById("data").textContent);
 const filters = [...document.querySelectorAll(".filter")];
-const search = document.getElementById("search");
+const search = document.getElementById("words");
 const order = { column: -1, up: true };
 let all = false;
 
