@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import struct
+import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +19,12 @@ from typer.testing import CliRunner
 from elevater_cases import make, write_hub, write_numbered, write_shards
 from vitadapt.cli_data import app
 from vitadapt.data import open_dataset, sample_few_shot
+from vitadapt.data.catalog import catalog
 from vitadapt.data.doctor import Report, check
 from vitadapt.data.subsets import make_manifest, read_manifest, subset_rows
 from vitadapt.errors import DataError, UnknownName
+from vitadapt.language import prompt_findings
+from vitadapt.text.open_clip_tower import encoder
 
 
 def noise(seed: int, mode: str = "RGB", size: tuple[int, int] = (20, 24)) -> Image.Image:
@@ -80,6 +88,87 @@ def test_each_kind_of_damage_is_found(damage: str, folder: Path) -> None:
     assert report.healthy == (level != "error")
     if name != "readable":
         assert len(report.findings) == 1 or damage in ("two labels",)
+
+
+def huge() -> bytes:
+    """The beginning of a PNG that declares 60000 x 60000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b""))
+
+
+def ruin(folder: Path) -> None:
+    """Every kind of damage at once."""
+    cats, jpeg = folder / "train" / "cat", io.BytesIO()
+    noise(60, size=(64, 64)).save(jpeg, "JPEG")
+    (cats / "truncated.jpg").write_bytes(jpeg.getvalue()[:600])
+    (cats / "empty.jpg").write_bytes(b"")
+    (cats / "text.jpg").write_text("not an image")
+    (cats / "huge.png").write_bytes(huge())
+    noise(61, "CMYK").save(cats / "cmyk.jpg")
+    Image.fromarray(np.random.default_rng(62).integers(0, 65535, (20, 20), dtype=np.uint16)).save(cats / "deep.png")
+    noise(63).convert("P").save(cats / "palette.png", transparency=0)
+    turned(cats / "turned.jpg")
+    noise(64, "L").save(cats / "grey.png")
+    noise(65).save(cats / "moving.gif", save_all=True, append_images=[noise(66)])
+    noise(0).save(folder / "test" / "cat" / "leak.bmp")
+    (folder / "train" / "Cat ").mkdir()
+    noise(67).save(folder / "train" / "Cat " / "0.png")
+    (folder / "train" / "elk").mkdir()
+    for name in (".hidden.png", ".DS_Store", "Thumbs.db"):
+        (cats / name).write_bytes(b"x")
+    (folder / "__MACOSX").mkdir()
+    (cats / "more" / "still").mkdir(parents=True)
+    noise(68).save(cats / "more" / "still" / "nested.png")
+    (cats / "dangling.png").symlink_to("nowhere")
+    Path(os.fsdecode(os.fsencode(cats) + b"/\xff.png")).write_bytes((cats / "grey.png").read_bytes())
+
+
+SAID = (
+    ("unreadable", "truncated.jpg (truncated)"),
+    ("unreadable", "empty.jpg (empty file)"),
+    ("unreadable", "text.jpg (not an image of a known format)"),
+    ("unreadable", "huge.png (more than"),
+    ("CMYK", "cmyk.jpg"),
+    ("16 bits deep", "deep.png"),
+    ("transparent", "palette.png"),
+    ("turned by EXIF", "turned.jpg"),
+    ("greyscale", "grey.png"),
+    ("animated", "moving.gif"),
+    ("duplicates across splits", "leak.bmp"),
+    ("duplicates", "grey.png"),
+    ("readable", "'Cat ' and 'cat' are the same class name"),
+    ("readable", "elk has no images"),
+    ("readable", "dangling.png is a link to nothing"),
+    ("shots", "dog (3)"),
+    ("file name", r"\udcff.png"),
+    ("reading", "1 files that are not images"),
+    ("reading", "3 hidden files"),
+    ("reading", "1 images lie in folders below"),
+)
+
+
+def test_all_kinds_of_damage_at_once_are_each_named(folder: Path) -> None:
+    ruin(folder)
+    report = check(folder, shots=5)
+    found = [(finding.check, text) for finding in report.findings for text in (finding.message, *finding.examples)]
+    for kind, words in SAID:
+        assert any(check == kind and words in text for check, text in found), (kind, words)
+    assert not report.healthy and not any(finding.check == "class order" for finding in report.findings)
+    with pytest.raises(DataError, match=r"same class name|no images|link to nothing"):
+        open_dataset(folder)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="an administrator may read everything")
+def test_what_may_not_be_read_is_named(folder: Path) -> None:
+    (folder / "train/cat/0.png").chmod(0)
+    (folder / "train/dog").chmod(0)
+    messages = " ".join(finding.message for finding in check(folder).findings)
+    (folder / "train/dog").chmod(0o755)
+    assert "permission denied" in messages and "dog cannot be listed" in messages
 
 
 def test_a_permuted_label_file_is_found(folder: Path) -> None:
@@ -153,6 +242,38 @@ def test_a_subset_that_is_not_there_or_labelled_otherwise(folder: Path) -> None:
         subset_rows(open_dataset(folder), manifest)
 
 
+def test_prompts_longer_than_a_clip_reads_are_named(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text(f"cat\t{'very ' * 80}small cat")
+    (tmp_path / "known.json").write_text(json.dumps({"dog": ["old", "so " * 90]}))
+    arguments = ["check", str(folder), "--template", "a photo of a {}.", "--template", "{} indeed"]
+    short = CliRunner().invoke(app, [*arguments, "--json"])
+    assert json.loads(short.stdout)["findings"] == [] and short.exit_code == 0
+    named = CliRunner().invoke(app, [*arguments, "--class-names", str(tmp_path / "names.txt"), "--json"])
+    (long,) = json.loads(named.stdout)["findings"]
+    assert long["check"] == "prompts" and long["level"] == "warning" and named.exit_code == 0
+    assert long["message"].startswith("2 of 4 texts have more than 77 tokens")
+    assert long["examples"] == ["'cat' in 'a photo of a {}.' (89 tokens)", "'cat' in '{} indeed' (85 tokens)"]
+    known = CliRunner().invoke(app, [*arguments, "--knowledge", f"path={tmp_path / 'known.json'}", "--json"])
+    (long,) = json.loads(known.stdout)["findings"]
+    assert [text.partition(" (")[0] for text in long["examples"]] == [
+        "'dog' in 'a photo of a {}.'",
+        "'dog' in '{} indeed'",
+    ]
+
+
+def test_prompts_are_not_counted_without_a_tokeniser(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("open_clip", "transformers"):
+        monkeypatch.setitem(sys.modules, package, None)
+    encoder.cache_clear()
+    (told,) = prompt_findings(str(folder), ("cat", "dog"))
+    assert told.level == "note" and "not counted" in told.message and 'pip install "vitadapt[clip]"' in told.message
+
+
+def test_the_built_in_prompts_fit() -> None:
+    for row in catalog().values():
+        assert prompt_findings(row.name, row.classes) == []
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"format": "vitadapt-subset-1", "images": [1]}', '{"format": "other"}'])
 def test_a_file_that_is_no_manifest(text: str, tmp_path: Path) -> None:
     (tmp_path / "subset.json").write_text(text)
@@ -164,6 +285,11 @@ def test_the_command_line(folder: Path, tmp_path: Path) -> None:
     invoke = CliRunner().invoke
     listed = json.loads(invoke(app, ["list", "--json"]).stdout)
     assert {"voc-2007", "mnist-5k"} <= {row["name"] for row in listed}
+    write_hub(tmp_path / "root", make("mnist"))
+    shown = invoke(app, ["list", "--data-root", str(tmp_path / "root")], env={"COLUMNS": "80"}).stdout
+    lines = {line.split()[0]: line for line in shown.splitlines() if line.strip()}
+    assert "classification/mnist_20211008" in lines["mnist"] and "60000/-/10000" in lines["mnist"]
+    assert "(by hand)" in lines["hateful-memes"] and "(fetch)" in lines["dtd"]
     sound = invoke(app, ["check", str(folder)])
     assert sound.exit_code == 0 and "no errors" in sound.stdout
     done = invoke(app, ["subset", str(folder), "--shots", "2", "--seed", "3"])

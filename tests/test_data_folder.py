@@ -103,6 +103,7 @@ def test_nested_hidden_and_foreign_files(tmp_path: Path) -> None:
         "skipped 1 files beside the folders",
         "skipped 2 files that are not images",
         "skipped 3 hidden files or folders",
+        "1 images lie in folders below those of the classes and belong to these classes",
     )
 
 

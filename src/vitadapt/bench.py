@@ -105,14 +105,15 @@ def expand(
     order = ("dataset", "subset", "shots", "seed", "backbone", "image_size", "protocol", "precision", "head", "method")
     names = [name for name in order if name in lists]
     products = itertools.product(*(lists[name] for name in names))
-    said = _prompts(prompts) if prompts else None
+    said = read_prompts(prompts) if prompts else None
     cells = [_cell(dict(zip(names, values, strict=True)), recipe or {}, said) for values in products]
     if said:
         check_prompts(cells)
     return cells
 
 
-def _prompts(values: Mapping[str, Any]) -> Prompts:
+def read_prompts(values: Mapping[str, Any]) -> Prompts:
+    """Prompts from plain values, where class_names may be a file. Raises UnknownName or ConfigError."""
     fields = dict(values)
     if isinstance(fields.get("class_names"), str):
         fields["class_names"] = read_class_names(Path(fields["class_names"]).expanduser())

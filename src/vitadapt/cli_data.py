@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ Name = Annotated[str, typer.Argument(help="A name, a folder of class folders, or
 
 @app.command("list")
 def list_all(data_root: Root = None, as_json: AsJson = False) -> None:
-    """List the named datasets: sizes, metric, licence, and where each was found."""
+    """List the named datasets: classes, images, licence, and where each was found or how to get it."""
     from .console import print_columns
     from .data import list_datasets
 
@@ -34,8 +35,34 @@ def list_all(data_root: Root = None, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    heads = ("name", "classes", "train", "val", "test", "metric", "found", "licence")
-    print_columns(heads, [["" if row[h] is None else str(row[h]) for h in heads] for row in rows], left=heads)
+    heads = ("name", "classes", "train/val/test", "found", "licence")
+    body = [
+        [str(row["name"]), str(row["classes"]), _sizes(row), _found(row, data_root), _in_short(row)] for row in rows
+    ]
+    print_columns(heads, body, left=("name", "found", "licence"), whole=heads[:3])
+    print("\n(fetch): vitadapt data fetch NAME --data-root FOLDER, or --download of run and bench")
+    print("(by hand): 'vitadapt data list --json' tells from where, and the metric and the full licence of each")
+    if data_root is None:
+        print("Only what is installed was looked for; --data-root FOLDER looks there, too.")
+
+
+def _sizes(row: dict[str, object]) -> str:
+    return "/".join("-" if row[split] is None else str(row[split]) for split in ("train", "val", "test"))
+
+
+def _found(row: dict[str, object], root: Path | None) -> str:
+    """Where it is, below the data root if it is there; else, in brackets, how to get it."""
+    place = row["found"]
+    if not isinstance(place, str):
+        return "(fetch)" if row["fetchable"] else "(by hand)"
+    if root is None or not Path(place).is_relative_to(root):
+        return place.removeprefix("the Python package ")
+    return str(Path(place).relative_to(root))
+
+
+def _in_short(row: dict[str, object]) -> str:
+    """The licence without its remarks."""
+    return re.split(r"[;,(]", str(row["licence"]))[0].strip()
 
 
 @app.command()
@@ -43,12 +70,24 @@ def check(
     name: Name,
     data_root: Root = None,
     shots: Annotated[int | None, typer.Option(help="Images per class that training will ask for.")] = None,
+    class_names: Annotated[str | None, typer.Option(help="A file of class names in words, as for run.")] = None,
+    template: Annotated[
+        list[str] | None, typer.Option(help="A sentence with {} for the class name; repeatable.")
+    ] = None,
+    knowledge: Annotated[str, typer.Option(help="What is known of the classes, as for run.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Examine a dataset: sizes, class order, duplicates, damaged or odd images. Status 1 when something is wrong."""
+    """Examine a dataset: sizes, class order, duplicates, odd images, long prompts. Status 1 when something is wrong."""
+    from .bench import read_prompts
+    from .config import parse_fields
     from .data.doctor import check as examine
+    from .language import prompt_findings
 
+    said = {"class_names": class_names, "templates": template, "knowledge": parse_fields(knowledge)}
+    prompts = read_prompts({field: value for field, value in said.items() if value})
     report = examine(name, data_root, shots)
+    if report.classes:
+        report = report.plus(prompt_findings(name, report.classes, prompts))
     if as_json:
         print(json.dumps(report.plain(), indent=1))
     else:

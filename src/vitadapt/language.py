@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from torch import nn
 from .config import RunConfig
 from .data import Dataset
 from .data.catalog import names_of, resolve
-from .errors import ConfigError
+from .data.doctor import Finding, finding
+from .errors import ConfigError, WeightsError
 from .head import TextStart
-from .text import Prompts, TextTower, class_texts, load_text_tower, overlong, text_matrix
+from .text import Prompts, TextTower, class_texts, load_text_tower, overlong, prompts_of, text_matrix
+from .text.tokenisers import CONTEXT, any_tokeniser
 from .train import Setting
 
 SHOWN = 60  # characters of a text that a note repeats
@@ -27,15 +30,41 @@ def text_start(
     prompts do not fit the classes.
     """
     tower = cached_text_tower(config.backbone, setting.device, backbone)
-    texts = sentences(config.dataset, dataset, config.prompts)
+    texts = sentences(config.dataset, dataset.classes, config.prompts)
     matrix = text_matrix(tower, texts, cache, setting.progress)
     return TextStart(matrix, tower.logit_scale), _notes(tower, [text for part in texts for text in part])
 
 
-def sentences(spec: str, dataset: Dataset, prompts: Prompts | None) -> list[list[str]]:
-    """The sentences about each class of `dataset`, opened as `spec`. Raises ConfigError when the prompts do not fit."""
+def sentences(spec: str, classes: Sequence[str], prompts: Prompts | None) -> list[list[str]]:
+    """What is said about each class of the dataset `spec`. Raises ConfigError when the prompts do not fit them."""
+    return class_texts(_known_as(spec), classes, prompts, names_of(spec))
+
+
+def _known_as(spec: str) -> str:
+    """The name under which there are built-in prompts; empty for data of one's own."""
     row = resolve(spec)
-    return class_texts(row.name if row else "", dataset.classes, prompts, names_of(spec))
+    return row.name if row else ""
+
+
+def prompt_findings(spec: str, classes: Sequence[str], prompts: Prompts | None = None) -> list[Finding]:
+    """What the doctor says of the sentences about `classes`: which are longer than a CLIP reads.
+
+    Without a tokeniser that is a note. Raises ConfigError when the prompts do not fit the classes.
+    """
+    texts = sentences(spec, classes, prompts)
+    try:
+        tokeniser = any_tokeniser()
+    except WeightsError as error:
+        return [Finding("note", "prompts", f"the tokens of the prompts were not counted: {error}")]
+    _, templates = prompts_of(_known_as(spec), classes, prompts)
+    long = []
+    for name, said in zip(classes, texts, strict=True):
+        for i, length in enumerate(tokeniser.lengths(said)):
+            if length > CONTEXT:
+                template = templates[i % len(templates)]  # every item of knowledge meets every template
+                long.append(f"{name!r} in {template[:SHOWN]!r} ({length} tokens)")
+    what = f"{len(long)} of {sum(map(len, texts))} texts have more than {CONTEXT} tokens and will be cut"
+    return [finding("warning", "prompts", what, long)] if long else []
 
 
 @lru_cache(maxsize=1)

@@ -56,9 +56,14 @@ class Row:
         return next((options["repo"] for options in self.sources if "repo" in options), None)
 
     @property
+    def fetchable(self) -> bool:
+        """Can a program get it, without anybody's consent?"""
+        return bool(self.torchvision or self.repo)
+
+    @property
     def how_to_get(self) -> str:
         """What a person without the data can do."""
-        if not (self.torchvision or self.repo):
+        if not self.fetchable:
             return self.get
         return f"vitadapt data fetch {self.name} --data-root FOLDER, or the option --download, or by hand: {self.get}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -14,13 +14,14 @@ from ..errors import DataError
 from . import catalog
 from .catalog import Row
 from .classmap import class_key
-from .examples import Dataset, Examples
+from .examples import Dataset, Examples, FileRef, is_utf8
 from .fewshot import class_sizes
 from .looks import Look, look_at
 from .parallel import Progress
 from .sources import open_dataset
 
 _NAMED = 5  # images or classes that a finding names
+_RANK = {"error": 0, "warning": 1, "note": 2}
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class Report:
         """No finding is an error."""
         return all(finding.level != "error" for finding in self.findings)
 
+    def plus(self, findings: Iterable[Finding]) -> Report:
+        """The report with more findings, the gravest first."""
+        return replace(self, findings=tuple(sorted((*self.findings, *findings), key=lambda f: _RANK[f.level])))
+
     def plain(self) -> dict[str, Any]:
         """The report as plain values, for JSON."""
         return {**asdict(self), "healthy": self.healthy}
@@ -65,13 +70,16 @@ def check(
     Raises UnknownName for a misspelt name.
     """
     row = catalog.resolve(spec) if isinstance(spec, str) else None
+    defects: list[DataError] = []
     try:
-        dataset = open_dataset(spec, root)
+        dataset = open_dataset(spec, root, defects.append)
     except DataError as error:
-        return Report(row.name if row else str(spec), (), {}, (Finding("error", "readable", str(error)),))
+        return Report(row.name if row else str(spec), (), {}, tuple(map(_defect, [*defects, error])))
     looks = {split: look_at(part.refs, progress, workers) for split, part in dataset.splits.items()}
     findings = [
+        *map(_defect, defects),
         *_notes(dataset),
+        *_names(dataset),
         *_sizes(dataset, row),
         *_classes(dataset, shots),
         *_misplaced(dataset, row),
@@ -81,14 +89,24 @@ def check(
     counts = {
         split: tuple(class_sizes(part.labels, dataset.classes).tolist()) for split, part in dataset.splits.items()
     }
-    rank = {"error": 0, "warning": 1, "note": 2}
-    findings.sort(key=lambda finding: rank[finding.level])
-    return Report(dataset.name, dataset.classes, counts, tuple(findings))
+    return Report(dataset.name, dataset.classes, counts, ()).plus(findings)
 
 
-def _finding(level: str, check: str, what: str, names: Sequence[str]) -> Finding:
+def finding(level: str, check: str, what: str, names: Sequence[str]) -> Finding:
+    """`what` about images, classes or texts, of which the message gives the first few `names`."""
     shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
     return Finding(level, check, f"{what}: {shown}", len(names), tuple(names))
+
+
+def _defect(error: DataError) -> Finding:
+    return Finding("error", "readable", str(error))
+
+
+def _names(dataset: Dataset) -> Iterator[Finding]:
+    """File names that other programs, archives and file systems will not carry over."""
+    refs = [ref for part in dataset.splits.values() for ref in part.refs]
+    if odd := [ref.name for ref in refs if isinstance(ref, FileRef) and not is_utf8(str(ref.path))]:
+        yield finding("warning", "file name", f"{len(odd)} file names are not UTF-8", odd)
 
 
 def _notes(dataset: Dataset) -> Iterator[Finding]:
@@ -113,16 +131,17 @@ def _classes(dataset: Dataset, shots: int | None) -> Iterator[Finding]:
     for split, part in dataset.splits.items():
         sizes = class_sizes(part.labels, dataset.classes)
         if empty := [dataset.classes[c] for c in np.flatnonzero(sizes == 0)]:
-            yield _finding("error" if split == "train" else "warning", "empty class", f"no image in {split} of", empty)
+            yield finding("error" if split == "train" else "warning", "empty class", f"no image in {split} of", empty)
     sizes = class_sizes(dataset.splits["train"].labels, dataset.classes)
     few = [f"{dataset.classes[c]} ({sizes[c]})" for c in np.flatnonzero(sizes < (shots or 0))]
     if few:
-        yield _finding("error", "shots", f"fewer than {shots} training images of", few)
+        yield finding("error", "shots", f"fewer than {shots} training images of", few)
 
 
 def _misplaced(dataset: Dataset, row: Row | None) -> Iterator[Finding]:
     """Images whose folder is named like another class than their label: the sign of a permuted label file."""
-    ids = {class_key(name): c for c, name in enumerate(dataset.classes)}
+    keys = Counter(map(class_key, dataset.classes))
+    ids = {key: c for c, name in enumerate(dataset.classes) if keys[key := class_key(name)] == 1}
     for other, meant in (row.spellings if row else {}).items():
         ids.setdefault(class_key(other), ids[class_key(meant)])
     for split, part in dataset.splits.items():
@@ -132,7 +151,7 @@ def _misplaced(dataset: Dataset, row: Row | None) -> Iterator[Finding]:
         wrong = [name for (name, own), (_, label) in zip(named, _labelled(part), strict=True) if own != label]
         if wrong:
             what = f"{len(wrong)} images of {split} lie in a folder named like another class than their label's"
-            yield _finding("error", "class order", what, wrong)
+            yield finding("error", "class order", what, wrong)
 
 
 def _folder(name: str) -> str:
@@ -153,11 +172,11 @@ def _images(dataset: Dataset, looks: dict[str, list[Look]]) -> Iterator[Finding]
             for kind in seen.kinds:
                 kinds[kind].append(ref.name)
     if broken:
-        yield _finding("error", "unreadable", f"{len(broken)} images cannot be read", broken)
+        yield finding("error", "unreadable", f"{len(broken)} images cannot be read", broken)
     total = sum(map(len, dataset.splits.values()))
     for kind, names in kinds.items():
         all_alike = len(names) == total  # how the data are, not damage
-        yield _finding("note" if all_alike else "warning", kind, f"{len(names)} images are {kind}", names)
+        yield finding("note" if all_alike else "warning", kind, f"{len(names)} images are {kind}", names)
 
 
 def _duplicates(dataset: Dataset, row: Row | None, looks: dict[str, list[Look]]) -> Iterator[Finding]:
@@ -172,13 +191,13 @@ def _duplicates(dataset: Dataset, row: Row | None, looks: dict[str, list[Look]])
     within = [group for group in groups if max(Counter(split for split, _, _ in group).values()) > 1]
     if across:
         what = f"{len(across)} images are in more than one split"
-        yield _finding(level, "duplicates across splits", what, _equalities(across))
+        yield finding(level, "duplicates across splits", what, _equalities(across))
     if differing:
         what = f"{len(differing)} images are there with different labels"
-        yield _finding(level, "conflicting labels", what, _equalities(differing))
+        yield finding(level, "conflicting labels", what, _equalities(differing))
     if within:
         what = f"{len(within)} images are more than once in a split"
-        yield _finding("warning", "duplicates", what, _equalities(within))
+        yield finding("warning", "duplicates", what, _equalities(within))
 
 
 Group = list[tuple[str, str, Any]]  # (split, name, label) of the images that show the same pixels

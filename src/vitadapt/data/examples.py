@@ -53,6 +53,16 @@ def hexdigest(*parts: bytes | str) -> str:
     return state.hexdigest()
 
 
+def is_utf8(name: str) -> bool:
+    """Python keeps bytes of a file name that are not UTF-8 as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def shown(path: Path | str) -> str:
+    """A path as text that can be printed, whatever its bytes."""
+    return os.fspath(path).encode("utf-8", "backslashreplace").decode()
+
+
 @dataclass(frozen=True)
 class FileRef:
     """An image file."""
@@ -61,7 +71,7 @@ class FileRef:
 
     @property
     def name(self) -> str:
-        return os.fspath(self.path).encode("utf-8", "backslashreplace").decode()
+        return shown(self.path)
 
     def read(self) -> Image.Image:
         return open_image(self._bytes(), self.name)

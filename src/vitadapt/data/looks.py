@@ -71,6 +71,7 @@ def _kinds(image: Image.Image, shown: Image.Image, name: str) -> Iterator[str]:
     odd = {
         "turned by EXIF": image.getexif().get(_ORIENTATION, 1) not in (0, 1),
         "greyscale": image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16"),
+        "16 bits deep": image.mode in ("I", "F") or image.mode.startswith("I;16"),
         "transparent": "A" in image.mode or "transparency" in image.info,
         "CMYK": image.mode == "CMYK",
         "animated": getattr(image, "n_frames", 1) > 1 and image.format != "MPO",

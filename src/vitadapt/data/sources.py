@@ -12,18 +12,20 @@ from .examples import Dataset
 from .readers.arrays import from_arrays
 from .readers.folder import read_folder
 from .readers.table import read_table
+from .splits import Complain, refuse
 
 __all__ = ["READERS", "check_spec", "from_arrays", "list_datasets", "open_dataset"]
 
 _TABLES = (".csv",)
 
 
-def open_dataset(spec: str | Path | Dataset, root: Path | None = None) -> Dataset:
+def open_dataset(spec: str | Path | Dataset, root: Path | None = None, complain: Complain = refuse) -> Dataset:
     """The dataset that `spec` names: a registered name (its files are looked for below `root`), a folder of class
     folders, or a CSV file. A name wins over a folder of the same name; write ./name for the folder. The leaderboard's
     and other names of a registered dataset are understood too, where no such file or folder exists.
 
-    Raises UnknownName for a misspelt name and DataError for data that is missing or cannot be used as it is.
+    Raises UnknownName for a misspelt name and DataError for data that is missing or cannot be used as it is. Defects of
+    a folder that leave something to work with go to `complain`, which raises them unless another one is given.
     """
     if isinstance(spec, Dataset):
         return spec
@@ -32,7 +34,7 @@ def open_dataset(spec: str | Path | Dataset, root: Path | None = None) -> Datase
         return catalog.read(known[spec], root)
     path = Path(spec).expanduser()
     if path.is_dir():
-        return read_folder(path)
+        return read_folder(path, complain)
     if path.is_file():
         if path.suffix.lower() not in _TABLES:
             raise DataError(f"{path} is a file; give a folder of class folders or a .csv file")
@@ -68,6 +70,7 @@ def list_datasets(root: Path | None = None) -> list[dict[str, object]]:
                 "licence": row.licence,
                 "home": row.home,
                 "get": row.get,
+                "fetchable": row.fetchable,
                 "found": None if found is None else found[1],
             }
         )

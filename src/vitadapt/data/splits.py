@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -28,33 +28,45 @@ def normal(name: str) -> str:
     return " ".join(unicodedata.normalize("NFC", name).replace("_", " ").split()).casefold()
 
 
-def check_classes(where: str, names: Iterable[str]) -> tuple[str, ...]:
-    """The class names in sorted order. Raises DataError when there are fewer than two or two are spellings of one."""
+Complain = Callable[[DataError], None]
+
+
+def refuse(error: DataError) -> None:
+    """What happens to data with a defect, unless somebody wants to hear of all defects: the error is raised."""
+    raise error
+
+
+def check_classes(where: str, names: Iterable[str], complain: Complain = refuse) -> tuple[str, ...]:
+    """The class names in sorted order. Complains when two are spellings of one; raises DataError for fewer than two."""
     classes, seen = tuple(sorted(names)), dict[str, str]()
     for name in classes:
         if (twin := seen.setdefault(normal(name), name)) != name:
-            raise DataError(f"{where}: {twin!r} and {name!r} are the same class name; give one class one spelling")
+            complain(DataError(f"{where}: {twin!r} and {name!r} are the same class name; give one class one spelling"))
     if len(classes) < 2:
         raise DataError(f"{where}: {', '.join(classes) or 'no class'} only; at least two classes are needed")
     return classes
 
 
-def check_known(where: str, names: Iterable[str], classes: Sequence[str]) -> None:
-    """Raises DataError for the first name that is not one of the train split's `classes`."""
+def check_known(where: str, names: Iterable[str], classes: Sequence[str], complain: Complain = refuse) -> None:
+    """Complains of every name that is not one of the train split's `classes`."""
     for name in sorted(set(names) - set(classes)):
         near = [known for known in classes if normal(known) == normal(name)]
         hint = f"it is spelt {near[0]!r} there" if near else "add it to train or remove it"
-        raise DataError(f"{where} has the class {name!r}, which train lacks; {hint}")
+        complain(DataError(f"{where} has the class {name!r}, which train lacks; {hint}"))
 
 
 def with_test(
-    where: str, classes: Sequence[str], splits: Mapping[str, Examples], keys: Sequence[str]
+    where: str,
+    classes: Sequence[str],
+    splits: Mapping[str, Examples],
+    keys: Sequence[str],
+    complain: Complain = refuse,
 ) -> tuple[dict[str, Examples], tuple[str, ...]]:
     """`splits` with a test split, and notes on what was decided. `keys` names the train images.
 
     A missing test split is cut off from train: 20 % of each class, chosen by hash of the key, so that neither the order
-    of the files nor other images matter much. Raises DataError when a class has too few images for that, or when there
-    is a val split and no test split, because one of them would have to serve twice.
+    of the files nor other images matter much. Complains when a class has too few images for that. Raises DataError when
+    there is a val split and no test split, because one of them would have to serve twice.
     """
     if "test" in splits:
         absent = [classes[c] for c in empty_classes(splits["test"].labels, classes)]
@@ -64,9 +76,11 @@ def with_test(
     whole = splits["train"]
     train, test = hold_out(keys, whole.labels)
     for c in empty_classes(whole.labels[train], classes):
-        raise DataError(
-            f"{where}: the class {classes[c]!r} has too few images to hold some out for testing; "
-            "add images, or give a test split"
+        complain(
+            DataError(
+                f"{where}: the class {classes[c]!r} has too few images to hold some out for testing; "
+                "add images, or give a test split"
+            )
         )
     note = f"no test split was given: {HELD_OUT:.0%} of each class was held out"
     return {"train": whole.take(train), "test": whole.take(test)}, (note,)
