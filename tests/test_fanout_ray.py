@@ -1,0 +1,76 @@
+"""Cells on a real Ray cluster of two nodes, one of which is killed while it runs a cell."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from fanout_cases import cells, leftovers, make_photos, results
+from vitadapt.bench import run_bench
+from vitadapt.errors import FanoutError
+from vitadapt.fanout.crew import Watch
+from vitadapt.fanout.hiring import crew_for
+from vitadapt.results import Store
+from vitadapt.runner import Environment
+
+ray = pytest.importorskip("ray", reason="needs the extra ray")
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # Ray's own sockets and log files
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """A head and a second node on loopback, one core each; what nodes write for a while goes below `tmp_path`."""
+    from ray.cluster_utils import Cluster
+
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "OMP_NUM_THREADS": "1"}
+    for name, value in {**quiet, "TMPDIR": str(tmp_path / "scratch")}.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "scratch").mkdir()
+    sizes = {"num_cpus": 1, "object_store_memory": 80 << 20}
+    made = Cluster(initialize_head=True, head_node_args={**sizes, "include_dashboard": False})
+    made.add_node(**sizes)
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+class Stops(Watch):
+    """Remembers which cells were lost, and why."""
+
+    def __init__(self):
+        self.stops = []
+
+    def stopped(self, config, why):
+        self.stops.append((config, why))
+
+
+def kill_when_busy(cluster, node, scratch):
+    """Kill `node` as soon as it is running a cell: then the cell's lock is in the node's folder."""
+    while not list(scratch.glob(f"vitadapt-*-{node.node_id[:12]}/locks/*.lock")):
+        time.sleep(0.01)
+    cluster.remove_node(node, allow_graceful=False)
+
+
+def test_a_node_that_is_killed_costs_no_cell_and_changes_no_byte(tmp_path, cluster):
+    photos = make_photos(tmp_path / "photos")
+    configs = cells(photos, epochs=20)
+    alone, store, watch = Store(tmp_path / "alone"), Store(tmp_path / "runs"), Stops()
+    run_bench(configs, alone, Environment())
+    (second,) = cluster.worker_nodes
+    killer = threading.Thread(target=kill_when_busy, args=(cluster, second, tmp_path / "scratch"), daemon=True)
+    killer.start()
+    outcomes = run_bench(configs, store, Environment(), watch, crew_for(ray=cluster.address))
+    killer.join(60)
+    assert not killer.is_alive()
+    assert [outcome.failure for outcome in outcomes] == [""] * len(configs)
+    assert watch.stops and all("gone" in why for _, why in watch.stops)
+    assert results(store) == results(alone) and leftovers(store) == []
+    assert sorted(outcome.record.digest for outcome in outcomes) == sorted(config.digest() for config in configs)
+
+
+def test_a_cluster_that_is_not_there_is_named(tmp_path):
+    photos = make_photos(tmp_path / "photos")
+    with pytest.raises(FanoutError, match="no such cluster"):
+        run_bench(cells(photos, 1), Store(tmp_path / "runs"), Environment(), hire=crew_for(ray="127.0.0.1:1"))
