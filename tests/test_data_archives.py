@@ -84,12 +84,13 @@ def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         zip_members(tmp_path / "a.zip")
 
 
-def test_a_member_that_unfolds_into_more_than_it_declares_is_damaged(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_member_that_unfolds_into_more_than_it_declares_is_damaged(kind: int, tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w", kind) as archive:
         archive.writestr("bomb.png", bytes(1 << 20))
     ref = zip_members(path)["bomb.png"]
-    lying = archives.ZipRef(ref.archive, ref.member, ref.offset, 100, ref.stored, ref.deflated, ref.crc)
+    lying = archives.ZipRef(ref.archive, ref.member, ref.offset, 100, ref.stored, ref.method, ref.crc)
     with pytest.raises(DataError, match="damaged archive"):
         lying.read()
 

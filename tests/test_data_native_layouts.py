@@ -69,6 +69,22 @@ def test_the_official_split_is_read(name: str, native_copy: Native) -> None:
     assert dataset.split == "elevater" and not [note for note in dataset.notes if "native" in note]
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_a_copy_that_went_through_other_systems(name: str, tmp_path: Path) -> None:
+    CASES[name](tmp_path)
+    for path in [path for path in tmp_path.rglob("*") if path.suffix in (".jpg", ".png", ".ppm")]:
+        path.rename(path.with_suffix(path.suffix.upper()))
+    for folder in [tmp_path, *(path for path in tmp_path.rglob("*") if path.is_dir())]:
+        (folder / ".DS_Store").write_bytes(b"x")
+        (folder / "Thumbs.db").write_bytes(b"x")
+        (folder / "__MACOSX").mkdir()
+        (folder / "__MACOSX" / "._0001.jpg").write_bytes(b"x")
+    for path in [path for path in tmp_path.rglob("*") if path.suffix in (".txt", ".json", ".jsonl")]:
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    for part in open_dataset(name, tmp_path).splits.values():
+        assert all(rgb(ref.read()).size for ref in part.refs)
+
+
 @pytest.mark.parametrize("name", SEEDED)
 def test_a_data_set_without_a_split_gets_a_seeded_one_and_says_so(name: str, native_copy: Native) -> None:
     root, truth = native_copy(name)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +111,30 @@ def test_no_label_map_means_numbers(tmp_path: Path) -> None:
     assert any("class numbers only" in note for note in open_dataset("dtd", tmp_path).notes)
 
 
+def repack(path: Path, rename: Callable[[str], str], kind: int) -> None:
+    with zipfile.ZipFile(path) as archive:
+        files = {rename(name): archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        for name, data in {"__MACOSX/._x": b"", ".DS_Store": b"", **files}.items():
+            archive.writestr(name, data)
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize(("name", "shown"), [("mnist", "top/{}"), ("kitti-distance", "A/{}"), ("voc-2007", "{}")])
+def test_a_copy_that_somebody_else_packed(name: str, shown: str, kind: int, tmp_path: Path) -> None:
+    copy = make(name)
+    folder = write_hub(tmp_path / "real", copy)
+    for path in folder.glob("*.zip"):
+        repack(path, lambda inner: shown.format(inner.replace(".png", ".PNG")), kind)
+    for path in [*folder.glob("*.txt"), *folder.glob("*.json")]:
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    (folder / "Thumbs.db").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    dataset = open_dataset(name, tmp_path / "link")
+    for split in dataset.splits:
+        check_same(dataset, copy, split)
+
+
 def test_shards_with_another_split_are_called_native(tmp_path: Path) -> None:
     write_shards(tmp_path, make("oxford-pets"))
     dataset = open_dataset("oxford-pets", tmp_path)
@@ -142,7 +168,10 @@ def test_a_folder_wins_over_another_name(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_what_is_not_there_says_where_it_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"dtd was not found in .*dtd_20211007.*to get it: vitadapt data fetch dtd .*--download, or by hand: torchvision"):
+    with pytest.raises(
+        DataError,
+        match=r"dtd was not found in .*dtd_20211007.*: vitadapt data fetch dtd .*--download, or by hand: torchvision",
+    ):
         open_dataset("dtd", tmp_path)
     with pytest.raises(DataError, match=r"--data-root"):
         open_dataset("dtd")

@@ -5,12 +5,14 @@ Only the place of a member is kept, so that references can be pickled, shared by
 
 from __future__ import annotations
 
+import bz2
+import lzma
 import stat
 import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -24,7 +26,32 @@ LARGEST = 256 << 20  # bytes of one member: no image needs more, and a zip bomb 
 
 _LOCAL = struct.Struct("<4s22xHH")  # signature; lengths of the name and of the extra field
 _ENCRYPTED = 0x1
-_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, NotImplementedError, EOFError, ValueError, struct.error)
+_DAMAGE = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
+    *(NotImplementedError, EOFError, ValueError),
+)
+
+
+def _unfold_lzma(data: bytes, most: int) -> bytes:
+    """Behind two bytes of version and two of their number come the properties, then the stream without a header."""
+    (count,) = struct.unpack_from("<2xH", data)
+    if count != 5:
+        raise ValueError("properties of an unknown kind")
+    settings, dictionary = struct.unpack_from("<BI", data, 4)
+    if settings >= 225 or dictionary > LARGEST:
+        raise ValueError("properties out of range")
+    lc, lp, pb = settings % 9, settings // 9 % 5, settings // 45
+    filters = [{"id": lzma.FILTER_LZMA1, "lc": lc, "lp": lp, "pb": pb, "dict_size": dictionary}]
+    return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters).decompress(data[4 + count :], most)
+
+
+_UNFOLD: dict[int, Callable[[bytes, int], bytes]] = {
+    zipfile.ZIP_STORED: lambda data, most: data,
+    zipfile.ZIP_DEFLATED: lambda data, most: zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, most),
+    zipfile.ZIP_BZIP2: lambda data, most: bz2.BZ2Decompressor().decompress(data, most),
+    zipfile.ZIP_LZMA: _unfold_lzma,
+}
+"""Compression -> (data, most bytes wanted) -> content."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +99,7 @@ class ZipRef(MemberRef):
     """An image in a zip file; `offset` is that of its local header, `stored` its size in the archive."""
 
     stored: int
-    deflated: bool
+    method: int  # zipfile's number of the compression
     crc: int
 
     def data(self) -> bytes:
@@ -81,11 +108,10 @@ class ZipRef(MemberRef):
         if signature != b"PK\3\4":
             raise UnreadableImage(self.name, "damaged archive")
         data = self._slice(self.offset + _LOCAL.size + name + extra, self.stored)
-        if self.deflated:
-            try:
-                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, self.size + 1)  # never more than declared
-            except zlib.error as error:
-                raise UnreadableImage(self.name, "damaged archive") from error
+        try:
+            data = _UNFOLD[self.method](data, self.size + 1)  # never more than declared
+        except (*_DAMAGE, OSError) as error:
+            raise UnreadableImage(self.name, "damaged archive") from error
         if len(data) != self.size or zlib.crc32(data) != self.crc:
             raise UnreadableImage(self.name, "damaged archive")
         return data
@@ -107,10 +133,10 @@ def _zip_ref(path: Path, info: zipfile.ZipInfo) -> ZipRef:
     check_member(path, info.filename, info.file_size)
     if stat.S_ISLNK(info.external_attr >> 16):
         raise DataError(f"{path} holds the link {info.filename!r}; pack the file that it points to instead")
-    if info.flag_bits & _ENCRYPTED or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+    if info.flag_bits & _ENCRYPTED or info.compress_type not in _UNFOLD:
         raise DataError(f"{path}: {info.filename!r} is encrypted or of an unusual compression; pack it again with zip")
-    deflated = info.compress_type == zipfile.ZIP_DEFLATED
-    return ZipRef(path, info.filename, info.header_offset, info.file_size, info.compress_size, deflated, info.CRC)
+    sizes = (info.file_size, info.compress_size, info.compress_type)
+    return ZipRef(path, info.filename, info.header_offset, *sizes, info.CRC)
 
 
 def tar_members(path: Path) -> Mapping[str, MemberRef]:

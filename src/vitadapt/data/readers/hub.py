@@ -6,6 +6,7 @@ An index is a text of `archive.zip@inner/path.jpg 0,3` lines with class names in
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -138,8 +139,33 @@ def _finder(index: Path) -> Callable[[str], ImageRef]:
             if not file.is_file():
                 raise DataError(f"{index} lists {path}, which does not exist; copy the whole folder")
             return FileRef(file)
-        if inner not in members(archive):
+        here = members(archive)
+        member = here.get(inner) or here.get(wrapping(archive) + inner) or by_key(archive).get(_key(inner))
+        if member is None:
             raise DataError(f"{index} lists {inner}, which {index.parent / archive} lacks; get the archive again")
-        return members(archive)[inner]
+        return member
+
+    @cache
+    def wrapping(archive: str) -> str:
+        """The one folder that somebody packed everything into, with its slash."""
+        tops = {name.partition("/")[0] for name in members(archive) if "/" in name and not _is_litter(name)}
+        return f"{tops.pop()}/" if len(tops) == 1 else ""
+
+    @cache
+    def by_key(archive: str) -> dict[str, ZipRef]:
+        """Members by what is left of a name when neither the wrapping folder nor the case counts, if it is unique."""
+        inside = wrapping(archive)
+        keys = [(key, ref) for name, ref in members(archive).items() for key in {_key(name), _key(name[len(inside) :])}]
+        counts = Counter(key for key, _ in keys)
+        return {key: ref for key, ref in keys if counts[key] == 1}
 
     return find
+
+
+def _is_litter(name: str) -> bool:
+    """Does a file system's own bookkeeping stand in an archive?"""
+    return name.startswith("__MACOSX/") or name.rpartition("/")[2] in (".DS_Store", "Thumbs.db")
+
+
+def _key(name: str) -> str:
+    return name.removeprefix("./").casefold()

@@ -100,13 +100,21 @@ def first_of(folder: Path, names: str | Sequence[str]) -> Path:
 
 def file_refs(index: Path, folder: Path, names: Iterable[str]) -> tuple[FileRef, ...]:
     """The files of `folder` that `index` lists. Raises DataError naming those that lie outside it or do not exist."""
-    paths = [folder / inside(index, name) for name in names]
+    paths = [_as_spelt(folder / inside(index, name)) for name in names]
     missing = [path for path in paths if not path.is_file()]
     if missing:
         named = ", ".join(os.fspath(path.relative_to(folder)) for path in missing[:_NAMED])
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         raise DataError(f"{index} lists files that are not in {folder}: {named}{more}; unpack the whole archive")
     return tuple(FileRef(path) for path in paths)
+
+
+def _as_spelt(path: Path) -> Path:
+    """`path`, or the file that differs from it in the case of its suffix, as some copying tools leave it."""
+    if path.is_file():
+        return path
+    others = (path.with_suffix(change(path.suffix)) for change in (str.upper, str.lower))
+    return next((other for other in others if other.is_file()), path)
 
 
 def inside(index: Path, name: str) -> PurePosixPath:
