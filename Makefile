@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint install clean
+.PHONY: demo test test-faults lint install clean
 
 demo: $(VENV)/.demo
 	$(BIN)/vitadapt bench recipes/demo.toml --out runs/demo --plot
 
 test: $(VENV)/.dev lint
 	$(BIN)/pytest -n 2
+
+test-faults: $(VENV)/.dev
+	VITADAPT_KILLS=20 $(BIN)/pytest tests/test_bench_faults.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

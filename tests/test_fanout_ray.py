@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 
@@ -24,16 +25,18 @@ def cluster(tmp_path, monkeypatch):
     """A head and a second node on loopback, one core each; what nodes write for a while goes below `tmp_path`."""
     from ray.cluster_utils import Cluster
 
-    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "OMP_NUM_THREADS": "1"}
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
     for name, value in {**quiet, "TMPDIR": str(tmp_path / "scratch")}.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "scratch").mkdir()
     sizes = {"num_cpus": 1, "object_store_memory": 80 << 20}
-    made = Cluster(initialize_head=True, head_node_args={**sizes, "include_dashboard": False})
-    made.add_node(**sizes)
-    yield made
-    ray.shutdown()
-    made.shutdown()
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as short:  # paths of sockets are limited
+        monkeypatch.setenv("RAY_TMPDIR", short)
+        made = Cluster(initialize_head=True, head_node_args={**sizes, "include_dashboard": False})
+        made.add_node(**sizes)
+        yield made
+        ray.shutdown()
+        made.shutdown()
 
 
 class Stops(Watch):
