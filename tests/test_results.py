@@ -10,7 +10,7 @@ from result_cases import record, saved
 from vitadapt.errors import ConfigError, StorageError
 from vitadapt.metrics import performance_efficiency
 from vitadapt.report.plot import ENDINGS, pareto, plot_accuracy
-from vitadapt.report.table import columns_of, render, rows_of
+from vitadapt.report.table import columns_of, remarks_of, render, rows_of
 from vitadapt.results import Store, checksum
 
 
@@ -133,6 +133,8 @@ def test_cells_hold_mean_and_deviation_over_seeds():
     assert cell.sd == pytest.approx(statistics.stdev(scores))
     assert cell.text() == "78.0 ± 7.2"
     assert row.pe == pytest.approx(performance_efficiency(78.0, 1000))
+    assert row.ppt == pytest.approx(performance_efficiency(78.0, 1000, 1e7))
+    assert remarks_of([row]) == ["PE = score exp(-log10(trained / 1e+08 + 1)), PPT with 1e+07"]
 
 
 def test_there_is_no_average_while_a_dataset_is_missing():
@@ -140,7 +142,7 @@ def test_there_is_no_average_while_a_dataset_is_missing():
     averages = {row.method: row.average for row in rows}
     assert averages == {"lora": None, "bitfit": 85.0}
     head, body = columns_of(rows)
-    assert head == ["method", "trained", "digits", "mnist-5k", "average", "PE", "seconds"]
+    assert head == ["method", "trained", "digits", "mnist-5k", "average", "PE", "PPT", "seconds"]
     assert [line[3] for line in body if line[0] == "lora"] == ["-"]
 
 

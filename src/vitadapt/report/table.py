@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -87,7 +88,7 @@ class Group:
 
 
 def groups_of(records: Sequence[Record]) -> list[Group]:
-    """Group records by everything but dataset and seed, in the order of first appearance by creation time.
+    """Group records by everything but dataset and seed: settings in order, in each the method that trains least first.
 
     Where a method was run with several recipes or prompts, its name is followed by what differs.
     """
@@ -101,10 +102,25 @@ def groups_of(records: Sequence[Record]) -> list[Group]:
         variants[who][text] = details
         key = (*who, text)
         groups[key].append(record)
-    return [
+    found = [
         Group(setting, method + _difference(variants[(setting, method)], text), members)
         for (setting, method, text), members in groups.items()
     ]
+    return sorted(found, key=lambda group: (_setting_key(group.setting), _trained(group.records) or math.inf))
+
+
+def _setting_key(setting: Setting) -> list[tuple[bool, float, str]]:
+    """Settings in the order of their values: numbers as numbers, then words, none last."""
+    return [
+        (value is None, float(value), "") if isinstance(value, (int, float)) else (value is None, math.inf, str(value))
+        for _, value in setting
+    ]
+
+
+def _trained(records: Sequence[Record]) -> float | None:
+    """Trainable numbers, head included, averaged over runs; None when no run tells."""
+    trained = [record.parameters["trained"] for record in records if record.parameters]
+    return statistics.fmean(trained) if trained else None
 
 
 def _difference(variants: dict[str, dict[str, Any]], text: str) -> str:
@@ -127,10 +143,9 @@ def _row(setting: Setting, method: str, records: list[Record], datasets: list[st
         scores = tuple(record.score for record in mine if record.score is not None)
         rules = tuple(sorted({record.split for record in mine if record.split}))
         cells[dataset] = Cell(scores, sum(record.status == "diverged" for record in mine), rules)
-    trained = [record.parameters["trained"] for record in records if record.parameters]
     seconds = statistics.fmean(sum(record.seconds.values()) for record in records)
     caveats = ", ".join(sorted({record.caveat for record in records if record.caveat}))
-    return Row(setting, method, cells, statistics.fmean(trained) if trained else None, seconds, caveats)
+    return Row(setting, method, cells, _trained(records), seconds, caveats)
 
 
 def columns_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -145,19 +160,20 @@ def columns_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         scores = [row.cells[dataset].text() or "-" for dataset in datasets]
         mean = [_number(row.average)] if average else []
         trained = "-" if row.trained is None else f"{row.trained:,.0f}"
-        costs = [_number(row.pe), _number(row.ppt), f"{row.seconds:.0f}"]
+        costs = [_number(row.pe), _number(row.ppt), f"{row.seconds:.0f}" if row.seconds else "-"]
         body.append([*shown, row.method, trained, *scores, *mean, *costs])
     return head, body
 
 
 def remarks_of(rows: Sequence[Row]) -> list[str]:
-    """What must be said below a table: scores on a split that is not the benchmark's, what a dagger means, and PE."""
+    """What must be said below a table: what PE is, what daggers mean, scores on splits that are not the benchmark's."""
     native = sorted({name for row in rows for name, cell in row.cells.items() if "native" in cell.splits})
-    said = [f"{DAGGER} {caveat}" for caveat in sorted({row.caveat for row in rows if row.caveat})]
-    if native:
-        said.append(f"native split, not the benchmark's, so that published scores do not compare: {', '.join(native)}")
+    said = []
     if any(row.pe is not None for row in rows):
         said.append(f"PE = score exp(-log10(trained / {PE_PARAMETERS:.0e} + 1)), PPT with {PPT_PARAMETERS:.0e}")
+    said += [f"{DAGGER} {caveat}" for caveat in sorted({row.caveat for row in rows if row.caveat})]
+    if native:
+        said.append(f"native split, not the benchmark's, so that published scores do not compare: {', '.join(native)}")
     return said
 
 
