@@ -99,14 +99,14 @@ class RunConfig:
             raise ConfigError("this method trains no head, so that it must start from text; leave --head out")
         if self.shots is not None and self.shots < 1:
             raise ConfigError(f"shots must be at least 1 (or 'all'), got {self.shots}: nothing to train on")
+        check_match(self.protocol, self.method)
 
     def resolved(self) -> RunConfig:
         """The same configuration with the recipe that its protocol prescribes filled in, in the one form it has.
 
         What says nothing new (a head that is the default, prompts for a head without text) is left out.
         """
-        default = ZERO if self.method.trains_head else TEXT
-        head = None if self.head == default else self.head
+        head = None if self.head == self.usual_head else self.head
         prompts = self.prompts if self.head_spec.start == "text" and self.prompts != Prompts() else None
         if prompts and prompts.knowledge:
             prompts = replace(prompts, knowledge=prompts.knowledge.pinned(names_of(self.dataset)))
@@ -116,7 +116,15 @@ class RunConfig:
     @property
     def head_spec(self) -> HeadSpec:
         """The head of this cell."""
-        return self.head or (ZERO if self.method.trains_head else TEXT)
+        return self.head or self.usual_head
+
+    @property
+    def usual_head(self) -> HeadSpec:
+        """The head of a cell that names none."""
+        prescribed = data_table("protocols.toml").get(self.protocol, {}).get("head")
+        if prescribed:
+            return parse_head(prescribed)
+        return ZERO if self.method.trains_head else TEXT
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; the method as its name and fields."""
@@ -262,6 +270,27 @@ def recipe_for(protocol: str, method: Method) -> Recipe:
     rows = table[table[protocol].get("like", protocol)]["recipe"]
     name = METHODS.name_of(method)
     return build(Recipe, {**rows["default"], **rows.get(name, {})}, f"protocol {protocol}")
+
+
+def check_match(protocol: str, method: Method) -> None:
+    """Methods that break laws run only under a protocol that lists them, and such a protocol runs nothing else.
+
+    Raises ConfigError otherwise.
+    """
+    table = data_table("protocols.toml")
+    listed = table.get(protocol, {}).get("methods")
+    if listed is None and not method.breaks:
+        return
+    name = METHODS.name_of(method)
+    if listed is not None and name not in listed:
+        other = table[protocol]["honest"]
+        raise ConfigError(
+            f"protocol {protocol} repeats published code and runs {', '.join(listed)} only; use {other} for {name}"
+        )
+    if listed is None:
+        able = [known for known, row in table.items() if name in row.get("methods", {})] or ["none"]
+        laws = ", ".join(sorted(method.breaks))
+        raise ConfigError(f"{name} breaks {laws}: it repeats published code and runs only under protocol {able[0]}")
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from .errors import CellBusy, StorageError
 from .files import bytes_digest, write_atomic
 
 SCHEMA = 1
+DAGGER = "†"  # behind the method of a record whose caveat says why its score stands apart
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,18 @@ class Record:
 
     @property
     def method(self) -> str:
-        """The method with the fields that differ from its defaults, as written in recipes, and the head if unusual."""
+        """The method with the fields that differ from its defaults, as written in recipes, and the head if unusual.
+
+        A dagger marks a record with a caveat.
+        """
         from .config import RunConfig, head_text, method_text
 
+        dagger = f" {DAGGER}" if self.caveat else ""
         if self.imported:
-            return f"{self.config['method']['name']} (imported)"
+            return f"{self.config['method']['name']} (imported){dagger}"
         config = RunConfig.from_dict(self.config)
-        return method_text(config.method) + (f" +{head_text(config.head)}" if config.head else "")
+        head = f" +{head_text(config.head)}" if config.head else ""
+        return method_text(config.method) + head + dagger
 
     def to_json(self) -> str:
         """Text with a checksum over everything else in it."""
