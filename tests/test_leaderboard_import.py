@@ -103,7 +103,7 @@ def test_the_files_of_a_run_become_one_record(tmp_path):
     done = imported(tmp_path / "published")
     (record,) = done.records
     assert done.problems == []
-    assert record.method == "kadapter (imported)" and record.imported
+    assert record.method == "kadapter (imported) †" and record.imported
     told = {"backbone": "vitb32_CLIP", "dataset": "dtd", "shots": 5, "seed": 2, "protocol": "imported"}
     assert {name: record.config[name] for name in told} == told
     assert record.score == 70.31914893617021
@@ -111,7 +111,7 @@ def test_the_files_of_a_run_become_one_record(tmp_path):
     assert record.chosen == {"lr": 0.01, "weight_decay": 0.0001} and record.created == DATE
     assert record.pe == pytest.approx(performance_efficiency(record.score, 100))
     said = " ".join(record.notes)
-    assert "best of all epochs on the test images" in said and "the last epoch had 69.500" in said
+    assert record.caveat == "best epoch on the test set" and "the last epoch had 69.500" in said
     assert "kadapter/2/vitb32_CLIP/log/dtd" in said and str(tmp_path) not in said
     assert "predictions" not in record.files
 
@@ -175,14 +175,16 @@ def test_every_kind_of_run_is_called_what_it_is(tmp_path):
     write_log(output, "dtd", line("=> TEST: accuracy 44.300% "), "zeroshot_eval_wiki_False_wnh_False")
     records = imported(tmp_path / "published").records
     assert {record.method: record.score for record in records} == {
-        "finetune (imported)": 50.0,
-        "linear-probe (imported)": 51.0,
-        "finetune two_lr (imported)": 52.0,
+        "finetune (imported) †": 50.0,
+        "linear-probe (imported) †": 51.0,
+        "finetune two_lr (imported) †": 52.0,
         "zero-shot (imported)": 44.3,
     }
     assert {r.config["shots"] for r in records if "zero-shot" in r.method} == {0}
     named = import_results(tmp_path / "published", Store(tmp_path / "b"), method="mine").records
-    assert {record.method for record in named} == {"mine (imported)", "mine two_lr (imported)"}
+    assert {record.method.removesuffix(" †") for record in named} == {
+        f"{name} (imported)" for name in ("mine", "mine two_lr", "linear-probe", "zero-shot")
+    }
 
 
 DAMAGED = {
@@ -247,6 +249,14 @@ def test_two_folders_with_the_same_run_are_not_mixed(tmp_path):
     assert done.records == [] and "the same run as" in done.problems[0]
 
 
+def test_one_name_for_two_methods_does_not_mix_them(tmp_path):
+    for method, score in (("lora", 50.0), ("adapter", 60.0)):
+        write_result(tmp_path / "published" / method / "0" / "vitb32_CLIP" / "log", "dtd", 0, score)
+    done = imported(tmp_path / "published", method="mine")
+    assert len(done.records) == len(done.problems) == 1 and "each with its --method" in done.problems[0]
+    assert len(imported(tmp_path / "published").records) == 2
+
+
 def test_with_labels_predictions_are_scored_kept_and_can_be_handed_in(tmp_path):
     folder = tmp_path / "published" / "seeds"
     entries = [write_predictions(folder, name, seed) for name in ("dtd", "mnist") for seed in range(3)]
@@ -281,5 +291,5 @@ def test_imported_rows_are_marked_in_tables(tmp_path):
     imported(tmp_path / "published")
     records, damaged = Store(tmp_path / "runs").records()
     head, body = columns_of(rows_of(records))
-    assert damaged == [] and body[0][head.index("method")] == "lora (imported)"
+    assert damaged == [] and body[0][head.index("method")] == "lora (imported) †"
     assert json.loads(records[0].to_json())["config"]["protocol"] == "imported"

@@ -91,7 +91,7 @@ def import_(
     folder: Annotated[Path, typer.Argument(help="A folder with results of the published toolkit, at any depth.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the records.")] = Path("runs/imported"),
     method: Annotated[
-        str, typer.Option("--method", "-m", help="What these runs are of (default: as their folder says).")
+        str, typer.Option("--method", "-m", help="What was trained (default: as the folder is called).")
     ] = "",
     data_root: DataRoot = None,
 ) -> None:

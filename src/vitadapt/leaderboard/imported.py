@@ -24,7 +24,7 @@ from .toolkit import UNKNOWN, Cell, Piece, by_cell, find_pieces
 
 _METHODS = {"linear_probe": "linear-probe", "zeroshot": "zero-shot"}  # the other kind is named by the folder
 _AGREE = 0.01  # points by which two files may differ about a score: logs are rounded to 0.001
-_BEST_EPOCH = "the score is the best of all epochs on the test images, as the toolkit reports it"
+_CAVEAT = "best epoch on the test set"  # of every training: that is what the toolkit reports
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Imported:
 
 
 def import_results(folder: Path, store: Store, method: str = "", truths: Truths | None = None) -> Imported:
-    """Read all results below `folder` into `store`; `method` names them where the folder's name is not telling.
+    """Read all results below `folder` into `store`. `method` says what trained, instead of the name of the folder.
 
     With labels at hand, predictions without a score get one and are kept. Importing twice changes nothing.
     Raises DataError when there is no such folder.
@@ -45,17 +45,20 @@ def import_results(folder: Path, store: Store, method: str = "", truths: Truths 
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; give the one that holds the toolkit's results")
     found = find_pieces(folder.resolve(), truths is not None)
-    records, problems = [], list(found.problems)
+    records: dict[str, Record] = {}
+    problems = list(found.problems)
     for cell, members in by_cell(found.pieces).items():
         try:
             said = _said(cell, members, truths)
+            made = _record(cell, said, method, folder.resolve())
+            if made.digest in records:
+                raise _twice(members[0].path, records[made.digest].notes[0].removeprefix("imported from "))
         except DataError as error:
             problems.append(str(error))
             continue
         problems += said.problems
-        made = _record(cell, said, method, folder.resolve())
-        records.append(store.add(made, said.probabilities, said.labels, None))
-    return Imported(records, problems, found.skipped)
+        records[made.digest] = store.add(made, said.probabilities, said.labels, None)
+    return Imported(list(records.values()), problems, found.skipped)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,10 +105,12 @@ def _said(cell: Cell, members: Sequence[Piece], truths: Truths | None) -> _Said:
 def _only(members: Sequence[Piece], kind: str) -> Piece | None:
     found = [piece for piece in members if getattr(piece, kind) is not None]
     if len(found) > 1:
-        raise DataError(
-            f"{found[1].path}: the same run as {found[0].path}; import these folders one by one, with --method"
-        )
+        raise _twice(found[1].path, found[0].path)
     return found[0] if found else None
+
+
+def _twice(path: Path, other: object) -> DataError:
+    return DataError(f"{path}: the same run as {other}; import their folders one by one, each with its --method")
 
 
 def _labelled(row: Row, entry: Entry, truths: Truths) -> tuple[np.ndarray | None, np.ndarray]:
@@ -131,7 +136,7 @@ def _parameters(result: Result | None, entry: Entry | None, log: Log | None) -> 
 
 def _record(cell: Cell, said: _Said, method: str, root: Path) -> Record:
     row, shots = catalog.catalog()[cell.dataset], cell.experiment.shots
-    name = method or _METHODS.get(cell.experiment.kind) or cell.folder or UNKNOWN
+    name = _METHODS.get(cell.experiment.kind) or method or cell.folder or UNKNOWN
     config = {
         "backbone": cell.backbone,
         "method": {"name": name + (f" {cell.experiment.variant}" if cell.experiment.variant else "")},
@@ -145,8 +150,6 @@ def _record(cell: Cell, said: _Said, method: str, root: Path) -> Record:
     }
     trained = said.parameters.get("trained")
     notes = [f"imported from {', '.join(sorted(str(path.relative_to(root)) for path in said.paths))}"]
-    if shots != 0:
-        notes.append(_BEST_EPOCH)
     if said.log and said.log.scores:
         notes.append(f"the last epoch had {said.log.scores[max(said.log.scores)]:.3f}")
     return Record(
@@ -168,4 +171,5 @@ def _record(cell: Cell, said: _Said, method: str, root: Path) -> Record:
         notes=notes,
         split="elevater",
         created=said.date,
+        caveat="" if shots == 0 else _CAVEAT,
     )
