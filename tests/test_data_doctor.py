@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from elevater_cases import make, write_hub, write_numbered, write_shards
+from elevater_cases import SPLITS, make, options_of, write_hub, write_numbered, write_shards
 from vitadapt.cli_data import app
 from vitadapt.data import open_dataset, sample_few_shot
 from vitadapt.data.catalog import catalog
@@ -193,6 +193,33 @@ def test_a_renumbered_copy_is_told(tmp_path: Path) -> None:
         "train has 10 images, 60000 were published",
         "test has 10 images, 10000 were published",
     ]
+
+
+@pytest.mark.parametrize("shape", ["{name}/{i}.png", "all/{name}_{i:03d}.png", "{i}.png"])
+def test_a_permuted_list_of_names_is_found_where_file_names_tell_and_doubted_elsewhere(
+    shape: str, tmp_path: Path
+) -> None:
+    row = catalog()["eurosat"]
+    options = options_of(row, "hub")
+    folder = tmp_path / "classification" / options["folder"]
+    folder.mkdir(parents=True)
+    for part, split in enumerate(SPLITS):
+        for c, name in enumerate(row.classes):
+            path = folder / split / shape.format(name=name.replace(" ", "_"), i=10 * part + c)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            noise(10 * part + c).save(path)
+        lines = [
+            f"{split}/{shape.format(name=n.replace(' ', '_'), i=10 * part + c)} {c}" for c, n in enumerate(row.classes)
+        ]
+        (folder / options[split]).write_text("\n".join(lines))
+    (folder / options["labels"]).write_text("\n".join(row.classes))
+    sound = check("eurosat", tmp_path)
+    assert sound.healthy and not any("permuted" in finding.message for finding in sound.findings)
+    (folder / options["labels"]).write_text("\n".join([*row.classes[1:], row.classes[0]]))
+    permuted = check("eurosat", tmp_path)
+    assert any(f.level == "warning" and "if it was permuted" in f.message for f in permuted.findings)
+    assert permuted.healthy == (shape == "{i}.png")
+    assert ("class order", "error") in {(f.check, f.level) for f in permuted.findings} or permuted.healthy
 
 
 def test_a_wrong_class_list_and_absent_data_are_findings_and_a_misspelt_name_is_not(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +22,7 @@ from .parallel import Progress
 from .sources import open_dataset
 
 _NAMED = 5  # images or classes that a finding names
+_DOUBTFUL = ("numbers only", "if it was permuted")  # notes of readers that somebody should look at
 _RANK = {"error": 0, "warning": 1, "note": 2}
 
 
@@ -111,7 +113,7 @@ def _names(dataset: Dataset) -> Iterator[Finding]:
 
 def _notes(dataset: Dataset) -> Iterator[Finding]:
     for note in dataset.notes:
-        level = "warning" if "numbers only" in note else "note"
+        level = "warning" if any(words in note for words in _DOUBTFUL) else "note"
         if "were published" not in note:
             yield Finding(level, "reading", note)
     if dataset.order and dataset.order != tuple(range(len(dataset.order))):
@@ -139,7 +141,7 @@ def _classes(dataset: Dataset, shots: int | None) -> Iterator[Finding]:
 
 
 def _misplaced(dataset: Dataset, row: Row | None) -> Iterator[Finding]:
-    """Images whose folder is named like another class than their label: the sign of a permuted label file."""
+    """Images whose folder or file is named like another class than their label: the sign of a permuted label file."""
     keys = Counter(map(class_key, dataset.classes))
     ids = {key: c for c, name in enumerate(dataset.classes) if keys[key := class_key(name)] == 1}
     for other, meant in (row.spellings if row else {}).items():
@@ -147,15 +149,18 @@ def _misplaced(dataset: Dataset, row: Row | None) -> Iterator[Finding]:
     for split, part in dataset.splits.items():
         if part.multilabel:
             continue
-        named = [(ref.name, ids.get(class_key(_folder(ref.name)), label)) for ref, label in _labelled(part)]
+        named = [(ref.name, _named_class(ref.name, ids, label)) for ref, label in _labelled(part)]
         wrong = [name for (name, own), (_, label) in zip(named, _labelled(part), strict=True) if own != label]
         if wrong:
-            what = f"{len(wrong)} images of {split} lie in a folder named like another class than their label's"
+            what = f"{len(wrong)} images of {split} have a folder or file name of another class than their label's"
             yield finding("error", "class order", what, wrong)
 
 
-def _folder(name: str) -> str:
-    return PurePath(name.rpartition("@")[2]).parent.name
+def _named_class(name: str, ids: dict[str, int], label: int) -> int:
+    """The class that an image's folder, or its file up to the number behind it, is called after; else `label`."""
+    path = PurePath(name.rpartition("@")[2])
+    folder, stem = class_key(path.parent.name), class_key(re.sub(r"\d+$", "", path.stem))
+    return ids.get(folder, label if stem.isdigit() else ids.get(stem, label))
 
 
 def _labelled(part: Examples) -> Iterable[tuple[Any, int]]:

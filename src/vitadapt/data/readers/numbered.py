@@ -34,7 +34,7 @@ def read(row: Row, options: Options, place: str) -> Contents:
     """Train, test and perhaps val, classes by number and files sorted. Raises DataError naming what does not fit."""
     folder = Path(place)
     names = tuple(stripped for line in text_of(folder / _LABELS).splitlines() if (stripped := line.strip()))
-    order, notes = in_order(row, names, str(folder / _LABELS))
+    order, notes = in_order(row, names, str(folder / _LABELS), leaderboards=True)
     present = [split for split in ("train", "val", "test") if (folder / split).is_dir()]
     return Contents({split: _split(folder / split, order) for split in present}, notes, order, "elevater")
 

@@ -35,7 +35,8 @@ def load(folder: Path, options: Options) -> Stored:
             path = folder / options["objects"] / inside(index, f"{name}.xml")
             labels[row, places_of(path, classes, _DIFFICULT[rule])] = 1
         splits[split] = Examples(refs, labels)
-    return Stored(splits, classes)
+    counted = "present" if _DIFFICULT[rule] else "absent"
+    return Stored(splits, classes, (f"objects marked difficult count as {counted}",))
 
 
 def places_of(path: Path, classes: tuple[str, ...], difficult_too: bool) -> list[int]:
