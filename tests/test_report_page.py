@@ -218,6 +218,13 @@ def test_nothing_that_fits_is_said(opened):
     assert tab.locator("#accuracy .nothing").is_visible()
 
 
+def test_numbers_are_written_alike(opened):
+    tab = opened()
+    scores = [text for text in column(tab, "#runs-table", 4) if text != "-"]
+    assert all(re.fullmatch(r"\d+\.\d\d", text) for text in scores)
+    assert "1,000" in column(tab, "#runs-table", 6)
+
+
 @pytest.mark.parametrize(("table", "name", "index"), [("#runs-table", "score", 4), ("#results-table", "trained", 2)])
 def test_a_heading_sorts_by_number_and_back(opened, table, name, index):
     tab = opened()

@@ -45,6 +45,16 @@ def test_recipes_and_prompts_that_differ_are_rows_of_their_own_and_say_how():
     assert {row.method for row in rows_of([record(), record("bitfit")])} == {"bitfit", "lora"}
 
 
+def test_rows_are_in_the_order_of_settings_and_of_what_is_trained_whenever_they_were_run():
+    def made(method, shots, trained, score=80.0):
+        return record(method, trained=trained, score=score, axes={"shots": shots})
+
+    records = [made("fine-tune", 20, 9000), made("lora", None, 10), made("bitfit", 5, 700), made("lora", 20, 10)]
+    records.append(made("adapter", 20, 5, score=None))  # tells no number of parameters
+    order = [(dict(row.setting)["shots"], row.method) for row in rows_of(records)]
+    assert order == [(5, "bitfit"), (20, "lora"), (20, "fine-tune"), (20, "adapter"), (None, "lora")]
+
+
 def test_a_dataset_that_is_a_path_is_headed_by_its_last_part():
     head, _ = columns_of(rows_of([record(dataset="/a/x/photos"), record(dataset="/a/y/birds")]))
     assert {"photos", "birds"} <= set(head)

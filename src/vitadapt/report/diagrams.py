@@ -87,7 +87,7 @@ def draw_search(
     lost = [point for point, values in scores.items() if not values]
     if fine:
         x, y = zip(*fine, strict=True)
-        dots = axes.scatter(x, y, c=list(fine.values()), cmap="viridis", s=22, zorder=2)
+        dots = axes.scatter(x, y, c=list(fine.values()), cmap="viridis", s=24, zorder=2, edgecolor=MUTED, linewidth=0.5)
         axes.figure.colorbar(dots, ax=axes, label="validation score", pad=0.02, aspect=30)
     if lost:
         axes.scatter(*zip(*lost, strict=True), marker="x", color=MUTED, s=22, linewidth=1.2)

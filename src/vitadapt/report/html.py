@@ -22,7 +22,7 @@ from .figures import FIGURES, MOST_PANELS, Subject
 from .inline import inline_svg
 from .panels import SERIES, Picture, clean
 from .plot import drawing
-from .table import VARYING, columns_of, rows_of, setting_text, varying
+from .table import VARYING, columns_of, remarks_of, rows_of, setting_text, varying
 
 FILTERS = ("method", "dataset", *VARYING, "status")
 MOST_COMMANDS = 500
@@ -159,13 +159,13 @@ def _results(records: Sequence[Record], subject: Subject) -> dict[str, Any]:
     known = [{"method": row.method, **{n: setting_text(n, v) for n, v in row.setting}} for row in rows]
     words = {"method", "backbone", "protocol", "precision"}
     columns = [{"text": text, "dataset": datasets.get(text, ""), "word": text in words} for text in head]
-    return {"columns": columns, "rows": list(zip(known, body, strict=True))}
+    return {"columns": columns, "rows": list(zip(known, body, strict=True)), "remarks": remarks_of(rows)}
 
 
 def _runs(records: Sequence[Record], subject: Subject) -> dict[str, Any]:
     """All runs for the script: one list per run in the order of `columns`, and what its details show."""
     settings = varying(subject.groups)
-    numbers = ("seed", "score", "PE", "trained", "seconds", "memory MB")
+    numbers = {"seed": 0, "score": 2, "PE": 2, "trained": 0, "seconds": 1, "memory MB": 0}  # digits after the point
     columns = ["dataset", "method", *(name.replace("_", " ") for name in settings), *numbers, "status"]
     rows = []
     for record in records:
@@ -176,7 +176,7 @@ def _runs(records: Sequence[Record], subject: Subject) -> dict[str, Any]:
         rows.append(
             {"about": about, "cells": [*cells, round(record.peak_memory_mb), record.status], **_details(record)}
         )
-    return {"columns": columns, "numbers": list(numbers), "rows": rows}
+    return {"columns": columns, "numbers": numbers, "rows": rows}
 
 
 def _details(record: Record) -> dict[str, Any]:

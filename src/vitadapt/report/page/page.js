@@ -81,7 +81,7 @@ function sortable(table) {
 
 // ---- the table of runs
 const table = document.getElementById("runs-table");
-const isNumber = runs.columns.map((name) => runs.numbers.includes(name));
+const isNumber = runs.columns.map((name) => name in runs.numbers);
 
 function head() {
   const row = make("tr", null);
@@ -102,7 +102,9 @@ function head() {
 
 function shown(value, index) {
   if (value === null) return "-";
-  return isNumber[index] && Math.abs(value) >= 10000 ? value.toLocaleString("en") : String(value);
+  if (!isNumber[index]) return value;
+  const digits = runs.numbers[runs.columns[index]];
+  return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 
 function line(run) {
