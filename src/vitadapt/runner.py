@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from .adapter import AdapterInfo, adapter_bytes
@@ -236,12 +237,13 @@ def frozen_features(backbone: nn.Module, base: str, images: Pixels, environment:
     if environment.cache is None:
         return forward_all(backbone, images, setting, label)
     path = environment.cache / "features" / f"{base}-{images.key}.npy"
-    kept = read_sealed(path)
-    if kept is not None:
-        return torch.from_numpy(np.frombuffer(kept, dtype=np.float32).reshape(len(images), -1).copy())
-    features = forward_all(backbone, images, setting, label)
-    write_sealed(path, features.numpy().astype(np.float32).tobytes())
-    return features
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # several workers may ask at once: one computes, the others wait
+        kept = read_sealed(path)
+        if kept is None:
+            kept = forward_all(backbone, images, setting, label).numpy().astype(np.float32).tobytes()
+            write_sealed(path, kept)
+    return torch.from_numpy(np.frombuffer(kept, dtype=np.float32).reshape(len(images), -1).copy())
 
 
 def predict(
