@@ -277,6 +277,17 @@ def test_with_labels_predictions_are_scored_kept_and_can_be_handed_in(tmp_path):
             assert np.abs(first.predictions[0] - second).max() < 1e-6
 
 
+def test_counts_that_no_file_gives_are_missing_in_a_submission_too(tmp_path):
+    entry = write_predictions(tmp_path / "first", "dtd", 0)
+    fields = {key: value for key, value in entry.fields.items() if not key.startswith("num_")}
+    write_seed(tmp_path / "published", Entry(fields, entry.predictions))
+    (record,) = imported(tmp_path / "published", truths=lambda row: Truth(labels_of(row), True, "hub")).records
+    assert record.parameters == {} and record.pe is None
+    store = Store(tmp_path / "runs")
+    (made,) = Collection(store, choose(candidates([record])), lambda _: None).entries()
+    assert made.fields == fields
+
+
 def test_labels_of_another_order_show_up_as_another_score(tmp_path):
     output = tmp_path / "published" / "lora" / "0" / "vitb32_CLIP" / "log"
     write_result(output, "dtd", 0, 99.0)

@@ -121,21 +121,23 @@ class Collection:
         return Entry(self._fields(row, record), (probabilities[:, columns],))
 
     def _fields(self, row: Row, record: Record) -> dict[str, object]:
+        """What is known of the record, as the leaderboard calls it; an imported one may not have all counts."""
         parameters, shots = record.parameters, _shots(record)
-        whole = parameters.get("total", 0)
-        backbone = parameters.get("visual", whole - parameters.get("head", 0))
-        if "head" in parameters:  # as the leaderboard sizes it: for the mean number of classes
+        whole, backbone = parameters.get("total"), parameters.get("visual")
+        if "head" in parameters:  # one of our own; the leaderboard sizes heads for the mean number of classes
+            backbone = parameters.get("visual", parameters["total"] - parameters["head"])
             whole = backbone + round(parameters["head"] / len(row.classes) * mean_classes())
-        return {
+        fields = {
             "model_name": self.model_name,
             "dataset_name": row.leaderboard,
-            "num_trainable_params": parameters["trained"],
+            "num_trainable_params": parameters.get("trained"),
             "num_params": whole,
             "num_visual_params": backbone,
             "num_backbone_params": backbone,
             "n_shot": shots,
             "rnd_seeds": [record.config["seed"] if shots else 0],
         }
+        return {key: value for key, value in fields.items() if value is not None}
 
     def _verify(self, row: Row, record: Record, labels: np.ndarray) -> None:
         """Compare the test labels of a record with the leaderboard's own copy, when there is one."""
@@ -154,7 +156,7 @@ class Collection:
 
 def _shots(record: Record) -> int:
     """Images per class as the leaderboard counts them: 0 when nothing is trained, -1 for all."""
-    if not record.parameters["trained"]:
-        return 0
     shots = record.config["shots"]
+    if record.parameters.get("trained") == 0:
+        return 0
     return -1 if shots is None else int(shots)
