@@ -15,7 +15,7 @@ import pytest
 
 from fanout_cases import cells, leftovers, make_photos, recipe_file, results
 from vitadapt.bench import expand, run_bench
-from vitadapt.errors import ConfigError
+from vitadapt.errors import ConfigError, StorageError
 from vitadapt.fanout.crew import Busy, Lost, Outcome, Watch, attempt
 from vitadapt.fanout.hiring import crew_for
 from vitadapt.fanout.places import gpus_of, places
@@ -122,7 +122,11 @@ def test_more_workers_than_gpus_are_packed_evenly(monkeypatch):
 def test_a_smaller_number_of_threads_that_is_asked_for_is_kept(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert places(2, cores=range(16))[0].threads == 2
-    assert places(2, threads=3, cores=range(16))[1].cores == (3, 4, 5)
+    assert places(2, threads=3, cores=range(7))[1].cores == (3, 4, 5)
+
+
+def test_workers_that_leave_room_for_a_neighbour_are_not_pinned():
+    assert not any(seat.cores for seat in places(4, threads=2, cores=range(16)))
 
 
 @pytest.mark.parametrize(
@@ -222,6 +226,16 @@ def test_a_recorded_cell_is_read_once_and_a_cell_that_is_given_twice_runs_once(t
 
     run_bench([configs[0], configs[0]], fresh, Environment(), hire=hire)
     assert crews[0].given == [configs[0]]
+
+
+@pytest.mark.parametrize("kind", ["records", "predictions", "adapters"])
+def test_files_that_were_damaged_on_their_way_are_not_kept(tmp_path, serial, photos, kind):
+    digest = cells(photos)[1].digest()
+    files, store = serial.export(digest), Store(tmp_path)
+    with pytest.raises(StorageError, match=f"{kind.rstrip('s')}.*damaged"):
+        store.accept(digest, {**files, kind: files[kind][:-9] + b"?" + files[kind][-8:]})
+    assert not list(tmp_path.rglob("*.*"))
+    assert store.accept(digest, files) == store.get(digest) == serial.get(digest)
 
 
 # ---------------------------------------------------------------------------------------------------------- processes

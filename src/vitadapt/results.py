@@ -180,10 +180,14 @@ class Store:
 
     def accept(self, digest: str, files: Mapping[str, bytes]) -> Record:
         """Keep the files of a cell that ran elsewhere, the record last. Raises StorageError when they are damaged."""
-        record = Record.from_json(files["records"].decode())
-        for kind, seal in record.files.items():
-            if bytes_digest(files[kind]) != seal:
-                raise StorageError(f"{digest}: the {kind} came back damaged; the cell has to be run again")
+        try:
+            record = Record.from_json(files["records"].decode())
+            broken = [kind for kind, seal in record.files.items() if bytes_digest(files[kind]) != seal]
+        except (ValueError, TypeError, KeyError) as error:
+            raise StorageError(f"{digest}: its record came back damaged ({error}); run it again") from error
+        if broken:
+            raise StorageError(f"{digest}: its {' and '.join(broken)} came back damaged; run it again")
+        for kind in record.files:
             self._write(kind, digest, files[kind])
         self._write("records", digest, files["records"])
         self.path("failures", digest).unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -118,21 +118,23 @@ class Cluster:
                 return self._kept(flight.config, self.ray.get(reference))
             except self.ray.exceptions.RayTaskError as error:  # the node could not even begin: nothing else would help
                 reason = str(error.cause or error).splitlines()[-1]
-                self.store.fail(flight.config.digest(), str(error))
-                return Outcome(flight.config, None, f"a node cannot run cells: {reason}")
+                return self._failed(flight.config, Failed(f"a node cannot run cells: {reason}", str(error)))
             except self.ray.exceptions.RayError as error:
                 return Lost(flight.config, f"its worker or node is gone ({type(error).__name__})")
 
     def _kept(self, config: RunConfig, given: dict[str, bytes] | Failed) -> Event:
-        digest = config.digest()
         if isinstance(given, Failed):
-            self.store.fail(digest, given.trace)
-            return Outcome(config, None, given.reason)
-        self.store.sweep(digest)
+            return self._failed(config, given)
+        self.store.sweep(config.digest())
         try:
-            return Outcome(config, self.store.accept(digest, given))
+            return Outcome(config, self.store.accept(config.digest(), given))
         except StorageError as error:
             return Outcome(config, None, str(error))
+
+    def _failed(self, config: RunConfig, failed: Failed) -> Event:
+        with suppress(StorageError):  # a full disk must not stop the others
+            self.store.fail(config.digest(), failed.trace)
+        return Outcome(config, None, failed.reason)
 
     def _slots(self) -> int:
         """How many cells the living nodes can run at once."""

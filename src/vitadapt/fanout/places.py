@@ -38,8 +38,9 @@ def places(
 ) -> list[Place]:
     """Equal shares for `workers` processes: the threads of all (they decide the last bits of sums) are the same number.
 
-    Cores are shared out without overlap while there are enough of them. GPUs go round, several workers to one when they
-    are fewer. Raises ConfigError for fewer than one worker or thread.
+    Cores are shared out without overlap when the workers fill the machine, neither more nor less: where they leave
+    room, a neighbour may be at work, and pinned to the same cores both would wait for each other. GPUs go round,
+    several workers to one when they are fewer. Raises ConfigError for fewer than one worker or thread.
     """
     if workers < 1:
         raise ConfigError(f"--workers must be at least 1, got {workers}")
@@ -47,11 +48,11 @@ def places(
         raise ConfigError(f"--threads must be at least 1, got {threads}")
     cores = usable_cores() if cores is None else cores
     share = threads or _wished(max(1, len(cores) // workers))
-    enough = workers * share <= len(cores)
+    full = share == len(cores) // workers
     return [
         Place(
             threads=share,
-            cores=tuple(cores[i * share : (i + 1) * share]) if enough else (),
+            cores=tuple(cores[i * share : (i + 1) * share]) if full else (),
             gpu=gpus[i % len(gpus)] if gpus else None,
         )
         for i in range(workers)

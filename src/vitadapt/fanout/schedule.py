@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from ..config import RunConfig
-from ..errors import CellBusy, ConfigError
+from ..errors import CellBusy, ConfigError, StorageError
 from ..results import Store
 from .crew import Busy, Crew, Event, Lost, Outcome, Watch
 
@@ -111,5 +112,6 @@ def _settle(event: Event | None, queue: Queue, store: Store, watch: Watch, death
                 queue.again(config)
                 return
             reason = f"given up after {ATTEMPTS} attempts: {why}"
-            store.fail(digest, reason + "\n")
+            with suppress(StorageError):  # a full disk must not stop the others
+                store.fail(digest, reason + "\n")
             yield Outcome(config, None, reason)
