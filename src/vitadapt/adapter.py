@@ -1,6 +1,7 @@
 """The adapter file: what was learnt, as safetensors with metadata. Kilobytes, never code.
 
-Tensors: `backbone.NAME` for every trainable tensor of the adapted backbone, `head.NAME` for the classifier head with
+Tensors: `backbone.NAME` for every trainable tensor of the adapted backbone, `constant.NAME` for what its method drew
+at random and does not train, `head.NAME` for the classifier head with
 its feature statistics. Metadata: one entry `vitadapt`, a JSON object with format, method, backbone, image_size,
 classes, base and, unless it is the usual one, head (one entry, because the order of several is left to chance and the
 same run must give the same bytes).
@@ -21,7 +22,7 @@ from .config import build
 from .errors import WeightsError
 from .head import ZERO, Classifier, Head, HeadSpec, unprojected
 from .methods import METHODS
-from .surgery import Method, adapt, load_trainable_state, trainable_state
+from .surgery import Method, adapt, constants, load_trainable_state, trainable_state
 
 FORMAT = "vitadapt-adapter/1"
 
@@ -41,6 +42,7 @@ class AdapterInfo:
 def adapter_bytes(model: Classifier, info: AdapterInfo) -> bytes:
     """The file's contents."""
     tensors = {f"backbone.{name}": t for name, t in trainable_state(model.backbone).items()}
+    tensors |= {f"constant.{name}": t.detach().cpu() for name, t in constants(model.backbone).items()}
     tensors |= {f"head.{name}": t.detach().cpu().contiguous() for name, t in model.head.state_dict().items()}
     method = {"name": METHODS.name_of(info.method), **asdict(cast(Any, info.method))}
     about = {
@@ -87,6 +89,11 @@ def load_adapter(path: Path | str, backbone: nn.Module, base: str | None = None)
         backbone, _ = unprojected(backbone)
     adapted = adapt(backbone, info.method)
     load_trainable_state(adapted, _part(tensors, "backbone."))
+    kept = _part(tensors, "constant.")
+    for name, constant in constants(adapted).items():
+        if name not in kept:
+            raise WeightsError(f"{path}: lacks {name}, which {info.method} needs; was it copied completely?")
+        constant.copy_(kept[name])
     head = Head(tensors["head.linear.weight"].shape[1], len(info.classes), info.head, pretrained=1.0)
     try:
         head.load_state_dict(_part(tensors, "head."))

@@ -7,14 +7,13 @@ the test set.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from .checkpoint import running_statistics
 from .config import Recipe, RunConfig, data_table, recipe_for
@@ -128,7 +127,7 @@ class ElevaterReleased:
         return replace(seen, trained=replace(trained, chosen={**chosen, **trained.chosen}))
 
     def _search(self, train: Task, held: Task, switches: Switches, shuffle: torch.Generator, diary: Diary) -> Choice:
-        rows, labels = batches_of(train, shuffle), held.labels.numpy()
+        rows, labels = Shuffled(len(train.labels), shuffle), held.labels.numpy()
 
         def trial(lr: float, decay: float) -> float:
             if switches.resets_order:
@@ -154,7 +153,7 @@ class ElevaterReleased:
             probabilities = look_at(model, test.images, task.setting)
             best.offer(score_of(task, test.labels, probabilities), probabilities, model)
 
-        log = fit_released(model, task, recipe, batches_of(task, shuffle, recipe.batch_size), look)
+        log = fit_released(model, task, recipe, Shuffled(len(task.labels), shuffle, recipe.batch_size), look)
         return best.seen(model, log)
 
     def budget(self, config: RunConfig, labels: Tensor) -> Budget:
@@ -221,9 +220,24 @@ def classifier(task: Task) -> Classifier:
     return Classifier(backbone, head.to(task.setting.device)).eval()
 
 
-def batches_of(task: Task, shuffle: torch.Generator | None, size: int = 64) -> Rows:
-    """Row numbers in batches, shuffled anew by every pass; by torch's own generator without another."""
-    return DataLoader(range(len(task.labels)), size, shuffle=True, generator=shuffle)  # type: ignore[arg-type]
+@dataclass(frozen=True)
+class Shuffled:
+    """Rows 0..count-1 in batches, in a new order every pass, as a DataLoader draws it (Q26): from `generator` a number
+    that nothing uses and then the order; without one both from torch's own, the order by way of a generator it seeds.
+    """
+
+    count: int
+    generator: torch.Generator | None
+    size: int = 64
+
+    def __iter__(self) -> Iterator[Tensor]:
+        _draw(self.generator)
+        order = self.generator or torch.Generator().manual_seed(_draw(None))
+        yield from torch.randperm(self.count, generator=order).split(self.size)
+
+
+def _draw(generator: torch.Generator | None) -> int:
+    return int(torch.empty((), dtype=torch.int64).random_(generator=generator))
 
 
 def fit_released(
@@ -257,7 +271,7 @@ def fit_released(
 
 def look_at(model: Classifier, images: Inputs, setting: Setting) -> np.ndarray:
     """Softmax probabilities (N, C), for several labels too (Q33), in batches of 64 in the images' order (Q3, Q19)."""
-    torch.empty((), dtype=torch.int64).random_()  # the seed that every pass of a DataLoader draws for its workers
+    _draw(None)  # as every pass of a DataLoader, whose workers are seeded with it
     logits = forward_all(model, images, replace(setting, progress=None), "test", batch_size=64)
     probabilities: np.ndarray = logits.softmax(dim=-1).numpy()
     return probabilities

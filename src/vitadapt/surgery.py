@@ -187,6 +187,17 @@ def trainable_state(model: nn.Module) -> State:
     return {name: p.detach().cpu().clone() for name, p in trainable(model).items()}
 
 
+def constants(model: nn.Module) -> State:
+    """Name -> buffer of what a method created: it does not train, and without it what was learnt makes no sense."""
+    places: dict[type, str] = {ViT: "shared", Block: "inserted", SlotLinear: "deltas"}
+    found: dict[int, tuple[str, Tensor]] = {}
+    for name, module in model.named_modules():
+        place = places.get(type(module))
+        for key, buffer in getattr(module, place).named_buffers() if place else ():
+            found.setdefault(id(buffer), (".".join(filter(None, (name, place, key))), buffer))
+    return dict(found.values())
+
+
 def load_trainable_state(model: nn.Module, state: State) -> None:
     """Write `state` into the trainable tensors, all or none.
 
