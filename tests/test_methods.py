@@ -21,7 +21,7 @@ from vitadapt.vit import SLOTS, ViT, ViTConfig
 
 VARIANTS: list[Method] = [
     KAdaptation(rule_rank=0),
-    KAdaptation(n=16, rank=2, rule_rank=3, scale=4.0, bias=False),
+    KAdaptation(n=16, rank=2, rule_rank=3, scale=2.0, bias=False),
     KAdaptation(targets=SLOTS),
     KAdaptation(rule_rank=0, bias=False, targets=SLOTS),
     KAdaptation(bias=False, targets=("k",)),

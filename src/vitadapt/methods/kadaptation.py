@@ -90,14 +90,15 @@ class KAdaptation(Method):
 
     n: number of Kronecker terms and side of the A_i; must divide the widths of the adapted matrices.
     rank: rank of the per-layer B_i. rule_rank: rank of the shared A_i, 0 for full n x n matrices.
-    scale: factor of the update. bias: one more vector per layer, added to every target (as in the published count).
+    scale: factor of the update (why 4: docs/experiments.md). bias: one more vector per layer, added to every target (as
+    in the published count).
     Parameters: see docs/methods.md. Departures from the published code: Q1-Q7 (docs/methods.md).
     """
 
     n: int = 32
     rank: int = 1
     rule_rank: int = 1
-    scale: float = 1.0
+    scale: float = 4.0
     bias: bool = True
     targets: tuple[Slot, ...] = ("q", "v")
 
