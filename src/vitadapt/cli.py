@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from . import cli_data, cli_leaderboard, cli_report, cli_stats
+from . import cli_data, cli_leaderboard, cli_plan, cli_report, cli_stats
 from .cli_options import Cache, DataRoot, Device, NoCache, Out, complain, environment_of, records_of
 from .errors import ConfigError, UnknownName, VitadaptError
 
@@ -33,6 +33,7 @@ app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_leaderboard.app)
 app.add_typer(cli_stats.app)
 app.add_typer(cli_report.app)
+app.add_typer(cli_plan.app)
 
 Download = Annotated[bool, typer.Option("--download", help="Fetch named datasets that are missing into --data-root.")]
 
