@@ -16,7 +16,8 @@ from .data import open_dataset
 from .data.catalog import resolve
 from .errors import DataError
 from .head import ZERO
-from .protocols import PROTOCOLS, Budget, Task
+from .protocols import Budget, Task
+from .released import procedure_of
 from .results import Store
 from .runner import Environment, cached_backbone, peak_memory_mb, training_pool
 from .surgery import trainable
@@ -121,7 +122,7 @@ def _first(seen: set[tuple[Any, ...]], key: tuple[Any, ...]) -> bool:
 def _budget(config: RunConfig, images: Images) -> Budget:
     if not len(images.labels):
         return Budget(0, 0, 0)
-    return PROTOCOLS[config.protocol].budget(config, images.labels)
+    return procedure_of(config.protocol).budget(config, images.labels)
 
 
 def images_of(config: RunConfig, environment: Environment) -> Images:
@@ -133,7 +134,7 @@ def images_of(config: RunConfig, environment: Environment) -> Images:
         if row is None:
             raise
         classes, count = len(row.classes), row.sizes["train"]
-        shots = PROTOCOLS[config.protocol].draws(config.shots)
+        shots = procedure_of(config.protocol).draws(config.shots)
         pool = count if shots is None else min(count, shots * classes)
         pool = pool if config.method.trains_head else 0
         return Images(torch.arange(pool) % classes, row.sizes["test"], classes, "not here: sizes of the catalog")
