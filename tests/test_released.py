@@ -22,6 +22,7 @@ from families import build, random_images
 from vitadapt.adapter import AdapterInfo, adapter_bytes, load_adapter
 from vitadapt.audit import probe, require_learnable
 from vitadapt.checkpoint import running_statistics
+from vitadapt.cli_released import print_optimism
 from vitadapt.config import Recipe, RunConfig
 from vitadapt.data.fewshot import sample_few_shot
 from vitadapt.data.images import Geometry, to_pixels
@@ -29,6 +30,7 @@ from vitadapt.errors import ConfigError, Diverged, MethodDefect
 from vitadapt.head import Classifier, Head, HeadSpec, TextStart
 from vitadapt.methods import METHODS
 from vitadapt.methods.released import scrambled
+from vitadapt.optimism import optimism_of
 from vitadapt.procedure import at_point
 from vitadapt.protocols import PROTOCOLS
 from vitadapt.released import (
@@ -43,6 +45,9 @@ from vitadapt.released import (
     look_at,
     score_of,
 )
+from vitadapt.report.table import remarks_of, rows_of
+from vitadapt.results import Record, Store
+from vitadapt.runner import Environment, run
 from vitadapt.search import Grid, coarse_to_fine
 from vitadapt.surgery import adapt, seeded, trainable
 from vitadapt.task import Task
@@ -398,3 +403,78 @@ def test_an_adapter_file_holds_the_constants_that_its_method_drew(tmp_path: Path
         torch.testing.assert_close(
             load_adapter(path, backbone).backbone(images), model.backbone(images), rtol=0, atol=0
         )
+
+
+def record(method: str, score: float, dataset: str, seed: int, last: float | None = None) -> Record:
+    protocol = "elevater" if last is None else "elevater-released"
+    config = RunConfig("random:tiny", METHODS[method](), dataset, seed=seed, protocol=protocol).resolved()
+    scores = {} if last is None else {"best on test": score, "last epoch": last}
+    empty: dict[str, Any] = {key: {} for key in ("parameters", "chosen", "seconds", "versions", "images")}
+    lists: dict[str, Any] = {key: [] for key in ("classes", "per_class", "losses")}
+    caveat = "" if last is None else "best epoch on the test set"
+    fixed = {"status": "ok", "metric": "accuracy", "pe": None, "peak_memory_mb": 0.0}
+    plain = {**empty, **lists, **fixed, "scores": scores, "caveat": caveat}
+    return Record(digest=config.digest(), config=config.to_dict(), score=score, **plain)
+
+
+RECORDS = [
+    record("lora-released", 60.0, "a", 0, 50.0),
+    record("lora-released", 70.0, "a", 1, 68.0),
+    record("lora-released", 40.0, "b", 0, 40.0),
+    record("lora", 55.0, "a", 0),
+    record("lora", 41.0, "b", 0),
+    record("kadaptation", 99.0, "a", 0),
+]
+
+
+def test_optimism_is_the_best_minus_the_last_epoch_and_minus_the_honest_protocol_on_the_same_cells() -> None:
+    first, second, average = optimism_of(RECORDS[::-1])
+    assert (first.dataset, first.seeds, first.best, first.last, first.selection) == ("a", 2, 65.0, 59.0, 6.0)
+    assert (first.pairs, first.honest, first.gap) == (1, 55.0, 5.0)
+    assert (second.selection, second.gap) == (0.0, -1.0)
+    assert (average.dataset, average.best, average.selection, average.gap) == ("average", 52.5, 3.0, 2.0)
+    assert optimism_of(RECORDS[3:]) == []
+
+
+def test_every_table_marks_what_looked_at_the_test_set() -> None:
+    rows = {row.method: row for row in rows_of(RECORDS)}
+    assert set(rows) == {"lora-released †", "lora", "kadaptation"}
+    assert any("† best epoch on the test set" in remark for remark in remarks_of(list(rows.values())))
+    assert not any("†" in remark for remark in remarks_of([rows["lora"]]))
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_results_prints_the_optimism(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for one in RECORDS:
+        Store(tmp_path).add(one, None, np.zeros(0), None)
+    print_optimism(Store(tmp_path).records()[0], form)  # type: ignore[arg-type]
+    said = capsys.readouterr().out
+    assert "lora-released †" in json.loads(said)[0]["method"] if form == "json" else "+6.0" in said and "-1.0" in said
+    with pytest.raises(ConfigError, match="no records of protocol elevater-released"):
+        print_optimism(RECORDS[3:], "text")
+
+
+def test_a_cell_runs_from_images_to_a_marked_record(photos: Path, tmp_path: Path) -> None:
+    method = METHODS["kadaptation-released"]()
+    config = RunConfig("random:tiny", method, str(photos), 1, protocol="elevater-released", head=HEAD)
+    recipe = dataclasses.replace(config.resolved().recipe, lr=0.1, weight_decay=1e-6, epochs=2)
+    done = run(dataclasses.replace(config, recipe=recipe), Store(tmp_path), Environment())
+    assert done.score == done.scores["best on test"] and done.caveat and done.method.endswith("†")
+    assert len(done.images["train"]) == 4 and done.images["test_count"] == 4
+    probabilities, labels = Store(tmp_path).predictions(done)
+    assert 100 * (probabilities.argmax(1) == labels).mean() == pytest.approx(done.score)
+    assert Record.from_json(done.to_json()) == done
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two classes of noise, dark and bright, three images for training and two for testing each."""
+    rng, root = np.random.default_rng(0), tmp_path / "photos"
+    for (label, mean), (part, count) in itertools.product(
+        {"dark": 60, "bright": 200}.items(), {"train": 3, "test": 2}.items()
+    ):
+        (root / part / label).mkdir(parents=True)
+        for i in range(count):
+            pixels = np.clip(rng.normal(mean, 30, (32, 32, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / part / label / f"{i}.png")
+    return root

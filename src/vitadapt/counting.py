@@ -11,6 +11,7 @@ from .config import data_table, parse_method
 from .errors import NotApplicable
 from .methods import METHODS
 from .surgery import adapt, trainable
+from .testing import law_trainable_tensors_learn
 from .weights import load_backbone
 
 MEAN_CLASSES = 57.55  # 1151 classes in the 20 datasets of ELEVATER
@@ -59,6 +60,16 @@ def audit_methods(backbone: str, methods: list[str]) -> dict[str, list[TensorRep
     """Method -> status of each of its trainable tensors after a few probe steps."""
     model = load_backbone(backbone)
     return {text: probe(model, parse_method(text)) for text in methods}
+
+
+def unsound(reports: dict[str, list[TensorReport]]) -> bool:
+    """Is there a tensor that cannot learn, in a method that does not say so of itself?"""
+    return any(
+        tensor.status != "live"
+        for method, tensors in reports.items()
+        if law_trainable_tensors_learn.__name__ not in parse_method(method).breaks
+        for tensor in tensors
+    )
 
 
 def plain(rows: list[CountRow], reports: dict[str, list[TensorReport]]) -> list[dict[str, Any]]:
