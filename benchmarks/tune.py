@@ -21,29 +21,22 @@ import torch
 
 from vitadapt.bench import expand
 from vitadapt.config import RunConfig, method_text
-from vitadapt.data import default_cache, open_dataset
-from vitadapt.protocols import PROTOCOLS, Task
-from vitadapt.runner import Environment, _pixels, cached_backbone, frozen_features, predict, training_pool
+from vitadapt.data import default_cache
+from vitadapt.protocols import PROTOCOLS
+from vitadapt.runner import Environment, pixels_of, predict, prepare
 from vitadapt.train import Setting
 
 
 def measure(config: RunConfig, environment: Environment, limit: int) -> dict[str, Any]:
     """Train one cell and score it on at most `limit` test images (the same ones for every method)."""
-    backbone, base = cached_backbone(config.backbone, config.image_size, "cpu")
-    dataset = open_dataset(config.dataset)
-    pool = training_pool(config, dataset, environment)
-    images = _pixels(pool, dataset, backbone, environment)
-    test = dataset.splits["test"]
-    rows = np.random.default_rng(0).permutation(len(test))[:limit]
-    test = test.take(np.sort(rows))
-    labels = torch.from_numpy(pool.labels)
-    features = frozen_features(backbone, base, images, environment, "features")
-    task = Task(config, backbone, images, labels, len(dataset.classes), features, environment.setting)
+    ready = prepare(config, environment)
     start = time.perf_counter()
-    trained = PROTOCOLS[config.protocol](task)
+    trained = PROTOCOLS[config.protocol](ready.task)
     seconds = time.perf_counter() - start
-    pixels = _pixels(test, dataset, backbone, environment)
-    probabilities = predict(trained, base, pixels, dataset, environment, environment.setting)
+    test = ready.dataset.splits["test"]
+    test = test.take(np.sort(np.random.default_rng(0).permutation(len(test))[:limit]))
+    pixels = pixels_of(test, ready.dataset, ready.task.backbone, environment)
+    probabilities = predict(trained, ready.frozen, pixels, ready.dataset, environment, environment.setting)
     accuracy = 100 * float((probabilities.argmax(1) == test.labels).mean())
     return {"score": accuracy, "loss": trained.log.losses[-1], "seconds": round(seconds, 1)}
 
@@ -85,7 +78,12 @@ def main() -> None:
     for shown, config in cells(arguments):
         digest = f"{config.digest()}-{arguments.limit}"
         if digest not in known:
-            row: dict[str, Any] = {"digest": digest, "method": method_text(config.method), "recipe": shown, "dataset": config.dataset}
+            row: dict[str, Any] = {
+                "digest": digest,
+                "method": method_text(config.method),
+                "recipe": shown,
+                "dataset": config.dataset,
+            }
             row |= {"seed": config.seed, "shots": config.shots, **measure(config, environment, arguments.limit)}
             known[digest] = row
             with arguments.log.open("a") as log:
