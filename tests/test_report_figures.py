@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from result_cases import record, saved
 from vitadapt.errors import ConfigError, UnknownName
 from vitadapt.report.diagrams import pooled, trials_of
-from vitadapt.report.figures import FIGURES, Subject
+from vitadapt.report.figures import FIGURES
 from vitadapt.report.panels import clean, label_points, number_text, short_names, untagged
 from vitadapt.report.plot import drawing, new_figure, plot
+from vitadapt.report.subject import Subject
 from vitadapt.results import Store
 
 HOSTILE = ("$\\frac{", "a\x00b\x1b[31m", "_hidden", "<script>alert(1)</script>", "数字", "x" * 300, "/p/q/photos")

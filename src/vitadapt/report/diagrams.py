@@ -1,29 +1,84 @@
-"""Two panels that need more than records' scores: reliability of probabilities, and the trials of a search."""
+"""Beyond scores: how trainings went, what searches tried, and how far probabilities can be trusted."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from ..errors import StorageError
 from ..results import Record
-from .panels import INK, MUTED, Axes, Tag, colour, dash, log_axis
+from .panels import INK, MUTED, Axes, Panel, Picture, Tag, colour, dash, log_axis
+from .subject import Predictions, Subject
+from .table import Group
 
-Predictions = Callable[[Record], tuple[np.ndarray, np.ndarray]]
-"""Record -> (probabilities (N, C), labels). Raises StorageError when there are none."""
-
-
-class Names(Protocol):
-    """What these panels ask of the subject: where predictions are, and what datasets are called."""
-
-    predictions: Predictions
-    short: dict[str, str]
+MOST_PREDICTIONS = 300  # files that are read for reliability diagrams
 
 
-def draw_reliability(axes: Axes, tag: Tag, records: Sequence[Record], subject: Names) -> None:
+def learning(subject: Subject) -> Picture:
+    """The mean training loss of every epoch."""
+    panels = []
+    for title, about, groups in subject.by_dataset():
+        trained = [group for group in groups if any(record.losses for record in group.records)]
+        if trained:
+            draw = partial(_draw_learning, groups=trained, subject=subject)
+            panels.append(Panel(title, draw, about, f"losses of {len(trained)} methods"))
+    caption = "Mean training loss per epoch of the final training; the band holds all seeds. Recipes differ in length."
+    return Picture("learning", "Learning curves", caption, panels, subject.methods)
+
+
+def _draw_learning(axes: Axes, tag: Tag, groups: Sequence[Group], subject: Subject) -> None:
+    shown: list[float] = []
+    for group in groups:
+        number = subject.methods.index(group.method)
+        curves = [record.losses for record in group.records if record.losses]
+        length = min(map(len, curves))
+        losses = np.maximum(np.array([curve[:length] for curve in curves]), 1e-8)
+        epochs = np.arange(1, length + 1)
+        shown += [losses.min(), losses.max()]
+        mean, marker = losses.mean(axis=0), "o" if length == 1 else None
+        paint = {"color": colour(number), "linestyle": dash(number), "lw": 1.4, "marker": marker, "ms": 4}
+        (line,) = axes.plot(epochs, mean, **paint)
+        tag(line, f"{group.method}: last loss {mean[-1]:.3g}", method=group.method)
+        if len(curves) > 1:
+            band = axes.fill_between(epochs, losses.min(axis=0), losses.max(axis=0), color=colour(number), alpha=0.15)
+            band.set_linewidth(0)
+            tag(band, "", method=group.method)
+    log_axis(axes.yaxis, shown)
+    axes.grid(True)
+    lengths = [len(record.losses) for group in groups for record in group.records if record.losses]
+    if max(lengths) > 3 * min(lengths):
+        log_axis(axes.xaxis, [1, max(lengths)])
+    else:
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("training loss")
+
+
+def reliability(subject: Subject) -> Picture:
+    """Confidence against the share that is right, from stored predictions of the test images."""
+    found = [item for item in subject.by_method() if any(record.files for record in item[2].records)]
+    most = max(3, MOST_PREDICTIONS // max(len(found), 1))
+    panels = []
+    for title, about, group in found:
+        chosen = sorted((r for r in group.records if "predictions" in r.files), key=lambda r: r.config["seed"])[:most]
+        if chosen:
+            draw = partial(_draw_reliability, records=chosen, subject=subject)
+            panels.append(Panel(title, draw, about, "", (3.1, 3.0)))
+    caption = (
+        "Confidence and share of right answers in bins of equal size, one line per dataset; below the diagonal a model "
+        f"is too sure of itself. At most {most} runs per method are read, lower seeds first."
+    )
+    legend = [subject.name(dataset) for dataset in subject.short]
+    return Picture(
+        "reliability", "Reliability of the probabilities", caption, panels, legend if len(legend) > 1 else ()
+    )
+
+
+def _draw_reliability(axes: Axes, tag: Tag, records: Sequence[Record], subject: Subject) -> None:
     """Confidence against the share of right answers; one line per dataset, its seeds pooled."""
     from ..reliability import calibration_bins, ece
 
@@ -63,6 +118,22 @@ def pooled(records: Sequence[Record], predictions: Predictions) -> dict[str, tup
     }
 
 
+def search(subject: Subject) -> Picture:
+    """What the searches tried, and how it scored on the validation images."""
+    panels = []
+    for title, about, group in subject.by_method():
+        trials = [trial for record in group.records for trial in trials_of(record)]
+        if trials:
+            chosen = [(r.chosen.get("lr"), r.chosen.get("weight_decay")) for r in group.records]
+            panels.append(
+                Panel(title, partial(_draw_search, trials=trials, chosen=chosen), about, f"{len(trials)} trials")
+            )
+    caption = (
+        "Every trial of the searches, all datasets and seeds together; rings mark what was chosen, crosses diverged."
+    )
+    return Picture("search", "Search for learning rate and weight decay", caption, panels)
+
+
 def trials_of(record: Record) -> list[tuple[float, float, float | None]]:
     """(learning rate, weight decay, score or None) of every point that was tried; of several trials of one point the
     longest. Records without a search, or with a trace in another form, tell of none."""
@@ -76,7 +147,7 @@ def trials_of(record: Record) -> list[tuple[float, float, float | None]]:
     return [(lr, decay, score) for (lr, decay), (_, score) in longest.items()]
 
 
-def draw_search(
+def _draw_search(
     axes: Axes, tag: Tag, trials: Sequence[tuple[float, float, float | None]], chosen: Sequence[tuple[Any, Any]]
 ) -> None:
     """Trials in the plane of learning rate and weight decay; colour is the mean score of equal ones."""

@@ -18,10 +18,11 @@ from ..command import commands_of
 from ..errors import ConfigError
 from ..files import write_atomic
 from ..results import Record, Store
-from .figures import FIGURES, MOST_PANELS, Subject
+from .figures import FIGURES
 from .inline import inline_svg
-from .panels import SERIES, Picture, clean
+from .panels import MOST_PANELS, SERIES, Picture, clean
 from .plot import drawing
+from .subject import Subject
 from .table import VARYING, columns_of, remarks_of, rows_of, setting_text, varying
 
 FILTERS = ("method", "dataset", *VARYING, "status")
@@ -61,7 +62,7 @@ def page(records: Sequence[Record], store: Store, damaged: Sequence[str] = ()) -
         filters=_filters(records, subject),
         pictures=_pictures(subject),
         results=_results(records, subject),
-        runs=_runs(records, subject),
+        runs=_runs(subject),
         commands=commands_of(record.config for record in records)[:MOST_COMMANDS],
         versions=_versions(records),
     )
@@ -162,13 +163,13 @@ def _results(records: Sequence[Record], subject: Subject) -> dict[str, Any]:
     return {"columns": columns, "rows": list(zip(known, body, strict=True)), "remarks": remarks_of(rows)}
 
 
-def _runs(records: Sequence[Record], subject: Subject) -> dict[str, Any]:
+def _runs(subject: Subject) -> dict[str, Any]:
     """All runs for the script: one list per run in the order of `columns`, and what its details show."""
     settings = varying(subject.groups)
     numbers = {"seed": 0, "score": 2, "PE": 2, "trained": 0, "seconds": 1, "memory MB": 0}  # digits after the point
     columns = ["dataset", "method", *(name.replace("_", " ") for name in settings), *numbers, "status"]
     rows = []
-    for record in records:
+    for record in (record for group in subject.groups for record in group.records):
         about = _about(record, subject)
         cells: list[Any] = [subject.short[about["dataset"]], about["method"], *(about[name] for name in settings)]
         cells += [record.config["seed"], _rounded(record.score, 2), _rounded(record.pe, 2)]

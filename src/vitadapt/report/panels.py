@@ -20,6 +20,7 @@ SERIES = ("#0067a8", "#c44e00", "#007f5f", "#a8478b", "#8a6d00", "#4a4fc4", "#b3
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)))
 WIDE, SMALL = (6.0, 4.0), (3.5, 2.7)  # inches
 LONGEST = 30
+MOST_PANELS = 60  # of one picture
 
 
 class Tag(Protocol):

@@ -12,8 +12,10 @@ from typing import Any
 from ..errors import ConfigError, StorageError
 from ..registry import unknown
 from ..results import Record
-from .figures import FIGURES, MOST_PANELS, Predictions, Subject, pareto
-from .panels import Panel, Picture, colour, dash, style, untagged
+from .costs import pareto
+from .figures import FIGURES
+from .panels import MOST_PANELS, Panel, Picture, colour, dash, style, untagged
+from .subject import Predictions, Subject
 
 ENDINGS = (".png", ".svg", ".pdf")
 __all__ = ["ENDINGS", "pareto", "plot", "plot_accuracy"]
