@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .cli_options import AsJson, Cache, DataRoot, Device, Runs, complain, environment_of, records_of
-from .errors import ConfigError, NotApplicable
+from .errors import ConfigError, Diverged, NotApplicable
 
 if TYPE_CHECKING:
     from .comparison import Comparison
     from .interpolation import Point
     from .ranking import Ranking
+    from .report.table import Format
     from .results import Record, Store
 
 app = typer.Typer()
@@ -27,6 +28,13 @@ EXPLAINED = """points: mean over datasets of the mean over seeds; interval: 95 %
 p: Wilcoxon signed-rank, corrected for the number of comparisons (Holm); runs on one dataset resemble each other,
    so that p over pairs speaks of these datasets, and only p over datasets of others
 detectable: the smallest true difference that so many pairs find (paired t test, level 0.05, power 0.8)"""
+
+HEADS = {"nll": "NLL", "ece": "ECE", "brier": "Brier", "aurc": "AURC", "temperature": "T", "zero-shot": "as zero-shot"}
+HEADS |= {"nll@T": "NLL at T", "ece@T": "ECE at T", "brier@T": "Brier at T"}
+MEASURED = [
+    "means over datasets of means over seeds, less is better; ECE in 15 bins of equal mass, NLL in nats",
+    "T: temperature from training images held out in turn ('vitadapt calibrate'); never from the test images",
+]
 
 
 @app.command()
@@ -73,6 +81,56 @@ def curve(
     else:
         _print_curves(list(found.values()))
     _finish(skipped, bool(found))
+
+
+@app.command()
+def calibrate(
+    runs: Runs,
+    digests: Digests = None,
+    folds: Annotated[int, typer.Option(help="Trainings per run, each without one part of its images.")] = 5,
+    cache: Cache = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+) -> None:
+    """Fit a temperature to each run, on training images held out in turn: the run's training is repeated per fold."""
+    from .calibration import calibrate as fitted
+
+    store, environment = _store(runs), environment_of(cache, False, data_root, device)
+    skipped, done = {}, False
+    for record in _chosen(runs, digests):
+        try:
+            print(f"{_name(record)}: temperature {fitted(record, store, environment, folds):.3g}", flush=True)
+            done = True
+        except (NotApplicable, ConfigError, Diverged) as error:
+            skipped[record.digest] = f"{_name(record)}: {error}"
+    _finish(skipped, done)
+
+
+def print_reliability(runs: Path, records: Sequence[Record], form: Format) -> None:
+    """The reliability of each method's probabilities, from stored predictions."""
+    from .calibration import reliability_of
+    from .console import print_columns
+    from .report.table import setting_text, varying, written
+
+    rows = reliability_of(records, _store(runs))
+    if not rows:
+        raise ConfigError(f"{runs}: no predictions are stored there")
+    if form == "json":
+        print(json.dumps([{**asdict(row), "setting": dict(row.setting)} for row in rows], indent=1))
+        return
+    settings = varying(rows)
+    names = list(dict.fromkeys(name for row in rows for name in row.measures))
+    body = [
+        [setting_text(n, dict(row.setting)[n]) for n in settings]
+        + [row.method, str(len(row.runs)), *(_short(row.measures.get(name)) for name in names)]
+        for row in rows
+    ]
+    head = [*settings, "method", "runs", *(HEADS.get(name, name) for name in names)]
+    if form == "text":
+        print_columns(head, body, left=("method", *settings))
+        print("\n".join(MEASURED))
+    else:
+        print(written(head, body, MEASURED, form))
 
 
 def _print_curves(found: Sequence[tuple[Record, Sequence[Point]]]) -> None:
@@ -181,6 +239,10 @@ def _print_ranking(ranking: Ranking) -> None:
     for drop in changes:
         swaps = ", ".join(f"{a} / {b}" for a, b in drop.swapped)
         print(f"  without {drop.without}: {swaps} change places")
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _number(value: float | None) -> str:

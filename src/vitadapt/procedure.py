@@ -88,10 +88,15 @@ def after(train: Task, held: Task, recipe: Recipe, epochs: int, label: str) -> t
 
 
 def cross_validated(task: Task, recipe: Recipe, fold: np.ndarray, label: str) -> tuple[float]:
-    """The metric over all images, each predicted by the classifier that was trained on the other folds.
+    """The metric over all images by their `out_of_fold` probabilities.
 
-    fold: (N,). All folds are scored together, so that a metric needs no image of every class in each of them.
+    All folds are scored together, so that a metric needs no image of every class in each of them.
     """
+    return (task.score_of(out_of_fold(task, recipe, fold, label)),)
+
+
+def out_of_fold(task: Task, recipe: Recipe, fold: np.ndarray, label: str) -> Tensor:
+    """(N, C) probabilities of all images, each by the classifier that was trained on the other folds; fold: (N,)."""
     pooled = torch.zeros(len(fold), task.classes)
     for number in np.unique(fold):
         rest, own = (torch.from_numpy(np.flatnonzero(part)) for part in (fold != number, fold == number))
@@ -99,7 +104,7 @@ def cross_validated(task: Task, recipe: Recipe, fold: np.ndarray, label: str) ->
         model, order = _start(train)
         train.fit(model, recipe, order, label)
         pooled[own] = task.take(own).probabilities(model)
-    return (task.score_of(pooled),)
+    return pooled
 
 
 def train_final(task: Task, recipe: Recipe, rows: Tensor | None = None, **chosen: Any) -> Trained:

@@ -110,15 +110,68 @@ def run(
 
 
 def _run(config: RunConfig, digest: str, store: Store, environment: Environment) -> Record:
-    clock, setting = Clock(), replace(environment.setting, precision=config.precision)
+    clock = Clock()
+    if law_trainable_tensors_learn.__name__ not in config.method.breaks:
+        require_learnable(cached_probe(config.backbone, config.image_size, cast(Any, config.method)))
+    ready = prepare(config, environment, clock)
+    task = replace(ready.task, checkpoint=store.path("checkpoints", digest), trials=store.path("trials", digest))
+    dataset = ready.dataset
+    with clock.phase("data"):
+        test = pixels_of(dataset.splits["test"], dataset, task.backbone, environment)
+    labels = dataset.splits["test"].labels
+    record = _blank_record(config, digest, dataset, ready.pool, task, environment)
+    record = replace(record, notes=[*record.notes, *ready.said])
+    try:
+        with clock.phase("train"):
+            trained, seen = _train(task, OpenTest(test, labels))
+    except Diverged as error:
+        record = replace(record, status="diverged", notes=[*record.notes, str(error)], seconds=clock.seconds)
+        return store.add(record, None, labels, None)
+    with clock.phase("test"):
+        if seen is not None:
+            probabilities, score, by_class = seen.probabilities, seen.score, 100 * seen.per_class(labels)
+            record = replace(record, scores=seen.scores)
+        else:
+            probabilities = predict(trained, ready.frozen, test, dataset, environment, task.setting)
+            score, by_class = SealedTest(labels, dataset.metric).score(probabilities)
+    record = _finished(record, trained, score, by_class, clock)
+    size = cast(Any, task.backbone).image_size
+    info = AdapterInfo(config.method, config.backbone, size, dataset.classes, ready.base, config.head_spec)
+    return store.add(record, probabilities, labels, adapter_bytes(trained.model, info))
+
+
+def _train(task: Task, test: OpenTest) -> tuple[Trained, Seen | None]:
+    """The trained classifier, and what a protocol that looks at the test set saw there; no other is given `test`."""
+    name = task.config.protocol
+    if name not in UNBLINDED:
+        return PROTOCOLS[name](task), None
+    seen = UNBLINDED[name](task, test)
+    return seen.trained, seen
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a cell works on before any training: nothing of it comes from the test images.
+
+    `base` is the digest of the backbone as it was loaded, `frozen` as it is used; `said` are notes for the record.
+    """
+
+    task: Task
+    dataset: Dataset
+    pool: Examples
+    base: str
+    frozen: str
+    said: list[str]
+
+
+def prepare(config: RunConfig, environment: Environment, clock: Clock | None = None) -> Prepared:
+    """Backbone, labelled images, their features and the text of a cell. The task has no files of its own."""
+    clock, setting = clock or Clock(), replace(environment.setting, precision=config.precision)
     with clock.phase("data"):
         backbone, base = cached_backbone(config.backbone, config.image_size, setting.device)
         dataset = open_dataset(config.dataset, environment.data_root)
         pool = training_pool(config, dataset, environment)
         images = pixels_of(pool, dataset, backbone, environment)
-        test = pixels_of(dataset.splits["test"], dataset, backbone, environment)
-    if law_trainable_tensors_learn.__name__ not in config.method.breaks:
-        require_learnable(cached_probe(config.backbone, config.image_size, cast(Any, config.method)))
     with clock.phase("features"):
         text, said = _text(config, backbone, dataset, environment)
         backbone, frozen, text = _with_projection(config, backbone, base, text)
@@ -131,40 +184,10 @@ def _run(config: RunConfig, digest: str, store: Store, environment: Environment)
         classes=len(dataset.classes),
         features=features,
         setting=setting,
-        checkpoint=store.path("checkpoints", digest),
         text=text,
         metric=dataset.metric,
-        trials=store.path("trials", digest),
     )
-    labels = dataset.splits["test"].labels
-    record = _blank_record(config, digest, dataset, pool, task, environment)
-    record = replace(record, notes=[*record.notes, *said])
-    try:
-        with clock.phase("train"):
-            trained, seen = _train(task, OpenTest(test, labels))
-    except Diverged as error:
-        record = replace(record, status="diverged", notes=[*record.notes, str(error)], seconds=clock.seconds)
-        return store.add(record, None, labels, None)
-    with clock.phase("test"):
-        if seen is not None:
-            probabilities, score, by_class = seen.probabilities, seen.score, 100 * seen.per_class(labels)
-            record = replace(record, scores=seen.scores)
-        else:
-            probabilities = predict(trained, frozen, test, dataset, environment, setting)
-            score, by_class = SealedTest(labels, dataset.metric).score(probabilities)
-    record = _finished(record, trained, score, by_class, clock)
-    size = cast(Any, backbone).image_size
-    info = AdapterInfo(config.method, config.backbone, size, dataset.classes, base, config.head_spec)
-    return store.add(record, probabilities, labels, adapter_bytes(trained.model, info))
-
-
-def _train(task: Task, test: OpenTest) -> tuple[Trained, Seen | None]:
-    """The trained classifier, and what a protocol that looks at the test set saw there; no other is given `test`."""
-    name = task.config.protocol
-    if name not in UNBLINDED:
-        return PROTOCOLS[name](task), None
-    seen = UNBLINDED[name](task, test)
-    return seen.trained, seen
+    return Prepared(task, dataset, pool, base, frozen, said)
 
 
 def _text(
