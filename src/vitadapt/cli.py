@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from . import cli_data, cli_leaderboard, cli_plan, cli_report, cli_stats
+from . import cli_data, cli_leaderboard, cli_plan, cli_released, cli_report, cli_stats
 from .cli_options import Cache, DataRoot, Device, NoCache, Out, complain, environment_of, records_of
 from .errors import ConfigError, UnknownName, VitadaptError
 
@@ -139,6 +139,10 @@ def bench(
 def results(
     runs: Annotated[Path, typer.Argument(help="A folder made by run or bench.")],
     format: Annotated[str, typer.Option("--format", "-f", help="text, md, csv, latex or json.")] = "text",
+    reliability: Annotated[bool, typer.Option(help="How far the probabilities can be trusted, instead.")] = False,
+    optimism: Annotated[
+        bool, typer.Option(help="How much published-style numbers owe to looking at the test set, instead.")
+    ] = False,
 ) -> None:
     """Print the table of all records in a folder: dataset x method, mean +- sd over seeds, average, PE."""
     from .report.table import render
@@ -146,7 +150,11 @@ def results(
     if format not in ("text", "md", "csv", "latex", "json"):
         raise ConfigError(f"unknown format {format!r}; choose text, md, csv, latex or json")
     records = records_of(runs)
-    if format == "text":
+    if optimism:
+        cli_released.print_optimism(records, format)  # type: ignore[arg-type]
+    elif reliability:
+        cli_stats.print_reliability(runs, records, format)  # type: ignore[arg-type]
+    elif format == "text":
         _print_table(records)
     else:
         print(render(records, format))  # type: ignore[arg-type]
@@ -168,7 +176,7 @@ def count(
         print(json.dumps(counting.plain(rows, reports), indent=1))
     else:
         _print_counts(rows, reports)
-    if any(tensor.status != "live" for tensors in reports.values() for tensor in tensors):
+    if counting.unsound(reports):
         raise typer.Exit(1)
 
 
