@@ -14,6 +14,8 @@ from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from .deltas import Delta as Delta
+from .deltas import ThinDelta as ThinDelta
 from .errors import ConfigError, NotApplicable, NotMergeable, WeightsError
 from .vit import PLACES, SLOTS, Block, Place, Slot, SlotLinear, ViT
 
@@ -34,40 +36,6 @@ class Method(Protocol):
 
     def adapt(self, vit: Any) -> None:
         """Edit the frozen `vit` in place. Raises NotApplicable when it lacks what the method needs."""
-
-
-class Delta(nn.Module):
-    """An additive change of some rows of a weight W (D_out x D_in) and of their bias."""
-
-    def branch(self, x: Tensor) -> Tensor:
-        """What the change adds to the layer's output: (B, N, D_in) -> (B, N, D_out). Equals x matrix()^T + bias()."""
-        raise NotImplementedError
-
-    def matrix(self) -> Tensor:
-        """The change itself, (D_out, D_in); built only for merging."""
-        raise NotImplementedError
-
-    def bias(self) -> Tensor | None:
-        """What is added to the bias, (D_out,), or None."""
-        return None
-
-
-class ThinDelta(Delta):
-    """A delta P Q^T given by thin factors, so that no D_out x D_in matrix is built during training."""
-
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """P (D_out, R) and Q (D_in, R), any scale included."""
-        raise NotImplementedError
-
-    def branch(self, x: Tensor) -> Tensor:
-        p, q = self.factors()
-        thin = x @ q  # (B, N, D_in) -> (B, N, R)
-        bias = self.bias()
-        return nn.functional.linear(thin, p, bias)
-
-    def matrix(self) -> Tensor:
-        p, q = self.factors()
-        return p @ q.T
 
 
 @contextmanager

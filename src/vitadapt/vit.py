@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .deltas import all_thin, thin_linear
+
 Slot = Literal["q", "k", "v", "o", "fc1", "fc2"]
 Place = Literal["attention", "mlp"]
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu"]
@@ -120,7 +122,7 @@ class SlotLinear(nn.Linear):
     """A linear layer whose output rows belong to named slots, each of which may carry a delta.
 
     Returns one tensor per slot, (B, N, D_in) -> (B, N, D_out / slots) each; only the neighbouring `slots` that are
-    asked for, when not all are. A delta is a module with `branch(x)`, `matrix()` and `bias()` (see `surgery.Delta`); as
+    asked for, when not all are. A delta is a module with `branch(x)`, `matrix()` and `bias()` (see `deltas.Delta`); as
     a registered sub-module it moves and is saved with the layer.
     """
 
@@ -142,13 +144,14 @@ class SlotLinear(nn.Linear):
         else:
             rows = slice(self.rows(slots[0]).start, self.rows(slots[-1]).stop)
             weight, bias = weight[rows], None if bias is None else bias[rows]
-        whole = F.linear(x, weight, bias)
-        if len(slots) == 1 and not self.deltas:
-            return (whole,)
-        parts = whole.chunk(len(slots), dim=-1)
+        deltas = {slot: cast(Any, self.deltas[slot]) for slot in slots if slot in self.deltas}
+        if deltas and all_thin(x, weight, bias, list(deltas.values())):
+            size = len(weight) // len(slots)
+            places = {slot: slice(i * size, (i + 1) * size) for i, slot in enumerate(slots)}
+            return thin_linear(x, weight, bias, [(places[slot], d) for slot, d in deltas.items()]).chunk(len(slots), -1)
+        parts = F.linear(x, weight, bias).chunk(len(slots), dim=-1)
         return tuple(
-            part + cast(Any, self.deltas[slot]).branch(x) if slot in self.deltas else part
-            for slot, part in zip(slots, parts, strict=True)
+            part + deltas[slot].branch(x) if slot in deltas else part for slot, part in zip(slots, parts, strict=True)
         )
 
 
