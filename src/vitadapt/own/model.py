@@ -1,0 +1,75 @@
+"""A model folder in memory: the classifier, what its file says of itself, and answers about any images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from ..adapter import AdapterInfo, load_adapter, read_adapter
+from ..data import Examples, Geometry, open_pixels
+from ..data.examples import ImageRef
+from ..data.readers.arrays import to_refs
+from ..errors import WeightsError
+from ..head import Classifier
+from ..runner import cached_backbone
+from ..train import Setting, forward_all
+
+ADAPTER = "adapter.safetensors"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained classifier, ready to be asked. `path` is its adapter file."""
+
+    classifier: Classifier
+    info: AdapterInfo
+    path: Path
+    setting: Setting
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.info.classes
+
+    @property
+    def geometry(self) -> Geometry:
+        """How images become squares."""
+        resize = cast(Any, self.classifier.backbone).preprocess.resize
+        return Geometry(self.info.image_size, resize, self.info.squash)
+
+    def predict_proba(self, images: Any) -> np.ndarray:
+        """(N, C) probabilities of paths, PIL images, uint8 arrays (N, H, W, 3) or tensors (N, 3, H, W).
+
+        Raises DataError naming what is not an image.
+        """
+        return self.predict_refs(to_refs(images, "images"))
+
+    def predict_refs(self, refs: Sequence[ImageRef], cache: Path | None = None) -> np.ndarray:
+        """(N, C) probabilities of undecoded images. Raises DataError naming all that cannot be read."""
+        if not len(refs):
+            return np.zeros((0, len(self.classes)), dtype=np.float32)
+        examples = Examples(tuple(refs), np.zeros(len(refs), dtype=np.int64))
+        pixels = open_pixels(examples, self.geometry, cache)
+        logits = forward_all(self.classifier, pixels, self.setting, "predict")
+        probabilities: np.ndarray = logits.softmax(dim=1).numpy()
+        return probabilities
+
+
+def load_model(folder: Path | str, device: str = "cpu", setting: Setting | None = None) -> Model:
+    """The model in `folder` (made by `vitadapt fit`), or in an adapter file, with its backbone.
+
+    Raises WeightsError when there is none, or it does not fit its backbone, and what `load_backbone` raises.
+    """
+    path = Path(folder)
+    path = path / ADAPTER if path.is_dir() else path
+    if not path.is_file():
+        raise WeightsError(
+            f"{folder}: no model there (no {ADAPTER}); make one with 'vitadapt fit PHOTOS --out {folder}'"
+        )
+    info, _ = read_adapter(path)
+    backbone, base = cached_backbone(info.backbone, info.image_size, device)
+    classifier = load_adapter(path, backbone, base)
+    return Model(classifier, info, path, replace(setting or Setting(), device=device))
