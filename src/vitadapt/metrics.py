@@ -81,6 +81,14 @@ def per_class(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return scores
 
 
+def share_interval(right: int, count: int) -> tuple[float, float]:
+    """A 95 % interval of a share of which `right` of `count` were seen (Wilson 1927). Raises ValueError for none."""
+    from scipy.stats import binomtest
+
+    found = binomtest(right, count).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
+
+
 def _eleven_point_ap(positive: np.ndarray, score: np.ndarray) -> float:
     """Reached recalls are multiples of one part in the number of positives; 1e-12 forgives their rounding."""
     precision, recall = _precision_recall(positive, score)
