@@ -98,13 +98,18 @@ def cross_validated(task: Task, recipe: Recipe, fold: np.ndarray, label: str) ->
 def out_of_fold(task: Task, recipe: Recipe, fold: np.ndarray, label: str) -> Tensor:
     """(N, C) probabilities of all images, each by the classifier that was trained on the other folds; fold: (N,)."""
     pooled = torch.zeros(len(fold), task.classes)
-    for number in np.unique(fold):
-        rest, own = (torch.from_numpy(np.flatnonzero(part)) for part in (fold != number, fold == number))
-        train = task.take(rest)
-        model, order = _start(train)
-        train.fit(model, recipe, order, label)
-        pooled[own] = task.take(own).probabilities(model)
+    for number in np.unique(fold).tolist():
+        pooled[torch.from_numpy(fold == number)] = of_fold(task, recipe, fold, number, label)
     return pooled
+
+
+def of_fold(task: Task, recipe: Recipe, fold: np.ndarray, number: int, label: str) -> Tensor:
+    """(n, C) probabilities of the n images in fold `number`, by the classifier that was trained on all others."""
+    rest, own = (torch.from_numpy(np.flatnonzero(part)) for part in (fold != number, fold == number))
+    train = task.take(rest)
+    model, order = _start(train)
+    train.fit(model, recipe, order, label)
+    return task.take(own).probabilities(model)
 
 
 def train_final(task: Task, recipe: Recipe, rows: Tensor | None = None, **chosen: Any) -> Trained:
