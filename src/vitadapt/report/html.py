@@ -6,11 +6,8 @@ sorting and filtering is a page of plain JavaScript, allowed by its digest alone
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +16,8 @@ from ..errors import ConfigError
 from ..files import write_atomic
 from ..results import Record, Store
 from .figures import FIGURES
-from .inline import inline_svg
-from .panels import MOST_PANELS, SERIES, Picture, clean
-from .plot import drawing
+from .pages import drawn, render
+from .panels import clean
 from .subject import Subject
 from .table import VARYING, columns_of, remarks_of, rows_of, setting_text, varying
 
@@ -42,34 +38,19 @@ def write_report(records: Sequence[Record], store: Store, path: Path, damaged: S
 
 def page(records: Sequence[Record], store: Store, damaged: Sequence[str] = ()) -> str:
     """The page as text. Raises ConfigError when a library is missing."""
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise ConfigError('the report needs jinja2: pip install "vitadapt[report]"') from error
     subject = Subject(records, store.predictions)
-    script = _part("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    environment = Environment(
-        loader=PackageLoader("vitadapt.report", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("page.html").render(
-        title=clean(store.root.resolve().name, 60),
-        script=script,
-        script_digest=digest,
-        style=_part("page.css"),
-        head=_headline(records, subject),
-        problems=[*damaged, *_failures(store)],
-        filters=_filters(records, subject),
-        pictures=_pictures(subject),
-        results=_results(records, subject),
-        runs=_runs(subject),
-        commands=commands_of(record.config for record in records)[:MOST_COMMANDS],
-        versions=_versions(records),
-    )
-
-
-def _part(name: str) -> str:
-    return (resources.files("vitadapt.report") / "page" / name).read_text(encoding="utf-8")
+    values = {
+        "title": clean(store.root.resolve().name, 60),
+        "head": _headline(records, subject),
+        "problems": [*damaged, *_failures(store)],
+        "filters": _filters(records, subject),
+        "pictures": drawn(make(subject) for make in FIGURES.values()),
+        "results": _results(records, subject),
+        "runs": _runs(subject),
+        "commands": commands_of(record.config for record in records)[:MOST_COMMANDS],
+        "versions": _versions(records),
+    }
+    return render("page.html", ["page.css"], ["common.js", "page.js"], values)
 
 
 def _headline(records: Sequence[Record], subject: Subject) -> dict[str, Any]:
@@ -120,36 +101,6 @@ def _filters(records: Sequence[Record], subject: Subject) -> list[dict[str, Any]
             values = [(value, clean(shown.get(value, value), 48), counts[value]) for value in counts]
             filters.append({"name": name, "title": name.replace("_", " "), "values": values})
     return filters
-
-
-def _pictures(subject: Subject) -> list[dict[str, Any]]:
-    """Every picture that has something to show, its panels as markup."""
-    from markupsafe import Markup
-
-    made = []
-    with drawing():
-        for name, make in FIGURES.items():
-            picture = make(subject)
-            panels = []
-            for index, panel in enumerate(picture.panels[:MOST_PANELS]):
-                markup, width = inline_svg(panel, f"{name}{index}")
-                panels.append({"svg": Markup(markup), "width": width, "about": panel.about})
-            if panels:
-                made.append({**_words(picture), "panels": panels, "legend": _legend(picture)})
-    return made
-
-
-def _words(picture: Picture) -> dict[str, Any]:
-    left_out = len(picture.panels) - MOST_PANELS
-    more = f" {left_out} further panels are left out; choose with --only." if left_out > 0 else ""
-    return {"name": picture.name, "title": picture.title, "caption": picture.caption + more}
-
-
-def _legend(picture: Picture) -> list[tuple[str, int, str]]:
-    """(name, number of its colour, dashes) of every series."""
-    dashes = ("", "5 2", "1.5 1.5", "7 2 1.5 2")
-    count = len(SERIES)
-    return [(name, i % count, dashes[i // count % len(dashes)]) for i, name in enumerate(picture.legend)]
 
 
 def _results(records: Sequence[Record], subject: Subject) -> dict[str, Any]:
