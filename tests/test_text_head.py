@@ -17,7 +17,8 @@ from vitadapt.adapter import load_adapter
 from vitadapt.bench import expand, read_bench
 from vitadapt.config import Recipe, RunConfig, head_text, parse_head
 from vitadapt.errors import ConfigError, NotApplicable, NotMergeable, UnknownName
-from vitadapt.head import TEXT, ZERO, Head, HeadSpec, TextStart, unprojected
+from vitadapt.head import Head, TextStart, unprojected
+from vitadapt.headspec import TEXT, ZERO, HeadSpec
 from vitadapt.methods import METHODS, LoRA, ZeroShot
 from vitadapt.protocols import PROTOCOLS, Task
 from vitadapt.results import Store

@@ -12,7 +12,9 @@ from .data import validation_split as validation_split
 from .errors import VitadaptError as VitadaptError
 from .head import Classifier as Classifier
 from .head import Head as Head
-from .head import HeadSpec as HeadSpec
+from .headspec import HeadSpec as HeadSpec
+from .live_models import adapt as adapt
+from .live_models import merge as merge
 from .methods import METHODS as METHODS
 from .methods import Adapter as Adapter
 from .methods import Attention as Attention
@@ -32,8 +34,6 @@ from .runner import run as run
 from .surgery import Delta as Delta
 from .surgery import Method as Method
 from .surgery import ThinDelta as ThinDelta
-from .surgery import adapt as adapt
-from .surgery import merge as merge
 from .surgery import trainable_state as trainable_state
 from .text import Knowledge as Knowledge
 from .text import Prompts as Prompts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -12,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from . import cli_data, cli_leaderboard, cli_plan, cli_released, cli_report, cli_stats
-from .cli_options import Cache, DataRoot, Device, NoCache, Out, complain, environment_of, records_of
+from .cli_options import Cache, DataRoot, Device, NoCache, Out, complain, entries_of, environment_of, records_of
 from .errors import ConfigError, UnknownName, VitadaptError
 
 if TYPE_CHECKING:
     from .config import RunConfig
     from .fanout.crew import Hire, Outcome
-    from .results import Record
+    from .results import Entry, Record
     from .runner import Environment
 
 INTERRUPTED = 130
@@ -149,15 +150,14 @@ def results(
 
     if format not in ("text", "md", "csv", "latex", "json"):
         raise ConfigError(f"unknown format {format!r}; choose text, md, csv, latex or json")
-    records = records_of(runs)
     if optimism:
-        cli_released.print_optimism(records, format)  # type: ignore[arg-type]
+        cli_released.print_optimism(records_of(runs), format)  # type: ignore[arg-type]
     elif reliability:
-        cli_stats.print_reliability(runs, records, format)  # type: ignore[arg-type]
+        cli_stats.print_reliability(runs, records_of(runs), format)  # type: ignore[arg-type]
     elif format == "text":
-        _print_table(records)
+        _print_table(entries_of(runs))
     else:
-        print(render(records, format))  # type: ignore[arg-type]
+        print(render(entries_of(runs), format))  # type: ignore[arg-type]
 
 
 @app.command()
@@ -220,7 +220,7 @@ def _execute(
 ) -> None:
     """Run the cells under a progress bar, print the table, and leave with status 1 when a cell failed."""
     from .bench import check_names, run_bench
-    from .console import BenchDisplay
+    from .cli_progress import BenchDisplay
     from .fanout.crew import Alone
     from .results import Store
 
@@ -256,7 +256,7 @@ def _cell_name(outcome: Outcome) -> str:
     return f"{method_text(config.method)} on {config.dataset}, seed {config.seed}"
 
 
-def _print_table(records: list[Record]) -> None:
+def _print_table(records: Sequence[Entry]) -> None:
     from .console import print_columns
     from .report.table import columns_of, remarks_of, rows_of
 

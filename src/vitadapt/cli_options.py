@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from .errors import ConfigError
 
 if TYPE_CHECKING:
-    from .results import Record
+    from .results import Entry, Record
     from .runner import Environment
 
+Found = TypeVar("Found")
 Runs = Annotated[Path, typer.Argument(help="A folder made by run or bench.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for records, predictions and adapters.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder for decoded images and features (default: the user's cache).")]
@@ -45,12 +46,23 @@ def records_of(runs: Path) -> list[Record]:
     """All records of a folder; damaged ones are told. Raises ConfigError when there is none."""
     from .results import Store
 
-    records, damaged = Store(runs).records()
+    return _told(runs, *Store(runs).records())
+
+
+def entries_of(runs: Path) -> list[Entry]:
+    """What tables need of all records of a folder, as `records_of`."""
+    from .index import read_entries
+    from .results import Store
+
+    return _told(runs, *read_entries(Store(runs)))
+
+
+def _told(runs: Path, found: list[Found], damaged: list[str]) -> list[Found]:
     for line in damaged:
         complain(line)
-    if not records:
+    if not found:
         raise ConfigError(f"{runs}: no records yet")
-    return records
+    return found
 
 
 def complain(text: str) -> None:

@@ -17,8 +17,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from .data.catalog import names_of
 from .errors import ConfigError
-from .head import HEADS, TEXT, ZERO, HeadSpec
+from .headspec import HEADS, TEXT, ZERO, HeadSpec
 from .methods import METHODS
+from .naming import changes_text, named
 from .registry import unknown
 from .surgery import Method
 from .text.knowledge import Knowledge
@@ -219,10 +220,7 @@ def parse_head(text: str) -> HeadSpec:
 
 def head_text(head: HeadSpec) -> str:
     """The shortest text from which `parse_head` makes `head` again."""
-    base = HEADS[head.start]
-    fields = [f.name for f in dataclasses.fields(head) if getattr(head, f.name) != getattr(base, f.name)]
-    changed = ",".join(f"{name}={getattr(head, name)}" for name in fields)
-    return head.start + (f":{changed}" if changed else "")
+    return named(head.start, changes_text(dataclasses.asdict(head), dataclasses.asdict(HEADS[head.start])))
 
 
 def parse_method(text: str) -> Method:
@@ -234,13 +232,9 @@ def parse_method(text: str) -> Method:
 
 def method_text(method: Method) -> str:
     """The shortest text from which `parse_method` makes `method` again."""
-    name, kind = METHODS.name_of(method), type(method)
-    changed = []
-    for field in dataclasses.fields(cast(Any, kind)):
-        value = getattr(method, field.name)
-        if value != field.default:
-            changed.append(f"{field.name}={'+'.join(value) if isinstance(value, tuple) else value}")
-    return name + (":" + ",".join(changed) if changed else "")
+    fields = dataclasses.fields(cast(Any, method))
+    values, defaults = {f.name: getattr(method, f.name) for f in fields}, {f.name: f.default for f in fields}
+    return named(METHODS.name_of(method), changes_text(values, defaults))
 
 
 def parse_fields(text: str) -> dict[str, Any]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import time
 from pathlib import Path
 
 from .errors import StorageError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_SETTLED = 2.0  # seconds after which a file's times are trusted; a younger one may change within the clock's tick
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -49,6 +51,11 @@ def read_sealed(path: Path) -> bytes | None:
     whole = path.read_bytes()
     seal, data = whole[:32], whole[32:]
     return data if bytes_digest(data).encode() == seal else None
+
+
+def settled(status: os.stat_result) -> bool:
+    """Would another change of this file be seen in its times?"""
+    return abs(time.time() - status.st_mtime) >= _SETTLED
 
 
 def bytes_digest(data: bytes) -> str:

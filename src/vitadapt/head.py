@@ -4,53 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import ConfigError, NotMergeable
+from .headspec import ZERO, HeadSpec
 from .surgery import Method, adapt, require_vit
-
-
-@dataclass(frozen=True)
-class HeadSpec:
-    """How a head starts, and what surrounds its linear layer.
-
-    start: "zero", or "text": W = the text features of the classes, b = 0.
-    norm: what happens to the features first: "standard" (centre and spread of the training images' features, fixed
-      before training), "batch" (per-channel batch norm without weight and bias), or "none".
-    length: "unit" then divides every feature vector by its length.
-    scale: factor of the logits; "pretrained" is the one the text tower was trained with, "classes" is ln C.
-    learn_scale: does the (logarithm of the) scale train?
-    projection: "merged" folds the backbone's output projection P (E, D) into the head, W <- W P (C, D). A batch norm
-      then stands before the projection, which is another network as soon as its statistics move.
-    Raises ConfigError for parts that exclude each other.
-    """
-
-    start: Literal["zero", "text"] = "zero"
-    norm: Literal["standard", "batch", "none"] = "standard"
-    length: Literal["kept", "unit"] = "kept"
-    scale: float | Literal["pretrained", "classes"] = 1.0
-    learn_scale: bool = False
-    projection: Literal["kept", "merged"] = "kept"
-
-    def __post_init__(self) -> None:
-        if self.start == "text" and (self.norm, self.length) == ("standard", "unit"):
-            raise ConfigError("head: text features do not survive norm=standard with length=unit; choose one of them")
-        if self.length == "unit" and self.projection == "merged":
-            raise ConfigError(
-                "head: length=unit needs the projection that projection=merged removes; choose one of them"
-            )
-        if isinstance(self.scale, (int, float)) and not 0 < self.scale < math.inf:
-            raise ConfigError(f"head: scale must be a positive number, got {self.scale}")
-
-
-ZERO = HeadSpec()
-TEXT = HeadSpec("text", norm="none", length="unit", scale=100.0)
-HEADS = {"zero": ZERO, "text": TEXT}
-"""Named heads. "text" is, before training, exactly the zero-shot classifier: 100 times the cosine."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from .config import RunConfig
 from .data import Dataset, content_digests, open_dataset
 from .errors import ConfigError, NotApplicable
 from .files import bytes_digest
-from .head import TEXT, Head, unprojected
+from .head import Head, unprojected
+from .headspec import TEXT
 from .language import text_start
 from .metrics import METRICS
 from .reliability import agreement, ece, nll

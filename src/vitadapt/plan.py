@@ -15,7 +15,7 @@ from .config import RunConfig
 from .data import open_dataset
 from .data.catalog import resolve
 from .errors import DataError
-from .head import ZERO
+from .headspec import ZERO
 from .protocols import Budget, Task
 from .released import procedure_of
 from .results import Store

@@ -5,6 +5,7 @@ RUNS/predictions/DIGEST.npz     probabilities (N, C) and labels of the test imag
 RUNS/adapters/DIGEST.safetensors  what was learnt
 RUNS/failures/DIGEST.txt        the trace of a run that stopped with an error; gone when it succeeds
 RUNS/trials/DIGEST.jsonl        the finished trials of a search; gone when its cell is recorded
+RUNS/index                      what the records of a large store say in short (see `index`); may be deleted
 """
 
 from __future__ import annotations
@@ -23,37 +24,28 @@ from filelock import FileLock, Timeout
 
 from .errors import CellBusy, StorageError
 from .files import bytes_digest, write_atomic
+from .naming import recorded_name
 
 SCHEMA = 1
 DAGGER = "†"  # behind the method of a record whose caveat says why its score stands apart
 
 
-@dataclass(frozen=True)
-class Record:
-    """One finished run. `score` is in percent, None when the training diverged; `seconds` are by phase."""
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What the tables of results say of a finished run: the part of a record that an index of many holds.
+
+    `score` is in percent, None when the training diverged; `seconds` are by phase.
+    """
 
     digest: str
     config: dict[str, Any]
     status: str  # "ok" or "diverged"
-    metric: str
     score: float | None
-    pe: float | None
-    classes: list[str]
-    per_class: list[float | None]
     parameters: dict[str, int]  # trained in backbone and head, trained (their sum), total; visual: the backbone
-    chosen: dict[str, Any]
     seconds: dict[str, float]
-    peak_memory_mb: float
-    versions: dict[str, str]
-    images: dict[str, Any]  # train: content digests in order; test: one digest of all; test_count
-    losses: list[float]
-    files: dict[str, str] = field(default_factory=dict)  # name -> digest of the bytes
-    notes: list[str] = field(default_factory=list)
-    scores: dict[str, float] = field(default_factory=dict)  # in percent, when one score does not tell all
     caveat: str = ""  # why `score` must not be compared with others: every table marks it
     split: str = ""  # the rule behind train and test, as `Dataset` has it; older records do not tell
     created: str = ""
-    schema: int = SCHEMA
 
     @property
     def imported(self) -> bool:
@@ -66,14 +58,29 @@ class Record:
 
         A dagger marks a record with a caveat.
         """
-        from .config import RunConfig, head_text, method_text
-
         dagger = f" {DAGGER}" if self.caveat else ""
         if self.imported:
             return f"{self.config['method']['name']} (imported){dagger}"
-        config = RunConfig.from_dict(self.config)
-        head = f" +{head_text(config.head)}" if config.head else ""
-        return method_text(config.method) + head + dagger
+        return recorded_name(self.config) + dagger
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record(Entry):
+    """One finished run."""
+
+    metric: str
+    pe: float | None
+    classes: list[str]
+    per_class: list[float | None]
+    chosen: dict[str, Any]
+    peak_memory_mb: float
+    versions: dict[str, str]
+    images: dict[str, Any]  # train: content digests in order; test: one digest of all; test_count
+    losses: list[float]
+    files: dict[str, str] = field(default_factory=dict)  # name -> digest of the bytes
+    notes: list[str] = field(default_factory=list)
+    scores: dict[str, float] = field(default_factory=dict)  # in percent, when one score does not tell all
+    schema: int = SCHEMA
 
     def to_json(self) -> str:
         """Text with a checksum over everything else in it."""
@@ -143,13 +150,17 @@ class Store:
         except (ValueError, TypeError, KeyError) as error:
             raise StorageError(f"{path}: damaged record ({error}); it is run again by the next bench") from error
 
-    def records(self) -> tuple[list[Record], list[str]]:
-        """All whole records, by digest, and one line for each damaged file. Raises StorageError without a folder."""
+    def folder(self) -> Path:
+        """Where the records are. Raises StorageError when there is no such folder."""
         folder = self.root / "records"
         if not folder.is_dir():
             raise StorageError(f"{self.root}: no results there; make some with 'vitadapt run' or 'vitadapt bench'")
+        return folder
+
+    def records(self) -> tuple[list[Record], list[str]]:
+        """All whole records, by digest, and one line for each damaged file. Raises StorageError without a folder."""
         whole, damaged = [], []
-        for path in sorted(folder.glob("*.json")):
+        for path in sorted(self.folder().glob("*.json")):
             try:
                 whole.append(self.read(path))
             except StorageError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..errors import DataError
+from ..files import settled
 from .images import UnreadableImage, load_image, open_image
 
 LabelArray = npt.NDArray[Any]  # (N,) int64, or (N, C) uint8 multi-hot for multi-label data
 IndexArray = npt.NDArray[np.int64]
-
-_SETTLED = 2.0  # seconds after which a file's stamp is trusted; younger ones may change within the clock's tick
 
 
 class ImageRef(Protocol):
@@ -85,7 +83,7 @@ class FileRef:
             status = os.stat(self.path)
         except OSError:
             return None
-        if abs(time.time() - status.st_mtime) < _SETTLED:
+        if not settled(status):
             return None
         return hexdigest(os.path.abspath(self.path), f"\0{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}")
 

@@ -8,14 +8,15 @@ import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from ..errors import ConfigError
 from ..metrics import PE_PARAMETERS, PPT_PARAMETERS, performance_efficiency, performance_per_tuned
-from ..results import DAGGER, Record, checksum
+from ..results import DAGGER, Entry, checksum
 from .panels import short_names
 
 Format = Literal["text", "md", "csv", "latex", "json"]
+Of = TypeVar("Of", bound=Entry)
 VARYING = ("backbone", "image_size", "shots", "protocol", "precision")
 
 
@@ -78,21 +79,28 @@ class Row:
 Setting = tuple[tuple[str, Any], ...]
 
 
+class InSetting(Protocol):
+    """Something that was measured in one setting."""
+
+    @property
+    def setting(self) -> Setting: ...
+
+
 @dataclass(frozen=True)
-class Group:
+class Group(Generic[Of]):
     """Records that differ in dataset and seed alone, under the name that tells them from the other groups."""
 
     setting: Setting
     method: str
-    records: list[Record]
+    records: list[Of]
 
 
-def groups_of(records: Sequence[Record]) -> list[Group]:
+def groups_of(records: Sequence[Of]) -> list[Group[Of]]:
     """Group records by everything but dataset and seed: settings in order, in each the method that trains least first.
 
     Where a method was run with several recipes or prompts, its name is followed by what differs.
     """
-    groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    groups: dict[tuple[Any, ...], list[Of]] = defaultdict(list)
     variants: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = defaultdict(dict)
     for record in sorted(records, key=lambda r: (r.created, r.digest)):
         who = (tuple((name, record.config[name]) for name in VARYING), record.method)
@@ -117,7 +125,7 @@ def _setting_key(setting: Setting) -> list[tuple[bool, float, str]]:
     ]
 
 
-def _trained(records: Sequence[Record]) -> float | None:
+def _trained(records: Sequence[Entry]) -> float | None:
     """Trainable numbers, head included, averaged over runs; None when no run tells."""
     trained = [record.parameters["trained"] for record in records if record.parameters]
     return statistics.fmean(trained) if trained else None
@@ -130,16 +138,18 @@ def _difference(variants: dict[str, dict[str, Any]], text: str) -> str:
     return f" [{', '.join(f'{n}={variants[text][n]}' for n in differing if n in variants[text])}]" if differing else ""
 
 
-def rows_of(records: Sequence[Record]) -> list[Row]:
+def rows_of(records: Sequence[Entry]) -> list[Row]:
     """One row per group of records."""
     datasets = sorted({record.config["dataset"] for record in records})
     return [_row(group.setting, group.method, group.records, datasets) for group in groups_of(records)]
 
 
-def _row(setting: Setting, method: str, records: list[Record], datasets: list[str]) -> Row:
-    cells = {}
+def _row(setting: Setting, method: str, records: Sequence[Entry], datasets: list[str]) -> Row:
+    cells, by_dataset = {}, defaultdict[str, list[Entry]](list)
+    for record in records:
+        by_dataset[record.config["dataset"]].append(record)
     for dataset in datasets:
-        mine = [record for record in records if record.config["dataset"] == dataset]
+        mine = by_dataset[dataset]
         scores = tuple(record.score for record in mine if record.score is not None)
         rules = tuple(sorted({record.split for record in mine if record.split}))
         cells[dataset] = Cell(scores, sum(record.status == "diverged" for record in mine), rules)
@@ -177,7 +187,7 @@ def remarks_of(rows: Sequence[Row]) -> list[str]:
     return said
 
 
-def varying(rows: Sequence[Row | Group]) -> list[str]:
+def varying(rows: Sequence[InSetting]) -> list[str]:
     """The parts of the setting that are not the same in all rows."""
     return [name for name in VARYING if len({dict(row.setting)[name] for row in rows}) > 1]
 
@@ -193,7 +203,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def render(records: Sequence[Record], form: Format) -> str:
+def render(records: Sequence[Entry], form: Format) -> str:
     """The table as Markdown, CSV, LaTeX or JSON text. Raises ConfigError when a library for the format is missing."""
     rows = rows_of(records)
     if form == "json":
