@@ -52,7 +52,7 @@ def adapt(backbone: Module, method: Method, seed: int | None = 0) -> Module:
     Same method and seed give the same initial tensors whatever ran before; seed None goes on with torch's generator
     as it stands. Raises NotApplicable.
     """
-    adapted = _copy_sharing_weights(backbone)
+    adapted = copy_sharing_weights(backbone)
     device = next(backbone.parameters()).device
     with nullcontext() if seed is None else seeded(seed):
         method.adapt(adapted)
@@ -64,7 +64,8 @@ def adapt(backbone: Module, method: Method, seed: int | None = 0) -> Module:
     return adapted.to(device)
 
 
-def _copy_sharing_weights(backbone: Module) -> Module:
+def copy_sharing_weights(backbone: Module) -> Module:
+    """A copy of `backbone` whose parameters are frozen and share the memory of the original's."""
     shared = {id(p): nn.Parameter(p.data, requires_grad=False) for p in backbone.parameters()}
     return copy.deepcopy(backbone, cast(dict[int, Any], shared))
 

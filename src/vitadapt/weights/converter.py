@@ -115,6 +115,10 @@ class Converter:
             raise WeightsError(f"{self.title} cannot hold this model: it has no place for {min(left)}")
         return theirs
 
+    def rules_of(self, depth: int) -> dict[str, Rule]:
+        """Our name of every tensor of a network of `depth` blocks -> the rule for it."""
+        return {rule.ours: rule for rule in self._expanded(depth)}
+
     def _expanded(self, depth: int) -> Iterator[Rule]:
         for rule in self.rules:
             if "{i}" in rule.ours:

@@ -77,6 +77,8 @@ _CLASSES = {
     "Dinov2Model": "",
     "Dinov2WithRegistersModel": "",
     "ViTForImageClassification": "vit",
+    "Dinov2ForImageClassification": "dinov2",
+    "Dinov2WithRegistersForImageClassification": "dinov2_with_registers",
 }
 """Classes that can be converted -> the attribute that holds the transformer (empty: the module itself)."""
 

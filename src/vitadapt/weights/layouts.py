@@ -71,6 +71,14 @@ def from_module(module: nn.Module, preprocess: Preprocess | None = None) -> ViT:
     of the library's own image processor for that class is used. Before the copy is returned its features are compared
     with the module's own on one random image. Raises WeightsError naming the feature that a plain ViT does not have.
     """
+    live, converted = understand(module, preprocess)
+    vit = build(converted.config, converted.state)
+    _require_agreement(live, vit)
+    return vit
+
+
+def understand(module: nn.Module, preprocess: Preprocess | None = None) -> tuple[Live, Converted]:
+    """What a live module's parts are, and its tensors in our words. Raises WeightsError (see `from_module`)."""
     live = next((live for live in (describe(module) for describe in _DESCRIBE) if live is not None), None)
     if live is None:
         raise WeightsError(
@@ -85,9 +93,7 @@ def from_module(module: nn.Module, preprocess: Preprocess | None = None) -> ViT:
         converted.config.image_size == live.image_size,
         f"inputs of {live.image_size} pixels, not a multiple of its patch size {converted.config.patch}",
     )
-    vit = build(converted.config, converted.state)
-    _require_agreement(live, vit)
-    return vit
+    return live, converted
 
 
 def _require_agreement(live: Live, vit: ViT) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import WeightsError
-from ..vit import Pooling, Preprocess
+from ..vit import ACTIVATIONS, Pooling, Preprocess
 from .converter import Converter
 from .hints import NORMALISATIONS, Hints
 from .live import Live, activation_of, expect, norm_eps_of, square
@@ -108,11 +108,39 @@ MOCO_V3 = replace(
 LAYOUTS = (DINOV2, TIMM, TIMM_POOLED, MOCO_V3)
 
 
+_PLAIN_SETTINGS = {
+    *(
+        "img_size",
+        "patch_size",
+        "embed_dim",
+        "depth",
+        "num_heads",
+        "mlp_ratio",
+        "qkv_bias",
+        "init_values",
+        "class_token",
+    ),
+    *("no_embed_class", "reg_tokens", "pre_norm", "fc_norm", "act_layer", "global_pool"),
+}
+"""Arguments of a saved timm model that a plain ViT can have: shapes, which the tensors tell too, and a few hints."""
+
+
 def hints_of_config(config: dict[str, Any]) -> Hints:
     """What the config.json of a timm repository tells beyond its layout. Raises WeightsError for special models."""
-    expect(not config.get("model_args"), f"the timm settings {config.get('model_args')}")
+    settings = config.get("model_args") or {}
+    foreign = {name: value for name, value in settings.items() if name not in _PLAIN_SETTINGS}
+    activation = settings.get("act_layer")
+    expect(
+        not foreign and activation in (None, *ACTIVATIONS), f"the timm settings {foreign or {'act_layer': activation}}"
+    )
     pooling: dict[Any, Pooling] = {"token": "class", "avg": "average"}
-    return Hints(pooling=pooling.get(config.get("global_pool")), preprocess=preprocess_of(config["pretrained_cfg"]))
+    return Hints(
+        heads=settings.get("num_heads"),
+        activation=activation,
+        norm_eps=1e-5 if "_clip_" in config.get("architecture", "") else None,
+        pooling=pooling.get(config.get("global_pool")),
+        preprocess=preprocess_of(config["pretrained_cfg"]),
+    )
 
 
 def preprocess_of(config: dict[str, Any]) -> Preprocess:
