@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache
 from importlib import resources
@@ -32,12 +31,12 @@ def named(name: str, changes: str) -> str:
 def recorded_name(config: Mapping[str, Any]) -> str:
     """The method of a record's configuration, and the head if unusual. Raises UnknownName or ConfigError."""
     head = config.get("head")
-    return _method_name(json.dumps(config["method"])) + (f" +{_head_name(json.dumps(head))}" if head else "")
+    return _method_name(repr(config["method"])) + (f" +{_head_name(repr(head))}" if head else "")
 
 
 @lru_cache(maxsize=1024)
 def _method_name(plain: str) -> str:
-    values = json.loads(plain)
+    values = ast.literal_eval(plain)
     name = values.pop("name")
     defaults = declared().get(name)
     if defaults is None or not values.keys() <= defaults.keys():
@@ -54,7 +53,7 @@ def _asked(name: str, values: Mapping[str, Any]) -> str:
 
 @lru_cache(maxsize=1024)
 def _head_name(plain: str) -> str:
-    values = json.loads(plain)
+    values = ast.literal_eval(plain)
     defaults = dataclasses.asdict(HEADS[values["start"]])
     return named(values["start"], changes_text(_typed(values, defaults), defaults))
 

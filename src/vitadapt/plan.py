@@ -23,6 +23,7 @@ from .runner import Environment, cached_backbone, peak_memory_mb, training_pool
 from .surgery import trainable
 from .train import Setting, TensorInputs, forward_all
 
+Clock = Callable[[], float]
 SECONDS = 1.0
 """How long each pace is measured, after one round that does not count."""
 
@@ -149,8 +150,8 @@ def _representative(config: RunConfig) -> RunConfig:
 
 
 @lru_cache(maxsize=256)
-def pace_of(config: RunConfig, setting: Setting) -> Pace:
-    """Measured on random images, a batch at a time, for a second each."""
+def pace_of(config: RunConfig, setting: Setting, clock: Clock = time.perf_counter) -> Pace:
+    """Measured by `clock` on random images, a batch at a time, for a second each."""
     setting = replace(setting, precision=config.precision, progress=None)
     backbone, _ = cached_backbone(config.backbone, config.image_size, setting.device)
     size, recipe = int(cast(Any, backbone).image_size), config.recipe
@@ -158,22 +159,22 @@ def pace_of(config: RunConfig, setting: Setting) -> Pace:
     recipe = replace(recipe, epochs=1, lr=0.0, head_lr=0.0, head_start="zero")  # what is learnt does not matter
     images = TensorInputs(torch.randint(0, 256, (recipe.batch_size, 3, size, size), dtype=torch.uint8))
     features = forward_all(backbone, images, setting, "plan")
-    forward = _seconds(lambda: forward_all(backbone, images, setting, "plan")) / len(images)
+    forward = _seconds(lambda: forward_all(backbone, images, setting, "plan"), clock) / len(images)
     if not config.method.trains_head:
         return Pace(0.0, 0.0, forward, features.shape[1], size, 0, peak_memory_mb())
     labels = torch.arange(len(images)) % 10
     task = Task(config, backbone, images, labels, 10, features, setting)
     model = task.build(0)
-    trained = _seconds(lambda: task.fit(model, recipe, 0)) / len(images)
-    scored = _seconds(lambda: task.probabilities(model)) / len(images)
+    trained = _seconds(lambda: task.fit(model, recipe, 0), clock) / len(images)
+    scored = _seconds(lambda: task.probabilities(model), clock) / len(images)
     numbers = sum(parameter.numel() for parameter in trainable(model.backbone).values())
     return Pace(trained, scored, forward, features.shape[1], size, numbers, peak_memory_mb())
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def _seconds(work: Callable[[], object], clock: Clock) -> float:
     work()
-    start, rounds = time.perf_counter(), 0
-    while rounds == 0 or time.perf_counter() - start < SECONDS:
+    start, rounds = clock(), 0
+    while rounds == 0 or clock() - start < SECONDS:
         work()
         rounds += 1
-    return (time.perf_counter() - start) / rounds
+    return (clock() - start) / rounds
