@@ -33,6 +33,7 @@ from ..vit import ViT
 from ..weights.names import backbones
 from .ladder import Climbed, Tell, best, climb
 from .model import ADAPTER, Model, load_model
+from .pages import write_pages
 from .pictures import Pictures, gather
 from .record import FORMAT, RECORD, about, read_record, scores
 from .splits import FOLDS, folds_for, grouped_folds
@@ -150,6 +151,7 @@ def _fit(
     record |= _measured(trained, model, pictures, environment)
     record |= {"losses": trained.log.losses, "versions": versions(), "licence": info.licence}
     record |= {"base_licence": info.base_licence, "seconds": time.perf_counter() - start}
+    write_pages(record, pictures, task, out, tell)
     write_atomic(out / RECORD, json.dumps(record, indent=1).encode())
     return record
 

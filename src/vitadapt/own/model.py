@@ -16,7 +16,7 @@ from ..data.readers.arrays import to_refs
 from ..errors import WeightsError
 from ..head import Classifier
 from ..runner import cached_backbone
-from ..train import Setting, forward_all
+from ..train import Progress, Setting, forward_all
 
 ADAPTER = "adapter.safetensors"
 
@@ -39,6 +39,10 @@ class Model:
         """How images become squares."""
         resize = cast(Any, self.classifier.backbone).preprocess.resize
         return Geometry(self.info.image_size, resize, self.info.squash)
+
+    def telling(self, progress: Progress | None) -> Model:
+        """The same model, which reports how far it is."""
+        return replace(self, setting=replace(self.setting, progress=progress))
 
     def predict_proba(self, images: Any) -> np.ndarray:
         """(N, C) probabilities of paths, PIL images, uint8 arrays (N, H, W, 3) or tensors (N, 3, H, W).
