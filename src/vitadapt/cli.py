@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from . import cli_data, cli_leaderboard, cli_plan, cli_released, cli_report, cli_stats
+from . import cli_data, cli_leaderboard, cli_model, cli_plan, cli_released, cli_report, cli_stats
 from .cli_options import Cache, DataRoot, Device, NoCache, Out, complain, entries_of, environment_of, records_of
 from .errors import ConfigError, UnknownName, VitadaptError
 
@@ -30,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(cli_model.app)
 app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_leaderboard.app)
 app.add_typer(cli_stats.app)
