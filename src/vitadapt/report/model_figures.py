@@ -101,7 +101,8 @@ def calibration(model: Fitted) -> Picture:
     parts: dict[str, Answers | None] = {"held-out pictures": model.held_out, "cross-validation": model.cross}
     known = {name: answers for name, answers in parts.items() if answers is not None and len(answers) >= BINS}
     panels = [
-        Panel(name, partial(_draw_calibration, answers=answers), {}, "", (3.4, 3.2)) for name, answers in known.items()
+        Panel(_title(name, answers), partial(_draw_calibration, answers=answers), {}, "", (3.4, 3.3))
+        for name, answers in known.items()
     ]
     caption = (
         "When it says 80 %, is it right in 80 of 100 cases? Points on the dashed line: yes; below it the model is too "
@@ -110,8 +111,17 @@ def calibration(model: Fitted) -> Picture:
     return Picture("calibration", "Calibration", caption, panels)
 
 
+def _bins(answers: Answers) -> int:
+    """As many as leave eight pictures in each."""
+    return min(BINS, max(len(answers) // 8, 1))
+
+
+def _title(name: str, answers: Answers) -> str:
+    return f"{name}: error {100 * ece(answers.labels, answers.probabilities, _bins(answers)):.1f} %"
+
+
 def _draw_calibration(axes: Axes, tag: Tag, answers: Answers) -> None:
-    bins = calibration_bins(answers.labels, answers.probabilities, min(BINS, max(len(answers) // 8, 1)))
+    bins = calibration_bins(answers.labels, answers.probabilities, _bins(answers))
     axes.plot([0, 1], [0, 1], color=MUTED, lw=1, linestyle=(0, (4, 3)))
     confidence = answers.probabilities.max(axis=1)
     counts, edges = np.histogram(confidence, bins=20, range=(0, 1))
@@ -121,8 +131,6 @@ def _draw_calibration(axes: Axes, tag: Tag, answers: Answers) -> None:
         error = [[max(share - low, 0)], [max(high - share, 0)]]
         drawn = axes.errorbar(x, share, yerr=error, fmt="o", ms=4.5, color=colour(0), lw=1.2, capsize=2)
         tag(drawn.lines[0], f"{count} pictures, confidence {100 * x:.0f} %: {100 * share:.0f} % right")
-    gap = 100 * ece(answers.labels, answers.probabilities, len(bins.count))
-    axes.text(0.03, 0.96, f"calibration error {gap:.1f} %", transform=axes.transAxes, va="top", fontsize=8)
     axes.set(xlim=(0, 1.01), ylim=(0, 1.03), xlabel="confidence", ylabel="share right", aspect="equal")
     axes.grid(True)
 
