@@ -1,23 +1,19 @@
 """Adapting a live open_clip, timm or Hugging Face model in place of our own ViT, so that training loops keep working.
 
 The model is understood by the converters of `weights`: a copy of it in our words is adapted, and what the method made
-there is moved to the layers of the model that hold the same weights. Those layers keep their names in the state dict
-and their class's interface (they become subclasses of it); the model's own code runs everything else. A delta's
-branch is computed beside a linear layer; where a library hands its weights to a function (the attention of open_clip),
-the matrix itself is added.
+there is moved to the layers of the model that hold the same weights. Those layers (`live_layers`) keep
+their names in the state dict and their class's interface; the model's own code runs everything else.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from . import surgery
 from .errors import NotApplicable, NotMergeable, WeightsError
+from .live_layers import CARRIERS, as_carrier, through_inserted
 from .surgery import Delta, Method
 from .vit import PLACES, Place, Preprocess, Slot, SlotLinear, ViT
 from .weights.layouts import CONVERTERS, from_module, understand
@@ -78,9 +74,9 @@ def merge(backbone: Module) -> Module:
         return surgery.merge(backbone)
     if any(hasattr(module, "inserted") for module in backbone.modules()):
         raise NotMergeable("modules inserted between layers cannot be folded into the weights; keep the adapter")
-    carriers = [module for module in backbone.modules() if isinstance(module, _CARRIERS)]
+    carriers = [module for module in backbone.modules() if isinstance(module, CARRIERS)]
     for carrier in carriers:
-        for name, delta in carrier.deltas.items():
+        for name, delta in cast(Any, carrier.deltas).items():
             if delta.bias() is not None and carrier.part(name).bias is None:
                 raise NotMergeable("the delta has a bias and the layer has none; use the method with bias=false")
     for carrier in carriers:
@@ -92,121 +88,6 @@ def _is_foreign(module: nn.Module) -> bool:
     return any(
         kind.__module__.partition(".")[0] in ("timm", "open_clip", "transformers") for kind in type(module).__mro__
     )
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A weight and a bias of a carrier, and the names under which it holds them."""
-
-    weight: nn.Parameter
-    bias: nn.Parameter | None
-    names: tuple[str, str]
-    owner: nn.Module
-
-
-class _Carrier(nn.Module):
-    """A layer of a library that carries deltas, each with the rows of its weight that it changes."""
-
-    deltas: nn.ModuleDict
-    rows: dict[str, tuple[int, int]]
-
-    def part(self, name: str) -> _Part:
-        """What the delta `name` changes."""
-        raise NotImplementedError
-
-    @torch.no_grad()
-    def fold(self) -> None:
-        """Add the deltas to the weights and become the library's class again."""
-        for name, delta in self.deltas.items():
-            part, (first, last) = self.part(name), self.rows[name]
-            for key, own, change in zip(
-                part.names, (part.weight, part.bias), (delta.matrix(), delta.bias()), strict=True
-            ):
-                if change is not None and own is not None:
-                    tensor = own.detach().clone()  # never in place: the memory may be shared with other models
-                    tensor[first:last] += change.to(tensor)
-                    setattr(part.owner, key, nn.Parameter(tensor, requires_grad=False))
-        del self.deltas, self.rows
-        self.__class__ = type(self).__mro__[1]  # type: ignore[assignment]
-
-
-class AdaptedLinear(nn.Linear, _Carrier):
-    """A linear layer plus the branches of its deltas, (..., D_in) -> (..., D_out)."""
-
-    def part(self, name: str) -> _Part:
-        return _Part(self.weight, self.bias, ("weight", "bias"), self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(x)
-        for name, delta in self.deltas.items():
-            first, last = self.rows[name]
-            branch = _branch(cast(Delta, delta), x).to(y.dtype)
-            y = y + (branch if last - first == y.shape[-1] else F.pad(branch, (first, y.shape[-1] - last)))
-        return y
-
-
-class AdaptedAttention(nn.MultiheadAttention, _Carrier):
-    """torch's attention with deltas added to its packed q, k, v and to its output projection."""
-
-    def part(self, name: str) -> _Part:
-        if name == "o":
-            return _Part(self.out_proj.weight, self.out_proj.bias, ("weight", "bias"), self.out_proj)
-        return _Part(self.in_proj_weight, self.in_proj_bias, ("in_proj_weight", "in_proj_bias"), self)
-
-    def forward(  # type: ignore[override]
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        key_padding_mask: Tensor | None = None,
-        need_weights: bool = True,
-        attn_mask: Tensor | None = None,
-        average_attn_weights: bool = True,
-        is_causal: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
-        turned = self.batch_first and query.dim() == 3
-        if turned:  # (B, N, D) -> (N, B, D); one and the same tensor stays one
-            turns = {id(x): x.transpose(0, 1) for x in (query, key, value)}
-            query, key, value = (turns[id(x)] for x in (query, key, value))
-        weight, bias = self._changed(("q", "k", "v"), self.in_proj_weight, self.in_proj_bias)
-        out_weight, out_bias = self._changed(("o",), self.out_proj.weight, self.out_proj.bias)
-        mixed, weights = F.multi_head_attention_forward(
-            *(query, key, value, self.embed_dim, self.num_heads, weight, bias, self.bias_k, self.bias_v),
-            *(self.add_zero_attn, self.dropout, out_weight, out_bias),
-            training=self.training,
-            key_padding_mask=key_padding_mask,
-            need_weights=need_weights,
-            attn_mask=attn_mask,
-            average_attn_weights=average_attn_weights,
-            is_causal=is_causal,
-        )
-        return (mixed.transpose(0, 1) if turned else mixed), weights
-
-    def _changed(self, names: tuple[str, ...], weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The weight and the bias with the deltas of these names added to their rows."""
-        for name in names:
-            if name not in self.deltas:
-                continue
-            delta, (first, last) = cast(Delta, self.deltas[name]), self.rows[name]
-            matrix, shift = delta.matrix().to(weight.dtype), delta.bias()
-            weight = weight + F.pad(matrix, (0, 0, first, len(weight) - last))
-            if shift is not None and bias is not None:
-                bias = bias + F.pad(shift.to(bias.dtype), (first, len(bias) - last))
-        return weight, bias
-
-
-_CARRIERS = (AdaptedLinear, AdaptedAttention)
-
-
-def _branch(delta: Delta, x: Tensor) -> Tensor:
-    """The delta's branch in the precision of its own tensors, whatever that of the layer is."""
-    kind = next(delta.parameters()).dtype
-    return delta.branch(x if x.dtype == kind else x.to(kind))
-
-
-def _through_inserted(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-    """Forward hook: a function of the module alone, so that copies of the model use their own inserted modules."""
-    return cast(Tensor, cast(Any, module).inserted(output))
 
 
 class _Graft:
@@ -247,7 +128,7 @@ class _Graft:
         if isinstance(parent, nn.MultiheadAttention):  # it passes its projection's weight to a function
             owner = parent
         rows = layer.rows(slot) if packed else slice(0, layer.out_features // len(layer.slots))
-        carrier = _carrier(owner)
+        carrier = as_carrier(owner)
         carrier.deltas[slot] = delta.train(owner.training)
         carrier.rows[slot] = (rows.start, rows.stop)
 
@@ -256,7 +137,7 @@ class _Graft:
         at = f"blocks.{number}"
         _, owner = (self._owners(f"{at}.{scale}.gamma") + self._owners(f"{at}.{last}.weight"))[0]
         cast(Any, owner).inserted = module.train(owner.training)
-        owner.register_forward_hook(_through_inserted)
+        owner.register_forward_hook(through_inserted)
 
     def _thaw(self, ours: str, parameter: nn.Parameter) -> None:
         """Make the tensors that ours is made of trainable, holding what the method left in it."""
@@ -265,19 +146,6 @@ class _Graft:
             owner = self.tower.get_submodule(path)
             own = getattr(owner, name)
             setattr(owner, name, nn.Parameter(value.to(own).reshape(own.shape).clone()))  # memory of its own
-
-
-def _carrier(owner: nn.Module) -> Any:
-    """`owner` as a layer that carries deltas. Raises NotApplicable for a class that is not known."""
-    if isinstance(owner, _CARRIERS):
-        return owner
-    known: dict[type, type] = {nn.Linear: AdaptedLinear, nn.MultiheadAttention: AdaptedAttention}
-    if type(owner) not in known:
-        raise NotApplicable(f"a layer of class {type(owner).__name__} cannot carry an update; use a plain model")
-    owner.__class__ = known[type(owner)]
-    carrier: Any = owner
-    carrier.deltas, carrier.rows = nn.ModuleDict(), {}
-    return carrier
 
 
 def _thaw_classifier(model: nn.Module) -> None:
