@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from . import cli_data, cli_leaderboard, cli_model, cli_plan, cli_released, cli_report, cli_stats
+from . import (
+    cli_data,
+    cli_explain,
+    cli_export,
+    cli_leaderboard,
+    cli_model,
+    cli_plan,
+    cli_released,
+    cli_report,
+    cli_stats,
+)
 from .cli_options import Cache, DataRoot, Device, NoCache, Out, complain, entries_of, environment_of, records_of
 from .errors import ConfigError, UnknownName, VitadaptError
 
@@ -31,11 +41,13 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(cli_model.app)
+app.add_typer(cli_explain.app)
 app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_leaderboard.app)
 app.add_typer(cli_stats.app)
 app.add_typer(cli_report.app)
 app.add_typer(cli_plan.app)
+app.add_typer(cli_export.app)
 
 Download = Annotated[bool, typer.Option("--download", help="Fetch named datasets that are missing into --data-root.")]
 
