@@ -49,7 +49,7 @@ class Model:
 
         Raises DataError naming what is not an image.
         """
-        return self.predict_refs(to_refs(images, "images"))
+        return self.predict_refs(references(images, "images"))
 
     def predict_refs(self, refs: Sequence[ImageRef], cache: Path | None = None) -> np.ndarray:
         """(N, C) probabilities of undecoded images. Raises DataError naming all that cannot be read."""
@@ -60,6 +60,15 @@ class Model:
         logits = forward_all(self.classifier, pixels, self.setting, "predict")
         probabilities: np.ndarray = logits.softmax(dim=1).numpy()
         return probabilities
+
+
+def references(images: Any, name: str) -> Sequence[ImageRef]:
+    """One reference per image, in whatever form they come; a table's column of paths is one, too. Raises DataError."""
+    if hasattr(images, "__array__") and not hasattr(images, "detach"):
+        array = np.asarray(images)
+        if array.dtype.kind in "OUS" and array.size == len(array):  # (N,) or (N, 1)
+            images = [str(one) if isinstance(one, str) else one for one in array.ravel().tolist()]
+    return to_refs(images, name)
 
 
 def load_model(folder: Path | str, device: str = "cpu", setting: Setting | None = None) -> Model:
