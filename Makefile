@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-faults lint install clean
+.PHONY: demo test test-faults lint install clean bench-step bench-protocol bench-curves bench-startup
 
 demo: $(VENV)/.demo
 	$(BIN)/vitadapt bench recipes/demo.toml --out runs/demo --plot
@@ -18,6 +18,20 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Measurements, never part of the tests; docs/speed.md says how to read them. ARGS go to the script.
+bench-step: $(VENV)/.dev
+	$(BIN)/python benchmarks/step.py --json runs/step.json --picture runs/step.png $(ARGS)
+
+bench-protocol: $(VENV)/.dev
+	$(BIN)/python benchmarks/protocol.py --json runs/protocol.json $(ARGS)
+	$(BIN)/python benchmarks/shares.py
+
+bench-curves: $(VENV)/.dev
+	$(BIN)/python benchmarks/curves.py $(ARGS)
+
+bench-startup: $(VENV)/.dev
+	$(BIN)/python benchmarks/startup.py --records 1000 100000 $(ARGS)
 
 install: $(VENV)/.demo
 

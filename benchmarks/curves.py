@@ -6,7 +6,8 @@ Shots and classes are whole runs of the protocol `fixed`, shortened to two epoch
 empty caches and two test images per class. Image size and depth are trainings of a small random backbone on images in
 memory. An exponent is the slope of log(time) over log(size) between the upper half of the sizes, where what a run costs
 anyway weighs least: 1 is linear. Memory is the peak of the resident set beyond what the process holds after a first
-small run (Linux only); it is told as an exponent only where it is more than the allocator's noise. With --clock cpu the processor's seconds are taken, for machines with other work to do; workers are always timed by the wall.
+small run (Linux only); it is told as an exponent only where it is more than the allocator's noise. With --clock cpu the
+processor's seconds are taken, for machines with other work to do; workers are always timed by the wall.
 """
 
 from __future__ import annotations
