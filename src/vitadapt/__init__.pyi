@@ -10,6 +10,7 @@ from .data import open_dataset as open_dataset
 from .data import sample_few_shot as sample_few_shot
 from .data import validation_split as validation_split
 from .errors import VitadaptError as VitadaptError
+from .estimator import ImageClassifier as ImageClassifier
 from .head import Classifier as Classifier
 from .head import Head as Head
 from .headspec import HeadSpec as HeadSpec
@@ -27,6 +28,8 @@ from .methods import LinearProbe as LinearProbe
 from .methods import LoRA as LoRA
 from .methods import PHMAdapter as PHMAdapter
 from .methods import ZeroShot as ZeroShot
+from .own.model import Model as Model
+from .own.model import load_model as load_model
 from .results import Record as Record
 from .results import Store as Store
 from .runner import Environment as Environment
