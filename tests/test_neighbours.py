@@ -82,7 +82,7 @@ def test_groups_are_closed():
 
 
 def test_features_join_what_pixels_alone_leave_open():
-    first, second = scene(0), Image.blend(scene(0), scene(1), 0.36)
+    first, second = scene(0), Image.blend(scene(0), scene(1), 0.3)
     others = [scene(seed) for seed in range(2, 8)]
     agreeing = np.eye(8)[[0, 0, *range(2, 8)]]
     assert grouped([first, second, *others]) == list(range(8))

@@ -10,7 +10,7 @@ from .fitted import Fitted
 from .panels import clean
 
 MOST_CLASSES = 100
-SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~&])")
+SPECIAL = re.compile(r"([\\`*_\[\]<>#|~&])")
 
 
 def model_card(model: Fitted) -> str:
@@ -50,10 +50,10 @@ def _metadata(model: Fitted) -> Iterator[str]:
 
 def _about(model: Fitted) -> Iterator[str]:
     count = len(model.classes)
-    yield f"\nSorts pictures into {count} classes. It is a small adapter ({_code(model.method)}"
-    if model.trained is not None:
-        yield f"with {model.trained:,} trained parameters" + (f", {_kilobytes(model.size)}" if model.size else "")
-    yield f") on the frozen backbone {_code(model.backbone)} at {model.image_size} x {model.image_size} pixels.\n"
+    size = [f"{model.trained:,} trained parameters"] if model.trained is not None else []
+    size += [f"{model.size / 1000:,.0f} kB"] if model.size else []
+    yield f"\nSorts pictures into {count} classes. It is a small adapter ({', '.join([_code(model.method), *size])})"
+    yield f"on the frozen backbone {_code(model.backbone)} at {model.image_size} x {model.image_size} pixels.\n"
     names = [_plain(name) for name in model.classes[:MOST_CLASSES]]
     more = f" and {count - MOST_CLASSES} more" if count > MOST_CLASSES else ""
     yield f"**Classes:** {', '.join(names)}{more}.\n"
@@ -88,7 +88,7 @@ def _training(model: Fitted) -> Iterator[str]:
     if model.folds is not None:
         yield f"- {model.folds}-fold cross-validation" + (f", seed {model.seed}" if model.seed is not None else "")
     if model.created:
-        yield f"- {_plain(model.created)}"
+        yield f"- made {_plain(model.created)}"
     if model.versions:
         yield "- " + ", ".join(f"{_plain(name)} {_plain(value)}" for name, value in model.versions.items())
     for note in model.notes:
@@ -153,7 +153,3 @@ def _block(text: str, language: str) -> str:
     fence = "`" * max(3, longest + 1)
     lines = "\n".join(clean(line, 1000) for line in text.splitlines())
     return f"{fence}{language}\n{lines}\n{fence}"
-
-
-def _kilobytes(size: int) -> str:
-    return f"{size / 1000:,.0f} kB"
