@@ -131,7 +131,9 @@ def _bar() -> Iterator[tuple[Callable[[str, int, int], None], Callable[[str], No
         BarColumn(bar_width=30),
         TextColumn("{task.percentage:.0f} %"),
     )
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as bars:
+    quiet = not console.is_terminal
+    timing = (TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, *timing, console=console, transient=True, disable=quiet) as bars:
         task, labels = bars.add_task("reading", total=None), [""]
 
         def report(label: str, done: int, total: int) -> None:
@@ -140,7 +142,7 @@ def _bar() -> Iterator[tuple[Callable[[str, int, int], None], Callable[[str], No
                 bars.reset(task, total=total, description=label)
             bars.update(task, completed=done)
 
-        yield report, lambda line: console.print(line, markup=False, highlight=False)
+        yield report, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_result(record: dict[str, Any], out: Path) -> None:

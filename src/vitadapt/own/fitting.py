@@ -126,6 +126,8 @@ def _fit(
     if known is not None and known["identity"] == identity and (out / ADAPTER).exists():
         tell(f"{out} is the model of these very images and settings already; nothing to do")
         return known
+    if order.image_size is None:
+        tell(f"images are looked at with {size} x {size} pixels")
     for line in (*_findings(pictures), *pictures.notes):
         tell(line)
     test = "given" if pictures.given else "held out"
@@ -146,6 +148,7 @@ def _fit(
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **about(kept, done, pictures, fold),
     }
+    (out / RECORD).unlink(missing_ok=True)  # it would speak of another adapter
     write_atomic(out / ADAPTER, adapter_bytes(trained.model, info))
     model = load_model(out, setting=environment.setting, device=device)
     record |= _measured(trained, model, pictures, environment)
