@@ -13,13 +13,14 @@ import numpy as np
 
 from ..adapter import read_adapter
 from ..config import head_text, method_text
-from ..data import Examples, FileRef, open_dataset
+from ..data import Examples, FileRef
 from ..data.examples import ImageRef
 from ..data.images import SUFFIXES, UnreadableImage
 from ..data.parallel import Progress
 from ..data.splits import normal
 from ..errors import DataError, StorageError, WeightsError
 from .model import ADAPTER, Model
+from .pictures import opened
 from .record import read_record
 
 _BATCH = 64
@@ -110,7 +111,7 @@ def labelled(spec: str, classes: Sequence[str], root: Path | None = None) -> tup
     Classes are matched by name (case, blanks and underscores do not count). Images of classes that the model does not
     know are left out, with a note. Raises DataError when no class matches.
     """
-    dataset = open_dataset(spec, root)
+    dataset = opened(spec, root)
     parts = list(dataset.splits.values()) if dataset.split == "held-out" else [dataset.splits["test"]]
     if any(part.multilabel for part in parts):
         raise DataError(f"{spec}: images with several labels; this wants one each")

@@ -15,6 +15,7 @@ from ..data.examples import IndexArray
 from ..data.parallel import Progress
 from ..errors import DataError
 from ..neighbours import groups as groups_of
+from .hub import PREFIX, read_hub
 from .splits import hold_out_groups
 
 _OURS = {"duplicates across splits", "split size", "reading"}  # findings that the division here makes void
@@ -48,7 +49,7 @@ def gather(spec: str | Path | Dataset, root: Path | None = None, progress: Progr
     Images that cannot be read are left out, with a note. Raises DataError when nothing to learn from is left, and
     UnknownName for a misspelt name.
     """
-    dataset = open_dataset(spec, root)
+    dataset = opened(spec, root)
     if any(part.multilabel for part in dataset.splits.values()):
         raise DataError(f"{dataset.name}: images with several labels are not for this; use 'vitadapt run'")
     report = examine(dataset, progress=progress)
@@ -77,6 +78,13 @@ def gather(spec: str | Path | Dataset, root: Path | None = None, progress: Progr
         notes.append(f"no picture to test with could be spared of {_some(alone)}; add different ones")
     parts = {"train": train.take(rows), "test": train.take(held)}
     return Pictures(dataset.name, dataset.classes, parts["train"], parts["test"], own[rows], False, findings, (*notes,))
+
+
+def opened(spec: str | Path | Dataset, root: Path | None = None) -> Dataset:
+    """`open_dataset`, which here also knows hf:REPO. Raises as it does, and as `read_hub`."""
+    if isinstance(spec, str) and spec.startswith(PREFIX):
+        return read_hub(spec)
+    return open_dataset(spec, root)
 
 
 def _key(name: str) -> str:
