@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import families
 from vitadapt.adapter import AdapterInfo
+from vitadapt.data.images import to_pixels
 from vitadapt.errors import ConfigError, NotApplicable, NotMergeable, UnknownName, VitadaptError, WeightsError
 from vitadapt.export import certificate
 from vitadapt.export.shipment import Deployed, PlainHead, Shipment
@@ -171,6 +174,66 @@ def test_transformers_knows_labels_and_opens_it_without_being_told_the_class(tmp
     assert tuple(model.config.id2label[i] for i in range(4)) == CLASSES
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "out")
     assert processor.crop_size["height"] == 32
+
+
+def picture() -> Image.Image:
+    values = torch.randint(0, 256, (61, 87, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
+    return Image.fromarray(values.numpy())
+
+
+@pytest.mark.parametrize("squash", [False, True])
+@pytest.mark.parametrize("to", ["timm", "hf", "open_clip"])
+def test_a_picture_goes_the_same_way_in_every_library(to: str, squash: bool, tmp_path: Path) -> None:
+    for package in NEEDS[to]:
+        pytest.importorskip(package)
+    goods = shipment("clip-like")
+    config = goods.base.config
+    longer = replace(config, preprocess=replace(config.preprocess, resize=40 / 32 if to != "open_clip" else 1.0))
+    base = copy.deepcopy(goods.base)
+    base.config = longer
+    goods = replace(goods, base=base, info=replace(goods.info, squash=squash))
+    goods.classifier.backbone.config = longer
+    export(goods, to, tmp_path / "out")
+    wanted = base.normalise(torch.from_numpy(to_pixels(picture(), goods.geometry)).unsqueeze(0))
+    torch.testing.assert_close(PREPARED[to](tmp_path / "out", picture()), wanted, atol=0.05, rtol=0)
+
+
+def by_timm(folder: Path, image: Image.Image) -> torch.Tensor:
+    import timm
+
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    return timm.data.create_transform(**timm.data.resolve_model_data_config(model))(image).unsqueeze(0)
+
+
+def by_transformers(folder: Path, image: Image.Image) -> torch.Tensor:
+    import transformers
+
+    return transformers.AutoImageProcessor.from_pretrained(folder)(image, return_tensors="pt")["pixel_values"]
+
+
+def by_open_clip(folder: Path, image: Image.Image) -> torch.Tensor:
+    import open_clip
+
+    known = json.loads((folder / "open_clip_config.json").read_text("utf-8"))["preprocess_cfg"]
+    return open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**known), False)(image).unsqueeze(0)
+
+
+PREPARED = {"timm": by_timm, "hf": by_transformers, "open_clip": by_open_clip}
+
+
+def test_open_clip_loads_the_image_tower_over_its_own(tmp_path: Path) -> None:
+    open_clip = pytest.importorskip("open_clip")
+    goods, out = shipment("clip-like"), tmp_path / "out"
+    export(goods, "open_clip", out)
+    known = json.loads((out / "open_clip_config.json").read_text("utf-8"))
+    known["model_cfg"]["text_cfg"] = {"context_length": 8, "vocab_size": 32, "width": 32, "heads": 2, "layers": 1}
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "open_clip_config.json").write_text(json.dumps(known), "utf-8")
+    weights = str(out / "visual.safetensors")
+    model = open_clip.create_model(f"local-dir:{tmp_path / 'clip'}", pretrained_image_path=weights).eval()
+    images = families.random_images()
+    pixels = families.common("clip-like").normalise(images)
+    torch.testing.assert_close(model.encode_image(pixels), goods.classifier.backbone(images), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("to", ["timm", "hf", "open_clip"])

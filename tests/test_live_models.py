@@ -156,6 +156,17 @@ def test_a_classifier_behind_the_features_trains_with_the_method() -> None:
     assert trainable(va.adapt(live, LinearProbe())).keys() == {"head.weight", "head.bias"}
 
 
+def test_a_hugging_face_classifier_keeps_its_outputs_and_trains_its_head() -> None:
+    pytest.importorskip("transformers")
+    live: Any = weights_cases.hf_model("Dinov2ForImageClassification", "Dinov2Config", num_labels=3)
+    adapted: Any = va.adapt(live, LoRA())
+    labels = torch.tensor([0, 2])
+    out, plain = (model(pixel_values=weights_cases.images(), labels=labels) for model in (adapted, live))
+    assert type(out) is type(plain)
+    torch.testing.assert_close(out.loss, plain.loss)
+    assert {"classifier.weight", "classifier.bias"} <= trainable(adapted).keys()
+
+
 def test_bottlenecks_cannot_be_merged_and_say_so() -> None:
     pytest.importorskip("timm")
     adapted = va.adapt(weights_cases.timm_model("vit_tiny_patch16_224"), Adapter(bottleneck=8))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -23,19 +23,18 @@ _FORMAT = "vitadapt-export/1"
 
 def about(shipment: Shipment) -> dict[str, str]:
     """Labels and preprocessing as strings, for the metadata of a file. Values are JSON."""
-    backbone: Any = shipment.classifier.backbone
-    size, preprocess = shipment.image_size, backbone.preprocess
+    size, preprocess = shipment.image_size, cast(Any, shipment.base).preprocess
     steps = {
         "input": "uint8 RGB, shape (batch, 3, height, width)",
-        "resize_shorter_side": round(preprocess.resize * size),
+        "resize_shorter_side": shipment.shorter_side,
         "interpolation": "bicubic",
         "center_crop": size,
         "normalisation": "inside the graph",
         "mean": preprocess.mean,
         "std": preprocess.std,
     }
-    if shipment.info.squash:
-        steps |= {"resize_shorter_side": None, "resize_both_sides": size}
+    if shipment.geometry.squash:
+        steps |= {"resize_shorter_side": None, "center_crop": None, "resize_both_sides": size}
     known = {"labels": shipment.info.classes, "preprocessing": steps, "output": "logits; softmax gives probabilities"}
     return {"format": _FORMAT, **{name: json.dumps(value, ensure_ascii=False) for name, value in known.items()}}
 

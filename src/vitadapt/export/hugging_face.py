@@ -6,9 +6,11 @@ another function than ours; a CLIP becomes its vision model, with the head in a 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -134,17 +136,19 @@ def _classifier(config: ViTConfig, family: Family, weight: Tensor, bias: Tensor)
     return {"classifier.weight": weight, "classifier.bias": bias}
 
 
-def write_processor(config: ViTConfig, folder: Path) -> None:
-    """preprocessor_config.json: shorter side to a length, centre crop, mean and std."""
-    preprocess, size = config.preprocess, config.image_size
+def write_processor(shipment: Shipment, folder: Path) -> None:
+    """preprocessor_config.json: shorter side to a length and centre crop, or both sides squashed; mean and std."""
+    size, preprocess = shipment.image_size, cast(Any, shipment.base).preprocess
+    square = {"height": size, "width": size}
+    squash = shipment.geometry.squash
     content = {
         "image_processor_type": "CLIPImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"shortest_edge": round(preprocess.resize * size)},
+        "size": square if squash else {"shortest_edge": shipment.shorter_side},
         "resample": 3,
-        "do_center_crop": True,
-        "crop_size": {"height": size, "width": size},
+        "do_center_crop": not squash,
+        "crop_size": square,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -157,19 +161,21 @@ def write_processor(config: ViTConfig, folder: Path) -> None:
 def _write(shipment: Shipment, folder: Path) -> None:
     vit, head = merged(shipment, "transformers"), PlainHead(shipment.classifier.head)
     whole = built(vit, head, shipment.info.classes)
-    save(whole.model, folder)
-    write_processor(vit.config, folder)
+    with quiet():
+        whole.model.save_pretrained(folder)
+    write_processor(shipment, folder)
     if not whole.family.classifies:
         write_head(head, folder, shipment.info.classes)
 
 
-def save(model: Any, folder: Path) -> None:
-    """The library's own `save_pretrained`, without its progress bars."""
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within the block transformers shows no progress bars."""
     logging = package("transformers", "hf").utils.logging
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        model.save_pretrained(folder)
+        yield
     finally:
         if shown:
             logging.enable_progress_bar()
@@ -178,7 +184,8 @@ def save(model: Any, folder: Path) -> None:
 def _reopen(folder: Path, shipment: Shipment) -> Run:
     transformers = package("transformers", "hf")
     kind = read_json(folder / "config.json")["architectures"][0]
-    model = getattr(transformers, kind).from_pretrained(folder, local_files_only=True).eval()
+    with quiet():
+        model = getattr(transformers, kind).from_pretrained(folder, local_files_only=True).eval()
     return runner(model, folder, read_json(folder / "preprocessor_config.json"))
 
 

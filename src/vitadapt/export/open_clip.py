@@ -35,7 +35,7 @@ def _write(shipment: Shipment, folder: Path) -> None:
     _check(config)
     theirs = CONVERTERS["openai-clip"].write(config, state, "")
     save_file({name: t.contiguous() for name, t in theirs.items()}, folder / WEIGHTS, {"format": "pt"})
-    write_json(folder / "open_clip_config.json", _config(config))
+    write_json(folder / "open_clip_config.json", _config(config, shipment.geometry.squash))
     write_head(PlainHead(shipment.classifier.head), folder, shipment.info.classes)
 
 
@@ -60,7 +60,7 @@ def _check(config: ViTConfig) -> None:
         raise NotApplicable(f"open_clip's image towers cannot hold {found[0]}; export --to timm, hf or onnx")
 
 
-def _config(config: ViTConfig) -> dict[str, Any]:
+def _config(config: ViTConfig, squash: bool) -> dict[str, Any]:
     average = config.pooling == "average"
     vision: dict[str, Any] = {
         "image_size": config.image_size,
@@ -80,7 +80,11 @@ def _config(config: ViTConfig) -> dict[str, Any]:
         "vision_cfg": vision,
     }
     preprocess: dict[str, Any] = {"mean": list(config.preprocess.mean), "std": list(config.preprocess.std)}
-    preprocess |= {"size": config.image_size, "interpolation": "bicubic", "resize_mode": "shortest"}
+    preprocess |= {
+        "size": config.image_size,
+        "interpolation": "bicubic",
+        "resize_mode": "squash" if squash else "shortest",
+    }
     return {"model_cfg": model, "preprocess_cfg": preprocess}
 
 

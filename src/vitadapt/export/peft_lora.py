@@ -26,7 +26,7 @@ from ..weights.files import read_json
 from ..weights.names import backbones
 from .certificate import Run
 from .heads import write_head
-from .hugging_face import Built, built, runner, save, write_processor
+from .hugging_face import Built, built, quiet, runner, write_processor
 from .shipment import PlainHead, Shipment
 from .targets import TARGETS, Target
 
@@ -131,7 +131,8 @@ def _write(shipment: Shipment, folder: Path) -> None:
         raise NotMergeable("the update has a bias and the layer has none; train with bias=false")
     repository = hub_name(shipment.info.backbone)
     if repository is None:
-        save(whole.model, folder / BASE)
+        with quiet():
+            whole.model.save_pretrained(folder / BASE)
     config = peft.LoraConfig(
         r=rank,
         lora_alpha=rank,
@@ -147,7 +148,7 @@ def _write(shipment: Shipment, folder: Path) -> None:
     with warnings.catch_warnings():  # PEFT takes the vector that is lora_B's bias for a damaged matrix
         warnings.filterwarnings("ignore", message=".*LoRA tensor.*have invalid shape")
         model.save_pretrained(folder, save_embedding_layers=False)
-    write_processor(vit.config, folder)
+    write_processor(shipment, folder)
     if not whole.family.classifies:
         write_head(PlainHead(shipment.classifier.head), folder, shipment.info.classes)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..adapter import AdapterInfo
+from ..data.images import Geometry
 from ..errors import NotApplicable, NotMergeable
 from ..head import Classifier, Head, unprojected
 from ..own.model import load_model
@@ -31,6 +32,16 @@ class Shipment:
     @property
     def image_size(self) -> int:
         return self.info.image_size
+
+    @property
+    def geometry(self) -> Geometry:
+        """How images become squares."""
+        return Geometry(self.image_size, cast(Any, self.base).preprocess.resize, self.info.squash)
+
+    @property
+    def shorter_side(self) -> int:
+        """Pixels of the shorter side before the centre crop."""
+        return round(self.image_size * self.geometry.resize)
 
 
 class PlainHead(nn.Module):

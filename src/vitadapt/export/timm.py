@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import nextafter
 from pathlib import Path
 from typing import Any, cast
 
@@ -55,7 +56,7 @@ def _check(config: ViTConfig) -> None:
 
 def _config(config: ViTConfig, shipment: Shipment) -> dict[str, Any]:
     size, classes = config.image_size, len(shipment.info.classes)
-    preprocess = config.preprocess
+    preprocess, squash = config.preprocess, shipment.geometry.squash
     arguments: dict[str, Any] = {
         "img_size": size,
         "patch_size": config.patch,
@@ -77,8 +78,9 @@ def _config(config: ViTConfig, shipment: Shipment) -> dict[str, Any]:
         "input_size": [3, size, size],
         "fixed_input_size": True,
         "interpolation": "bicubic",
-        "crop_pct": 1 / preprocess.resize,
-        "crop_mode": "center",
+        # timm rounds side / crop_pct down: a hair less than the quotient, so that it gets the very number of pixels
+        "crop_pct": 1.0 if squash else nextafter(size / shipment.shorter_side, 0),
+        "crop_mode": "squash" if squash else "center",
         "mean": list(preprocess.mean),
         "std": list(preprocess.std),
         "num_classes": classes,
