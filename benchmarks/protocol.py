@@ -37,10 +37,10 @@ from torch import Tensor
 from vitadapt.bench import expand
 from vitadapt.config import RunConfig
 from vitadapt.data import Examples, Geometry, open_dataset
-from vitadapt.data.catalog import catalog
 from vitadapt.data.parallel import each
 from vitadapt.data.pixels import decode
 from vitadapt.errors import Diverged
+from vitadapt.leaderboard.suite import required, suite
 from vitadapt.plan import Pace, pace_of
 from vitadapt.procedure import at_point, published_split
 from vitadapt.protocols import PROTOCOLS, Elevater
@@ -52,6 +52,7 @@ from vitadapt.train import Setting, forward_all, probabilities_of
 PROTOCOL_NAMES = ("fixed", "halving", "cv", "elevater")
 TARGETS = {"elevater": 5.0, "halving": 20.0, "fixed": 60.0}
 EPOCHS, FINAL = Elevater().epochs, 50
+BATCH = 16  # of which the pace is taken; larger ones are no faster (benchmarks/shares.py)
 PHASES = ("decode", "features", "search", "final", "test", "rest")
 clock: Callable[[], float] = time.perf_counter
 
@@ -266,9 +267,9 @@ def extrapolated(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if arguments.image_size:
         axes["image_size"] = arguments.image_size
     configs = expand({**axes, "shots": arguments.shots, "protocol": list(PROTOCOL_NAMES)})
-    parts = measure_parts(configs, open_dataset(str(folder / "large")).splits["test"], 64)
+    parts = measure_parts(configs, open_dataset(str(folder / "large")).splits["test"], BATCH)
     totals, rows = dict.fromkeys((*PROTOCOL_NAMES, "published"), 0.0), dict[str, Sequence[str]]()
-    for row in (row for row in catalog().values() if row.leaderboard and "test" in row.sizes):
+    for row in (suite()[name] for name in required()):
         classes = len(row.classes)
         labels = torch.arange(min(row.sizes["train"], arguments.shots * classes)) % classes
         hours = {c.protocol: expected(c, parts, labels, row.sizes["test"]) / 3600 for c in configs}
@@ -305,11 +306,13 @@ def main() -> None:
         "--trials", type=int, default=Elevater().grid.most_trials, help="of the published search, 66-90"
     )
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--only", nargs="+", choices=("measured", "extrapolated"), default=["measured", "extrapolated"])
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     clock = time.process_time if arguments.clock == "cpu" else time.perf_counter
+    parts = {"measured": measured, "extrapolated": extrapolated}
     with tempfile.TemporaryDirectory() as folder:
-        found = {"measured": measured(arguments, Path(folder)), "extrapolated": extrapolated(arguments, Path(folder))}
+        found = {name: parts[name](arguments, Path(folder)) for name in arguments.only}
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(found, indent=1))

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vitadapt.config import RunConfig, parse_method
-from vitadapt.results import Record, Store
+from vitadapt.results import Record
 
 METHODS = ("linear-probe", "kadaptation", "lora", "lora:rank=8", "adapter", "compacter", "bitfit", "layernorm")
 TARGETS = {"--help": 0.3, "results, 1,000 records, again": 1.0}
@@ -84,25 +84,29 @@ def best(repeats: int, *arguments: str) -> tuple[float, float]:
     return min(walls), min(busy)
 
 
+def told(name: str, seconds: tuple[float, float]) -> tuple[float, float]:
+    print(f"{name:34s} {seconds[0]:8.2f} {seconds[1]:8.2f} {TARGETS.get(name, ''):>8}", flush=True)
+    return seconds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, nargs="+", default=[1000])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    found = {"--help": best(arguments.repeats, "--help"), "list methods": best(arguments.repeats, "list", "methods")}
+    print(f"{'':34s} {'wall s':>8s} {'cpu s':>8s} {'target':>8s}", flush=True)
+    found = {"--help": told("--help", best(arguments.repeats, "--help"))}
+    found["list methods"] = told("list methods", best(arguments.repeats, "list", "methods"))
     for count in arguments.records:
         with tempfile.TemporaryDirectory() as folder:
             fill(Path(folder) / "runs", count)
-            name = f"results, {count:,} records"
-            found[f"{name}, first"] = timed("results", f"{folder}/runs")
-            found[f"{name}, again"] = best(arguments.repeats, "results", f"{folder}/runs")
-            index = Store(f"{folder}/runs").root / "index"
+            first, again = (f"results, {count:,} records, {when}" for when in ("first", "again"))
+            found[first] = told(first, timed("results", f"{folder}/runs"))
+            found[again] = told(again, best(arguments.repeats, "results", f"{folder}/runs"))
+            index = Path(folder) / "runs" / "index"
             if index.exists():
-                print(f"{name}: the index takes {index.stat().st_size / 1e6:.1f} MB")
-    print(f"{'':34s} {'wall s':>8s} {'cpu s':>8s} {'target':>8s}")
-    for name, (wall, busy) in found.items():
-        print(f"{name:34s} {wall:8.2f} {busy:8.2f} {TARGETS.get(name, ''):>8}")
+                print(f"{'':34s} its index takes {index.stat().st_size / 1e6:.1f} MB", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=1))
 
