@@ -39,6 +39,7 @@ from .surgery import trainable
 from .testing import law_trainable_tensors_learn
 from .train import Setting, forward_all, probabilities_of
 from .weights import backbone_digest, load_backbone
+from .weights.names import backbones
 
 
 @dataclass(frozen=True)
@@ -135,9 +136,16 @@ def _run(config: RunConfig, digest: str, store: Store, environment: Environment)
             probabilities = predict(trained, ready.frozen, test, dataset, environment, task.setting)
             score, by_class = SealedTest(labels, dataset.metric).score(probabilities)
     record = _finished(record, trained, score, by_class, clock)
-    size = cast(Any, task.backbone).image_size
+    return store.add(record, probabilities, labels, adapter_bytes(trained.model, _info(config, ready)))
+
+
+def _info(config: RunConfig, ready: Prepared) -> AdapterInfo:
+    """What the adapter file of this cell says: nothing of when and how fast, so that equal cells give equal bytes."""
+    dataset, row = ready.dataset, backbones().get(config.backbone)
+    size = cast(Any, ready.task.backbone).image_size
     info = AdapterInfo(config.method, config.backbone, size, dataset.classes, ready.base, config.head_spec)
-    return store.add(record, probabilities, labels, adapter_bytes(trained.model, info))
+    summary = {"images": len(ready.pool), "dataset": dataset.name, "protocol": config.protocol, "seed": config.seed}
+    return replace(info, squash=dataset.squash, training=summary, base_licence=row.licence if row else "")
 
 
 def _train(task: Task, test: OpenTest) -> tuple[Trained, Seen | None]:
