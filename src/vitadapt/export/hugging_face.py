@@ -6,6 +6,7 @@ another function than ours; a CLIP becomes its vision model, with the head in a 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -170,12 +171,14 @@ def _write(shipment: Shipment, folder: Path) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within the block transformers shows no progress bars."""
+    """Within the block transformers shows no progress bars, and says nothing of what will change in its own code."""
     logging = package("transformers", "hf").utils.logging
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         if shown:
             logging.enable_progress_bar()

@@ -141,7 +141,8 @@ def _write(shipment: Shipment, folder: Path) -> None:
         target_modules=sorted({names[u.block, u.slot] for u in updates}),
         modules_to_save=["classifier"] if whole.family.classifies else None,
     )
-    model = peft.get_peft_model(whole.model, config)
+    with quiet():
+        model = peft.get_peft_model(whole.model, config)
     model.peft_config["default"].base_model_name_or_path = repository or BASE
     for update in updates:
         _fill(model.get_submodule(f"base_model.model.{names[update.block, update.slot]}"), update)
@@ -165,7 +166,9 @@ def _fill(layer: Any, update: Update) -> None:
 
 
 def _reopen(folder: Path, shipment: Shipment) -> Run:
-    model = package("peft", "peft").PeftModel.from_pretrained(_base(shipment).model, str(folder)).eval()
+    peft, base = package("peft", "peft"), _base(shipment).model
+    with quiet():
+        model = peft.PeftModel.from_pretrained(base, str(folder)).eval()
     return runner(model, folder, read_json(folder / "preprocessor_config.json"))
 
 
