@@ -29,6 +29,7 @@ SMALLER = {
 SHORTER = {
     "run": ["--backbone", "random:tiny", "--recipe", "epochs=1,probe_epochs=1", "--no-cache"],
     "bench": ["--no-cache"],
+    "fit": ["--backbone", "random:tiny", "--recipe", "epochs=1,probe_epochs=1", "--no-cache"],
     "count": ["--backbone", "random:tiny"],
 }
 LONG = set(shipped_recipes()) - {"smoke"}  # hours: they are read, not run
@@ -42,13 +43,13 @@ def smaller(text: str) -> str:
 
 @pytest.fixture
 def newcomer(tmp_path, monkeypatch):
-    """A folder like a newcomer's: two classes of photos, and the benchmark that README shows."""
+    """A folder like a newcomer's: two classes of photos (of a sort), and the benchmark that README shows."""
     rng = np.random.default_rng(0)
-    for label, level in {"dark": 60, "light": 190}.items():
+    for label, level in {"cats": 60, "dogs": 190}.items():
         (tmp_path / "photos" / label).mkdir(parents=True)
         for i in range(10):
             pixels = np.clip(rng.normal(level, 40, (33, 35, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{i}.png")
+            Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{i}.jpg")
     (toml,) = [block for kind, block in BLOCKS if kind == "toml"]
     (tmp_path / "my.toml").write_text(smaller(toml) + "[recipe]\nepochs = 1\nprobe_epochs = 1\n")
     monkeypatch.chdir(tmp_path)
