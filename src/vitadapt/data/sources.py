@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ..errors import DataError
+from ..registry import unknown
 from . import catalog
 from .catalog import READERS
 from .examples import Dataset
@@ -51,7 +52,8 @@ def check_spec(spec: str) -> None:
     path = Path(spec).expanduser()
     if os.sep in spec or path.suffix.lower() in _TABLES or path.exists() or catalog.resolve(spec):
         return
-    catalog.catalog()[spec]
+    if spec not in catalog.catalog():
+        raise unknown("dataset", spec, catalog.catalog(), "(and there is no folder or file of that name)")
 
 
 def list_datasets(root: Path | None = None) -> list[dict[str, object]]:
