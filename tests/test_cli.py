@@ -7,54 +7,20 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from vitadapt.cli import main
+from fanout_cases import make_photos
 from vitadapt.methods import METHODS
 
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
-    root, rng = tmp_path_factory.mktemp("cli") / "photos", np.random.default_rng(1)
-    for label, level in {"dark": 60, "light": 190}.items():
-        for part, count in (("train", 6), ("test", 5)):
-            folder = root / part / label
-            folder.mkdir(parents=True)
-            for i in range(count):
-                pixels = np.clip(rng.normal(level, 40, (33, 35, 3)), 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / f"{i}.png")
-    return root
+    return make_photos(tmp_path_factory.mktemp("cli") / "photos")
 
 
 def command(*arguments):
     return [sys.executable, "-m", "vitadapt.cli", *map(str, arguments)]
-
-
-@dataclass(frozen=True)
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def vitadapt(capsys, monkeypatch, tmp_path):
-    """The command line in this process: what the console script does, without a new interpreter for every case."""
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["vitadapt", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        said = capsys.readouterr()
-        return Done(int(stop.value.code or 0), said.out, said.err)
-
-    return call
 
 
 def recipe_file(path, photos, methods=("linear-probe", "lora"), epochs=1, seeds=(0,)):

@@ -4,40 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 from elevater_cases import make, write_hub
 from leaderboard_cases import fill, probabilities, small_suite
-from vitadapt.cli import main
 from vitadapt.leaderboard.suite import required, suite
 from vitadapt.metrics import RELEASED_METRICS
 from vitadapt.results import Store
-
-
-@dataclass(frozen=True)
-class Done:
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def vitadapt(capsys, monkeypatch, tmp_path):
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["vitadapt", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        said = capsys.readouterr()
-        return Done(int(stop.value.code or 0), said.out, said.err)
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +32,12 @@ def board(tmp_path_factory):
 def test_records_become_a_submission_that_is_sound_and_scored(board, vitadapt):
     data, runs, truths = board
     done = vitadapt("submit", runs, "--data-root", data, "-o", "mine.zip", "--model-name", "ours")
-    assert (done.status, done.err) == (0, "") and "mine.zip" in done.out
-    assert vitadapt("submit", "--check", "mine.zip", "--data-root", data) == Done(0, "mine.zip: no problems\n", "")
+    assert (done.returncode, done.stderr) == (0, "") and "mine.zip" in done.stdout
+    checked = vitadapt("submit", "--check", "mine.zip", "--data-root", data)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "mine.zip: no problems\n", "")
     scored = vitadapt("score", "mine.zip", "--data-root", data, "--json")
-    whole = json.loads(scored.out)
-    assert scored.status == 0 and whole["complete"] and whole["count"] == 20 and whole["trained"] == 1001
+    whole = json.loads(scored.stdout)
+    assert scored.returncode == 0 and whole["complete"] and whole["count"] == 20 and whole["trained"] == 1001
     means = []
     for each in whole["datasets"]:
         row = suite()[each["dataset"]]
@@ -71,7 +47,7 @@ def test_records_become_a_submission_that_is_sound_and_scored(board, vitadapt):
         assert each["scores"] == pytest.approx(expected)
         means.append(np.mean(expected))
     assert whole["average"] == pytest.approx(np.mean(means))
-    table = vitadapt("score", "mine.zip", "--data-root", data).out
+    table = vitadapt("score", "mine.zip", "--data-root", data).stdout
     assert f"average {np.mean(means):.2f}, PE" in table and "partial" not in table
 
 
@@ -81,31 +57,33 @@ def test_what_cannot_be_scored_is_named_and_the_mean_is_called_partial(board, vi
     shutil.rmtree(tmp_path / "data" / "classification" / "dtd_20211007")
     vitadapt("submit", runs, "-o", "mine.zip")
     done = vitadapt("score", "mine.zip", "--data-root", tmp_path / "data")
-    assert done.status == 1 and "dtd: labels not found" in done.err
-    assert "partial, 19 of 20 data sets" in done.out
+    assert done.returncode == 1 and "dtd: labels not found" in done.stderr
+    assert "partial, 19 of 20 data sets" in done.stdout
 
 
 def test_without_the_leaderboards_own_copy_the_order_of_images_is_said_to_be_unknown(board, vitadapt):
     _, runs, _ = board
     done = vitadapt("submit", runs)
-    assert done.status == 0 and "order of test images was not compared" in done.err and "copy: all" in done.err
+    assert (
+        done.returncode == 0 and "order of test images was not compared" in done.stderr and "copy: all" in done.stderr
+    )
 
 
 def test_a_submission_with_gaps_is_written_only_when_asked_for(vitadapt, tmp_path):
     with small_suite():
         fill(Store(tmp_path / "runs"), ["mnist", "dtd"])
         done = vitadapt("submit", "runs")
-        lines = done.err.splitlines()
-        assert done.status == 1 and len(lines) == 19 and "18 problems, nothing was written; --partial" in lines[-1]
+        lines = done.stderr.splitlines()
+        assert done.returncode == 1 and len(lines) == 19 and "18 problems, nothing was written; --partial" in lines[-1]
         assert not (tmp_path / "submission.zip").exists()
-        assert vitadapt("submit", "runs", "--partial").status == 0
+        assert vitadapt("submit", "runs", "--partial").returncode == 0
         checked = vitadapt("submit", "--check", "submission.zip")
-        assert checked.status == 1 and checked.out.splitlines()[-1] == "submission.zip: 18 problems"
+        assert checked.returncode == 1 and checked.stdout.splitlines()[-1] == "submission.zip: 18 problems"
         by_seed = vitadapt("submit", "runs", "-o", "seeds")
-        assert by_seed.status == 0 and len(list((tmp_path / "seeds").glob("*.json"))) == 6
-        assert vitadapt("submit", "seeds", "--partial", "-o", "again.zip").status == 0
+        assert by_seed.returncode == 0 and len(list((tmp_path / "seeds").glob("*.json"))) == 6
+        assert vitadapt("submit", "seeds", "--partial", "-o", "again.zip").returncode == 0
         assert (tmp_path / "again.zip").stat().st_size > 1000
-        assert vitadapt("submit", "seeds", "-o", "other").status == 2
+        assert vitadapt("submit", "seeds", "-o", "other").returncode == 2
 
 
 def test_candidates_are_offered_with_the_option_that_takes_each(vitadapt, tmp_path):
@@ -113,12 +91,12 @@ def test_candidates_are_offered_with_the_option_that_takes_each(vitadapt, tmp_pa
         for method in ("lora", "bitfit"):
             fill(Store(tmp_path / "runs"), ["mnist"], method=method)
         done = vitadapt("submit", "runs")
-        assert done.status == 2
-        offered = [line.split()[1].rstrip(":") for line in done.err.splitlines()[1:]]
+        assert done.returncode == 2
+        offered = [line.split()[1].rstrip(":") for line in done.stderr.splitlines()[1:]]
         assert len(offered) == 2
         for key in offered:
-            assert vitadapt("submit", "runs", "--candidate", key, "--partial", "-o", f"{key}.zip").status == 0
-        assert vitadapt("submit", "runs", "--method", "lora", "--partial").status == 0
+            assert vitadapt("submit", "runs", "--candidate", key, "--partial", "-o", f"{key}.zip").returncode == 0
+        assert vitadapt("submit", "runs", "--method", "lora", "--partial").returncode == 0
 
 
 def test_results_of_the_toolkit_are_imported_and_shown_as_such(vitadapt, tmp_path):
@@ -128,17 +106,17 @@ def test_results_of_the_toolkit_are_imported_and_shown_as_such(vitadapt, tmp_pat
         counts = "num_params is:9, n_trainable_params is:0.079699, backbone_params is:8."
         (folder / f"seed0_{name}.txt").write_text(f"best acc is:{score}, {counts}")
     done = vitadapt("import", "theirs", "-o", "runs")
-    assert (done.status, done.err) == (0, "") and "2 runs imported" in done.out
-    shown = vitadapt("results", "runs").out
+    assert (done.returncode, done.stderr) == (0, "") and "2 runs imported" in done.stdout
+    shown = vitadapt("results", "runs").stdout
     for expected in ("kadapter (imported) †", "† best epoch on the test set", "91.5", "64.0", "79,699"):
         assert expected in shown
     (folder / "seed1_cifar-10.txt").write_text("best acc is")
     damaged = vitadapt("import", "theirs", "-o", "runs")
-    assert damaged.status == 1 and len(damaged.err.splitlines()) == 1 and "2 runs imported" in damaged.out
+    assert damaged.returncode == 1 and len(damaged.stderr.splitlines()) == 1 and "2 runs imported" in damaged.stdout
 
 
 @pytest.mark.parametrize("command", [("submit",), ("submit", "--check"), ("score",), ("import",)])
 def test_a_name_that_does_not_exist_is_one_line(vitadapt, command):
     done = vitadapt(*command, "nothing.zip")
-    lines = (done.out + done.err).splitlines()
-    assert done.status == 1 and "nothing.zip" in lines[0] and len(lines) <= 2 and "Traceback" not in done.err
+    lines = (done.stdout + done.stderr).splitlines()
+    assert done.returncode == 1 and "nothing.zip" in lines[0] and len(lines) <= 2 and "Traceback" not in done.stderr

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 
 from ..errors import DataError
 from ..metrics import RELEASED_METRICS, performance_efficiency
+from ..report.table import OverSeeds
 from .check import check_order, check_predictions
 from .files import Entry
 from .suite import Truths, required, suite
 
 
 @dataclass(frozen=True)
-class Score:
+class Score(OverSeeds):
     """What one data set gets. scores: percent, one per seed; empty when `problem` says why there is none.
 
     note: what to keep in mind about the number.
@@ -26,14 +27,6 @@ class Score:
     trained: float | None
     problem: str = ""
     note: str = ""
-
-    @property
-    def mean(self) -> float | None:
-        return statistics.fmean(self.scores) if self.scores else None
-
-    @property
-    def sd(self) -> float | None:
-        return statistics.stdev(self.scores) if len(self.scores) > 1 else None
 
 
 @dataclass(frozen=True)

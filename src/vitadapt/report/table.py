@@ -22,13 +22,10 @@ Of = TypeVar("Of", bound=Entry)
 VARYING = ("backbone", "image_size", "shots", "protocol", "precision")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """Scores of one method on one dataset over seeds, in percent."""
+class OverSeeds:
+    """What has one score per seed: their mean and standard deviation, None where there are too few."""
 
     scores: tuple[float, ...]
-    diverged: int = 0
-    splits: tuple[str, ...] = ()  # the rules behind train and test, as far as the records tell them
 
     @property
     def mean(self) -> float | None:
@@ -37,6 +34,15 @@ class Cell:
     @property
     def sd(self) -> float | None:
         return statistics.stdev(self.scores) if len(self.scores) > 1 else None
+
+
+@dataclass(frozen=True)
+class Cell(OverSeeds):
+    """Scores of one method on one dataset over seeds, in percent."""
+
+    scores: tuple[float, ...]
+    diverged: int = 0
+    splits: tuple[str, ...] = ()  # the rules behind train and test, as far as the records tell them
 
     def text(self) -> str:
         parts = [] if self.mean is None else [f"{self.mean:.1f}"]
