@@ -173,6 +173,19 @@ def test_when_everything_diverges_it_is_said(images, name):
         wild(task(images, name, BitFit()))
 
 
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_final_run_that_diverges_leaves_what_the_search_found(images, name, monkeypatch):
+    whole = SMALL[name](task(images, name, BitFit())).chosen
+
+    def diverge(*_, **__):
+        raise Diverged("no number")
+
+    monkeypatch.setattr("vitadapt.procedure.train_final", diverge)
+    with pytest.raises(Diverged, match="no number") as stop:
+        SMALL[name](task(images, name, BitFit()))
+    assert stop.value.chosen == whole and whole["trace"]
+
+
 def test_another_error_in_a_trial_stops_the_search(images):
     labels = torch.tensor([0, 1, 7] * 5)
     with pytest.raises((IndexError, RuntimeError)):

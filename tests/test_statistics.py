@@ -246,3 +246,11 @@ def test_ranks_are_over_cells_that_all_have():
     assert rank({"a": cells([1.0]), "b": cells([1.0], ["other"])}) is None
     ranking = rank({"a": cells([1.0, 2.0, 3.0]), "b": cells([1.0, 1.0])})
     assert ranking.cells == 2 and ranking.ranks == {"a": 1.25, "b": 1.75}
+
+
+def test_runs_whose_seed_is_not_known_are_compared_by_dataset():
+    known = grid({"linear-probe": 0.0, "lora": 2.0})
+    unknown = [dataclasses.replace(r, config={**r.config, "seed": None}) for r in known if r.config["seed"] == 0]
+    found = compare([*known, *unknown])
+    assert found
+    assert compare([*reversed(unknown), *known]) == found

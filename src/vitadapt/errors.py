@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class VitadaptError(Exception):
     """Base of every error that a user can act on; the command line prints it without a traceback."""
@@ -32,7 +34,11 @@ class NotMergeable(VitadaptError):
 
 
 class Diverged(VitadaptError):
-    """Training produced a loss that is not a number."""
+    """Training produced a loss that is not a number. `chosen`: what a search had found before, for the record."""
+
+    def __init__(self, message: str, chosen: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.chosen = chosen or {}
 
 
 class MethodDefect(VitadaptError):

@@ -19,7 +19,7 @@ class Cell(NamedTuple):
     """What two methods must share to be compared."""
 
     dataset: str
-    seed: int
+    seed: int  # -1 where an imported run does not tell
     subset: str
     images: str  # digest of the test images
 
@@ -40,7 +40,8 @@ def scores_of(records: Iterable[Record]) -> Scores:
     found = {}
     for record in records:
         config = record.config
-        cell = Cell(config["dataset"], config["seed"], config.get("subset") or "", record.images.get("test", ""))
+        seed = -1 if config["seed"] is None else config["seed"]
+        cell = Cell(config["dataset"], seed, config.get("subset") or "", record.images.get("test", ""))
         if record.score is not None:
             found[cell] = record.score
     return found

@@ -15,7 +15,7 @@ from torch import Tensor
 from .config import Recipe, RunConfig, recipe_for
 from .data.catalog import resolve
 from .data.fewshot import sample_few_shot, validation_split
-from .errors import ConfigError
+from .errors import ConfigError, Diverged
 from .files import bytes_digest
 from .search import Choice, Trial
 from .task import Task, Trained, derive
@@ -127,9 +127,17 @@ def _start(task: Task) -> tuple[Any, int]:
 
 
 def finish(task: Task, choice: Choice, recipe: Recipe, rows: Tensor | None, epochs: int) -> Trained:
-    """The final training, with what the search did in the record. `epochs` is the length of a trial without its own."""
+    """The final training, with what the search did in the record. `epochs` is the length of a trial without its own.
+
+    Raises Diverged, which then holds what the search did.
+    """
     trace = [_row(trial, epochs) for trial in choice.trials]
-    return train_final(task, recipe, rows, validation=choice.score, trials=choice.runs, trace=trace)
+    found = {"validation": choice.score, "trials": choice.runs, "trace": trace}
+    try:
+        return train_final(task, recipe, rows, **found)
+    except Diverged as error:
+        values = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+        raise Diverged(str(error), {**values, **found}) from error
 
 
 def _row(trial: Trial, epochs: int) -> list[Any]:

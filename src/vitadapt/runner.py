@@ -126,7 +126,8 @@ def _run(config: RunConfig, digest: str, store: Store, environment: Environment)
         with clock.phase("train"):
             trained, seen = _train(task, OpenTest(test, labels))
     except Diverged as error:
-        record = replace(record, status="diverged", notes=[*record.notes, str(error)], seconds=clock.seconds)
+        notes = [*record.notes, str(error)]
+        record = replace(record, status="diverged", notes=notes, chosen=error.chosen, seconds=clock.seconds)
         return store.add(record, None, labels, None)
     with clock.phase("test"):
         if seen is not None:
