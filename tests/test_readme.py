@@ -13,7 +13,7 @@ from PIL import Image
 import vitadapt
 from vitadapt.bench import check_names, read_bench
 from vitadapt.cli import main
-from vitadapt.config import tomllib
+from vitadapt.files import parse_toml
 from vitadapt.shipped import shipped_recipes
 
 ROOT = Path(__file__).parents[1]
@@ -87,7 +87,7 @@ def test_every_command_and_every_line_of_python_works(newcomer, monkeypatch, cap
 
 def test_every_other_command_exists():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    extras = parse_toml((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
     for line in LINES:
         program, *words = shlex.split(line, comments=True) or [""]
         assert program in ("", "vitadapt", "make", "pip"), line

@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -17,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from .data.catalog import names_of
 from .errors import ConfigError
+from .files import parse_toml, shipped_table
 from .headspec import HEADS, TEXT, ZERO, HeadSpec
 from .methods import METHODS
 from .naming import changes_text, named
@@ -24,11 +23,6 @@ from .registry import unknown
 from .surgery import Method
 from .text.knowledge import Knowledge
 from .text.prompts import Prompts
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover
-    import tomli as tomllib
 
 Instance = TypeVar("Instance")
 
@@ -249,11 +243,9 @@ def parse_fields(text: str) -> dict[str, Any]:
     return values
 
 
-@cache
 def data_table(name: str) -> dict[str, Any]:
     """A TOML file that ships with the package, such as protocols.toml."""
-    text = resources.files("vitadapt").joinpath(name).read_text(encoding="utf-8")
-    return cast(dict[str, Any], tomllib.loads(text))
+    return shipped_table("vitadapt", name)
 
 
 def recipe_for(protocol: str, method: Method) -> Recipe:
@@ -290,8 +282,8 @@ def check_match(protocol: str, method: Method) -> None:
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file. Raises ConfigError naming the file when it is missing or not TOML."""
     try:
-        return cast(dict[str, Any], tomllib.loads(path.read_text(encoding="utf-8")))
+        return parse_toml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # not TOML, or not UTF-8
         raise ConfigError(f"{path}: not a TOML file: {error}") from error

@@ -5,13 +5,34 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import sys
 import time
+from functools import cache
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from .errors import StorageError
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover
+    import tomli as tomllib
+
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _SETTLED = 2.0  # seconds after which a file's times are trusted; a younger one may change within the clock's tick
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Raises ValueError telling the line when `text` is not TOML."""
+    found: dict[str, Any] = tomllib.loads(text)
+    return found
+
+
+@cache
+def shipped_table(package: str, name: str) -> dict[str, Any]:
+    """A TOML file that ships with `package`, such as protocols.toml; read once, and not to be changed."""
+    return parse_toml(resources.files(package).joinpath(name).read_text(encoding="utf-8"))
 
 
 def write_atomic(path: Path, data: bytes) -> None:

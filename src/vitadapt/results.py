@@ -180,9 +180,7 @@ class Store:
             files["adapters"] = self._write("adapters", record.digest, adapter)
         record = dataclasses.replace(record, files=files)
         write_atomic(self.path("records", record.digest), record.to_json().encode())
-        for kind in ("failures", "trials"):
-            self.path(kind, record.digest).unlink(missing_ok=True)
-        return record
+        return self._recorded(record)
 
     def export(self, digest: str) -> dict[str, bytes]:
         """The files of a recorded cell by kind, to be given to `accept` elsewhere. Raises StorageError when damaged."""
@@ -201,7 +199,12 @@ class Store:
         for kind in record.files:
             self._write(kind, digest, files[kind])
         self._write("records", digest, files["records"])
-        self.path("failures", digest).unlink(missing_ok=True)
+        return self._recorded(record)
+
+    def _recorded(self, record: Record) -> Record:
+        """The record, without what its cell had left on the way."""
+        for kind in ("failures", "trials"):
+            self.path(kind, record.digest).unlink(missing_ok=True)
         return record
 
     def discard(self, digest: str) -> None:

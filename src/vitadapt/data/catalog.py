@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -11,14 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from ..files import shipped_table
 from ..registry import Registry
 from .classmap import map_classes
 from .examples import Dataset, Examples
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # type: ignore[import-not-found]
 
 Options = Mapping[str, Any]  # one entry of `sources`: the reader's name and its options
 
@@ -110,8 +105,8 @@ def catalog() -> Registry[Row]:
 
     rows: Registry[Row] = Registry("dataset")
     folder = files(__package__)
-    table = tomllib.loads(folder.joinpath("catalog.toml").read_text(encoding="utf-8"))
-    for name, fields in table.items():
+    for name, told in shipped_table("vitadapt.data", "catalog.toml").items():
+        fields = dict(told)
         lines = fields.pop("classes", None)
         if lines is None:
             lines = folder.joinpath("classes").joinpath(f"{name}.txt").read_text(encoding="utf-8").splitlines()

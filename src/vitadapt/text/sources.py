@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
 
 from ..errors import NotApplicable, WeightsError
+from ..files import shipped_table
 from ..registry import Registry
 from ..vit import Activation
 from ..weights.fetch import MissingPackage
@@ -20,11 +18,6 @@ from ..weights.names import backbones
 from ..weights.sources import hub_folder, open_clip_checkpoint, split_query, split_seed
 from . import hugging_face_tower, open_clip_tower
 from .tower import TextConfig, TextTower, check_pair
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 Source = Callable[[str, nn.Module], TextTower]
 TEXT_SOURCES: Registry[Source] = Registry("text tower source")
@@ -87,11 +80,9 @@ def _random(rest: str, backbone: nn.Module) -> TextTower:
     return open_clip_tower.random_tower(config, seed)
 
 
-@cache
 def architectures() -> dict[str, dict[str, int]]:
     """Name of an image architecture -> the fields of `TextConfig` of the tower beside it."""
-    text = resources.files(__package__).joinpath("architectures.toml").read_text(encoding="utf-8")
-    return cast(dict[str, dict[str, int]], tomllib.loads(text))
+    return shipped_table("vitadapt.text", "architectures.toml")
 
 
 def _of_path(path: Path, backbone: nn.Module, where: str) -> TextTower:

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
-from typing import Any, cast
+from typing import Any
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # type: ignore[import-not-found]
-
+from ..files import shipped_table
 from ..registry import unknown
 
 
@@ -43,11 +37,8 @@ GENERAL_FORMS = {
 """Names that are not rows, for help texts."""
 
 
-@cache
 def _table(file: str) -> dict[str, dict[str, Any]]:
-    return cast(
-        dict[str, dict[str, Any]], tomllib.loads(resources.files(__package__).joinpath(file).read_text("utf-8"))
-    )
+    return shipped_table("vitadapt.weights", file)
 
 
 @cache
