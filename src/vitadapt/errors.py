@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+from .limits import MESSAGE
+
+_UNSEEN = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]|\n(?!  )")
+
+
+def printable(text: str) -> str:
+    """`text` as a message may show it, whatever a stranger's file put into it: no control characters (a terminal obeys
+    them), none that turn the direction of writing, nothing that is not UTF-8, and no endless line.
+
+    A new line stays where an indented list begins.
+    """
+    seen = _UNSEEN.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+    return "\n".join(map(_shortened, seen.split("\n")))
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= MESSAGE else f"{line[: MESSAGE - 505]} ... {line[-500:]}"
 
 
 class VitadaptError(Exception):
     """Base of every error that a user can act on; the command line prints it without a traceback."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class UnknownName(VitadaptError):

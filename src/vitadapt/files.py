@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
+import stat
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from .errors import StorageError
+from .limits import JSON_DEPTH, JSON_FILE, MIB
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,13 +25,90 @@ else:  # pragma: no cover
     import tomli as tomllib
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_DOTS = 10_000_000  # the reader of TOML takes time with the square of the dots in a key
 _SETTLED = 2.0  # seconds after which a file's times are trusted; a younger one may change within the clock's tick
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Raises ValueError telling the line when `text` is not TOML."""
-    found: dict[str, Any] = tomllib.loads(text)
+    """Raises ValueError telling the line when `text` is not TOML, or is nested too deeply."""
+    if sum(line.count(".") ** 2 for line in text.splitlines()) > _DOTS:
+        raise ValueError("nested too deeply")
+    try:
+        found: dict[str, Any] = tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    _check_depth(found)
     return found
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The JSON value in `text`. Raises ValueError when it is not JSON or not UTF-8, or is nested too deeply.
+
+    So it does when an object gives a key twice: one of the two values would be lost without a word.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_once)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    _check_depth(value)
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"gives the key {twice[:60]!r} twice")
+    return table
+
+
+def _check_depth(value: Any) -> None:
+    """Level by level: what is nested deeper would break whoever walks through it."""
+    level = [value]
+    for _ in range(JSON_DEPTH + 1):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return
+    raise ValueError("nested too deeply")
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def read_bounded(path: Path | str, most: int) -> bytes:
+    """The content of a regular file of at most `most` bytes.
+
+    Raises OSError with a plain reason: also for a pipe or a device, which might never end, for a larger file, and for a
+    path that no file can have.
+    """
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            look = os.fstat(file.fileno())
+            if not stat.S_ISREG(look.st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", str(path))
+            if look.st_size > most:
+                raise OSError(errno.EFBIG, f"larger than {most // MIB} MiB", str(path))
+            data = file.read(most + 1)
+    except ValueError as error:  # a zero byte in the path
+        raise OSError(errno.EINVAL, "not a possible path", str(path)) from error
+    if len(data) > most:  # it grew
+        raise OSError(errno.EFBIG, f"larger than {most // MIB} MiB", str(path))
+    return data
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """A pipe that nobody writes to must not keep the reader waiting."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_text(path: Path | str, most: int = JSON_FILE) -> str:
+    """The text, in UTF-8 with or without its mark, of a file of at most `most` bytes. Raises OSError as `read_bounded`,
+    and ValueError for another encoding.
+    """
+    return read_bounded(path, most).decode("utf-8-sig")
 
 
 @cache
