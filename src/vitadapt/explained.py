@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
 
 from .data.examples import FileRef
-from .data.images import to_pixels
-from .data.pixels import decode
+from .data.images import Geometry, to_pixels
 from .explain import explain, side_by_side
 from .files import write_atomic
-from .own.model import Model
+from .own.model import Model, probabilities_of
 from .registry import unknown
+from .train import TensorInputs, forward_all
 
 
 @dataclass(frozen=True)
@@ -39,28 +40,42 @@ def explain_file(
     Raises DataError for what is no image, UnknownName for a class or a kind that does not exist, NotApplicable for
     attention of a network that has none, StorageError when `out` cannot be written.
     """
-    if name is not None and name not in model.classes:
-        raise unknown("class", name, model.classes)
+    target_of(model, name)  # before anything is decoded
     ref = FileRef(image)
-    pixels = torch.from_numpy(decode(ref, model.geometry))[None]  # (1, 3, S, S)
-    probabilities = model.predict_refs([ref])[0]
-    target = int(probabilities.argmax()) if name is None else model.classes.index(name)
-    heat = explain(model.classifier, pixels, kind, target)[0]
-    best = int(probabilities.argmax())
-    wanted = None if kind == "rollout" else model.classes[target]
-    found = Explained(model.classes[best], float(probabilities[best]), wanted, float(probabilities[target]))
-    write_atomic(out, _png(side_by_side(_seen(model, ref, side), heat), found, kind))
+    picture = ref.read()
+    pixels = to_pixels(picture, model.geometry, ref.name)
+    found, heat = look(model, torch.from_numpy(pixels), kind, name)
+    seen = seen_part(picture, model.geometry, ref.name, side)
+    write_atomic(out, png_bytes(side_by_side(seen, heat), found, kind))
     return found
 
 
-def _seen(model: Model, ref: FileRef, side: int) -> Image.Image:
-    """The part of the picture that the model sees, finely enough to be looked at."""
-    size = model.info.image_size
-    geometry = replace(model.geometry, size=size * math.ceil(side / size))
-    return Image.fromarray(np.ascontiguousarray(to_pixels(ref.read(), geometry, ref.name).transpose(1, 2, 0)))
+def target_of(model: Model, name: str | None) -> int | None:
+    """The number of the class called `name`; None for none. Raises UnknownName."""
+    if name is not None and name not in model.classes:
+        raise unknown("class", name, model.classes)
+    return None if name is None else model.classes.index(name)
 
 
-def _png(picture: Image.Image, found: Explained, kind: str) -> bytes:
+def look(model: Model, pixels: Tensor, kind: str = "gradient", name: str | None = None) -> tuple[Explained, Tensor]:
+    """What the model says of a square (3, S, S), and the heat (h, w) of a class; raises as `explain_file`."""
+    target, images = target_of(model, name), pixels[None]
+    probabilities = probabilities_of(forward_all(model.classifier, TensorInputs(images), model.setting, "predict"))[0]
+    best = int(probabilities.argmax())
+    target = best if target is None else target
+    heat = explain(model.classifier, images, kind, target)[0]
+    wanted = None if kind == "rollout" else model.classes[target]
+    return Explained(model.classes[best], float(probabilities[best]), wanted, float(probabilities[target])), heat
+
+
+def seen_part(picture: Image.Image, geometry: Geometry, name: str, side: int) -> Image.Image:
+    """The part of the picture that the model sees, finely enough to be looked at. Raises UnreadableImage."""
+    fine = replace(geometry, size=geometry.size * math.ceil(side / geometry.size))
+    return Image.fromarray(np.ascontiguousarray(to_pixels(picture, fine, name).transpose(1, 2, 0)))
+
+
+def png_bytes(picture: Image.Image, found: Explained, kind: str) -> bytes:
+    """The drawn heat as a PNG that says what it is."""
     about = PngInfo()
     about.add_itxt("Description", f"{kind} heat map for {found.explained or 'all classes'}; answer {found.answer}")
     buffer = io.BytesIO()

@@ -67,6 +67,10 @@ class UnreadableImage(DataError):
         self.name, self.reason = name, reason
 
 
+class TooManyPixels(UnreadableImage):
+    """An image whose header says that it is larger than is allowed; none of its pixels was decoded."""
+
+
 @dataclass(frozen=True)
 class Geometry:
     """How an image becomes a square of `size` pixels.
@@ -84,12 +88,14 @@ class Geometry:
             raise ValueError(f"size and resize must be at least 1: {self}")
 
 
-def open_image(data: bytes, name: str) -> Image.Image:
-    """The decoded image (first frame) in `data`, as stored. Raises UnreadableImage."""
+def open_image(data: bytes, name: str, most: int | None = None) -> Image.Image:
+    """The decoded image (first frame) in `data`, as stored. Raises UnreadableImage, and TooManyPixels above `most`."""
     if not data:
         raise UnreadableImage(name, "empty file")
     with _explained(name):
         image = _open_header(data)
+        if most is not None and image.width * image.height > most:
+            raise TooManyPixels(name, f"{image.width} x {image.height} pixels, at most {most} are taken")
         image.load()
     return image
 
@@ -108,7 +114,7 @@ def _explained(name: str) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise UnreadableImage(name, "not an image of a known format") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise UnreadableImage(name, f"more than {Image.MAX_IMAGE_PIXELS} pixels") from error
+        raise TooManyPixels(name, f"more than {Image.MAX_IMAGE_PIXELS} pixels") from error
     except _DAMAGE as error:
         raise UnreadableImage(name, "truncated" if "truncated" in str(error).lower() else "damaged") from error
 

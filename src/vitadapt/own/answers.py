@@ -66,7 +66,7 @@ def answer(
             known = list(zip(part, model.predict_refs(part), strict=True))
         except DataError:
             known = _one_by_one(model, part, broken)
-        rows += [_row(model, ref, probabilities, top, threshold) for ref, probabilities in known]
+        rows += [row(ref.name, model.classes, probabilities, top, threshold) for ref, probabilities in known]
         if progress is not None:
             progress("predict", start + len(part), len(refs))
     return rows, broken
@@ -82,15 +82,18 @@ def _one_by_one(model: Model, refs: Sequence[ImageRef], broken: list[str]) -> li
     return known
 
 
-def _row(model: Model, ref: ImageRef, probabilities: np.ndarray, top: int, threshold: float | None) -> dict[str, Any]:
+def row(
+    image: str, classes: Sequence[str], probabilities: np.ndarray, top: int = 1, threshold: float | None = None
+) -> dict[str, Any]:
+    """What is said of one image from its probabilities (C,): the command line and the server say the same."""
     order = np.argsort(-probabilities, kind="stable")[:top]
     most = float(probabilities[order[0]])
     sure = threshold is None or most >= threshold
     return {
-        "image": ref.name,
-        "class": model.classes[order[0]] if sure else None,
+        "image": image,
+        "class": classes[order[0]] if sure else None,
         "probability": most,
-        "top": {model.classes[c]: float(probabilities[c]) for c in order},
+        "top": {classes[c]: float(probabilities[c]) for c in order},
     }
 
 

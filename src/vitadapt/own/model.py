@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from torch import Tensor
 
 from ..adapter import AdapterInfo, load_adapter, read_adapter
 from ..data import Examples, Geometry, open_pixels
@@ -58,8 +59,13 @@ class Model:
         examples = Examples(tuple(refs), np.zeros(len(refs), dtype=np.int64))
         pixels = open_pixels(examples, self.geometry, cache)
         logits = forward_all(self.classifier, pixels, self.setting, "predict")
-        probabilities: np.ndarray = logits.softmax(dim=1).numpy()
-        return probabilities
+        return probabilities_of(logits)
+
+
+def probabilities_of(logits: Tensor) -> np.ndarray:
+    """Logits (N, C) in fp32 on the CPU -> probabilities (N, C)."""
+    probabilities: np.ndarray = logits.softmax(dim=1).numpy()
+    return probabilities
 
 
 def references(images: Any, name: str) -> Sequence[ImageRef]:
