@@ -1,5 +1,6 @@
 from .adapter import load_adapter as load_adapter
 from .adapter import read_adapter as read_adapter
+from .bank import Bank as Bank
 from .config import Recipe as Recipe
 from .config import RunConfig as RunConfig
 from .config import parse_method as parse_method

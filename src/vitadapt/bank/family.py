@@ -1,0 +1,164 @@
+"""What an adapter left behind in a backbone, by kind of module; adapters that left the same kinds are a family.
+
+Nothing here knows a method: a delta with thin factors, any other delta, an inserted module, and tensors of the backbone
+that are not the bank's are found where they stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ..deltas import Delta, ThinDelta
+from ..errors import NotApplicable, WeightsError
+from ..surgery import copy_sharing_weights, require_vit
+from ..vit import Block, Slot, SlotLinear, ViT
+from .calls import Branch, Call, Factors
+from .layout import Layout
+
+
+@dataclass(frozen=True, eq=False)
+class SlotPiece:
+    """What adapters of a family do to a `SlotLinear`: thin deltas, other deltas, a bias (its name), or all of it."""
+
+    thin: tuple[tuple[Slot, Call], ...] = ()
+    branches: tuple[tuple[Slot, Call], ...] = ()
+    bias: str = ""
+    whole: Call | None = None
+
+
+Piece = SlotPiece | Call
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """Adapters of one skeleton: the same modules with the same settings at the same paths; only numbers differ.
+
+    template: a backbone adapted like them. layout: the tensors that differ. pieces: path of a module of the plain
+    backbone -> what stands there. whole: paths of the blocks that must compute every token. projected: is the output
+    projection in use?
+    """
+
+    key: Hashable
+    template: ViT
+    layout: Layout
+    pieces: dict[str, Piece]
+    whole: frozenset[str]
+    projected: bool
+
+
+def dissect(adapted: nn.Module, plain: ViT) -> tuple[Family, dict[str, Tensor]]:
+    """The family of an adapted backbone, and its own tensors by their names in it.
+
+    Raises NotApplicable for what has nothing to share with other adapters, WeightsError for another backbone.
+    """
+    model = require_vit(adapted)
+    _check_config(model, plain)
+    own = dict(_own_tensors(model, plain))
+    template = copy_sharing_weights(model).eval()
+    known = dict(template.named_parameters()) | dict(template.named_buffers())
+    for name, parameter in plain.named_parameters():
+        if name in known and name not in own:
+            cast(nn.Parameter, known[name]).data = parameter.data  # held once, whoever holds the adapted model
+    names = {id(known[name]): name for name in own}
+    pieces = dict(_pieces(template, names))
+    blocks = (path for path, m in template.named_modules() if isinstance(m, Block) and not _tokenwise(m))
+    projected = model.config.projection == plain.config.projection
+    key = (projected, tuple((path, _signature(_at(template, path), names)) for path in pieces))
+    return Family(key, template, Layout.of(own), pieces, frozenset(blocks), projected), own
+
+
+def _check_config(model: ViT, plain: ViT) -> None:
+    if replace(model.config, projection=plain.config.projection) == plain.config:
+        return
+    theirs, ours = vars(model.config), vars(plain.config)
+    name = next(name for name in ours if name != "projection" and theirs[name] != ours[name])
+    raise WeightsError(f"was made for a backbone with {name}={theirs[name]}, and the bank's has {name}={ours[name]}")
+
+
+def _own_tensors(model: ViT, plain: ViT) -> Iterator[tuple[str, Tensor]]:
+    """What the adapter trains, and all that its method created."""
+    base = dict(plain.named_parameters()) | dict(plain.named_buffers())
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if name not in base or tensor.requires_grad or not _same(tensor, base[name]):
+            if "." not in name and name in base:
+                raise NotApplicable(
+                    f"has a {name} of its own: it was made for another backbone, or trains all of it and has nothing "
+                    "to share; serve it as a model of its own"
+                )
+            yield name, tensor
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape:
+        raise WeightsError(f"was made for a backbone of other shapes ({tuple(a.shape)}, expected {tuple(b.shape)})")
+    return a.data_ptr() == b.data_ptr() or torch.equal(a.detach().to(b), b)
+
+
+def _pieces(template: ViT, names: dict[int, str]) -> Iterator[tuple[str, Piece]]:
+    for path, module in template.named_modules():
+        if isinstance(module, Block):
+            for place, inserted in module.inserted.items():
+                alone = not getattr(inserted, "tokenwise", False)
+                yield f"{path}.inserted.{place}", _call(inserted, names, alone)
+            for name in ("attention.qkv", "attention.out", "mlp.fc1", "mlp.fc2"):
+                layer = cast(SlotLinear, module.get_submodule(name))
+                piece = _slot_piece(layer, names, alone=not _tokenwise(module))
+                if piece is not None:
+                    yield f"{path}.{name}", piece
+        elif _of_the_backbone(path, module) and any(id(p) in names for p in module.parameters(recurse=False)):
+            yield path, _call(module, names)
+
+
+def _of_the_backbone(path: str, module: nn.Module) -> bool:
+    """Is this one of the plain network's modules, and none that is dealt with elsewhere?"""
+    created = {"inserted", "deltas", "shared"}.intersection(path.split("."))
+    return not created and not isinstance(module, (SlotLinear, ViT))
+
+
+def _slot_piece(layer: SlotLinear, names: dict[int, str], alone: bool) -> SlotPiece | None:
+    if id(layer.weight) in names:
+        return SlotPiece(whole=_call(layer, names, alone))
+    thin, branches = [], []
+    for slot, delta in layer.deltas.items():
+        if isinstance(delta, ThinDelta) and type(delta).branch is ThinDelta.branch:
+            thin.append((cast(Slot, slot), _call(Factors(delta), names)))
+        else:
+            branches.append((cast(Slot, slot), _call(Branch(cast(Delta, delta)), names, alone)))
+    bias = names.get(id(layer.bias), "")
+    return SlotPiece(tuple(thin), tuple(branches), bias) if thin or branches or bias else None
+
+
+def _call(module: nn.Module, names: dict[int, str], alone: bool = False) -> Call:
+    tensors = chain(module.named_parameters(), module.named_buffers())
+    return Call(module, {name: names[id(t)] for name, t in tensors if id(t) in names}, alone)
+
+
+def _tokenwise(block: Block) -> bool:
+    return all(getattr(module, "tokenwise", False) for module in block.inserted.values())
+
+
+def _at(template: ViT, path: str) -> nn.Module:
+    return template.get_submodule(path)
+
+
+def _signature(module: nn.Module, names: dict[int, str]) -> Hashable:
+    """Equal for modules that differ in nothing but the numbers in the adapter's tensors."""
+    settings = sorted((n, _value(v)) for n, v in vars(module).items() if not n.startswith("_") and n != "training")
+    own = chain(module._parameters.items(), module._buffers.items())
+    tensors = tuple((n, names.get(id(t)), t.shape, t.dtype) for n, t in own if t is not None)
+    children = tuple((name, _signature(child, names)) for name, child in module.named_children())
+    return type(module), tuple(settings), tensors, children
+
+
+def _value(value: object) -> tuple[str, Hashable]:
+    try:
+        hash(value)
+    except TypeError:
+        return "object", id(value)  # never shared by accident: the template keeps it alive
+    return type(value).__qualname__, value
