@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import safetensors.torch
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from ..adapter import AdapterInfo
@@ -127,7 +127,7 @@ class Residents:
         with self._lock:
             self._written += 1
             path = Path(self._folder.name) / f"{self._written}.safetensors"
-        data = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+        data = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
         write_atomic(path, data)
         file = File(path, bytes_digest(data))
         weakref.finalize(file, path.unlink, missing_ok=True)
@@ -142,4 +142,4 @@ class Residents:
             raise WeightsError(f"{who} cannot be read again ({why}); put it back, or add the adapter again") from error
         if bytes_digest(data) != file.digest:
             raise WeightsError(f"{who} is no longer the file that was added; add the adapter again")
-        return pack(entry.family, entry.head, safetensors.torch.load(data), self.device)
+        return pack(entry.family, entry.head, load(data), self.device)
