@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .products import product
+
 
 class Delta(nn.Module):
     """An additive change of some rows of a weight W (D_out x D_in) and of their bias."""
@@ -63,21 +65,24 @@ def separate_branches() -> Iterator[None]:
         _IN_PLACE.reset(token)
 
 
-def all_thin(x: Tensor, weight: Tensor, bias: Tensor | None, deltas: Sequence[nn.Module]) -> bool:
-    """May `thin_linear` compute this? In training, on a frozen layer, in one precision, outside of any compiler."""
-    frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
-    usual = torch.is_grad_enabled() and not torch.is_autocast_enabled(x.device.type) and x.dtype == weight.dtype
+def is_thin(delta: nn.Module) -> bool:
+    """May `thin_linear` compute this delta from its factors? Not when it has a branch of its own."""
+    return isinstance(delta, ThinDelta) and type(delta).branch is ThinDelta.branch
+
+
+def goes_in_place(x: Tensor, weight: Tensor) -> bool:
+    """May `thin_linear` compute this layer? In one precision, and outside of any compiler or tracer."""
     return (
-        frozen
-        and usual
+        x.dtype == weight.dtype
         and _IN_PLACE.get()
+        and not torch.is_autocast_enabled(x.device.type)
         and not torch.compiler.is_compiling()
-        and all(isinstance(delta, ThinDelta) and type(delta).branch is ThinDelta.branch for delta in deltas)
+        and not torch.jit.is_tracing()
     )
 
 
 def thin_linear(x: Tensor, weight: Tensor, bias: Tensor | None, placed: Sequence[Placed]) -> Tensor:
-    """x W^T + b plus the branches of thin deltas on their rows: (B, N, D_in) -> (B, N, D_out). For `all_thin` cases.
+    """x W^T + b plus the branches of thin deltas on their rows: (B, N, D_in) -> (B, N, D_out). If it `goes_in_place`.
 
     The branches are accumulated into the rows by the matrix products themselves, forward and backward, so that no
     second copy of those rows is made or kept: a sixth of the activations of a block where q and v are adapted.
@@ -87,23 +92,20 @@ def thin_linear(x: Tensor, weight: Tensor, bias: Tensor | None, placed: Sequence
 
 
 class _ThinLinear(torch.autograd.Function):
-    """Y = X W^T + b, Y[:, rows] += (X Q) P^T + s for every (rows; P, Q, s). The layer itself is frozen."""
+    """Y = X W^T + b, Y[:, rows] += (X Q) P^T + s for every (rows; P, Q, s)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, rows: tuple[slice, ...], *f: Any) -> Tensor:
         ps, qs, shifts = f[0::3], f[1::3], f[2::3]
         flat = x.reshape(-1, x.shape[-1])  # (B N, D_in)
-        constant = weight.new_zeros(len(weight)) if bias is None else bias.clone()
-        for place, shift in zip(rows, shifts, strict=True):
-            if shift is not None:
-                constant[place] += shift
-        y = torch.addmm(constant, flat, weight.T)
+        y = product(flat, weight, _shifted(weight, bias, rows, shifts))
         thins = [flat @ q for q in qs]
         for place, p, thin in zip(rows, ps, thins, strict=True):
             y[:, place].addmm_(thin, p.T)
         ctx.rows = rows
-        ctx.save_for_backward(x, weight, *ps, *qs, *thins)
-        return cast(Tensor, y.unflatten(0, x.shape[:-1]))
+        needs_x = rows or ctx.needs_input_grad[1]
+        ctx.save_for_backward(x if needs_x else None, weight, *ps, *qs, *thins)
+        return y.unflatten(0, x.shape[:-1])
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
@@ -111,8 +113,10 @@ class _ThinLinear(torch.autograd.Function):
         x, weight, *saved = ctx.saved_tensors
         count = len(ctx.rows)
         ps, qs, thins = saved[:count], saved[count : 2 * count], saved[2 * count :]
-        flat, g = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
-        g_x = g @ weight if ctx.needs_input_grad[0] else None
+        g = grad.reshape(-1, grad.shape[-1])
+        flat = None if x is None else x.reshape(-1, x.shape[-1])
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        g_x = product(g, weight.T) if needs_x else None
         found: list[Tensor | None] = []
         for i, (place, p, q, thin) in enumerate(zip(ctx.rows, ps, qs, thins, strict=True)):
             own = g[:, place]
@@ -120,4 +124,19 @@ class _ThinLinear(torch.autograd.Function):
             if g_x is not None:
                 g_x.addmm_(g_thin, q.T)
             found += [own.T @ thin, flat.T @ g_thin, own.sum(dim=0) if ctx.needs_input_grad[6 + 3 * i] else None]
-        return None if g_x is None else g_x.view_as(x), None, None, None, *found
+        g_weight = product(g.T, flat.T) if needs_weight else None
+        g_bias = g.sum(dim=0) if needs_bias else None
+        return None if g_x is None else g_x.unflatten(0, grad.shape[:-1]), g_weight, g_bias, None, *found
+
+
+def _shifted(
+    weight: Tensor, bias: Tensor | None, rows: Sequence[slice], shifts: Sequence[Tensor | None]
+) -> Tensor | None:
+    """The layer's bias with those of the deltas added on their rows."""
+    if all(shift is None for shift in shifts):
+        return bias
+    shifted = weight.new_zeros(len(weight)) if bias is None else bias.clone()
+    for place, shift in zip(rows, shifts, strict=True):
+        if shift is not None:
+            shifted[place] += shift
+    return shifted

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .deltas import all_thin, thin_linear
+from .deltas import goes_in_place, is_thin, thin_linear
 
 Slot = Literal["q", "k", "v", "o", "fc1", "fc2"]
 Place = Literal["attention", "mlp"]
@@ -145,11 +145,14 @@ class SlotLinear(nn.Linear):
             rows = slice(self.rows(slots[0]).start, self.rows(slots[-1]).stop)
             weight, bias = weight[rows], None if bias is None else bias[rows]
         deltas = {slot: cast(Any, self.deltas[slot]) for slot in slots if slot in self.deltas}
-        if deltas and all_thin(x, weight, bias, list(deltas.values())):
+        if goes_in_place(x, weight):
             size = len(weight) // len(slots)
+            thin = {slot: deltas.pop(slot) for slot in slots if slot in deltas and is_thin(deltas[slot])}
             places = {slot: slice(i * size, (i + 1) * size) for i, slot in enumerate(slots)}
-            return thin_linear(x, weight, bias, [(places[slot], d) for slot, d in deltas.items()]).chunk(len(slots), -1)
-        parts = F.linear(x, weight, bias).chunk(len(slots), dim=-1)
+            y = thin_linear(x, weight, bias, [(places[slot], delta) for slot, delta in thin.items()])
+        else:
+            y = F.linear(x, weight, bias)
+        parts = y.chunk(len(slots), dim=-1)
         return tuple(
             part + deltas[slot].branch(x) if slot in deltas else part for slot, part in zip(slots, parts, strict=True)
         )

@@ -1,0 +1,47 @@
+"""Matrix products with a weight, by the faster of the two libraries in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b without gradients: (..., D_in), (D_out, D_in) -> (..., D_out). The weight may be a transposed view.
+
+    On a CPU torch multiplies fp32 matrices with MKL, which on other makers' processors is slower than the oneDNN that
+    torch has on board for convolutions, and slower on any for a few rows (docs/speed.md). oneDNN's product is the
+    operator that torch's own compiler calls; where it is missing or switched off (`torch.backends.mkldnn`), or where
+    somebody differentiates, traces or compiles, it is the ordinary product.
+    """
+    if not _onednn_takes(x, weight, bias):
+        return F.linear(x, weight, bias)
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
+
+
+def _onednn_takes(*tensors: Tensor | None) -> bool:
+    given = [tensor for tensor in tensors if tensor is not None]
+    return (
+        not torch.is_grad_enabled()
+        and all(type(t) in _PLAIN and t.dtype == torch.float32 and t.device.type == "cpu" for t in given)
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+    )
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+@contextmanager
+def ordinary_products() -> Iterator[None]:
+    """Within the block every product is torch's ordinary one: what `product` is held to."""
+    with torch.backends.mkldnn.flags(enabled=False):
+        yield
