@@ -16,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from .drafts import draft
 from .errors import StorageError
 from .limits import JSON_DEPTH, JSON_FILE, MIB
 
@@ -122,16 +123,11 @@ def write_atomic(path: Path, data: bytes) -> None:
 
     Raises StorageError naming the path when the disk is full or the folder cannot be written; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with draft(path) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise storage_error(path, error) from error
 
 
@@ -149,9 +145,10 @@ def write_sealed(path: Path, data: bytes) -> None:
 
 def read_sealed(path: Path) -> bytes | None:
     """What `write_sealed` wrote; None when there is nothing, or it is damaged and must be made again."""
-    if not path.exists():
+    try:
+        whole = path.read_bytes()
+    except OSError:  # gone, or it cannot be read: either way it must be made again
         return None
-    whole = path.read_bytes()
     seal, data = whole[:32], whole[32:]
     return data if bytes_digest(data).encode() == seal else None
 

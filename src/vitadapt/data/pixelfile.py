@@ -13,7 +13,6 @@ import logging
 import math
 import os
 import shutil
-import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +20,7 @@ from typing import BinaryIO
 import numpy as np
 from filelock import FileLock
 
+from ..drafts import draft
 from ..errors import StorageError
 from .images import Pixel8
 from .parallel import each
@@ -59,8 +59,6 @@ def _open_or_build_locked(path: Path, shape: Shape, images: Iterator[Pixel8]) ->
         return array
     if path.exists():
         _log.warning("%s is damaged and is built again", path)
-    for leftover in path.parent.glob(f"{path.stem}.*.tmp"):  # of a process that was killed; nobody else holds the lock
-        leftover.unlink(missing_ok=True)
     if shutil.disk_usage(path.parent).free < file_size(shape):
         raise OSError(errno.ENOSPC, "not enough free space")
     _write(path, shape, images)
@@ -77,15 +75,8 @@ def _refusal(path: Path, shape: Shape, error: OSError | NotImplementedError) -> 
 
 
 def _write(path: Path, shape: Shape, images: Iterator[Pixel8]) -> None:
-    temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            _write_sealed(file, shape, images)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with draft(path) as file:
+        _write_sealed(file, shape, images)
 
 
 def _write_sealed(file: BinaryIO, shape: Shape, images: Iterator[Pixel8]) -> None:
