@@ -21,6 +21,7 @@ from . import (
     cli_plan,
     cli_released,
     cli_report,
+    cli_serve,
     cli_stats,
 )
 from .cli_options import Cache, DataRoot, Device, NoCache, Out, complain, entries_of, environment_of, records_of
@@ -48,6 +49,7 @@ app.add_typer(cli_stats.app)
 app.add_typer(cli_report.app)
 app.add_typer(cli_plan.app)
 app.add_typer(cli_export.app)
+app.add_typer(cli_serve.app)
 
 Download = Annotated[bool, typer.Option("--download", help="Fetch named datasets that are missing into --data-root.")]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..adapter import AdapterInfo, load_adapter, read_adapter
 from ..data import Examples, Geometry, open_pixels
@@ -38,8 +38,7 @@ class Model:
     @property
     def geometry(self) -> Geometry:
         """How images become squares."""
-        resize = cast(Any, self.classifier.backbone).preprocess.resize
-        return Geometry(self.info.image_size, resize, self.info.squash)
+        return geometry_of(self.classifier.backbone, self.info)
 
     def telling(self, progress: Progress | None) -> Model:
         """The same model, which reports how far it is."""
@@ -60,6 +59,11 @@ class Model:
         pixels = open_pixels(examples, self.geometry, cache)
         logits = forward_all(self.classifier, pixels, self.setting, "predict")
         return probabilities_of(logits)
+
+
+def geometry_of(backbone: nn.Module, info: AdapterInfo) -> Geometry:
+    """How images become squares for an adapter on `backbone`."""
+    return Geometry(info.image_size, cast(Any, backbone).preprocess.resize, info.squash)
 
 
 def probabilities_of(logits: Tensor) -> np.ndarray:

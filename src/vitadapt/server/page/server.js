@@ -1,0 +1,155 @@
+"use strict";
+const $ = (id) => document.getElementById(id);
+const state = { token: "", file: null, models: [], turn: 0, heat: 0 };
+const percent = (value) => `${(100 * value).toFixed(1)} %`;
+
+// ---- the server
+async function ask(path, options = {}) {
+  const headers = { ...(options.headers ?? {}), ...(state.token ? { Authorization: `Bearer ${state.token}` } : {}) };
+  let answer;
+  try {
+    answer = await fetch(path, { ...options, headers });
+  } catch {
+    throw new Error("The server cannot be reached.");
+  }
+  if (answer.ok) return answer;
+  if (answer.status === 401) $("door").hidden = false;
+  const said = await answer.json().catch(() => null);
+  throw new Error(said?.error?.message ?? `The server answers ${answer.status}.`);
+}
+
+async function models() {
+  const found = await (await ask("v1/models")).json();
+  state.models = found.models;
+  $("door").hidden = true;
+  const chosen = $("model").value;
+  $("model").replaceChildren(...state.models.map((model) => new Option(model.name)));
+  $("model").disabled = !state.models.length;
+  if (!state.models.length) $("model").append(new Option("none is served yet"));
+  if (state.models.some((model) => model.name === chosen)) $("model").value = chosen;
+  about();
+}
+
+function about() {
+  const model = state.models.find((one) => one.name === $("model").value);
+  if (!model) return ($("about").textContent = "");
+  const names = model.classes.slice(0, 8).join(", ") + (model.classes.length > 8 ? " …" : "");
+  $("about").textContent = `${model.classes.length} classes (${names}) · ${model.method} on ${model.backbone}, ${model.image_size} px`;
+}
+
+// ---- one picture
+function take(file) {
+  if (!file) return;
+  state.file = file;
+  const old = $("picture").src;
+  $("picture").src = URL.createObjectURL(file);
+  if (old) URL.revokeObjectURL(old);
+  $("picture").alt = $("name").textContent = file.name || "pasted picture";
+  look();
+}
+
+function body() {
+  const form = new FormData();
+  form.append("file", state.file, state.file.name || "picture");
+  return { method: "POST", body: form };
+}
+
+async function look() {
+  if (!state.file || $("model").disabled) return;
+  const turn = ++state.turn;
+  const model = encodeURIComponent($("model").value);
+  const threshold = $("threshold").value ? `&threshold=${$("threshold").value}` : "";
+  $("answer").classList.add("busy");
+  $("answer").setAttribute("aria-busy", "true");
+  try {
+    const found = await (await ask(`v1/${model}/predict?top=8${threshold}`, body())).json();
+    if (turn !== state.turn) return;
+    show(found.answers[0]);
+    await explain();
+  } catch (error) {
+    if (turn === state.turn) fail(error);
+  } finally {
+    if (turn === state.turn) {
+      $("answer").classList.remove("busy");
+      $("answer").removeAttribute("aria-busy");
+    }
+  }
+}
+
+function show(answer) {
+  const best = Object.keys(answer.top)[0];
+  const sure = answer.class !== null;
+  const name = document.createElement("b");
+  name.textContent = sure ? answer.class : "Unsure";
+  const rest = sure ? `with ${percent(answer.probability)}` : `most likely ${best}, with ${percent(answer.probability)} only`;
+  $("verdict").replaceChildren(name, rest);
+  $("verdict").classList.toggle("unsure", !sure);
+  $("bars").replaceChildren(...Object.entries(answer.top).map(bar));
+  const model = state.models.find((one) => one.name === $("model").value);
+  const hidden = (model?.classes.length ?? 0) - Object.keys(answer.top).length;
+  $("more").textContent = hidden > 0 ? `and ${hidden} less probable classes` : "";
+  for (const id of ["empty", "trouble"]) $(id).hidden = true;
+  $("sides").hidden = false;
+}
+
+function bar([name, value]) {
+  const row = document.createElement("tr");
+  const [head, graph, number] = ["th", "td", "td"].map((tag) => document.createElement(tag));
+  const drawn = document.createElement("progress");
+  head.scope = "row";
+  head.textContent = name;
+  drawn.max = 1;
+  drawn.value = value;
+  drawn.setAttribute("aria-hidden", "true");
+  graph.append(drawn);
+  number.textContent = percent(value);
+  row.append(head, graph, number);
+  return row;
+}
+
+function fail(error) {
+  $("trouble").textContent = error.message;
+  $("trouble").hidden = false;
+  $("empty").hidden = $("sides").hidden = $("why").hidden = true;
+}
+
+// ---- why
+async function explain() {
+  const turn = ++state.heat;
+  const model = encodeURIComponent($("model").value);
+  try {
+    const answer = await ask(`v1/${model}/explain?picture=overlay&kind=${$("kind").value}`, body());
+    const data = await answer.blob();
+    if (turn !== state.heat) return;
+    const old = $("heat").src;
+    $("heat").src = URL.createObjectURL(data);
+    if (old) URL.revokeObjectURL(old);
+    $("heat").alt = "Heat map: the parts of the picture that speak for the answer";
+    $("explained").textContent = "";
+  } catch (error) {
+    if (turn !== state.heat) return;
+    $("heat").removeAttribute("src");
+    $("explained").textContent = error.message;
+  }
+  $("why").hidden = false;
+}
+
+// ---- controls
+$("file").addEventListener("change", () => take($("file").files[0]));
+for (const kind of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(kind, (event) => {
+    event.preventDefault();
+    $("drop").classList.toggle("over", kind === "dragover");
+    if (kind === "drop") take(event.dataTransfer.files[0]);
+  });
+}
+document.addEventListener("paste", (event) => take([...event.clipboardData.files].find((file) => file.type.startsWith("image/"))));
+$("model").addEventListener("change", () => { about(); look(); });
+$("threshold").addEventListener("change", look);
+$("kind").addEventListener("change", explain);
+$("door").addEventListener("submit", (event) => {
+  event.preventDefault();
+  state.token = $("token").value;
+  models().then(look, fail);
+});
+models().catch(fail);

@@ -1,0 +1,95 @@
+"""From a service to a listening process, and to its orderly end."""
+
+from __future__ import annotations
+
+import ipaddress
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import uvicorn
+
+from ..errors import ConfigError
+from .app import make_app
+from .gate import Door
+from .protocol import connection
+from .service import Service
+
+_BACKLOG = 1024
+_KEEP_ALIVE = 5  # seconds that an idle connection stays open
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to listen, and who may ask. hosts: further names of this server."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: str = ""
+    hosts: tuple[str, ...] = ()
+
+    @property
+    def loopback(self) -> bool:
+        """Does it reach only this machine?"""
+        if self.host == "localhost":
+            return True
+        with suppress(ValueError):
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        return False
+
+    def door(self) -> Door:
+        """On a loopback address other names are refused: a page of another site could make its name mean this one."""
+        own = {"localhost", "127.0.0.1", "::1", self.host.strip("[]").lower()} if self.loopback else set()
+        return Door(self.token, frozenset(own | {host.lower() for host in self.hosts}))
+
+
+def _listener(address: Address) -> socket.socket:
+    """A socket that connections already queue at. Raises ConfigError."""
+    try:
+        found = socket.getaddrinfo(address.host.strip("[]"), address.port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(found[0], socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(found[4])
+        listener.listen(_BACKLOG)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(
+            f"--host {address.host} --port {address.port}: cannot listen there ({reason}); choose another --port"
+        ) from error
+    return listener
+
+
+def run(service: Service, address: Address, tell: Callable[[str], None] = lambda _: None) -> None:
+    """Serve until SIGTERM or SIGINT; then answer what was accepted and return.
+
+    Raises ConfigError when the address cannot be listened at, and what loading the models raises.
+    """
+    limits = service.limits
+    listener = _listener(address)
+    service.load()
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    tell(f"{len(service.shelf.models)} models at http://{host}:{listener.getsockname()[1]} (Ctrl-C ends it)")
+    config = uvicorn.Config(
+        make_app(service, address.door()),
+        http=connection(limits),
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=round(limits.read + limits.answer) + 1,
+    )
+    server = uvicorn.Server(config)
+    before = {kind: signal.signal(kind, lambda *_: None) for kind in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        server.run(sockets=[listener])  # it repeats the signal that ended it, which then means nothing
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+        listener.close()

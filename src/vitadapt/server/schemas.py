@@ -1,0 +1,97 @@
+"""What goes in and out, as the OpenAPI description says it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Top = Annotated[int, Field(ge=1, le=1000, description="Classes per image, the most probable first.")]
+Threshold = Annotated[float | None, Field(ge=0, le=1, description="Below this probability the class is null: unsure.")]
+
+
+class Encoded(BaseModel):
+    """Images in base64 (a data: URI is taken, too), and what may also be said in the query."""
+
+    model_config = ConfigDict(extra="forbid")
+    image: str | None = Field(None, description="One image.")
+    images: list[str] | None = Field(None, description="Several.")
+    top: Top | None = None
+    threshold: Threshold = None
+
+
+class Row(BaseModel):
+    """What is said of one image: the same as `vitadapt predict --json`."""
+
+    model_config = ConfigDict(extra="allow")
+    image: str = Field(description="The file name that was sent, or the image's number.")
+    class_: str | None = Field(alias="class", description="The most probable class, or null when unsure.")
+    probability: float
+    top: dict[str, float] = Field(description="Class and probability, the most probable first.")
+
+
+class Predicted(BaseModel):
+    """The answers in the order of the images, all by one version of the model."""
+
+    model: str
+    version: str = Field(description="Changes with the adapter's content.")
+    answers: list[Row]
+
+
+class Heat(BaseModel):
+    """Where the model looks: `heat` has a row of numbers 0 to 1 for each row of patches."""
+
+    model: str
+    version: str
+    answer: str
+    probability: float
+    explained: str | None = Field(description="The class whose evidence is shown; null where the kind knows none.")
+    explained_probability: float
+    heat: list[list[float]]
+
+
+class About(BaseModel):
+    """One model."""
+
+    name: str
+    version: str
+    classes: list[str]
+    backbone: str
+    image_size: int
+    method: str
+    head: str
+    bytes: int
+    licence: str
+    base_licence: str
+
+
+class Models(BaseModel):
+    """What is served, and what lies in the folder and cannot be."""
+
+    models: list[About]
+    problems: dict[str, str]
+
+
+class Removed(BaseModel):
+    """The name that is no longer served."""
+
+    removed: str
+
+
+class Health(BaseModel):
+    """Is it alive, is it ready?"""
+
+    status: str
+
+
+class Problem(BaseModel):
+    """A word for programs and one line for people."""
+
+    code: str
+    message: str
+
+
+class Error(BaseModel):
+    """Every answer that is none."""
+
+    error: Problem
