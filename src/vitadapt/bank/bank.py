@@ -19,12 +19,12 @@ from ..registry import unknown
 from ..surgery import copy_sharing_weights, require_vit
 from ..vit import Block, SlotLinear, ViT
 from ..weights.digest import backbone_digest
-from .calls import Rows
+from .calls import Call
 from .entries import BACKBONE, HEAD, Entry, Facts, File, Packed, Residents, pack
 from .family import Family, dissect
-from .heads import HeadFamily, dissect_head, gathered
+from .heads import HeadFamily, crowd, dissect_head
 from .host import Plan, Share, following, host_of
-from .layout import Layout
+from .thin import Active, Rows
 
 Source = Path | str | Classifier
 """An adapter: its file, a model folder with one, or a classifier of the bank's backbone."""
@@ -46,15 +46,23 @@ class Bank:
         pets, cars = bank.logits(images, ["pets", "cars"])
 
     resident: how many adapters stay in memory; the least recently used others are read from their files, or from
-    temporary ones, when they are asked for (None: all stay). May be used by several threads: a call answers with the
-    adapters as they were at one moment, and one that is added under a name that exists replaces it whole.
+    temporary ones, when they are asked for (None: all stay). active: bytes for the factors of the adapters that were
+    used last; where these do not suffice they are made anew for every batch, layer by layer.
+
+    May be used by several threads: a call answers with the adapters as they were at one moment, and one that is added
+    under a name that exists replaces it whole.
 
     Raises NotApplicable when `backbone` is no plain ViT, ConfigError when it is adapted itself or `resident` is less
     than 1, and what `add` raises.
     """
 
     def __init__(
-        self, backbone: ViT, adapters: Mapping[str, Source] | None = None, *, resident: int | None = None
+        self,
+        backbone: ViT,
+        adapters: Mapping[str, Source] | None = None,
+        *,
+        resident: int | None = None,
+        active: int = 64 << 20,
     ) -> None:
         if resident is not None and resident < 1:
             raise ConfigError(f"resident={resident}: at least one adapter must stay in memory (None: all of them)")
@@ -62,6 +70,7 @@ class Bank:
         self._host = host_of(self._plain)
         self._digest = ""
         self._residents = None if resident is None else Residents(resident, self.device)
+        self._active = Active(active)
         self._lock = threading.RLock()
         self._entries: dict[str, Entry] = {}
         self._families: dict[Hashable, Family] = {}
@@ -141,8 +150,8 @@ class Bank:
         ranks = _Ranks()
         order = sorted(range(len(names)), key=lambda i: ranks.of(adapters[names[i]][0]))
         ordered = [adapters[names[i]] for i in order]
-        shares = [share for share in _shares(ordered) if share.family.pieces]
-        features = self._features(gathered(images.to(self.device), order), shares)
+        shares = [share for share in self._shares(ordered) if share.family.pieces]
+        features = self._features(_gathered(images.to(self.device), order), shares)
         answers: list[Tensor] = [images] * len(names)
         for place, answer in _answers(ordered, features).items():
             answers[order[place]] = answer
@@ -221,6 +230,17 @@ class Bank:
                 raise
             return self._held(now)  # its file was overwritten while it was replaced
 
+    def _shares(self, ordered: Sequence[tuple[Entry, Packed]]) -> list[Share]:
+        shares, start = [], 0
+        for stop in range(1, len(ordered) + 1):
+            family = ordered[start][0].family
+            if stop == len(ordered) or ordered[stop][0].family is not family:
+                packed = [packed.body for _, packed in ordered[start:stop]]
+                factors = self._active.factors(family.thins, family.layout, packed)
+                shares.append(Share(family, slice(start, stop), Rows(family.layout, packed, factors)))
+                start = stop
+        return shares
+
     def _features(self, images: Tensor, shares: list[Share]) -> dict[bool, Tensor]:
         """Images (B, 3, S, S) -> features (B, E) with and without the output projection."""
         with following(Plan.of(len(images), shares)):
@@ -229,7 +249,7 @@ class Bank:
         for share in shares:
             piece = share.family.pieces.get("projection")
             if piece is not None:
-                projected[share.images] = cast(Any, piece)(share.rows, plain[share.images])
+                projected[share.images] = share.rows.run(cast(Call, piece), plain[share.images])
         return {False: plain, True: projected}
 
 
@@ -245,44 +265,32 @@ class _Ranks:
         return family, self._entries.setdefault(entry, len(self._entries))
 
 
-def _shares(ordered: Sequence[tuple[Entry, Packed]]) -> list[Share]:
-    shares, start = [], 0
-    for stop in range(1, len(ordered) + 1):
-        family = ordered[start][0].family
-        if stop == len(ordered) or ordered[stop][0].family is not family:
-            rows = _rows(family.layout, [packed.body for _, packed in ordered[start:stop]])
-            shares.append(Share(family, slice(start, stop), rows))
-            start = stop
-    return shares
-
-
-def _rows(layout: Layout, packed: list[Tensor]) -> Rows:
-    single = all(row is packed[0] for row in packed)
-    return Rows(layout.views(packed[0] if single else torch.stack(packed)), single)
-
-
 def _answers(ordered: Sequence[tuple[Entry, Packed]], features: Mapping[bool, Tensor]) -> dict[int, Tensor]:
     """Place in the batch -> logits (C,)."""
-    groups: dict[HeadFamily, list[int]] = {}
+    groups: dict[tuple[HeadFamily, int], list[int]] = {}
     for place, (entry, _) in enumerate(ordered):
-        groups.setdefault(entry.head, []).append(place)
+        groups.setdefault((entry.head, crowd(len(entry.facts.classes))), []).append(place)
     answers = {}
-    for head, places in groups.items():
-        rows = _rows(head.layout, [ordered[place][1].head for place in places])
-        logits = head.call(rows, gathered(features[head.projected], places))  # (k, room)
-        for place, row in zip(places, logits, strict=True):
+    for (head, _), places in groups.items():
+        own = _gathered(features[head.projected], places)
+        for place, row in zip(places, head.logits([ordered[i][1].head for i in places], own), strict=True):
             answers[place] = row[: len(ordered[place][0].facts.classes)]
     return answers
 
 
+def _gathered(rows: Tensor, places: list[int]) -> Tensor:
+    """The rows of (B, ...) at `places`; not copied when these are all of them in their order."""
+    if places == list(range(len(rows))):
+        return rows
+    return rows[torch.tensor(places, device=rows.device)]
+
+
 def _classifier(entry: Entry, packed: Packed) -> Classifier:
-    backbone, head = copy_sharing_weights(entry.family.template), entry.head.alone(len(entry.facts.classes))
-    for module, layout, row in ((backbone, entry.family.layout, packed.body), (head, entry.head.layout, packed.head)):
-        places = dict(module.named_parameters()) | dict(module.named_buffers())
-        for name, tensor in layout.views(row).items():
-            own = places[name]
-            own.data = tensor[tuple(slice(size) for size in own.shape)].clone()
-    return Classifier(backbone, head).eval()
+    backbone = copy_sharing_weights(entry.family.template)
+    places = dict(backbone.named_parameters()) | dict(backbone.named_buffers())
+    for name, tensor in entry.family.layout.views(packed.body).items():
+        places[name].data = tensor.clone()
+    return Classifier(backbone, entry.head.alone(packed.head)).eval()
 
 
 def _plain(backbone: nn.Module) -> ViT:

@@ -78,8 +78,8 @@ class Entry:
 def pack(family: Family, head: HeadFamily, tensors: Mapping[str, Tensor], device: torch.device) -> Packed:
     """Of tensors named as in an adapter file. Raises KeyError when one is missing."""
     body = {name: tensors[_prefixed(name, tensors)] for name in family.layout.names}
-    own = {name: tensors[HEAD + name] for name in head.layout.names}
-    return Packed(family.layout.pack(body).to(device), head.layout.pack(own).to(device))
+    own = {name.removeprefix(HEAD): t for name, t in tensors.items() if name.startswith(HEAD)}
+    return Packed(family.layout.pack(body).to(device), head.pack(own).to(device))
 
 
 def _prefixed(name: str, tensors: Mapping[str, Tensor]) -> str:

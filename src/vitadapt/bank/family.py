@@ -6,7 +6,7 @@ that are not the bank's are found where they stand.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import cast
@@ -18,15 +18,16 @@ from ..deltas import Delta, ThinDelta
 from ..errors import NotApplicable, WeightsError
 from ..surgery import copy_sharing_weights, require_vit
 from ..vit import Block, Slot, SlotLinear, ViT
-from .calls import Branch, Call, Factors
+from .calls import Branch, Call, Numbers
 from .layout import Layout
+from .thin import Parts, Thin, Thins
 
 
 @dataclass(frozen=True, eq=False)
 class SlotPiece:
     """What adapters of a family do to a `SlotLinear`: thin deltas, other deltas, a bias (its name), or all of it."""
 
-    thin: tuple[tuple[Slot, Call], ...] = ()
+    thin: tuple[Thin, ...] = ()
     branches: tuple[tuple[Slot, Call], ...] = ()
     bias: str = ""
     whole: Call | None = None
@@ -40,14 +41,15 @@ class Family:
     """Adapters of one skeleton: the same modules with the same settings at the same paths; only numbers differ.
 
     template: a backbone adapted like them. layout: the tensors that differ. pieces: path of a module of the plain
-    backbone -> what stands there. whole: paths of the blocks that must compute every token. projected: is the output
-    projection in use?
+    backbone -> what stands there; thins: the thin deltas among them. whole: paths of the blocks that must compute every
+    token. projected: is the output projection in use?
     """
 
     key: Hashable
     template: ViT
     layout: Layout
     pieces: dict[str, Piece]
+    thins: Thins
     whole: frozenset[str]
     projected: bool
 
@@ -65,12 +67,13 @@ def dissect(adapted: nn.Module, plain: ViT) -> tuple[Family, dict[str, Tensor]]:
     for name, parameter in plain.named_parameters():
         if name in known and name not in own:
             cast(nn.Parameter, known[name]).data = parameter.data  # held once, whoever holds the adapted model
-    names = {id(known[name]): name for name in own}
-    pieces = dict(_pieces(template, names))
+    numbers = Numbers({id(known[name]): name for name in own})
+    pieces = dict(_pieces(template, numbers))
     blocks = (path for path, m in template.named_modules() if isinstance(m, Block) and not _tokenwise(m))
     projected = model.config.projection == plain.config.projection
-    key = (projected, tuple((path, _signature(_at(template, path), names)) for path in pieces))
-    return Family(key, template, Layout.of(own), pieces, frozenset(blocks), projected), own
+    key = (projected, tuple((path, _signature(_at(template, path), numbers.names)) for path in pieces))
+    thins = Thins.of([thin for p in pieces.values() if isinstance(p, SlotPiece) for thin in p.thin], numbers)
+    return Family(key, template, Layout.of(own), pieces, thins, frozenset(blocks), projected), own
 
 
 def _check_config(model: ViT, plain: ViT) -> None:
@@ -100,19 +103,19 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a.data_ptr() == b.data_ptr() or torch.equal(a.detach().to(b), b)
 
 
-def _pieces(template: ViT, names: dict[int, str]) -> Iterator[tuple[str, Piece]]:
+def _pieces(template: ViT, numbers: Numbers) -> Iterator[tuple[str, Piece]]:
     for path, module in template.named_modules():
         if isinstance(module, Block):
             for place, inserted in module.inserted.items():
                 alone = not getattr(inserted, "tokenwise", False)
-                yield f"{path}.inserted.{place}", _call(inserted, names, alone)
+                yield f"{path}.inserted.{place}", Call.of(inserted, numbers, alone)
             for name in ("attention.qkv", "attention.out", "mlp.fc1", "mlp.fc2"):
                 layer = cast(SlotLinear, module.get_submodule(name))
-                piece = _slot_piece(layer, names, alone=not _tokenwise(module))
+                piece = _slot_piece(layer, numbers, alone=not _tokenwise(module))
                 if piece is not None:
                     yield f"{path}.{name}", piece
-        elif _of_the_backbone(path, module) and any(id(p) in names for p in module.parameters(recurse=False)):
-            yield path, _call(module, names)
+        elif _of_the_backbone(path, module) and any(id(p) in numbers.names for p in module.parameters(recurse=False)):
+            yield path, Call.of(module, numbers)
 
 
 def _of_the_backbone(path: str, module: nn.Module) -> bool:
@@ -121,22 +124,17 @@ def _of_the_backbone(path: str, module: nn.Module) -> bool:
     return not created and not isinstance(module, (SlotLinear, ViT))
 
 
-def _slot_piece(layer: SlotLinear, names: dict[int, str], alone: bool) -> SlotPiece | None:
-    if id(layer.weight) in names:
-        return SlotPiece(whole=_call(layer, names, alone))
+def _slot_piece(layer: SlotLinear, numbers: Numbers, alone: bool) -> SlotPiece | None:
+    if id(layer.weight) in numbers.names:
+        return SlotPiece(whole=Call.of(layer, numbers, alone))
     thin, branches = [], []
     for slot, delta in layer.deltas.items():
         if isinstance(delta, ThinDelta) and type(delta).branch is ThinDelta.branch:
-            thin.append((cast(Slot, slot), _call(Factors(delta), names)))
+            thin.append(Thin(cast(Slot, slot), Call.of(Parts(delta), numbers)))
         else:
-            branches.append((cast(Slot, slot), _call(Branch(cast(Delta, delta)), names, alone)))
-    bias = names.get(id(layer.bias), "")
+            branches.append((cast(Slot, slot), Call.of(Branch(cast(Delta, delta)), numbers, alone)))
+    bias = numbers.names.get(id(layer.bias), "")
     return SlotPiece(tuple(thin), tuple(branches), bias) if thin or branches or bias else None
-
-
-def _call(module: nn.Module, names: dict[int, str], alone: bool = False) -> Call:
-    tensors = chain(module.named_parameters(), module.named_buffers())
-    return Call(module, {name: names[id(t)] for name, t in tensors if id(t) in names}, alone)
 
 
 def _tokenwise(block: Block) -> bool:
@@ -147,7 +145,7 @@ def _at(template: ViT, path: str) -> nn.Module:
     return template.get_submodule(path)
 
 
-def _signature(module: nn.Module, names: dict[int, str]) -> Hashable:
+def _signature(module: nn.Module, names: Mapping[int, str]) -> Hashable:
     """Equal for modules that differ in nothing but the numbers in the adapter's tensors."""
     settings = sorted((n, _value(v)) for n, v in vars(module).items() if not n.startswith("_") and n != "training")
     own = chain(module._parameters.items(), module._buffers.items())

@@ -1,49 +1,69 @@
-"""Heads of many adapters at once: those of one kind share a template with room for the largest number of classes."""
+"""Heads of many adapters at once: those of one kind are computed together, whatever their numbers of classes."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import ConfigError, WeightsError
 from ..head import Head
-from .calls import Call
+from .calls import Call, Numbers
 from .layout import Layout
+
+WEIGHT, BIAS = "linear.weight", "linear.bias"
+SMALL = 64  # classes; heads with no more are computed together, larger ones with those of up to twice their size
 
 
 @dataclass(frozen=True, eq=False)
 class HeadFamily:
-    """Heads that compute the same of features of the same kind; `layout` has `room` for more classes than most have."""
+    """Heads that compute the same of features of the same kind.
+
+    A row has the tensors that are no class's own, by `layout`, and then weights and bias of class after class.
+    projected: does it take the features behind the backbone's output projection?
+    """
 
     key: Hashable
     layout: Layout
     call: Call
     projected: bool
 
-    def alone(self, classes: int) -> Head:
-        """A head of this kind for so many classes, with any numbers."""
-        return _resized(cast(Head, self.call.module), classes)
+    def pack(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The row (P + C (E + 1),) of a head."""
+        classes = torch.cat([tensors[WEIGHT], tensors[BIAS].unsqueeze(1)], dim=1).detach().cpu()  # (C, E + 1)
+        return torch.cat([self.layout.pack(tensors), classes.flatten().to(self.layout.dtype)])
 
+    def views(self, rows: Tensor) -> dict[str, Tensor]:
+        """Rows (..., P + C (E + 1)) -> name -> tensors (..., *shape)."""
+        fixed, size = self.layout.size, cast(Head, self.call.module).linear.in_features + 1
+        classes = rows[..., fixed:].unflatten(-1, (-1, size))
+        own = {WEIGHT: classes[..., :-1], BIAS: classes[..., -1]}
+        return self.layout.views(rows[..., :fixed]) | {name: t.to(self.dtype) for name, t in own.items()}
 
-def _resized(head: Head, classes: int) -> Head:
-    found, weight = copy.deepcopy(head), head.linear.weight
-    found.linear = nn.Linear(head.linear.in_features, classes, device=weight.device, dtype=weight.dtype)
-    return found.requires_grad_(False).eval()
+    @property
+    def dtype(self) -> torch.dtype:
+        return cast(Head, self.call.module).linear.weight.dtype
 
+    def logits(self, packed: Sequence[Tensor], features: Tensor) -> Tensor:
+        """The row of the head of each image and the features (k, E) -> logits (k, C), C the largest of them all."""
+        single = all(row is packed[0] for row in packed)
+        rows = packed[0] if single else pad_sequence(list(packed), batch_first=True)
+        return cast(Tensor, self.call(self.views(rows), single, features))
 
-def room(classes: int) -> int:
-    """The next of 1, 2, 3, 4, 6, 8, 12, 16, ...: heads of near sizes are computed together, and half is wasted at most.
-
-    >>> [room(n) for n in (1, 5, 10, 100)]
-    [1, 6, 12, 128]
-    """
-    power = 1 << max(classes - 1, 0).bit_length()
-    return power * 3 // 4 if power > 2 and classes <= power * 3 // 4 else power
+    def alone(self, row: Tensor) -> Head:
+        """The head whose row it is."""
+        head = copy.deepcopy(cast(Head, self.call.module))
+        tensors = self.views(row)
+        head.linear = nn.Linear(head.linear.in_features, len(tensors[BIAS]))
+        for name, tensor in (dict(head.named_parameters()) | dict(head.named_buffers())).items():
+            if name in tensors:
+                tensor.data = tensors[name].clone()
+        return head.requires_grad_(False).eval()
 
 
 def dissect_head(head: nn.Module, features: int, projected: bool) -> tuple[HeadFamily, dict[str, Tensor]]:
@@ -53,15 +73,14 @@ def dissect_head(head: nn.Module, features: int, projected: bool) -> tuple[HeadF
     if head.linear.in_features != features:
         raise WeightsError(f"its head takes {head.linear.in_features} features, and the backbone gives {features}")
     own = {name: t.detach() for name, t in head.state_dict().items() if t.is_floating_point()}
-    template = _resized(head, room(head.linear.out_features))
-    places = {name: t for name, t in template.state_dict().items() if name in own}
-    layout = Layout.of(cast(dict[str, Tensor], places))
-    key = (projected, head.spec.length, head.channels is not None, layout)
-    return HeadFamily(key, layout, Call(template, {name: name for name in own}), projected), own
+    layout = Layout.of({name: t for name, t in own.items() if name not in (WEIGHT, BIAS)})
+    template = copy.deepcopy(head).requires_grad_(False).eval()
+    places = dict(template.named_parameters()) | dict(template.named_buffers())
+    numbers = Numbers({id(places[name]): name for name in own})
+    key = (projected, head.spec.length, head.channels is not None, features, layout, head.linear.weight.dtype)
+    return HeadFamily(key, layout, Call.of(template, numbers), projected), own
 
 
-def gathered(features: Tensor, images: list[int]) -> Tensor:
-    """Rows of features (B, E); those of a whole batch in its order are not copied."""
-    if images == list(range(len(features))):
-        return features
-    return features[torch.tensor(images, device=features.device)]
+def crowd(classes: int) -> int:
+    """Heads of the same number are computed together; what is filled up with zeros is half at most, or little."""
+    return max(SMALL, 1 << (classes - 1).bit_length())

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from ..surgery import copy_sharing_weights
 from ..vit import PLACES, Block, Slot, SlotLinear, ViT
-from .calls import Call, Rows
+from .calls import Call
 from .family import Family, Piece, SlotPiece
+from .thin import Rows
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _spliced(base: Callable[[Tensor], Tensor], x: Tensor, size: int, parts: Sequ
     for images, piece, rows in parts:
         if images.start > done:
             found.append(base(x[done : images.start]))
-        found.append(cast(Call, piece)(rows, x[images]))
+        found.append(cast(Tensor, rows.run(cast(Call, piece), x[images])))
         done = images.stop
     if done < size:
         found.append(base(x[done:]))
@@ -120,26 +121,30 @@ class SlotSite(nn.Module):
     def _add(self, piece: SlotPiece, own: Rows, x: Tensor, here: Mapping[Slot, Tensor]) -> None:
         """Change the outputs `here`, slot -> (k, N, D_out / slots), in place to those of the adapters."""
         if piece.whole is not None:
-            for y, whole in zip(here.values(), piece.whole(own, x, slots=tuple(here)), strict=True):
+            for y, whole in zip(here.values(), own.run(piece.whole, x, slots=tuple(here)), strict=True):
                 y.copy_(whole)
             return
         if piece.bias:
             change = own.tensors[piece.bias] - self.base.bias
             for slot, y in here.items():
                 y += change[..., self.base.rows(slot)].unsqueeze(-2)
-        for slot, factors in piece.thin:
-            if slot in here:
-                _add_thin(here[slot], x, factors(own))
+        for thin in piece.thin:
+            if thin.slot in here:
+                _add_thin(here[thin.slot], x, own.parts(thin), own.single)
         for slot, branch in piece.branches:
             if slot in here:
-                here[slot].add_(branch(own, x))
+                here[slot].add_(own.run(branch, x))
 
 
-def _add_thin(y: Tensor, x: Tensor, factors: Sequence[Tensor]) -> None:
-    """y += (x Q) P^T + s with P (k, D_out, R), Q (k, D_in, R) and perhaps s (k, D_out), or all without k."""
-    p, q, *shift = (factor.to(x.dtype) for factor in factors)
-    change = x @ q @ p.mT
-    y += change + shift[0].unsqueeze(-2) if shift else change
+def _add_thin(y: Tensor, x: Tensor, parts: Sequence[Tensor], single: bool) -> None:
+    """y += x Q P^T + s: matrices (k, D, R) to multiply with, one after the other, and a vector (k, D) to add."""
+    change = x
+    for part in parts:
+        if part.ndim == 2 + (not single):
+            change = change @ part.to(x.dtype)
+        else:
+            y += part.unsqueeze(-2)
+    y += change
 
 
 def host_of(plain: ViT) -> ViT:

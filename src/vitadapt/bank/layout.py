@@ -28,18 +28,20 @@ class Layout:
         """Of a row: the narrowest type that holds every part without loss."""
         return reduce(torch.promote_types, self.dtypes, torch.bfloat16 if self.dtypes else torch.float32)
 
-    def pack(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """The row (P,) of `tensors`; one that is smaller than its place is filled up with zeros."""
-        row = torch.zeros(sum(shape.numel() for shape in self.shapes), dtype=self.dtype)
-        for name, place in self.views(row, cast=False).items():
-            own = tensors[name].detach()
-            place[tuple(slice(size) for size in own.shape)] = own
-        return row
+    @property
+    def size(self) -> int:
+        """P, the length of a row."""
+        return sum(shape.numel() for shape in self.shapes)
 
-    def views(self, rows: Tensor, cast: bool = True) -> dict[str, Tensor]:
+    def pack(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The row (P,) of `tensors`, on the CPU."""
+        parts = [tensors[name].detach().cpu().to(self.dtype).flatten() for name in self.names]
+        return torch.cat(parts) if parts else torch.zeros(0)
+
+    def views(self, rows: Tensor) -> dict[str, Tensor]:
         """Rows (..., P) -> name -> tensors (..., *shape) that share their memory, unless their type is another."""
         sizes = [shape.numel() for shape in self.shapes]
         parts = (p.view(rows.shape[:-1] + s) for p, s in zip(rows.split(sizes, -1), self.shapes, strict=True))
-        if not cast or set(self.dtypes) == {rows.dtype}:
+        if set(self.dtypes) == {rows.dtype}:
             return dict(zip(self.names, parts, strict=True))
         return {name: part.to(t) for name, part, t in zip(self.names, parts, self.dtypes, strict=True)}
