@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-faults lint install clean bench-step bench-protocol bench-curves bench-startup
+.PHONY: demo test test-faults test-docs docs docs-output lint install clean bench-step bench-protocol bench-curves bench-startup
 
 demo: $(VENV)/.demo
 	$(BIN)/vitadapt bench recipes/demo.toml --out runs/demo --plot
@@ -13,6 +13,17 @@ test: $(VENV)/.dev lint
 
 test-faults: $(VENV)/.dev
 	VITADAPT_KILLS=20 $(BIN)/pytest tests/test_bench_faults.py
+
+# The site, in build/site; what its pages show as printed, made again; the same, run and compared.
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+docs-output: $(VENV)/.dev
+	$(BIN)/python tools/docsite/outputs.py
+
+test-docs: $(VENV)/.dev
+	$(BIN)/pytest tests/test_docs.py tests/test_docs_site.py
+	$(BIN)/python tools/docsite/outputs.py --check
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
