@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from vitadapt.adapter import FORMAT, AdapterInfo, adapter_bytes, enlarged, load_adapter, read_adapter
+from vitadapt.adapter import FORMAT, AdapterInfo, adapter_bytes, checksum_of, enlarged, load_adapter, read_adapter
 from vitadapt.errors import ConfigError, WeightsError
 from vitadapt.head import Classifier, Head
 from vitadapt.methods import METHODS, KAdaptation, LinearProbe, LoRA, ZeroShot
@@ -50,7 +50,8 @@ def changed(path, tensors=None, **about):
         everything |= {} if tensor is None else {name: tensor}
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     said = {**json.loads(header["__metadata__"]["vitadapt"]), **about}
-    path.write_bytes(save(everything, {"vitadapt": json.dumps(said)}))
+    said.pop("checksum")
+    path.write_bytes(save(everything, {"vitadapt": json.dumps({**said, "checksum": checksum_of(said, everything)})}))
 
 
 @pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if not kind.breaks and kind.trains_head])
@@ -89,13 +90,35 @@ def test_the_first_format_is_still_read():
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_the_second_format_is_read_and_answers_as_when_it_was_made():
-    path = FIXTURES / "format-2.safetensors"
+@pytest.mark.parametrize("number", [2, 3])
+def test_later_formats_are_read_and_answer_as_when_they_were_made(number):
+    path = FIXTURES / f"format-{number}.safetensors"
     info, tensors = read_adapter(path)
-    assert info.format == "vitadapt-adapter/2" and info.licence == "MIT" and info.training["images"] == 12
+    assert info.format == f"vitadapt-adapter/{number}" and info.licence == "MIT" and info.training["images"] == 12
     model = load_adapter(path, load_backbone("random:tiny"))
     logits = model(enlarged(tensors["test.images"], 32))
     torch.testing.assert_close(logits, tensors["test.logits"], atol=1e-5, rtol=1e-4)
+
+
+def test_any_flipped_byte_is_noticed_or_means_nothing(tmp_path):
+    model, info = trained(LoRA(), classes=("ant", "bee", "cat"))
+    whole = adapter_bytes(model, replace(info, licence="MIT", training={"images": 3}))
+    path, size = tmp_path / "a.safetensors", len(whole)
+    path.write_bytes(whole)
+    said, tensors = read_adapter(path)
+    header = 8 + int.from_bytes(whole[:8], "little")
+    noticed = 0
+    for place in [*range(0, header, 7), *range(header, size, size // 50), size - 1]:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            now, found = read_adapter(path)
+        except WeightsError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            noticed += 1
+            continue
+        assert place < header and now == said  # a blank of the header
+        assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in found)
+    assert noticed > 100
 
 
 def test_an_adapter_of_vit_b32_is_small():

@@ -306,7 +306,7 @@ def test_evaluate_matches_classes_by_name(model, photos, tmp_path):
 def test_info_needs_no_backbone(model, monkeypatch):
     monkeypatch.setattr("vitadapt.runner.load_backbone", None)
     said = json.loads(call("info", model[0], "--json"))
-    assert said["classes"] == list(COLOURS) and said["format"] == "vitadapt-adapter/2" and "accuracy" in said
+    assert said["classes"] == list(COLOURS) and said["format"] == "vitadapt-adapter/3" and "accuracy" in said
 
 
 def test_a_model_that_answers_otherwise_when_read_back_is_not_left_silently(photos, tmp_path, monkeypatch):

@@ -3,11 +3,12 @@
 Tensors: `backbone.NAME` for every trainable tensor of the adapted backbone, `constant.NAME` for what its method drew
 at random and does not train, `head.NAME` for the classifier head with its feature statistics, `test.images` and
 `test.logits` for the self-test. Metadata: one entry `vitadapt`, a JSON object of the fields of `AdapterInfo` (one
-entry, because the order of several is left to chance and the same run must give the same bytes).
+entry, because the order of several is left to chance and the same run must give the same bytes), and `checksum` of all.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -28,8 +29,8 @@ from .methods import METHODS
 from .surgery import Method, adapt, constants, load_trainable_state, trainable, trainable_state
 from .weights.digest import backbone_digest
 
-FORMAT = "vitadapt-adapter/2"
-FORMATS = ("vitadapt-adapter/1", FORMAT)
+FORMAT = "vitadapt-adapter/3"
+FORMATS = ("vitadapt-adapter/1", "vitadapt-adapter/2", FORMAT)
 TOLERANCE = 0.01
 """Of the self-test: this part of the largest expected logit, and of 1 at least."""
 
@@ -78,9 +79,19 @@ def adapter_bytes(model: Classifier, info: AdapterInfo, with_head: bool = True) 
     pictures = pictures_of_the_test()
     tensors |= {"test.images": pictures, "test.logits": logits_of(model, pictures).cpu()}
     info = replace(info, **facts_of(model.backbone, info), format=FORMAT)
-    metadata = {"vitadapt": json.dumps(_plain(info))}
+    about = _plain(info)
+    metadata = {"vitadapt": json.dumps({**about, "checksum": checksum_of(about, tensors)})}
     data: bytes = save({name: t.contiguous() for name, t in tensors.items()}, metadata)
     return data
+
+
+def checksum_of(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """BLAKE2b of all that a file says: its metadata, and name, type, shape and bytes of every tensor."""
+    state = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        state.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()
 
 
 def facts_of(backbone: nn.Module, info: AdapterInfo) -> dict[str, Any]:
@@ -136,11 +147,20 @@ def read_adapter(path: Path | str) -> tuple[AdapterInfo, dict[str, Tensor]]:
         if about.get("format") not in FORMATS:
             known = " or ".join(FORMATS)
             raise WeightsError(f"{path}: not an adapter of this format ({about.get('format')}, expected {known})")
+        if not _is_whole(about, tensors):
+            raise WeightsError(f"{path}: damaged (its checksum does not match); copy or make it again")
         return _info(about), tensors
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{path}: its metadata are damaged ({error!r}); was it made by something else?") from error
     except (ConfigError, UnknownName) as error:
         raise WeightsError(f"{path}: {error}; a newer vitadapt may know it") from error
+
+
+def _is_whole(about: dict[str, Any], tensors: dict[str, Tensor]) -> bool:
+    """Older formats have no checksum; one that is there must be right whatever the format says: that may be damaged."""
+    if "checksum" not in about:
+        return about["format"] != FORMAT
+    return bool(about.pop("checksum") == checksum_of(about, tensors))
 
 
 def _info(about: dict[str, Any]) -> AdapterInfo:
