@@ -24,16 +24,18 @@ GENERIC = {"adapter", "attention", "layernorm"}  # method names that are also pl
 # room -> the parts of the package that it may import besides itself (a name covers what is below it)
 MAY_IMPORT = {
     "methods": {"vit", "surgery", "registry", "errors"},
-    "data": {"errors", "registry", "files", "limits"},
+    "data": {"errors", "registry", "files", "limits", "pickles"},
     "report": {"results", "data", "errors", "registry", "files", "metrics", "reliability", "command", "forecast"},
     "leaderboard": {"results", "report.table", "data", "errors", "registry", "files", "limits", "metrics"},
-    "deltas": set(),
+    "products": set(),
+    "deltas": {"products"},
     "vit": {"deltas"},
     "surgery": {"vit", "deltas", "errors"},
     "registry": {"errors"},
     "errors": {"limits"},
     "limits": set(),
-    "weights": {"vit", "surgery", "errors", "registry", "files", "limits"},
+    "pickles": set(),
+    "weights": {"vit", "surgery", "errors", "registry", "files", "limits", "pickles"},
     "metrics": {"registry", "errors"},
     "text": {"vit", "surgery", "errors", "registry", "files", "limits", "weights", "data.classmap"},
 }

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .products import product
+from .products import followed, product
 
 
 class Delta(nn.Module):
@@ -73,11 +73,7 @@ def is_thin(delta: nn.Module) -> bool:
 def goes_in_place(x: Tensor, weight: Tensor) -> bool:
     """May `thin_linear` compute this layer? In one precision, and outside of any compiler or tracer."""
     return (
-        x.dtype == weight.dtype
-        and _IN_PLACE.get()
-        and not torch.is_autocast_enabled(x.device.type)
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        x.dtype == weight.dtype and _IN_PLACE.get() and not torch.is_autocast_enabled(x.device.type) and not followed()
     )
 
 
@@ -87,46 +83,54 @@ def thin_linear(x: Tensor, weight: Tensor, bias: Tensor | None, placed: Sequence
     The branches are accumulated into the rows by the matrix products themselves, forward and backward, so that no
     second copy of those rows is made or kept: a sixth of the activations of a block where q and v are adapted.
     """
-    factors = [part for _, delta in placed for part in (*delta.factors(), delta.bias())]
-    return cast(Tensor, _ThinLinear.apply(x, weight, bias, tuple(rows for rows, _ in placed), *factors))
+    rows = tuple(rows for rows, _ in placed)
+    factors = [delta.factors() for _, delta in placed]
+    q = torch.cat([q for _, q in factors], dim=1) if placed else None  # (D_in, sum of R): x is read once for all
+    return cast(
+        Tensor, _ThinLinear.apply(x, weight, bias, rows, q, *(p for p, _ in factors), *(d.bias() for _, d in placed))
+    )
 
 
 class _ThinLinear(torch.autograd.Function):
-    """Y = X W^T + b, Y[:, rows] += (X Q) P^T + s for every (rows; P, Q, s)."""
+    """Y = X W^T + b, Y[:, rows] += T_i P_i^T + s_i for every i, with (T_1 T_2 ...) = X Q."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, rows: tuple[slice, ...], *f: Any) -> Tensor:
-        ps, qs, shifts = f[0::3], f[1::3], f[2::3]
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, rows: tuple[slice, ...], q: Tensor | None, *f: Any
+    ) -> Tensor:
+        ps, shifts = f[: len(rows)], f[len(rows) :]
         flat = x.reshape(-1, x.shape[-1])  # (B N, D_in)
         y = product(flat, weight, _shifted(weight, bias, rows, shifts))
-        thins = [flat @ q for q in qs]
+        thins = () if q is None else product(flat, q.T).split([p.shape[1] for p in ps], dim=1)
         for place, p, thin in zip(rows, ps, thins, strict=True):
             y[:, place].addmm_(thin, p.T)
         ctx.rows = rows
-        needs_x = rows or ctx.needs_input_grad[1]
-        ctx.save_for_backward(x if needs_x else None, weight, *ps, *qs, *thins)
-        return y.unflatten(0, x.shape[:-1])
+        ctx.save_for_backward(x if rows or ctx.needs_input_grad[1] else None, weight, q, *ps, *thins)
+        return cast(Tensor, y.unflatten(0, x.shape[:-1]))
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, *saved = ctx.saved_tensors
-        count = len(ctx.rows)
-        ps, qs, thins = saved[:count], saved[count : 2 * count], saved[2 * count :]
+        x, weight, q, *saved = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias, _, _, *needs = ctx.needs_input_grad
+        ps, thins = saved[: len(ctx.rows)], saved[len(ctx.rows) :]
         g = grad.reshape(-1, grad.shape[-1])
-        flat = None if x is None else x.reshape(-1, x.shape[-1])
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        flat = cast(Tensor, x if x is None else x.reshape(-1, x.shape[-1]))
         g_x = product(g, weight.T) if needs_x else None
-        found: list[Tensor | None] = []
-        for i, (place, p, q, thin) in enumerate(zip(ctx.rows, ps, qs, thins, strict=True)):
-            own = g[:, place]
-            g_thin = own @ p  # (B N, R)
-            if g_x is not None:
-                g_x.addmm_(g_thin, q.T)
-            found += [own.T @ thin, flat.T @ g_thin, own.sum(dim=0) if ctx.needs_input_grad[6 + 3 * i] else None]
         g_weight = product(g.T, flat.T) if needs_weight else None
         g_bias = g.sum(dim=0) if needs_bias else None
-        return None if g_x is None else g_x.unflatten(0, grad.shape[:-1]), g_weight, g_bias, None, *found
+        owns = [g[:, place] for place in ctx.rows]
+        g_q = None
+        if owns:
+            parts = [product(own, p.T.contiguous()) for own, p in zip(owns, ps, strict=True)]
+            g_thin = torch.cat(parts, dim=1)  # (B N, sum of R)
+            g_q = product(g_thin.T, flat.T).T
+            if g_x is not None:
+                g_x.addmm_(g_thin, q.T)
+        g_ps = [product(thin.T, own.T).T for own, thin in zip(owns, thins, strict=True)]
+        g_shifts = [own.sum(dim=0) if need else None for own, need in zip(owns, needs[len(owns) :], strict=True)]
+        g_x = None if g_x is None else g_x.unflatten(0, grad.shape[:-1])
+        return g_x, g_weight, g_bias, None, g_q, *g_ps, *g_shifts
 
 
 def _shifted(

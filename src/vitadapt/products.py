@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import cast
 
 import torch
@@ -27,21 +28,35 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _onednn_takes(*tensors: Tensor | None) -> bool:
     given = [tensor for tensor in tensors if tensor is not None]
     return (
-        not torch.is_grad_enabled()
-        and all(type(t) in _PLAIN and t.dtype == torch.float32 and t.device.type == "cpu" for t in given)
+        _FASTER.get()
+        and not torch.is_grad_enabled()
+        and all(type(t) in _PLAIN and t.dtype == torch.float32 and t.device.type == "cpu" and _dense(t) for t in given)
         and torch.backends.mkldnn.is_available()
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not followed()
     )
 
 
+def _dense(tensor: Tensor) -> bool:
+    """Contiguous, or a matrix that is when transposed; with gaps between the rows oneDNN is a thousand times slower."""
+    return tensor.is_contiguous() or (tensor.ndim == 2 and tensor.T.is_contiguous())
+
+
+def followed() -> bool:
+    """Does a compiler, an exporter or a tracer follow? It must meet nothing but operators that it can write down."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
 _PLAIN = (Tensor, torch.nn.Parameter)
+_FASTER = ContextVar("faster", default=True)
 
 
 @contextmanager
 def ordinary_products() -> Iterator[None]:
     """Within the block every product is torch's ordinary one: what `product` is held to."""
-    with torch.backends.mkldnn.flags(enabled=False):
+    token = _FASTER.set(False)
+    try:
         yield
+    finally:
+        _FASTER.reset(token)
