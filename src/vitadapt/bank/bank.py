@@ -236,8 +236,8 @@ class Bank:
             family = ordered[start][0].family
             if stop == len(ordered) or ordered[stop][0].family is not family:
                 packed = [packed.body for _, packed in ordered[start:stop]]
-                factors = self._active.factors(family.thins, family.layout, packed)
-                shares.append(Share(family, slice(start, stop), Rows(family.layout, packed, factors)))
+                made = self._active.made(family.makers, family.layout, packed)
+                shares.append(Share(family, slice(start, stop), Rows(family.layout, packed, made)))
                 start = stop
         return shares
 

@@ -14,23 +14,28 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..deltas import Delta, ThinDelta
+from ..deltas import Delta
 from ..errors import NotApplicable, WeightsError
 from ..surgery import copy_sharing_weights, require_vit
 from ..vit import Block, Slot, SlotLinear, ViT
 from .calls import Branch, Call, Numbers
 from .layout import Layout
-from .thin import Parts, Thin, Thins
+from .thin import Makers, Merged, Parts, merging_pays, thin_of
 
 
 @dataclass(frozen=True, eq=False)
 class SlotPiece:
-    """What adapters of a family do to a `SlotLinear`: thin deltas, other deltas, a bias (its name), or all of it."""
+    """What adapters of a family do to a `SlotLinear`: a layer of their own, or thin deltas and a bias (its name) that
+    are added to the shared one; and other deltas."""
 
-    thin: tuple[Thin, ...] = ()
-    branches: tuple[tuple[Slot, Call], ...] = ()
+    merged: Call | None = None
+    thin: tuple[tuple[Slot, Call], ...] = ()
     bias: str = ""
-    whole: Call | None = None
+    branches: tuple[tuple[Slot, Call], ...] = ()
+
+    @property
+    def makers(self) -> tuple[Call, ...]:
+        return tuple(call for _, call in self.thin) if self.merged is None else (self.merged,)
 
 
 Piece = SlotPiece | Call
@@ -41,7 +46,7 @@ class Family:
     """Adapters of one skeleton: the same modules with the same settings at the same paths; only numbers differ.
 
     template: a backbone adapted like them. layout: the tensors that differ. pieces: path of a module of the plain
-    backbone -> what stands there; thins: the thin deltas among them. whole: paths of the blocks that must compute every
+    backbone -> what stands there; makers: what it is made with. whole: paths of the blocks that must compute every
     token. projected: is the output projection in use?
     """
 
@@ -49,7 +54,7 @@ class Family:
     template: ViT
     layout: Layout
     pieces: dict[str, Piece]
-    thins: Thins
+    makers: Makers
     whole: frozenset[str]
     projected: bool
 
@@ -72,8 +77,8 @@ def dissect(adapted: nn.Module, plain: ViT) -> tuple[Family, dict[str, Tensor]]:
     blocks = (path for path, m in template.named_modules() if isinstance(m, Block) and not _tokenwise(m))
     projected = model.config.projection == plain.config.projection
     key = (projected, tuple((path, _signature(_at(template, path), numbers.names)) for path in pieces))
-    thins = Thins.of([thin for p in pieces.values() if isinstance(p, SlotPiece) for thin in p.thin], numbers)
-    return Family(key, template, Layout.of(own), pieces, thins, frozenset(blocks), projected), own
+    makers = Makers.of([c for p in pieces.values() if isinstance(p, SlotPiece) for c in p.makers], numbers)
+    return Family(key, template, Layout.of(own), pieces, makers, frozenset(blocks), projected), own
 
 
 def _check_config(model: ViT, plain: ViT) -> None:
@@ -125,16 +130,15 @@ def _of_the_backbone(path: str, module: nn.Module) -> bool:
 
 
 def _slot_piece(layer: SlotLinear, numbers: Numbers, alone: bool) -> SlotPiece | None:
-    if id(layer.weight) in numbers.names:
-        return SlotPiece(whole=Call.of(layer, numbers, alone))
-    thin, branches = [], []
-    for slot, delta in layer.deltas.items():
-        if isinstance(delta, ThinDelta) and type(delta).branch is ThinDelta.branch:
-            thin.append(Thin(cast(Slot, slot), Call.of(Parts(delta), numbers)))
-        else:
-            branches.append((cast(Slot, slot), Call.of(Branch(cast(Delta, delta)), numbers, alone)))
+    thin, others = thin_of(layer), {slot: d for slot, d in layer.deltas.items() if slot not in thin_of(layer)}
+    branches = tuple(
+        (cast(Slot, slot), Call.of(Branch(cast(Delta, delta)), numbers, alone)) for slot, delta in others.items()
+    )
     bias = numbers.names.get(id(layer.bias), "")
-    return SlotPiece(tuple(thin), tuple(branches), bias) if thin or branches or bias else None
+    if id(layer.weight) in numbers.names or (thin and merging_pays(layer)):
+        return SlotPiece(Call.of(Merged(layer), numbers), branches=branches)
+    makers = tuple((slot, Call.of(Parts(delta), numbers)) for slot, delta in thin.items())
+    return SlotPiece(None, makers, bias, branches) if makers or branches or bias else None
 
 
 def _tokenwise(block: Block) -> bool:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..surgery import copy_sharing_weights
@@ -27,6 +29,7 @@ class Share:
     rows: Rows
 
 
+Compute = Callable[[Tensor], Tensor]
 Part = tuple[slice, Piece, Rows]
 
 
@@ -71,16 +74,19 @@ class Site(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         plan = _PLAN.get()
         parts = plan.parts.get(self.path)
-        return cast(Tensor, self.base(x)) if not parts else _spliced(self.base, x, plan.size, parts)
+        if not parts:
+            return cast(Tensor, self.base(x))
+        own = [(images, partial(rows.run, cast(Call, piece))) for images, piece, rows in parts]
+        return _spliced(x, self.base, own, plan.size)
 
 
-def _spliced(base: Callable[[Tensor], Tensor], x: Tensor, size: int, parts: Sequence[Part]) -> Tensor:
-    """Every image computed once, by its adapter's module or by the `base`."""
+def _spliced(x: Tensor, base: Compute, parts: Sequence[tuple[slice, Compute]], size: int) -> Tensor:
+    """Every image (B, ...) computed once: by the one of the `parts` that it belongs to, or by the `base`."""
     found, done = [], 0
-    for images, piece, rows in parts:
+    for images, compute in parts:
         if images.start > done:
             found.append(base(x[done : images.start]))
-        found.append(cast(Tensor, rows.run(cast(Call, piece), x[images])))
+        found.append(compute(x[images]))
         done = images.stop
     if done < size:
         found.append(base(x[done:]))
@@ -108,43 +114,49 @@ class SlotSite(nn.Module):
         self.base, self.path = base, path
 
     def forward(self, x: Tensor, slots: tuple[Slot, ...] | None = None) -> tuple[Tensor, ...]:
-        base, parts = self.base, _PLAN.get().parts.get(self.path, ())
+        plan, base = _PLAN.get(), self.base
+        parts = cast(Sequence[tuple[slice, SlotPiece, Rows]], plan.parts.get(self.path, ()))
         if not parts:
-            return base(x, slots)  # type: ignore[no-any-return]
+            return cast(tuple[Tensor, ...], base(x, slots))
         slots = slots or base.slots
-        outputs: tuple[Tensor, ...] = base(x, slots)  # of a plain layer: fresh memory, that may be changed in place
-        for images, piece, own in parts:
+        own = [(i, partial(self._merged, rows, piece.merged, slots)) for i, piece, rows in parts if piece.merged]
+        if own:
+            y = _spliced(x, lambda rest: torch.cat(base(rest, slots), dim=-1), own, plan.size)
+            outputs = y.chunk(len(slots), dim=-1)
+        else:
+            outputs = base(x, slots)  # of a plain layer, and so in fresh memory that may be changed
+        for images, piece, rows in parts:
             here = dict(zip(slots, (output[images] for output in outputs), strict=True))
-            self._add(cast(SlotPiece, piece), own, x[images], here)
+            self._add(piece, rows, x[images], here)
         return outputs
 
-    def _add(self, piece: SlotPiece, own: Rows, x: Tensor, here: Mapping[Slot, Tensor]) -> None:
+    def _merged(self, rows: Rows, call: Call, slots: tuple[Slot, ...], x: Tensor) -> Tensor:
+        """x W^T + b with the adapters' own W and b: (k, N, D_in) -> (k, N, D_out of these slots)."""
+        weight, bias = (part.to(x.dtype) for part in rows.parts(call))
+        here = slice(self.base.rows(slots[0]).start, self.base.rows(slots[-1]).stop)
+        if rows.single:
+            return F.linear(x, weight[here], bias[here])
+        return torch.baddbmm(bias[:, None, here], x, weight[:, here].mT)
+
+    def _add(self, piece: SlotPiece, rows: Rows, x: Tensor, here: Mapping[Slot, Tensor]) -> None:
         """Change the outputs `here`, slot -> (k, N, D_out / slots), in place to those of the adapters."""
-        if piece.whole is not None:
-            for y, whole in zip(here.values(), own.run(piece.whole, x, slots=tuple(here)), strict=True):
-                y.copy_(whole)
-            return
         if piece.bias:
-            change = own.tensors[piece.bias] - self.base.bias
+            change = rows.tensors[piece.bias] - self.base.bias
             for slot, y in here.items():
                 y += change[..., self.base.rows(slot)].unsqueeze(-2)
-        for thin in piece.thin:
-            if thin.slot in here:
-                _add_thin(here[thin.slot], x, own.parts(thin), own.single)
-        for slot, branch in piece.branches:
+        for slot, call in piece.thin:
             if slot in here:
-                here[slot].add_(own.run(branch, x))
+                _add_thin(here[slot], x, *rows.parts(call))
+        for slot, call in piece.branches:
+            if slot in here:
+                here[slot].add_(rows.run(call, x))
 
 
-def _add_thin(y: Tensor, x: Tensor, parts: Sequence[Tensor], single: bool) -> None:
-    """y += x Q P^T + s: matrices (k, D, R) to multiply with, one after the other, and a vector (k, D) to add."""
-    change = x
-    for part in parts:
-        if part.ndim == 2 + (not single):
-            change = change @ part.to(x.dtype)
-        else:
-            y += part.unsqueeze(-2)
-    y += change
+def _add_thin(y: Tensor, x: Tensor, q: Tensor, p: Tensor, shift: Tensor | None = None) -> None:
+    """y += x Q P^T + s with Q (k, D_in, R), P^T (k, R, D_out) and s (k, D_out), or all without k."""
+    y += x @ q.to(x.dtype) @ p.to(x.dtype)
+    if shift is not None:
+        y += shift.unsqueeze(-2)
 
 
 def host_of(plain: ViT) -> ViT:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from ..deltas import ThinDelta
-from ..vit import Slot
+from ..vit import Slot, SlotLinear
 from .calls import Call, Numbers, Tensors
 from .layout import Layout
 
 
 class Parts(nn.Module):
-    """What a thin delta is applied with: Q and P^T, or their product where that is smaller; and its bias, if any."""
+    """Q (D_in, R), P^T (R, D_out) and the bias (D_out,), if there is one, of a thin delta."""
 
     def __init__(self, delta: ThinDelta) -> None:
         super().__init__()
@@ -27,70 +27,93 @@ class Parts(nn.Module):
 
     def forward(self) -> tuple[Tensor, ...]:
         p, q = self.delta.factors()
-        parts = (q, p.T) if q.numel() + p.numel() < len(q) * len(p) else (q @ p.T,)
         bias = self.delta.bias()
-        return parts if bias is None else (*parts, bias)
+        return (q, p.T) if bias is None else (q, p.T, bias)
+
+
+class Merged(nn.Module):
+    """Weight (D_out, D_in) and bias (D_out,), if there is one, of a layer with its thin deltas folded in."""
+
+    def __init__(self, layer: SlotLinear) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self) -> tuple[Tensor, ...]:
+        layer, weights, shifts = self.layer, [], []
+        for slot in layer.slots:
+            rows, delta = layer.rows(slot), thin_of(layer).get(slot)
+            weight, bias = layer.weight[rows], None if layer.bias is None else layer.bias[rows]
+            shift = delta.bias() if delta else None
+            weights.append(weight + delta.matrix() if delta else weight)
+            both = [part for part in (bias, shift) if part is not None]
+            shifts.append(torch.stack(both).sum(dim=0) if both else weight.new_zeros(len(weight)))
+        return torch.cat(weights), torch.cat(shifts)
+
+
+def thin_of(layer: SlotLinear) -> dict[Slot, ThinDelta]:
+    """The deltas of a layer that are nothing but their factors."""
+    plain = ((slot, delta) for slot, delta in layer.deltas.items() if isinstance(delta, ThinDelta))
+    return {cast(Slot, slot): delta for slot, delta in plain if type(delta).branch is ThinDelta.branch}
+
+
+def merging_pays(layer: SlotLinear) -> bool:
+    """Is a layer of one's own hardly larger than the factors, so that the shared product is one too many?"""
+    thin = thin_of(layer).values()
+    factors = sum(p.numel() + q.numel() for p, q in (delta.factors() for delta in thin))
+    return layer.weight.numel() <= 2 * factors
 
 
 class Expansion(nn.Module):
-    """The parts of several thin deltas behind one another, (X,)."""
+    """What several modules make, behind one another, (X,)."""
 
-    def __init__(self, deltas: Iterable[nn.Module]) -> None:
+    def __init__(self, makers: Iterable[nn.Module]) -> None:
         super().__init__()
-        self.deltas = nn.ModuleList(deltas)
+        self.makers = nn.ModuleList(makers)
 
     def forward(self) -> Tensor:
-        return torch.cat([part.flatten() for delta in self.deltas for part in delta()])
+        return torch.cat([part.flatten() for maker in self.makers for part in maker()])
+
+
+Made = Mapping[Call, Sequence[Tensor]]
+"""What calls of `Parts` and `Merged` gave."""
 
 
 @dataclass(frozen=True, eq=False)
-class Thin:
-    """A thin delta of a slot; `call` gives its parts: Q (k, D_in, R) and P^T (k, R, D_out), or (k, D_in, D_out), and
-    perhaps a bias (k, D_out)."""
+class Makers:
+    """All `Parts` and `Merged` of a family; `layout` is of the row (X,) that `expand` makes of an adapter's tensors."""
 
-    slot: Slot
-    call: Call
-
-
-Factors = Mapping[Thin, Sequence[Tensor]]
-
-
-@dataclass(frozen=True, eq=False)
-class Thins:
-    """All thin deltas of a family; `layout` is of the row (X,) that `expand` makes of an adapter's tensors."""
-
-    deltas: tuple[Thin, ...]
+    calls: tuple[Call, ...]
     expand: Call
     layout: Layout
 
     @classmethod
     @torch.no_grad()
-    def of(cls, deltas: Sequence[Thin], numbers: Numbers) -> Thins:
-        parts = {f"{i} {j}": part for i, thin in enumerate(deltas) for j, part in enumerate(thin.call.module())}
-        return cls(tuple(deltas), Call.of(Expansion(thin.call.module for thin in deltas), numbers), Layout.of(parts))
+    def of(cls, calls: Sequence[Call], numbers: Numbers) -> Makers:
+        parts = {f"{i} {j}": part for i, call in enumerate(calls) for j, part in enumerate(call.module())}
+        return cls(tuple(calls), Call.of(Expansion(call.module for call in calls), numbers), Layout.of(parts))
 
     @property
     def bytes(self) -> int:
-        """That the factors of one adapter take."""
+        """That all this takes for one adapter."""
         return self.layout.size * self.layout.dtype.itemsize
 
-    def factors(self, rows: Tensor) -> Factors:
-        """Rows (..., X) -> the parts of every delta."""
-        found: dict[Thin, list[Tensor]] = {thin: [] for thin in self.deltas}
+    def made(self, rows: Tensor) -> Made:
+        """Rows (..., X) -> the parts of every call."""
+        found: dict[Call, list[Tensor]] = {call: [] for call in self.calls}
         for name, part in self.layout.views(rows).items():
-            found[self.deltas[int(name.split()[0])]].append(part)
+            found[self.calls[int(name.split()[0])]].append(part)
         return found
 
 
 class Rows:
     """The numbers of the adapters of k neighbouring images, which are one row where all use the same.
 
-    factors: those of their thin deltas, if they are known already.
+    made: what they make of them, if it is known already.
     """
 
-    def __init__(self, layout: Layout, packed: Sequence[Tensor], factors: Factors) -> None:
+    def __init__(self, layout: Layout, packed: Sequence[Tensor], made: Made) -> None:
         self.single = all(row is packed[0] for row in packed)
-        self._layout, self._packed, self._factors = layout, packed, factors
+        self._layout, self._packed, self._made = layout, packed, made
 
     @cached_property
     def tensors(self) -> Tensors:
@@ -100,8 +123,8 @@ class Rows:
     def run(self, call: Call, *inputs: Tensor, **options: Any) -> Any:
         return call(self.tensors, self.single, *inputs, **options)
 
-    def parts(self, thin: Thin) -> Sequence[Tensor]:
-        return self._factors.get(thin) or cast(Sequence[Tensor], self.run(thin.call))
+    def parts(self, maker: Call) -> Sequence[Tensor]:
+        return self._made.get(maker) or cast(Sequence[Tensor], self.run(maker))
 
 
 def stacked(rows: Sequence[Tensor]) -> Tensor:
@@ -110,36 +133,43 @@ def stacked(rows: Sequence[Tensor]) -> Tensor:
 
 
 class Active:
-    """The factors of the adapters that were used last, within `limit` bytes; made anew where these do not suffice."""
+    """What was made for the adapters that were used last, within `limit` bytes."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._bytes = 0
-        self._held: OrderedDict[Tensor, Tensor] = OrderedDict()  # numbers of an adapter, by identity -> its factors
+        self._held: OrderedDict[int, tuple[Tensor, Tensor]] = OrderedDict()  # id of the first -> (P,), (X,)
         self._lock = threading.Lock()
 
-    def factors(self, thins: Thins, layout: Layout, packed: Sequence[Tensor]) -> Factors:
-        """Of adapters given as rows (P,); nothing when they are better made layer by layer."""
-        distinct = dict.fromkeys(packed)
-        if not thins.deltas or thins.bytes * len(distinct) > self.limit:
+    def made(self, makers: Makers, layout: Layout, packed: Sequence[Tensor]) -> Made:
+        """For adapters given as rows (P,); nothing where it is too much and better made layer by layer."""
+        distinct = {id(row): row for row in packed}
+        if not makers.calls or makers.bytes * len(distinct) > self.limit:
             return {}
-        with self._lock:
-            known = {row: self._held[row] for row in distinct if row in self._held}
-            for row in known:
-                self._held.move_to_end(row)
-        missing = [row for row in distinct if row not in known]
+        known, missing = self._known(distinct)
         if missing:
-            made = cast(Tensor, thins.expand(layout.views(torch.stack(missing)), False))
-            fresh = {row: factors.clone() for row, factors in zip(missing, made, strict=True)}
+            made = cast(Tensor, makers.expand(layout.views(torch.stack(missing)), False))
+            fresh = {id(row): (row, own.clone()) for row, own in zip(missing, made, strict=True)}
             self._keep(fresh)
-            known |= fresh
-        return thins.factors(stacked([known[row] for row in packed]))
+            known |= {key: own for key, (_, own) in fresh.items()}
+        return makers.made(stacked([known[id(row)] for row in packed]))
 
-    def _keep(self, fresh: Mapping[Tensor, Tensor]) -> None:
+    def _known(self, distinct: Mapping[int, Tensor]) -> tuple[dict[int, Tensor], list[Tensor]]:
+        known, missing = {}, []
         with self._lock:
-            for row, factors in fresh.items():
-                if row not in self._held:
-                    self._held[row] = factors
-                    self._bytes += factors.nbytes
+            for key, row in distinct.items():
+                if key in self._held:
+                    self._held.move_to_end(key)
+                    known[key] = self._held[key][1]
+                else:
+                    missing.append(row)
+        return known, missing
+
+    def _keep(self, fresh: Mapping[int, tuple[Tensor, Tensor]]) -> None:
+        with self._lock:
+            for key, pair in fresh.items():
+                if key not in self._held:
+                    self._held[key] = pair
+                    self._bytes += pair[1].nbytes
             while self._bytes > self.limit:
-                self._bytes -= self._held.popitem(last=False)[1].nbytes
+                self._bytes -= self._held.popitem(last=False)[1][1].nbytes
