@@ -105,6 +105,11 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
+def expanded(path: Path | str) -> Path:
+    """`path` with a leading ~ replaced by the home folder, where that is known."""
+    return Path(os.path.expanduser(path))
+
+
 def read_text(path: Path | str, most: int = JSON_FILE) -> str:
     """The text, in UTF-8 with or without its mark, of a file of at most `most` bytes. Raises OSError as `read_bounded`,
     and ValueError for another encoding.

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..errors import DataError
-from ..files import settled
-from .images import UnreadableImage, load_image, open_image
+from ..files import read_bounded, settled
+from ..limits import IMAGE_FILE
+from .images import UnreadableImage, load_image, open_image, orientation
 
 LabelArray = npt.NDArray[Any]  # (N,) int64, or (N, C) uint8 multi-hot for multi-label data
 IndexArray = npt.NDArray[np.int64]
@@ -81,7 +82,7 @@ class FileRef:
         """Digest of path, size and times (ctime too, because copying tools restore the mtime); None for a new file."""
         try:
             status = os.stat(self.path)
-        except OSError:
+        except (OSError, ValueError):  # the latter for a path that no file can have
             return None
         if not settled(status):
             return None
@@ -89,7 +90,7 @@ class FileRef:
 
     def _bytes(self) -> bytes:
         try:
-            return Path(self.path).read_bytes()
+            return read_bounded(self.path, IMAGE_FILE)
         except FileNotFoundError as error:
             raise UnreadableImage(self.name, "no such file") from error
         except OSError as error:
@@ -132,7 +133,7 @@ class ImageObjectRef:
     def digest(self) -> str:
         image = self.read()
         palette = bytes(image.getpalette("RGBA") or ()) if image.mode in ("P", "PA") else b""
-        facts = f"{image.mode} {image.size} {image.info.get('transparency')!r} {image.getexif().get(0x0112)}"
+        facts = f"{image.mode} {image.size} {image.info.get('transparency')!r} {orientation(image)}"
         return hexdigest(image.tobytes(), palette, facts)
 
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import DataError
+from ..limits import IMAGE_PIXELS
 
 Pixel8 = npt.NDArray[np.uint8]
 
@@ -42,7 +43,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 # What Pillow's decoders raise on damaged files; half of them only in some releases or formats.
-_DAMAGE = (
+DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -92,19 +93,42 @@ def open_image(data: bytes, name: str, most: int | None = None) -> Image.Image:
     """The decoded image (first frame) in `data`, as stored. Raises UnreadableImage, and TooManyPixels above `most`."""
     if not data:
         raise UnreadableImage(name, "empty file")
+    _check_size(_canvas_of_webp(data), name, most)
     with _explained(name):
         image = _open_header(data)
-        if most is not None and image.width * image.height > most:
-            raise TooManyPixels(name, f"{image.width} x {image.height} pixels, at most {most} are taken")
+        _check_size(image.size, name, most)
         image.load()
     return image
 
 
 def load_image(image: Image.Image, name: str) -> Image.Image:
     """`image` with its pixels in memory. Raises UnreadableImage."""
+    _check_size(image.size, name)
     with _explained(name):
         image.load()
     return image
+
+
+def _check_size(size: tuple[int, int], name: str, most: int | None = None) -> None:
+    """Before anything is allocated, and whatever this process has made of Pillow's own limit."""
+    wide, high = size
+    if wide < 1 or high < 1:
+        raise UnreadableImage(name, f"{wide} x {high} pixels, so that there is nothing to see")
+    if wide * high > min(IMAGE_PIXELS, most or IMAGE_PIXELS):
+        raise TooManyPixels(name, f"{wide} x {high} pixels, at most {most or IMAGE_PIXELS} are taken")
+
+
+def _canvas_of_webp(data: bytes) -> tuple[int, int]:
+    """(width, height) of a WebP file, whose decoder allocates all of it on opening; (1, 1) of other files."""
+    kind = data[12:16] if data[:4] == b"RIFF" and data[8:12] == b"WEBP" and len(data) >= 30 else b""
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if kind == b"VP8L":  # 14 bits each
+        sides = int.from_bytes(data[21:25], "little")
+        return 1 + sides % 2**14, 1 + sides // 2**14 % 2**14
+    if kind == b"VP8 ":
+        return int.from_bytes(data[26:28], "little") % 2**14 or 1, int.from_bytes(data[28:30], "little") % 2**14 or 1
+    return 1, 1
 
 
 @contextmanager
@@ -114,8 +138,10 @@ def _explained(name: str) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise UnreadableImage(name, "not an image of a known format") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise TooManyPixels(name, f"more than {Image.MAX_IMAGE_PIXELS} pixels") from error
-    except _DAMAGE as error:
+        raise TooManyPixels(name, f"more than {IMAGE_PIXELS} pixels") from error
+    except MemoryError as error:
+        raise UnreadableImage(name, "it needs more memory than there is") from error
+    except DAMAGE as error:
         raise UnreadableImage(name, "truncated" if "truncated" in str(error).lower() else "damaged") from error
 
 
@@ -140,12 +166,18 @@ def to_pixels(image: Image.Image, geometry: Geometry, name: str = "image") -> Pi
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """`image` turned as its EXIF orientation asks; a damaged EXIF block counts as none, as in every viewer."""
-    try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    except _DAMAGE:
-        return image
+    """`image` turned as its EXIF orientation asks."""
+    turn = _TURNS.get(orientation(image))
     return image if turn is None else image.transpose(turn)
+
+
+def orientation(image: Image.Image) -> int:
+    """1 to 8 as EXIF counts them; 1 without any, and when the EXIF block is damaged, as in every viewer."""
+    try:
+        told = image.getexif().get(_ORIENTATION, 1)
+    except DAMAGE:
+        return 1
+    return told if isinstance(told, int) and told in _TURNS else 1
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

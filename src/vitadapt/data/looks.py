@@ -10,10 +10,9 @@ from typing import Any, cast
 from PIL import Image
 
 from .examples import ImageRef, hexdigest
-from .images import UnreadableImage, to_rgb, upright
+from .images import DAMAGE, UnreadableImage, orientation, to_rgb, upright
 from .parallel import Progress, each
 
-_ORIENTATION = 0x0112  # EXIF tag
 _TINY = 16  # pixels of the shorter side, below which nothing can be recognised
 _ELONGATED = 10  # times longer than wide: the crop sees a tenth of it at most
 _SUFFIXES = {
@@ -69,15 +68,23 @@ def _kinds(image: Image.Image, shown: Image.Image, name: str) -> Iterator[str]:
     short, long = sorted(image.size)
     suffix = os.path.splitext(name)[1].lower()
     odd = {
-        "turned by EXIF": image.getexif().get(_ORIENTATION, 1) not in (0, 1),
+        "turned by EXIF": orientation(image) != 1,
         "greyscale": image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16"),
         "16 bits deep": image.mode in ("I", "F") or image.mode.startswith("I;16"),
         "transparent": "A" in image.mode or "transparency" in image.info,
         "CMYK": image.mode == "CMYK",
-        "animated": getattr(image, "n_frames", 1) > 1 and image.format != "MPO",
+        "animated": _is_animated(image),
         "suffix of another format": bool(suffix) and suffix not in _SUFFIXES.get(image.format or "", {suffix}),
         "tiny": short < _TINY,
         "elongated": long > _ELONGATED * short,
         "one colour only": all(low == high for low, high in cast(Any, shown.getextrema())),
     }
     yield from (kind for kind, holds in odd.items() if holds)
+
+
+def _is_animated(image: Image.Image) -> bool:
+    """Is there a second frame? One that is damaged counts as none: only the first is ever used."""
+    try:
+        return bool(getattr(image, "is_animated", False)) and image.format != "MPO"
+    except DAMAGE:
+        return False

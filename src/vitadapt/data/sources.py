@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ..errors import DataError
+from ..files import expanded
 from ..registry import unknown
 from . import catalog
 from .catalog import READERS
@@ -33,10 +34,10 @@ def open_dataset(spec: str | Path | Dataset, root: Path | None = None, complain:
     known = catalog.catalog()
     if isinstance(spec, str) and spec in known:
         return catalog.read(known[spec], root)
-    path = Path(spec).expanduser()
-    if path.is_dir():
+    path = expanded(spec)
+    if os.path.isdir(path):  # which takes impossible names for absent
         return read_folder(path, complain)
-    if path.is_file():
+    if os.path.isfile(path):
         if path.suffix.lower() not in _TABLES:
             raise DataError(f"{path} is a file; give a folder of class folders or a .csv file")
         return read_table(path)
@@ -49,8 +50,8 @@ def open_dataset(spec: str | Path | Dataset, root: Path | None = None, complain:
 
 def check_spec(spec: str) -> None:
     """Raises UnknownName, with the near ones, when `spec` is neither a registered name nor looks like a path."""
-    path = Path(spec).expanduser()
-    if os.sep in spec or path.suffix.lower() in _TABLES or path.exists() or catalog.resolve(spec):
+    path = expanded(spec)
+    if os.sep in spec or path.suffix.lower() in _TABLES or os.path.exists(path) or catalog.resolve(spec):
         return
     if spec not in catalog.catalog():
         raise unknown("dataset", spec, catalog.catalog(), "(and there is no folder or file of that name)")

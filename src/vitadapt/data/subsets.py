@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from ..errors import DataError
+from ..files import parse_json, read_text
 from .classmap import class_key
 from .digests import content_digests
 from .examples import Dataset, Examples, IndexArray, hexdigest
@@ -45,8 +46,8 @@ def make_manifest(
 def read_manifest(path: Path) -> Manifest:
     """The manifest in a file. Raises DataError when it is not one."""
     try:
-        table: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        table: Any = parse_json(read_text(path))
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a subset ({error}); make it with 'vitadapt data subset'") from error
     known = isinstance(table, dict) and table.get("format") == FORMAT and isinstance(table.get("images"), list)
     if not known or not table["images"] or not all(map(_is_entry, table["images"])):

@@ -6,6 +6,7 @@ An index is a text of `archive.zip@inner/path.jpg 0,3` lines with class names in
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -82,7 +83,9 @@ def _iris(index: Path, text: str) -> list[Entry]:
         try:
             ids = tuple(int(label) for label in labels.split(",")) if labels else ()
         except ValueError as error:
-            raise DataError(f"{index}: line {number} ends in {labels[:30]!r}, not in class numbers") from error
+            raise DataError(
+                f"{index}: line {number} ends in {labels[:30]!r}, not in class numbers; get the data again"
+            ) from error
         entries.append((path, ids))
     return entries
 
@@ -97,9 +100,11 @@ def _coco(index: Path, table: Any) -> tuple[tuple[str, ...], list[Entry]]:
         for entry in table["annotations"]:
             labels[entry["image_id"]].append(rank[entry["category_id"]])
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{index} is not a COCO index of images, annotations and categories ({error})") from error
-    if len(labels) < len(images):
-        raise DataError(f"{index} gives two images the same id; get the data again")
+        raise DataError(
+            f"{index} is not a COCO index of images, annotations and categories ({error}); get the data again"
+        ) from error
+    if len(labels) < len(images) or len(rank) < len(categories):
+        raise DataError(f"{index} gives two images, or two categories, the same id; get the data again")
     entries = [(path, tuple(sorted(set(labels[identity])))) for identity, path in images]
     return tuple(name for _, name in categories), entries
 
@@ -136,7 +141,7 @@ def _finder(index: Path) -> Callable[[str], ImageRef]:
         archive, at, inner = path.partition("@")
         if not at:
             file = index.parent / check_member(index, path)
-            if not file.is_file():
+            if not os.path.isfile(file):
                 raise DataError(f"{index} lists {path}, which does not exist; copy the whole folder")
             return FileRef(file)
         here = members(archive)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import numpy.typing as npt
 from ...errors import DataError
 from ..catalog import READERS, Options, Reader, Row
 from ..examples import ArrayRef, Examples
+from .native.storage import bytes_of, unzipped
 
 _PREFIX = {"train": "train", "test": "t10k"}
 
@@ -59,10 +58,7 @@ def _read_split(folder: Path, split: str, prefix: str) -> Examples:
 
 def read_idx(path: Path, axes: int) -> npt.NDArray[np.uint8]:
     """An idx file of bytes with `axes` axes. Raises DataError when it is not exactly that."""
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read ({error}); get the file again") from error
+    data = unzipped(path) if path.suffix == ".gz" else bytes_of(path)
     start = 4 + 4 * axes
     if data[:4] != bytes([0, 0, 8, axes]) or len(data) < start:  # 8: unsigned bytes
         raise DataError(f"{path} is not an idx file of bytes with {axes} axes; get the file again")

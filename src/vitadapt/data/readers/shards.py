@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import DataError
+from ...limits import LABEL_FILE
 from ..archives import MemberRef, tar_members
 from ..catalog import READERS, Contents, Options, Reader, Row
 from ..classmap import relabel
@@ -25,7 +26,7 @@ from .native.storage import integer, text_of
 from .ordering import in_order
 
 _NAMES, _COUNT = "classnames.txt", "nshards.txt"
-_SMALL = 1 << 20  # bytes of a label
+_SHARDS = 100_000  # more than any data set has
 Sample = tuple[ImageRef, npt.NDArray]
 
 
@@ -87,6 +88,8 @@ def _shards(folder: Path) -> list[Path]:
     stated = folder / _COUNT
     there = stated.exists()
     count = integer(str(stated), text_of(stated).strip()) if there else len(list(folder.glob("*.tar")))
+    if not 0 <= count <= _SHARDS:
+        raise DataError(f"{stated} says {count} shards, outside 0..{_SHARDS}; get the data again")
     return [folder / f"{number}.tar" for number in range(count)]
 
 
@@ -106,11 +109,14 @@ def _samples(shard: Path) -> Iterator[Sample]:
 def _label(files: Mapping[str, MemberRef]) -> npt.NDArray:
     """() for one class, (C,) for several."""
     ref = files.get(".cls") or files[".npy"]
-    if ref.size > _SMALL:
+    if ref.size > LABEL_FILE:
         raise DataError(f"{ref.name} is too large for a label; get the shard again")
     try:
         if ".cls" in files:
-            return np.array(int(ref.data()))
-        return np.asarray(np.load(io.BytesIO(ref.data()), allow_pickle=False))
-    except (ValueError, EOFError) as error:
+            return np.array(integer(ref.name, ref.data().decode("ascii")))
+        label = np.lib.format.read_array(io.BytesIO(ref.data()), allow_pickle=False)
+    except (ValueError, TypeError, EOFError, OverflowError, MemoryError) as error:
         raise DataError(f"{ref.name} is not a label; get the shard again") from error
+    if label.dtype.kind not in "biuf" or not np.isin(label, (0, 1)).all():
+        raise DataError(f"{ref.name} is not a label of zeros and ones; get the shard again")
+    return label

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DataError
+from ...files import read_bounded
+from ...limits import LIST_FILE
 from ..examples import Dataset, Examples, FileRef, LabelArray
 from ..splits import SPLITS, check_classes, check_known, split_rule, with_test
 
@@ -58,18 +61,21 @@ def _lines(path: Path) -> Iterator[Line]:
         for name in ("path", "label"):
             if name not in columns:
                 raise DataError(f"{path}: line 1 must name the columns path,label[,split]; {name} is missing")
+        if twice := [name for name in columns if name and columns.count(name) > 1]:
+            raise DataError(f"{path}: line 1 names the column {twice[0]!r} twice; keep one of them")
         for row in rows:
             if row:
                 yield _line(f"{path}: line {rows.line_num}", rows.line_num, columns, row)
     except csv.Error as error:
-        raise DataError(f"{path}: line {rows.line_num} is not valid CSV ({error})") from error
+        raise DataError(f"{path}: line {rows.line_num} is not valid CSV ({error}); save the table again") from error
 
 
 def _text(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        data = read_bounded(path, LIST_FILE)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({(error.strerror or str(error)).lower()})") from error
+        reason = (error.strerror or str(error)).lower()
+        raise DataError(f"{path} cannot be read ({reason}); check the file") from error
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -91,7 +97,7 @@ def _line(where: str, number: int, columns: Sequence[str], row: Sequence[str]) -
 
 
 def _check_files(path: Path, lines: list[Line]) -> None:
-    missing = [line for line in lines if not (path.parent / line.path).is_file()]
+    missing = [line for line in lines if not os.path.isfile(path.parent / line.path)]
     if missing:
         named = ", ".join(f"{line.path} (line {line.number})" for line in missing[:_NAMED])
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""

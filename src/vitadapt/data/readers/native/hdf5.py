@@ -5,11 +5,10 @@ Options: `files` (split -> the stem that `_x.h5` and `_y.h5` follow).
 
 from __future__ import annotations
 
-import gzip
 import io
+import math
 import os
 import threading
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from ....errors import DataError
+from ....limits import ARCHIVE_MEMBERS, ARRAY_FILE, IMAGE_FILE
 from ...catalog import Options
 from ...examples import ArrayRef, Examples, FileRef, hexdigest
 from ...images import UnreadableImage
-from .storage import Stored, register
+from .storage import Stored, register, unzipped
 
-_DAMAGE = (OSError, RuntimeError, ValueError, KeyError)  # what h5py raises on damaged files
-_IN_MEMORY = 2**30  # bytes; a larger gzipped file would have to be decompressed again for every image
+# What h5py raises on damaged files.
+_DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError, AttributeError)
 
 
 @dataclass(eq=False)
@@ -112,25 +112,26 @@ def open_variable(path: Path, key: str, axes: int) -> Any:
         import h5py
     except ImportError as error:
         raise DataError(f'{path} needs h5py to be read; pip install "vitadapt[data]"') from error
-    source = _unzipped(path) if path.suffix == ".gz" else path
+    source = io.BytesIO(unzipped(path, ARRAY_FILE)) if path.suffix == ".gz" else path
     try:
-        variable = h5py.File(source, "r").get(key)
+        file = h5py.File(source, "r")
+        variable = file.get(key) if type(file.get(key, getlink=True)) is h5py.HardLink else None
+        if not isinstance(variable, h5py.Dataset) or variable.ndim != axes or variable.dtype.kind not in "iu":
+            raise DataError(f"{path} has no array {key} of whole numbers with {axes} axes; get it again")
+        if variable.external or variable.is_virtual:
+            raise DataError(f"{path} keeps {key} in other files, which are not read; get it again")
+        if _too_large(variable):
+            raise DataError(f"{path} declares {key} of shape {variable.shape}, larger than images are; get it again")
+        return variable
     except _DAMAGE as error:
         raise DataError(f"{path} is not a readable HDF5 file; get it again") from error
-    if not isinstance(variable, h5py.Dataset) or variable.ndim != axes or variable.dtype.kind not in "iu":
-        raise DataError(f"{path} has no array {key} of whole numbers with {axes} axes; get it again")
-    return variable
 
 
-def _unzipped(path: Path) -> io.BytesIO:
-    try:
-        with gzip.open(path) as stream:
-            data = stream.read(_IN_MEMORY + 1) if path.stat().st_size <= _IN_MEMORY else bytes(_IN_MEMORY + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be decompressed; get it again") from error
-    if len(data) > _IN_MEMORY:
-        raise DataError(f"{path} is too large to be read compressed; decompress it: gunzip --keep {path}")
-    return io.BytesIO(data)
+def _too_large(variable: Any) -> bool:
+    """Would one image, or what has to be decompressed for it, or the number of images, fill the memory?"""
+    count, *image = variable.shape
+    pieces = (image, variable.chunks or ())
+    return count > ARCHIVE_MEMBERS or any(math.prod(p) * variable.dtype.itemsize > IMAGE_FILE for p in pieces)
 
 
 register("h5-arrays", load)

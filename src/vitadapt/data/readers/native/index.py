@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ....errors import DataError
+from ....files import parse_json
 from ...catalog import Options
 from ...examples import Examples
 from .storage import Stored, by_name, file_refs, first_of, integer, lines_of, register, text_of
@@ -78,11 +78,14 @@ def json_lines(index: Path) -> Listed:
 def semicolon_table(index: Path) -> Listed:
     """A table with the columns `Filename` and `ClassId`."""
     rows = csv.DictReader(io.StringIO(text_of(index), newline=""), delimiter=";", skipinitialspace=True)
-    for row in rows:
-        image, label = row.get("Filename"), row.get("ClassId")
-        if not image or not label:
-            raise DataError(f"{index}: line {rows.line_num} has no Filename or no ClassId; get the data again")
-        yield image, label
+    try:
+        for row in rows:
+            image, label = row.get("Filename"), row.get("ClassId")
+            if not image or not label:
+                raise DataError(f"{index}: line {rows.line_num} has no Filename or no ClassId; get the data again")
+            yield image, label
+    except csv.Error as error:
+        raise DataError(f"{index}: line {rows.line_num} is not valid CSV ({error}); get the data again") from error
 
 
 FORMATS: dict[str, Callable[[Path], Listed]] = {
@@ -98,9 +101,9 @@ FORMATS: dict[str, Callable[[Path], Listed]] = {
 def parsed(where: str, text: str) -> Any:
     """The JSON value in `text`. Raises DataError saying `where` when there is none."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is not valid JSON; get the data again") from error
+        return parse_json(text)
+    except ValueError as error:
+        raise DataError(f"{where} is not valid JSON ({str(error)[:100]}); get the data again") from error
 
 
 def load(folder: Path, options: Options) -> Stored:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ....errors import DataError
+from ....limits import IMAGE_FILE
 from ...catalog import Options
 from ...examples import Examples
 from .storage import Stored, bytes_of, file_refs, first_of, register
@@ -30,8 +31,9 @@ def read_mat(path: Path, *keys: str) -> list[npt.NDArray[Any]]:
         from scipy.io.matlab import MatReadError
     except ImportError as error:
         raise DataError(f'{path} needs scipy to be read; pip install "vitadapt[data]"') from error
-    data = bytes_of(path)
+    data = bytes_of(path, IMAGE_FILE)
     try:
+        _check_unfolded(data)
         table = loadmat(io.BytesIO(data), squeeze_me=True, variable_names=keys)
     except (*_DAMAGE, struct.error, zlib.error, MatReadError) as error:
         raise DataError(f"{path} is not a readable MATLAB file; get the data again") from error
@@ -40,9 +42,29 @@ def read_mat(path: Path, *keys: str) -> list[npt.NDArray[Any]]:
     return [np.atleast_1d(table[key]) for key in keys]
 
 
+_COMPRESSED = 15  # the type of an element that unfolds into another one
+
+
+def _check_unfolded(data: bytes) -> None:
+    """Raises ValueError when the compressed elements of a file of version 5 unfold into more than any list needs."""
+    order = ">" if data[126:128] == b"MI" else "<"
+    at, room = 128, IMAGE_FILE
+    while at + 8 <= len(data):
+        kind, size = struct.unpack_from(f"{order}II", data, at)
+        stream = zlib.decompressobj() if kind == _COMPRESSED else None
+        rest = data[at + 8 : at + 8 + size]
+        while stream and rest and not stream.eof:
+            room -= len(stream.decompress(rest, IMAGE_FILE // 16))
+            rest = stream.unconsumed_tail
+            if room < 0:
+                raise ValueError("unfolds without end")
+        at += 8 + size
+
+
 def whole_numbers(path: Path, key: str, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """`values` as integers. Raises DataError when they are anything else."""
-    if values.ndim != 1 or values.dtype.kind not in "iuf" or (values != np.floor(values)).any():
+    numbers = values.ndim == 1 and values.dtype.kind in "iuf" and bool((np.abs(values) < 2**53).all())
+    if not numbers or (values != np.floor(values)).any():
         raise DataError(f"{path}: {key} is not a list of whole numbers; get the data again")
     return values.astype(np.int64)
 
@@ -88,9 +110,17 @@ def load_records(folder: Path, options: Options) -> Stored:
         if "fname" not in fields or "class" not in fields:
             raise DataError(f"{path} has no fname and class for every image; take the file with labels")
         files = file_refs(path, first_of(folder, options["images"][split]), (str(name) for name in records["fname"]))
-        labels = whole_numbers(path, "class", np.array(records["class"].tolist()))
+        labels = whole_numbers(path, "class", _flat(records["class"]))
         splits[split] = Examples(files, labels - 1)
     return Stored(splits, classes)
+
+
+def _flat(cells: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """One number per record as an array of numbers; of anything else an array that is none."""
+    try:
+        return np.array(cells.tolist())
+    except ValueError:  # records that hold arrays of several lengths
+        return cells
 
 
 register("mat-numbered", load_numbered)

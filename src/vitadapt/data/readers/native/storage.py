@@ -8,7 +8,10 @@ numbers the classes in another way).
 
 from __future__ import annotations
 
+import gzip
 import os
+import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,11 +19,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ....errors import DataError
+from ....files import read_bounded
+from ....limits import ARRAY_FILE, GIB, LIST_FILE, NUMBER_DIGITS
 from ...catalog import READERS, Contents, Options, Reader, Row
 from ...classmap import relabel
 from ...examples import Examples, FileRef
 
 _NAMED = 3  # examples that a message gives
+_INTEGER = re.compile(rf"[+-]?0*[0-9]{{1,{NUMBER_DIGITS}}}")
 
 
 @dataclass(frozen=True)
@@ -70,19 +76,32 @@ def contents(row: Row, options: Options, place: str, stored: Stored) -> Contents
 def text_of(path: Path) -> str:
     """The text of an index file. Raises DataError naming it when it is missing, unreadable or not UTF-8."""
     try:
-        return bytes_of(path).decode("utf-8-sig")
+        return bytes_of(path, LIST_FILE).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not a text file in UTF-8; get the data again") from error
 
 
-def bytes_of(path: Path) -> bytes:
-    """The content of a file. Raises DataError naming it when it is missing or unreadable."""
+def bytes_of(path: Path, most: int = ARRAY_FILE) -> bytes:
+    """The content of a file of at most `most` bytes. Raises DataError naming it when it is missing or unreadable."""
     try:
-        return path.read_bytes()
+        return read_bounded(path, most)
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; unpack the whole archive") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({(error.strerror or str(error)).lower()})") from error
+        reason = (error.strerror or str(error)).lower()
+        raise DataError(f"{path} cannot be read ({reason}); get the data again") from error
+
+
+def unzipped(path: Path, most: int = ARRAY_FILE) -> bytes:
+    """What a gzipped file unfolds into. Raises DataError when it is damaged, or that is more than `most` bytes."""
+    try:
+        with gzip.open(path) as stream:
+            data = stream.read(most + 1) if path.stat().st_size <= most else bytes(most + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be decompressed; get it again") from error
+    if len(data) > most:
+        raise DataError(f"{path} unfolds into more than {most / GIB:g} GiB; decompress it: gunzip --keep {path}")
+    return data
 
 
 def lines_of(path: Path) -> Iterator[tuple[str, str]]:
@@ -101,7 +120,7 @@ def first_of(folder: Path, names: str | Sequence[str]) -> Path:
 def file_refs(index: Path, folder: Path, names: Iterable[str]) -> tuple[FileRef, ...]:
     """The files of `folder` that `index` lists. Raises DataError naming those that lie outside it or do not exist."""
     paths = [_as_spelt(folder / inside(index, name)) for name in names]
-    missing = [path for path in paths if not path.is_file()]
+    missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
         named = ", ".join(os.fspath(path.relative_to(folder)) for path in missing[:_NAMED])
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
@@ -111,10 +130,10 @@ def file_refs(index: Path, folder: Path, names: Iterable[str]) -> tuple[FileRef,
 
 def _as_spelt(path: Path) -> Path:
     """`path`, or the file that differs from it in the case of its suffix, as some copying tools leave it."""
-    if path.is_file():
+    if os.path.isfile(path):  # which takes impossible names for absent, too
         return path
     others = (path.with_suffix(change(path.suffix)) for change in (str.upper, str.lower))
-    return next((other for other in others if other.is_file()), path)
+    return next((other for other in others if os.path.isfile(other)), path)
 
 
 def inside(index: Path, name: str) -> PurePosixPath:
@@ -127,10 +146,9 @@ def inside(index: Path, name: str) -> PurePosixPath:
 
 def integer(where: str, text: str) -> int:
     """`text` as a whole number. Raises DataError saying `where` when it is not one."""
-    try:
-        return int(text)
-    except ValueError as error:
-        raise DataError(f"{where} has {text[:30]!r} where a number was expected; get the data again") from error
+    if not _INTEGER.fullmatch(text.strip()):
+        raise DataError(f"{where} has {text[:30]!r} where a number was expected; get the data again")
+    return int(text)
 
 
 def by_name(pairs: Mapping[str, Sequence[tuple[FileRef, str]]]) -> Stored:

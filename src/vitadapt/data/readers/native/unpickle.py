@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ....errors import DataError
+from ....pickles import check_pickle
 from .storage import bytes_of
 
 _PLAIN = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8", "b1")
@@ -33,6 +34,8 @@ class _Array:
         if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], _Type):
             raise _Forbidden("an array with an unusual state")
         _, shape, kind, by_columns, raw = state
+        if not isinstance(raw, (str, bytes, bytearray)):
+            raise _Forbidden("an array with an unusual content")
         data = raw.encode("latin1") if isinstance(raw, str) else bytes(raw)
         self.value = np.frombuffer(data, kind.code).reshape(shape, order="F" if by_columns else "C")
 
@@ -79,10 +82,22 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data), encoding="latin1")
+        self.room = _COPIES * len(data)
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise _Forbidden(f"{module}.{name}")
-        return _ALLOWED[module, name]
+        return self._encode if name == "encode" else _ALLOWED[module, name]
+
+    def _encode(self, text: object, encoding: object) -> bytes:
+        """One text, however often it is mentioned, would become new bytes every time."""
+        encoded = _encode(text, encoding)
+        self.room -= len(encoded)
+        if self.room < 0:
+            raise _Forbidden("one text again and again")
+        return encoded
 
     def persistent_load(self, pid: Any) -> Any:
         raise _Forbidden("a persistent object")
@@ -90,6 +105,7 @@ class _Unpickler(pickle.Unpickler):
 
 # What the machine behind pickle raises on damaged files.
 _DAMAGE = (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, OverflowError)
+_COPIES = 4  # times its length that the texts of a pickle may be copied
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
@@ -99,7 +115,8 @@ def read_pickle(path: Path) -> dict[str, Any]:
     """
     data = bytes_of(path)
     try:
-        table = _Unpickler(io.BytesIO(data), encoding="latin1").load()
+        check_pickle(data)
+        table = _Unpickler(data).load()
     except _Forbidden as error:
         raise DataError(f"{path} asks for {error}, which data never needs; do not trust this file") from error
     except (*_DAMAGE, struct.error, MemoryError, RecursionError) as error:

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from ....errors import ConfigError, DataError
+from ....limits import ANNOTATION_FILE
 from ...catalog import Options
 from ...examples import Examples
 from .storage import Stored, bytes_of, file_refs, inside, lines_of, register
@@ -51,13 +52,22 @@ def places_of(path: Path, classes: tuple[str, ...], difficult_too: bool) -> list
     return found
 
 
+class _Declared(Exception):
+    """A declaration could make a short file expand without end, in whatever encoding it is written."""
+
+
+class _Builder(ElementTree.TreeBuilder):
+    def doctype(self, name: str, public: str | None, system: str | None) -> None:
+        raise _Declared
+
+
 def objects(path: Path) -> list[ElementTree.Element]:
     """The objects at the top of an annotation. Raises DataError when it is not one."""
-    data = bytes_of(path)
-    if b"<!DOCTYPE" in data or b"<!ENTITY" in data:  # declarations could make a short file expand without end
-        raise DataError(f"{path} has declarations that annotations never need; get the data again")
+    data = bytes_of(path, ANNOTATION_FILE)
     try:
-        root = ElementTree.fromstring(data)
+        root = ElementTree.fromstring(data, ElementTree.XMLParser(target=_Builder()))
+    except _Declared as error:
+        raise DataError(f"{path} has declarations that annotations never need; get the data again") from error
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise DataError(f"{path} is not valid XML; get the data again") from error
     if root.tag != "annotation":
