@@ -35,7 +35,7 @@ PICKLE_FILE = 16 * MIB  # what describes the tensors of a checkpoint, without th
 TENSORS_SHARE = 4  # tensors of a checkpoint may be this many times larger than its file, because some are shared
 ADAPTER_FILE = 4 * GIB
 IMAGE_SIDE = 4096  # pixels of the square that a backbone looks at
-METHOD_SIZE = 65_536  # largest whole number among the fields of a method in an adapter file
+METHOD_SIZE = 4096  # largest whole number among the fields of a method in an adapter file
 
 # Texts for people
 MESSAGE = 2000  # characters of one line of an error

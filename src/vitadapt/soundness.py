@@ -1,0 +1,60 @@
+"""Is what an adapter file says of itself possible? Asked before anything is built from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from .limits import ADAPTER_FILE, IMAGE_SIDE, METHOD_SIZE, MIB
+
+_TEXTS = ("backbone", "base", "activation", "licence", "base_licence")
+_LISTS = ("classes", "names", "templates")
+_TABLES = ("preprocess", "training")
+_PICTURES = 1 << 20  # numbers in the pictures of the self-test
+
+
+def check_file(path: Path | str) -> None:
+    """Raises OSError when there is no such regular file, or it is larger than any adapter."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError("no such file")
+    if (size := os.stat(path).st_size) > ADAPTER_FILE:
+        raise OSError(f"{size // MIB} MiB, more than any adapter has")
+
+
+def check_info(info: Any) -> None:
+    """Raises ValueError for an `AdapterInfo` with a field of another kind, or a number that nothing could be built of."""
+    for name in _TEXTS:
+        _require(isinstance(getattr(info, name), str), name)
+    for name in _LISTS:
+        _require(all(isinstance(text, str) for text in getattr(info, name)), name)
+    for name in _TABLES:
+        _require(isinstance(getattr(info, name), Mapping), name)
+    _require(bool(info.classes), "classes")
+    _require(isinstance(info.squash, bool), "squash")
+    _require(type(info.image_size) is int and 1 <= info.image_size <= IMAGE_SIDE, "image_size")
+    _require(not info.backbone.startswith("url:"), "backbone (a file must not make this machine ask an address)")
+    for name, value in asdict(cast(Any, info.method)).items():
+        _require(not isinstance(value, int) or abs(value) <= METHOD_SIZE, f"method's {name}")
+
+
+def check_tensors(info: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Raises ValueError for numbers that are none, and for shapes that do not fit what the file says of itself."""
+    for name, tensor in tensors.items():
+        _require(bool(torch.isfinite(tensor).all()), f"{name}, which holds NaN or infinite values")
+    weight = tensors.get("head.linear.weight")
+    _require(weight is None or len(weight.shape) == 2, "head")
+    _require(weight is None or len(weight) == len(info.classes), f"head, which is not of {len(info.classes)} classes")
+    pictures = tensors.get("test.images")
+    _require(pictures is None or (pictures.ndim == 4 and pictures.numel() <= _PICTURES), "test.images")
+    _require(pictures is None or pictures.shape[-1] == 3, "test.images")
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(f"impossible {what}")
