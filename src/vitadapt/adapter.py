@@ -23,9 +23,11 @@ from torch import Tensor, nn
 from .config import build
 from .data.images import VERSION
 from .errors import ConfigError, UnknownName, VitadaptError, WeightsError
+from .files import parse_json
 from .head import Classifier, Head, unprojected
 from .headspec import ZERO, HeadSpec
 from .methods import METHODS
+from .soundness import check_file, check_info, check_tensors
 from .surgery import Method, adapt, constants, load_trainable_state, trainable, trainable_state
 from .weights.digest import backbone_digest
 
@@ -137,19 +139,22 @@ def logits_of(model: Classifier, pictures: Tensor) -> Tensor:
 def read_adapter(path: Path | str) -> tuple[AdapterInfo, dict[str, Tensor]]:
     """Raises WeightsError when the file is missing, damaged, not an adapter, or of a newer format."""
     try:
+        check_file(path)
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise WeightsError(f"{path}: cannot be read as an adapter ({error}); was it copied completely?") from error
     try:
-        about = json.loads(metadata.get("vitadapt", "{}"))
+        about = parse_json(metadata.get("vitadapt", "{}"))
         if about.get("format") not in FORMATS:
             known = " or ".join(FORMATS)
             raise WeightsError(f"{path}: not an adapter of this format ({about.get('format')}, expected {known})")
         if not _is_whole(about, tensors):
             raise WeightsError(f"{path}: damaged (its checksum does not match); copy or make it again")
-        return _info(about), tensors
+        info = _info(about)
+        check_tensors(info, tensors)
+        return info, tensors
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{path}: its metadata are damaged ({error!r}); was it made by something else?") from error
     except (ConfigError, UnknownName) as error:
@@ -170,7 +175,11 @@ def _info(about: dict[str, Any]) -> AdapterInfo:
     rest |= {name: tuple(rest[name]) for name in ("names", "templates") if name in rest}
     head = build(HeadSpec, about.get("head", {}), "head")
     required = (method, about["backbone"], about["image_size"], tuple(about["classes"]), about["base"], head)
-    return AdapterInfo(*required, **rest, format=about["format"])
+    if not all(isinstance(about.get(name, []), list) for name in ("classes", "names", "templates")):
+        raise ValueError("a text where a list was expected")
+    info = AdapterInfo(*required, **rest, format=about["format"])
+    check_info(info)
+    return info
 
 
 def load_adapter(path: Path | str, backbone: nn.Module, base: str | None = None) -> Classifier:
@@ -186,6 +195,9 @@ def load_adapter(path: Path | str, backbone: nn.Module, base: str | None = None)
         return _assembled(info, tensors, backbone)
     except VitadaptError as error:
         raise WeightsError(f"{path}: {error}") from error
+    except (RuntimeError, ValueError, TypeError, LookupError) as error:
+        reason = str(error).partition("\n")[0]
+        raise WeightsError(f"{path}: what it holds does not fit its method ({reason}); make it again") from error
 
 
 def _check_base(info: AdapterInfo, backbone: nn.Module, base: str | None) -> None:
