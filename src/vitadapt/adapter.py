@@ -27,7 +27,7 @@ from .files import parse_json
 from .head import Classifier, Head, unprojected
 from .headspec import ZERO, HeadSpec
 from .methods import METHODS
-from .soundness import check_file, check_info, check_tensors
+from .soundness import check_all, check_file
 from .surgery import Method, adapt, constants, load_trainable_state, trainable, trainable_state
 from .weights.digest import backbone_digest
 
@@ -153,7 +153,7 @@ def read_adapter(path: Path | str) -> tuple[AdapterInfo, dict[str, Tensor]]:
         if not _is_whole(about, tensors):
             raise WeightsError(f"{path}: damaged (its checksum does not match); copy or make it again")
         info = _info(about)
-        check_tensors(info, tensors)
+        check_all(path, info, tensors)
         return info, tensors
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{path}: its metadata are damaged ({error!r}); was it made by something else?") from error
@@ -177,9 +177,7 @@ def _info(about: dict[str, Any]) -> AdapterInfo:
     required = (method, about["backbone"], about["image_size"], tuple(about["classes"]), about["base"], head)
     if not all(isinstance(about.get(name, []), list) for name in ("classes", "names", "templates")):
         raise ValueError("a text where a list was expected")
-    info = AdapterInfo(*required, **rest, format=about["format"])
-    check_info(info)
-    return info
+    return AdapterInfo(*required, **rest, format=about["format"])
 
 
 def load_adapter(path: Path | str, backbone: nn.Module, base: str | None = None) -> Classifier:
