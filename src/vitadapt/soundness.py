@@ -11,12 +11,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from .errors import WeightsError
 from .limits import ADAPTER_FILE, IMAGE_SIDE, METHOD_SIZE, MIB
 
 _TEXTS = ("backbone", "base", "activation", "licence", "base_licence")
 _LISTS = ("classes", "names", "templates")
 _TABLES = ("preprocess", "training")
 _PICTURES = 1 << 20  # numbers in the pictures of the self-test
+
+
+class Unsound(WeightsError):
+    """What an adapter file says cannot be."""
 
 
 def check_file(path: Path | str) -> None:
@@ -27,8 +32,17 @@ def check_file(path: Path | str) -> None:
         raise OSError(f"{size // MIB} MiB, more than any adapter has")
 
 
+def check_all(path: Path | str, info: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Raises WeightsError naming the file for everything that `check_info` and `check_tensors` refuse."""
+    try:
+        check_info(info)
+        check_tensors(info, tensors)
+    except Unsound as error:
+        raise WeightsError(f"{path}: {error}; the file is damaged, make it again") from error
+
+
 def check_info(info: Any) -> None:
-    """Raises ValueError for an `AdapterInfo` with a field of another kind, or a number that nothing could be built of."""
+    """Raises Unsound for an `AdapterInfo` with a field of another kind, or a number that nothing can be built of."""
     for name in _TEXTS:
         _require(isinstance(getattr(info, name), str), name)
     for name in _LISTS:
@@ -44,7 +58,7 @@ def check_info(info: Any) -> None:
 
 
 def check_tensors(info: Any, tensors: Mapping[str, Tensor]) -> None:
-    """Raises ValueError for numbers that are none, and for shapes that do not fit what the file says of itself."""
+    """Raises Unsound for numbers that are none, and for shapes that do not fit what the file says of itself."""
     for name, tensor in tensors.items():
         _require(bool(torch.isfinite(tensor).all()), f"{name}, which holds NaN or infinite values")
     weight = tensors.get("head.linear.weight")
@@ -57,4 +71,4 @@ def check_tensors(info: Any, tensors: Mapping[str, Tensor]) -> None:
 
 def _require(holds: bool, what: str) -> None:
     if not holds:
-        raise ValueError(f"impossible {what}")
+        raise Unsound(f"impossible {what}")
