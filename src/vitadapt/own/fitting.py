@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from dataclasses import dataclass, field, replace
@@ -35,7 +34,7 @@ from .ladder import Climbed, Tell, best, climb
 from .model import ADAPTER, Model, load_model
 from .pages import write_pages
 from .pictures import Pictures, gather
-from .record import FORMAT, RECORD, about, read_record, scores
+from .record import FORMAT, RECORD, about, read_record, record_text, scores
 from .splits import FOLDS, folds_for, grouped_folds
 
 _WORK = ".unfinished"
@@ -155,7 +154,7 @@ def _fit(
     record |= {"losses": trained.log.losses, "versions": versions(), "licence": info.licence}
     record |= {"base_licence": info.base_licence, "seconds": time.perf_counter() - start}
     write_pages(record, pictures, task, out, tell)
-    write_atomic(out / RECORD, json.dumps(record, indent=1).encode())
+    write_atomic(out / RECORD, record_text(record).encode())
     return record
 
 
