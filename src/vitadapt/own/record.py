@@ -11,10 +11,12 @@ import numpy as np
 from ..config import head_text, method_text
 from ..errors import StorageError
 from ..metrics import per_class, share_interval
+from ..results import checksum
 from .ladder import Climbed
 from .pictures import Pictures
 
-FORMAT = "vitadapt-fit/1"
+FORMAT = "vitadapt-fit/2"
+FORMATS = ("vitadapt-fit/1", FORMAT)  # the first had no checksum
 RECORD = "fit.json"
 
 
@@ -78,6 +80,18 @@ def _plain(probabilities: np.ndarray) -> list[list[float]]:
     return [[round(float(value), 6) for value in row] for row in probabilities]
 
 
+def record_text(record: dict[str, Any]) -> str:
+    """`fit.json`, with a checksum over everything else in it."""
+    return json.dumps({**record, "checksum": checksum(record)}, indent=1)
+
+
+def _is_whole(record: dict[str, Any]) -> bool:
+    """A checksum that is there must be right, whatever the format says: that may be damaged."""
+    if "checksum" not in record:
+        return record["format"] != FORMAT
+    return bool(record.pop("checksum") == checksum(record))
+
+
 def read_record(folder: Path) -> dict[str, Any]:
     """What `fit.json` in `folder` says. Raises StorageError when it is missing or damaged."""
     path = folder / RECORD
@@ -89,6 +103,8 @@ def read_record(folder: Path) -> dict[str, Any]:
         ) from error
     except (OSError, ValueError) as error:
         raise StorageError(f"{path}: damaged ({error}); delete it and fit again") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+    if not isinstance(record, dict) or record.get("format") not in FORMATS:
         raise StorageError(f"{path}: not a record of this format (expected {FORMAT}); delete it and fit again")
+    if not _is_whole(record):
+        raise StorageError(f"{path}: damaged (the checksum does not match); delete it and fit again")
     return record
