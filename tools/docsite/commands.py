@@ -1,0 +1,73 @@
+"""The page of all commands, made from the command line itself, so that it cannot go stale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+HEAD = "| argument, option | meaning | |\n|:--|:--|:--|"
+
+
+def program() -> Any:
+    """The root of the command line: a group with `commands`, each with `params` and `help`."""
+    import typer
+
+    from vitadapt.cli import app
+
+    return typer.main.get_command(app)
+
+
+def commands(group: Any, name: str = "vitadapt") -> Iterator[tuple[str, Any]]:
+    """(what is typed, the command) for every command that does something, in the order of `--help`."""
+    for word, command in group.commands.items():
+        if getattr(command, "hidden", False):
+            continue
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{name} {word}")
+        else:
+            yield f"{name} {word}", command
+
+
+def page() -> str:
+    """Markdown: a section for each command with its arguments, options and defaults."""
+    return "\n\n".join(_section(name, command) for name, command in commands(program()))
+
+
+def _section(name: str, command: Any) -> str:
+    shown = [param for param in command.params if not getattr(param, "hidden", False) and param.name != "help"]
+    arguments = [param for param in shown if param.param_type_name == "argument"]
+    options = [param for param in shown if param.param_type_name == "option"]
+    usage = " ".join([name, *map(_placeholder, arguments), *(["[OPTIONS]"] if options else [])])
+    parts = [f"## {name}", _plain(command.help), f"```text\n{usage}\n```"]
+    rows = [_row(f"`{_placeholder(param)}`", param) for param in arguments]
+    rows += [_row(" ".join(f"`{flag}`" for flag in param.opts), param) for param in options]
+    if rows:
+        parts.append("\n".join([HEAD, *rows]))
+    return "\n\n".join(parts)
+
+
+def _placeholder(param: Any) -> str:
+    name = param.name.upper() + ("..." if param.nargs == -1 else "")
+    return name if param.required else f"[{name}]"
+
+
+def _row(name: str, param: Any) -> str:
+    return f"| {name} | {_plain(param.help)} | {_default(param)} |"
+
+
+def _default(param: Any) -> str:
+    """What happens when the option is not given; empty where nothing does, or where its help says it."""
+    if param.required:
+        return "required"
+    value = param.default
+    if value is None or isinstance(value, bool) or callable(value) or value in ("", [], ()):
+        return ""
+    return f"default `{value}`"
+
+
+def _plain(text: str | None) -> str:
+    """Help as Markdown: braces and stars mean themselves, and a cell has one line."""
+    words = " ".join((text or "").split())
+    for letter in "\\*_[]|<":
+        words = words.replace(letter, f"\\{letter}")
+    return words
