@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ from ..vit import Block, SlotLinear, ViT
 from ..weights.digest import backbone_digest
 from .calls import Call
 from .entries import BACKBONE, HEAD, Entry, Facts, File, Packed, Residents, pack
-from .family import Family, dissect
+from .family import Family, dissect, family_of
 from .heads import HeadFamily, crowd, dissect_head
 from .host import Plan, Share, following, host_of
 from .thin import Active, Rows
@@ -115,13 +116,7 @@ class Bank:
             entry, packed = self._entered(name, opened)
         except VitadaptError as error:
             raise type(error)(f"adapter {name!r}: {error}") from error
-        with self._lock:
-            before = self._entries.get(name)
-            self._entries[name] = entry
-        if self._residents is not None:
-            self._residents.put(entry, packed)
-            if before is not None:
-                self._residents.drop(before)
+        self._put(entry, packed)
 
     def remove(self, name: str) -> None:
         """Raises UnknownName. Calls that are being answered keep what they began with."""
@@ -162,6 +157,21 @@ class Bank:
         entry, packed = self._snapshot([name])[name]
         return _classifier(entry, packed)
 
+    def to(self, device: torch.device | str) -> Bank:
+        """The same adapters on a copy of the backbone on another device; this bank stays as it is."""
+        limit = self._residents.limit if self._residents is not None else None
+        moved = Bank(copy.deepcopy(self._plain).to(device), resident=limit, active=self._active.limit)
+        for entry, packed in self._snapshot(self.names).values():
+            template = copy.deepcopy(entry.family.template)
+            family = family_of(template.to(device), moved._plain, entry.family.layout.names)
+            model = Classifier(template, entry.head.alone(packed.head).to(device))
+            head, _ = dissect_head(model.head, template.features, family.projected)
+            body = {BACKBONE + key: t for key, t in entry.family.layout.views(packed.body).items()}
+            own = {HEAD + key: t for key, t in entry.head.views(packed.head).items()}
+            opened = _Opened(model, entry.facts.classes, entry.facts.path, entry.facts.adapter, entry.file)
+            moved._put(*moved._made(entry.name, (family, head), body | own, opened))
+        return moved
+
     def _open(self, source: Source, classes: tuple[str, ...]) -> _Opened:
         if isinstance(source, Classifier):
             return _Opened(source, classes)
@@ -178,24 +188,38 @@ class Bank:
 
     def _entered(self, name: str, opened: _Opened) -> tuple[Entry, Packed]:
         model = opened.classifier
-        found, body = dissect(model.backbone, self._plain)
-        features = cast(ViT, model.backbone).features
-        found_head, head = dissect_head(model.head, features, found.projected)
-        with self._lock:
-            family = self._families.setdefault(found.key, found)
-            heads = self._heads.setdefault(found_head.key, found_head)
-        tensors = {BACKBONE + key: t for key, t in body.items()} | {HEAD + key: t for key, t in head.items()}
-        packed = pack(family, heads, tensors, self.device)
+        family, body = dissect(model.backbone, self._plain)
+        head, own = dissect_head(model.head, cast(ViT, model.backbone).features, family.projected)
         count = model.head.linear.out_features
         classes = opened.classes or tuple(str(i) for i in range(count))
         if len(classes) != count:
             raise ConfigError(f"{len(classes)} class names for a head of {count} classes")
+        tensors = {BACKBONE + key: t for key, t in body.items()} | {HEAD + key: t for key, t in own.items()}
+        return self._made(name, (family, head), tensors, replace(opened, classes=classes))
+
+    def _made(
+        self, name: str, kinds: tuple[Family, HeadFamily], tensors: Mapping[str, Tensor], opened: _Opened
+    ) -> tuple[Entry, Packed]:
+        """The entry of an adapter with these tensors, and its numbers."""
+        with self._lock:
+            family = self._families.setdefault(kinds[0].key, kinds[0])
+            head = self._heads.setdefault(kinds[1].key, kinds[1])
+        packed = pack(family, head, tensors, self.device)
         size = sum(row.numel() * row.element_size() for row in (packed.body, packed.head))
         parameters = sum(t.numel() for t in tensors.values())
-        facts = Facts(classes, parameters, size, opened.path, opened.info)
+        facts = Facts(opened.classes, parameters, size, opened.path, opened.info)
         if self._residents is None:
-            return Entry(name, family, heads, facts, packed=packed), packed
-        return Entry(name, family, heads, facts, opened.file or self._residents.write(tensors)), packed
+            return Entry(name, family, head, facts, packed=packed), packed
+        return Entry(name, family, head, facts, opened.file or self._residents.write(tensors)), packed
+
+    def _put(self, entry: Entry, packed: Packed) -> None:
+        with self._lock:
+            before = self._entries.get(entry.name)
+            self._entries[entry.name] = entry
+        if self._residents is not None:
+            self._residents.put(entry, packed)
+            if before is not None:
+                self._residents.drop(before)
 
     def _entry(self, name: str) -> Entry:
         with self._lock:

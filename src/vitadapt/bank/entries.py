@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import threading
 import weakref
@@ -94,7 +95,8 @@ class Residents:
         self.limit, self.device = limit, device
         self._held: OrderedDict[Entry, Packed] = OrderedDict()
         self._lock = threading.Lock()
-        self._folder = tempfile.TemporaryDirectory(prefix="vitadapt-bank-")
+        self._folder = Path(tempfile.mkdtemp(prefix="vitadapt-bank-"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._written = 0
 
     def __contains__(self, entry: Entry) -> bool:
@@ -126,7 +128,7 @@ class Residents:
         """A file of an adapter that has none, which goes when nobody knows it any more. Raises StorageError."""
         with self._lock:
             self._written += 1
-            path = Path(self._folder.name) / f"{self._written}.safetensors"
+            path = self._folder / f"{self._written}.safetensors"
         data = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
         write_atomic(path, data)
         file = File(path, bytes_digest(data))

@@ -6,7 +6,7 @@ that are not the bank's are found where they stand.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import cast
@@ -67,18 +67,24 @@ def dissect(adapted: nn.Module, plain: ViT) -> tuple[Family, dict[str, Tensor]]:
     model = require_vit(adapted)
     _check_config(model, plain)
     own = dict(_own_tensors(model, plain))
-    template = copy_sharing_weights(model).eval()
-    known = dict(template.named_parameters()) | dict(template.named_buffers())
+    return family_of(copy_sharing_weights(model), plain, tuple(own)), own
+
+
+def family_of(template: ViT, plain: ViT, names: Sequence[str]) -> Family:
+    """The family of a `template` that is nobody else's, where tensors of these names are the adapters' own."""
+    template.to(plain.position.device).eval()
+    known: dict[str, Tensor] = dict(template.named_parameters()) | dict(template.named_buffers())
     for name, parameter in plain.named_parameters():
-        if name in known and name not in own:
-            cast(nn.Parameter, known[name]).data = parameter.data  # held once, whoever holds the adapted model
-    numbers = Numbers({id(known[name]): name for name in own})
+        if name in known and name not in names:
+            known[name].data = parameter.data  # held once, whoever holds the adapted model
+    numbers = Numbers({id(known[name]): name for name in names})
     pieces = dict(_pieces(template, numbers))
-    blocks = (path for path, m in template.named_modules() if isinstance(m, Block) and not _tokenwise(m))
-    projected = model.config.projection == plain.config.projection
-    key = (projected, tuple((path, _signature(_at(template, path), numbers.names)) for path in pieces))
     makers = Makers.of([c for p in pieces.values() if isinstance(p, SlotPiece) for c in p.makers], numbers)
-    return Family(key, template, Layout.of(own), pieces, makers, frozenset(blocks), projected), own
+    whole = (path for path, m in template.named_modules() if isinstance(m, Block) and not _tokenwise(m))
+    projected = template.config.projection == plain.config.projection
+    key = (projected, tuple((path, _signature(template.get_submodule(path), numbers.names)) for path in pieces))
+    layout = Layout.of({name: known[name] for name in names})
+    return Family(key, template, layout, pieces, makers, frozenset(whole), projected)
 
 
 def _check_config(model: ViT, plain: ViT) -> None:
@@ -143,10 +149,6 @@ def _slot_piece(layer: SlotLinear, numbers: Numbers, alone: bool) -> SlotPiece |
 
 def _tokenwise(block: Block) -> bool:
     return all(getattr(module, "tokenwise", False) for module in block.inserted.values())
-
-
-def _at(template: ViT, path: str) -> nn.Module:
-    return template.get_submodule(path)
 
 
 def _signature(module: nn.Module, names: Mapping[int, str]) -> Hashable:

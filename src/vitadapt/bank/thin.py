@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..deltas import ThinDelta
+from ..deltas import ThinDelta, is_thin
 from ..vit import Slot, SlotLinear
 from .calls import Call, Numbers, Tensors
 from .layout import Layout
@@ -52,8 +52,7 @@ class Merged(nn.Module):
 
 def thin_of(layer: SlotLinear) -> dict[Slot, ThinDelta]:
     """The deltas of a layer that are nothing but their factors."""
-    plain = ((slot, delta) for slot, delta in layer.deltas.items() if isinstance(delta, ThinDelta))
-    return {cast(Slot, slot): delta for slot, delta in plain if type(delta).branch is ThinDelta.branch}
+    return {cast(Slot, slot): cast(ThinDelta, delta) for slot, delta in layer.deltas.items() if is_thin(delta)}
 
 
 def merging_pays(layer: SlotLinear) -> bool:
