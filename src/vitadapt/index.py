@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,9 @@ def read_entries(store: Store) -> tuple[list[Entry], list[str]]:
             found[name] = Entry(**kept[1])
             continue
         try:
-            found[name] = record = store.read(store.folder() / name)
+            found[name] = record = store.read(store.root / "records" / name)
+        except FileNotFoundError:  # discarded since the folder was listed
+            continue
         except StorageError as error:
             damaged.append(str(error))
             continue
@@ -54,8 +57,12 @@ def read_entries(store: Store) -> tuple[list[Entry], list[str]]:
 
 def _stamps(folder: Path) -> dict[str, Stamp | None]:
     """Size and times of every record's file; None for one that may still change within the clock's tick."""
+    looks = {}
     with os.scandir(folder) as files:
-        looks = {file.name: file.stat() for file in files if file.name.endswith(".json")}
+        for file in files:
+            with suppress(FileNotFoundError):  # discarded meanwhile
+                if file.name.endswith(".json"):
+                    looks[file.name] = file.stat()
     return {
         name: [look.st_size, look.st_mtime_ns, look.st_ctime_ns] if settled(look) else None
         for name, look in looks.items()

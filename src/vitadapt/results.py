@@ -137,16 +137,27 @@ class Store:
             lock.release()
 
     def get(self, digest: str) -> Record | None:
-        """The record, or None when there is no whole one (a damaged one counts as absent and is run again)."""
+        """The record, or None when there is no whole one (a damaged one counts as absent and is run again).
+
+        Raises StorageError when there is one that may not be read: running the cell again would not help.
+        """
         try:
             return self.read(self.path("records", digest))
-        except (FileNotFoundError, NotADirectoryError, StorageError):
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except StorageError as error:
+            if isinstance(error.__cause__, OSError):
+                raise
             return None
 
     def read(self, path: Path) -> Record:
-        """Raises StorageError naming the file when it is damaged."""
+        """Raises StorageError naming the file when it is damaged or cannot be read, FileNotFoundError without one."""
         try:
             return Record.from_json(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
         except (ValueError, TypeError, KeyError) as error:
             raise StorageError(f"{path}: damaged record ({error}); it is run again by the next bench") from error
 
@@ -163,6 +174,8 @@ class Store:
         for path in sorted(self.folder().glob("*.json")):
             try:
                 whole.append(self.read(path))
+            except FileNotFoundError:  # discarded since the folder was listed
+                continue
             except StorageError as error:
                 damaged.append(str(error))
         return whole, damaged

@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -27,7 +27,7 @@ from .data import Dataset, Examples, Geometry, content_digests, open_dataset, op
 from .data.fewshot import class_sizes
 from .data.pixels import Pixels
 from .data.subsets import manifest_digest, read_manifest, subset_rows
-from .errors import ConfigError, Diverged, VitadaptError
+from .errors import ConfigError, Diverged, StorageError, VitadaptError
 from .files import bytes_digest, read_sealed, write_sealed
 from .head import TextStart, unprojected
 from .language import text_start
@@ -106,7 +106,9 @@ def run(
         try:
             return _run(config, digest, store, environment)
         except Exception:
-            store.fail(digest, traceback.format_exc())
+            trace = traceback.format_exc()
+            with suppress(StorageError):  # where the trace cannot be kept the error itself must still be told
+                store.fail(digest, trace)
             raise
 
 
@@ -128,7 +130,7 @@ def _run(config: RunConfig, digest: str, store: Store, environment: Environment)
     except Diverged as error:
         notes = [*record.notes, str(error)]
         record = replace(record, status="diverged", notes=notes, chosen=error.chosen, seconds=clock.seconds)
-        return store.add(record, None, labels, None)
+        return _kept(store, record, None, labels, None)
     with clock.phase("test"):
         if seen is not None:
             probabilities, score, by_class = seen.probabilities, seen.score, 100 * seen.per_class(labels)
@@ -137,7 +139,12 @@ def _run(config: RunConfig, digest: str, store: Store, environment: Environment)
             probabilities = predict(trained, ready.frozen, test, dataset, environment, task.setting)
             score, by_class = SealedTest(labels, dataset.metric).score(probabilities)
     record = _finished(record, trained, score, by_class, clock)
-    return store.add(record, probabilities, labels, adapter_bytes(trained.model, _info(config, ready)))
+    return _kept(store, record, probabilities, labels, adapter_bytes(trained.model, _info(config, ready)))
+
+
+def _kept(store: Store, record: Record, probabilities: np.ndarray | None, labels: np.ndarray, adapter: Any) -> Record:
+    """The record of this cell, by whoever was first: a lock does not survive everything, such as an emptied folder."""
+    return store.get(record.digest) or store.add(record, probabilities, labels, adapter)
 
 
 def _info(config: RunConfig, ready: Prepared) -> AdapterInfo:
@@ -269,13 +276,28 @@ def frozen_features(backbone: nn.Module, base: str, images: Pixels, environment:
     if environment.cache is None:
         return forward_all(backbone, images, setting, label)
     path = environment.cache / "features" / f"{base}-{images.key}.npy"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):  # several workers may ask at once: one computes, the others wait
+    with _one_at_a_time(path):  # several workers may ask at once: one computes, the others wait
         kept = read_sealed(path)
         if kept is None:
             kept = forward_all(backbone, images, setting, label).numpy().astype(np.float32).tobytes()
             write_sealed(path, kept)
     return torch.from_numpy(np.frombuffer(kept, dtype=np.float32).reshape(len(images), -1).copy())
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Holds the lock of a file of the cache. Raises StorageError when its folder cannot be used."""
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:  # the latter from a file system without locks
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(f"{path.parent}: cannot be used as a cache ({reason}); choose --cache") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def predict(

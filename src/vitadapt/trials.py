@@ -45,9 +45,11 @@ class Trials:
         return self.scores[name]
 
     def _read(self) -> Iterator[tuple[str, Score | None]]:
-        if self.path is None or not self.path.exists():
+        try:
+            lines = self.path.read_bytes().split(b"\n") if self.path else []
+        except OSError:  # none yet, or unreadable: trials are run again
             return
-        for line in self.path.read_bytes().split(b"\n"):
+        for line in lines:
             seal, _, body = line.partition(b" ")
             if body and bytes_digest(body).encode() == seal:
                 identity, name, score = json.loads(body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, StorageError
+from ..files import write_atomic
 from ..registry import unknown
 from ..results import Record
 from .costs import pareto
@@ -35,12 +37,9 @@ def plot(records: Sequence[Record], path: Path, figure: str, predictions: Predic
     if not picture.panels:
         raise ConfigError(f"{NOTHING.get(figure, 'no run has what this figure shows')}, so there is nothing to plot")
     with drawing():
-        drawn = _compose(picture)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            drawn.savefig(path, dpi=160)
-        except OSError as error:
-            raise StorageError(f"{path}: cannot be written ({error.strerror})") from error
+        drawn, buffer = _compose(picture), io.BytesIO()
+        drawn.savefig(buffer, dpi=160, format=path.suffix.lower().removeprefix("."))
+    write_atomic(path, buffer.getvalue())
     return path
 
 
