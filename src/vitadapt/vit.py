@@ -263,7 +263,7 @@ class ViT(nn.Module):
         """Random weights of a sensible size from torch's global generator (for tests, counting and timing)."""
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1 or name == "class_token":
-                nn.init.trunc_normal_(parameter, std=0.02 if "patches" not in name else 0.05)
+                nn.init.normal_(parameter, std=0.02 if "patches" not in name else 0.05)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
