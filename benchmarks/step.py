@@ -6,7 +6,8 @@ Random weights, the same shape for everybody. Each round runs every contender on
 slows all of them; medians over rounds and their spread (interquartile range over median) are printed, next to the
 measured peak of matrix multiplication and what the arithmetic costs there. Ratios of one run can be compared, times
 of two runs cannot. Memory is the peak of a fresh process per contender beyond what it held before its first step.
-Peers: Hugging Face PEFT (LoRA and LoKr), timm (full fine-tuning) and, where it is installed, AdapterHub's `adapters`.
+Peers: KAdaptation computed as in the published code (published.py), Hugging Face PEFT (LoRA and LoKr), timm (full
+fine-tuning) and, where it is installed, AdapterHub's `adapters`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from published import AsPublished
 from torch import Tensor, nn
 
 from vitadapt.config import parse_method
@@ -179,6 +181,8 @@ def builders(vit: ViT, methods: list[str]) -> dict[str, Callable[[], nn.Module]]
         if method in methods:
             found[f"{method}, merged"] = lambda method=method: merged_model(vit, method)  # type: ignore[misc]
     width = vit.config.width
+    if "kadaptation" in methods:
+        found["kadaptation as published"] = lambda: Theirs(AsPublished(vit, "kadaptation"), vit.features)
     for name, build in peers(vit).items():
         found[name] = lambda build=build: Theirs(build(), width)  # type: ignore[misc]
     return found
