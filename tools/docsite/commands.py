@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-HEAD = "| argument, option | meaning | |\n|:--|:--|:--|"
-
 
 def program() -> Any:
     """The root of the command line: a group with `commands`, each with `params` and `help`."""
@@ -41,9 +39,7 @@ def _section(name: str, command: Any) -> str:
     parts = [f"## {name}", _plain(command.help), f"```text\n{usage}\n```"]
     rows = [_row(f"`{_placeholder(param)}`", param) for param in arguments]
     rows += [_row(" ".join(f"`{flag}`" for flag in param.opts), param) for param in options]
-    if rows:
-        parts.append("\n".join([HEAD, *rows]))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *rows])
 
 
 def _placeholder(param: Any) -> str:
@@ -52,22 +48,24 @@ def _placeholder(param: Any) -> str:
 
 
 def _row(name: str, param: Any) -> str:
-    return f"| {name} | {_plain(param.help)} | {_default(param)} |"
+    """One entry of a definition list."""
+    meaning = " ".join(filter(None, (_plain(param.help), _default(param))))
+    return f"{name}\n:   {meaning or '&nbsp;'}"
 
 
 def _default(param: Any) -> str:
     """What happens when the option is not given; empty where nothing does, or where its help says it."""
     if param.required:
-        return "required"
+        return "Required."
     value = param.default
     if value is None or isinstance(value, bool) or callable(value) or value in ("", [], ()):
         return ""
-    return f"default `{value}`"
+    return f"Default: `{value}`."
 
 
 def _plain(text: str | None) -> str:
-    """Help as Markdown: braces and stars mean themselves, and a cell has one line."""
+    """Help as Markdown in which stars, brackets and the like mean themselves."""
     words = " ".join((text or "").split())
-    for letter in "\\*_[]|<":
+    for letter in "\\*_[]<":
         words = words.replace(letter, f"\\{letter}")
     return words

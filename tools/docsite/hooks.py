@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,23 @@ log = logging.getLogger("mkdocs.hooks.docsite")
 _OUT = re.compile(r"\]\((?:\.\./)+(?!\.\.)([^)#]+)(#[^)]*)?\)")
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 _ROOT_PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+
+
+def on_config(config: Any) -> Any:
+    """A page that the table of contents does not name yet is found under "More", not lost."""
+    docs = Path(config.docs_dir)
+    named = set(_named(config.nav))
+    more = sorted(path.relative_to(docs).as_posix() for path in docs.rglob("*.md"))
+    if missing := [path for path in more if path not in named]:
+        config.nav.append({"More": missing})
+    return config
+
+
+def _named(nav: Any) -> Iterator[str]:
+    """Every file of a table of contents: a file, a title with one, or a title with more of the same."""
+    for entry in nav:
+        for target in entry.values() if isinstance(entry, dict) else [entry]:
+            yield from [target] if isinstance(target, str) else _named(target)
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -42,7 +60,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
             up = "../" * page.file.src_uri.count("/")
             return f"]({up}{_ROOT_PAGES[path]}{anchor})"
         kind = "tree" if target.is_dir() else "blob"
-        return f"]({config.repo_url.rstrip('/')}/{kind}/main/{path}{anchor})"
+        return f"]({config.extra['repository']}/{kind}/main/{path}{anchor})"
 
     return _OUT.sub(link, markdown.replace("<!-- commands -->", commands_page() if "<!-- commands" in markdown else ""))
 

@@ -13,7 +13,6 @@ import argparse
 import difflib
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -50,8 +49,15 @@ def run_page(page: Path, folder: Path) -> str:
             text = text.replace(f"```console\n{block.text}```", f"```console\n{''.join(_answers(block, folder))}```", 1)
     for source, target in KEEP.findall(text):
         (page.parent / target).parent.mkdir(exist_ok=True)
-        shutil.copyfile(folder / source, page.parent / target)
+        _picture(folder / source, page.parent / target)
     return text
+
+
+def _picture(source: Path, target: Path) -> None:
+    """Copied with few colours: pages are read on phones, too."""
+    from PIL import Image
+
+    Image.open(source).convert("RGB").quantize(96).save(target, optimize=True)
 
 
 def _answers(block: Block, folder: Path) -> Iterator[str]:

@@ -1,0 +1,121 @@
+"""The site: builds without a warning, has every public name and every command, and asks nothing of the network."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import vitadapt
+from docsite.blocks import ROOT
+from docsite.commands import commands, program
+
+mkdocs = pytest.importorskip("mkdocs", reason="the extra docs is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SEEN = ["index", "tutorial", "methods", "reference/methods", "reference/commands"]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site. Strict: a warning of any part is an error."""
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    folder = tmp_path_factory.mktemp("site")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NO_MKDOCS_2_WARNING", "1")
+        patch.setattr(sys, "path", list(sys.path))
+        config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(folder))
+        config.plugins.on_startup(command="build", dirty=False)
+        build(config)
+    return folder
+
+
+class Page(HTMLParser):
+    """What a page loads, what it links to, the names of its places, and how many formulas it has."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.links: list[str] = []
+        self.places: set[str] = set()
+        self.formulas = 0
+        self.feed(path.read_text("utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        told = {name: value or "" for name, value in attrs}
+        self.formulas += tag == "math"
+        self.places.add(told.get("id", ""))
+        if tag in ("script", "img", "iframe", "source") and "src" in told:
+            self.loads.append(told["src"])
+        if tag == "link" and told.get("rel") in ("stylesheet", "preload", "preconnect", "icon"):
+            self.loads.append(told["href"])
+        if tag == "a" and "href" in told:
+            self.links.append(told["href"])
+
+
+def test_every_public_name_is_in_the_reference(site: Path) -> None:
+    places = set().union(*(Page(path).places for path in (site / "reference").glob("*.html")))
+    assert not [name for name in vitadapt.__all__ if f"vitadapt.{name}" not in places and name != "__version__"]
+
+
+def test_every_command_with_every_option_is_on_its_page(site: Path) -> None:
+    text = (site / "reference" / "commands.html").read_text("utf-8")
+    for name, command in commands(program()):
+        section = text.partition(f'id="{name.replace(" ", "-")}"')[2].partition("<h2")[0]
+        assert section, name
+        shown = [param for param in command.params if not getattr(param, "hidden", False) and param.name != "help"]
+        flags = [param.opts[0] for param in shown if param.param_type_name == "option"]
+        assert all(f"<code>{flag}</code>" in section for flag in flags), name
+
+
+def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
+    for path in site.rglob("*.html"):
+        assert not [link for link in Page(path).loads if re.match(r"(https?:)?//", link)], path.name
+    for path in (site / "assets").rglob("*.css"):
+        assert not re.search(r"url\(['\"]?(https?:)?//", path.read_text("utf-8")), path.name
+
+
+def test_every_link_within_the_site_arrives(site: Path) -> None:
+    pages = {path: Page(path) for path in site.rglob("*.html") if path.name != "404.html"}
+    for path, page in pages.items():
+        for link in page.links:
+            file, _, place = link.partition("#")
+            if re.match(r"[a-z]+:", link) or link in (".", ".."):
+                continue
+            target = (path.parent / file).resolve() if file else path
+            assert target.exists(), f"{path.name} links to {link}"
+            assert not place or place in pages[target].places, f"{path.name} links to {link}"
+
+
+def test_formulas_are_drawn_by_the_browser_itself(site: Path) -> None:
+    text = (ROOT / "docs" / "methods.md").read_text("utf-8")
+    assert Page(site / "methods.html").formulas >= text.count("$$") // 2 >= 6
+    for path in site.rglob("*.html"):
+        assert not re.search(
+            r'class="arithmatex"|\\mathrm|\\otimes', re.sub("<pre.*?</pre>", "", path.read_text("utf-8"))
+        )
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_in_a_browser_pages_fit_their_window_and_stay_at_home(site: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        asked: list[str] = []
+        for width, scheme in ((1280, "light"), (390, "dark")):
+            page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+            page.on("request", lambda request: asked.append(request.url))
+            for name in SEEN:
+                page.goto((site / f"{name}.html").as_uri())
+                assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, (name, width)
+        page.set_viewport_size({"width": 1280, "height": 900})
+        page.keyboard.press("f")
+        page.keyboard.type("Kronecker")
+        page.wait_for_selector(".md-search-result__item")  # the search works from a disk, too
+        assert not [url for url in asked if not url.startswith(("file:", "data:", "about:", "blob:"))]
+        browser.close()
