@@ -112,7 +112,7 @@ def test_the_stamp_of_an_h5_image_tells_rows_and_files_apart(tmp_path: Path, nat
     assert not set(stamps) & {ref.stamp() for ref in refs}
 
 
-@pytest.mark.parametrize(("module", "name"), [("h5py", "patch-camelyon"), ("scipy.io", "oxford-flowers-102")])
+@pytest.mark.parametrize(("module", "name"), [("h5py", "patch-camelyon")])
 def test_a_missing_library_names_the_extra(
     module: str, name: str, native_copy: Original, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import urllib.error
@@ -13,6 +12,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..files import storage_error
+from .sums import is_whole, remember
 
 Progress = Callable[[str, int, int], None]  # folder/file, bytes there, bytes in all (0: unknown)
 
@@ -30,19 +30,19 @@ def require_network(what: str) -> None:
 
 
 def download(url: str, path: Path, sha256: str | None = None, progress: Progress | None = None) -> Path:
-    """The file at `url` as `path`; nothing is done when it is there already.
+    """The file at `url` as `path`; nothing is done when it is there already, unless it is not what it was on arrival.
 
     An interrupted download lies beside it as `.part` and goes on at the next call. A stated SHA-256 (the argument, or
     the one that the Hugging Face hub sends) is checked. Raises DataError when it cannot be had or is damaged,
     StorageError when it cannot be written.
     """
-    if path.exists():
-        return path
     part = path.with_name(f"{path.name}.part")
     try:
+        if path.exists() and is_whole(path, look_again=True):
+            return path
         path.parent.mkdir(parents=True, exist_ok=True)
         stated = _transfer(url, part, progress)
-        _verify(url, part, sha256 or stated)
+        _verify(url, part, sha256 or stated, remember(path, part))
         part.replace(path)
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
@@ -97,13 +97,7 @@ def _stated(etag: str | None) -> str | None:
     return digest if len(digest) == 64 else None
 
 
-def _verify(url: str, part: Path, sha256: str | None) -> None:
-    if sha256 is None:
-        return
-    state = hashlib.sha256()
-    with part.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            state.update(chunk)
-    if state.hexdigest() != sha256:
+def _verify(url: str, part: Path, sha256: str | None, found: str) -> None:
+    if sha256 not in (None, found):
         part.unlink()
         raise DataError(f"{url}: what arrived is damaged (SHA-256 differs); fetch it again")

@@ -20,7 +20,7 @@ from PIL import features
 from . import pixelfile
 from .digests import content_digests
 from .examples import Examples, ImageRef, hexdigest
-from .images import VERSION, Geometry, Pixel8, to_pixels
+from .images import VERSION, Geometry, Pixel8, UnreadableImage, to_pixels
 from .parallel import Progress, each
 
 __all__ = ["Geometry", "Pixels", "cache_size", "content_digests", "default_cache", "open_pixels"]
@@ -106,6 +106,14 @@ def decode(ref: ImageRef, geometry: Geometry) -> Pixel8:
     return to_pixels(ref.read(), geometry, ref.name)
 
 
+def _as_hashed(ref: ImageRef, digest: str, geometry: Geometry) -> Pixel8:
+    """`decode` of an image that still has the content under whose name its pixels are kept. Raises UnreadableImage."""
+    pixels = decode(ref, geometry)
+    if ref.digest() != digest:  # rewritten meanwhile, or damaged by a disk that changes no times
+        raise UnreadableImage(ref.name, "its content is not what it was when it was hashed")
+    return pixels
+
+
 def default_cache() -> Path:
     """Where pixels are kept unless the user says otherwise."""
     return Path(platformdirs.user_cache_dir("vitadapt")) / "pixels"
@@ -131,9 +139,11 @@ def open_pixels(
     """
     if cache is None or not len(examples):
         return StreamedPixels(examples, geometry, workers)
-    key = _key(content_digests(examples, cache, progress, workers), geometry)
+    digests = content_digests(examples, cache, progress, workers)
+    key = _key(digests, geometry)
     stage = f"decoding {len(examples)} images into {cache_size(examples, geometry) / 1e6:.1f} MB of cache"
-    images = each(lambda ref: decode(ref, geometry), examples.refs, stage, progress, workers)
+    known = list(zip(examples.refs, digests, strict=True))
+    images = each(lambda pair: _as_hashed(*pair, geometry), known, stage, progress, workers)
     return ArrayPixels(pixelfile.open_or_build(cache / f"{key}.npy", _shape(examples, geometry), images), key)
 
 

@@ -22,6 +22,7 @@ from ..catalog import READERS, Contents, Options, Reader, Row
 from ..classmap import relabel
 from ..examples import Examples, ImageRef, LabelArray
 from ..images import SUFFIXES
+from ..sums import require_whole
 from .native.storage import integer, text_of
 from .ordering import in_order
 
@@ -65,6 +66,8 @@ def _split(row: Row, folder: Path, order: tuple[int, ...]) -> Examples:
             f"{lost} is missing, {len(shards)} shards are expected; fetch the rest: vitadapt data fetch {row.name} "
             "--from hub, or the option --download"
         )
+    for file in (*(path for path in (folder / _COUNT, folder.parent / _NAMES) if path.exists()), *shards):
+        require_whole(file, f"fetch it again: vitadapt data fetch {row.name} --from hub")
     samples = [sample for shard in shards for sample in _samples(shard)]
     refs = tuple(ref for ref, _ in samples)
     wanted = (len(order),) if row.multilabel else ()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,58 +15,48 @@ from ....errors import DataError
 from ....limits import IMAGE_FILE
 from ...catalog import Options
 from ...examples import Examples
+from .mat5 import read_variables
 from .storage import Stored, bytes_of, file_refs, first_of, register
 
-# What scipy raises on damaged files; MatReadError derives from Exception directly and is added where it is known.
-_DAMAGE = (OSError, ValueError, TypeError, LookupError, NotImplementedError, OverflowError, EOFError, MemoryError)
+_DAMAGE = (ValueError, TypeError, LookupError, OverflowError, MemoryError, struct.error, zlib.error)
 
 
-def read_mat(path: Path, *keys: str) -> list[npt.NDArray[Any]]:
-    """The variables `keys` of a .mat file, each flattened to one axis.
+def read_mat(path: Path, *keys: str) -> list[Any]:
+    """The variables `keys` of a .mat file, as `read_variables` has them.
 
-    Raises DataError when the file is missing, is damaged or lacks one of them, or when scipy is not installed.
+    Raises DataError when the file is missing, is damaged or lacks one of them.
     """
-    try:
-        from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
-    except ImportError as error:
-        raise DataError(f'{path} needs scipy to be read; pip install "vitadapt[data]"') from error
     data = bytes_of(path, IMAGE_FILE)
     try:
-        _check_unfolded(data)
-        table = loadmat(io.BytesIO(data), squeeze_me=True, variable_names=keys)
-    except (*_DAMAGE, struct.error, zlib.error, MatReadError) as error:
+        table = read_variables(data, IMAGE_FILE)
+    except _DAMAGE as error:
         raise DataError(f"{path} is not a readable MATLAB file; get the data again") from error
     if absent := [key for key in keys if key not in table]:
         raise DataError(f"{path} has no {', '.join(absent)}; get the data again")
-    return [np.atleast_1d(table[key]) for key in keys]
+    return [table[key] for key in keys]
 
 
-_COMPRESSED = 15  # the type of an element that unfolds into another one
+def whole_numbers(path: Path, key: str, values: Any) -> npt.NDArray[np.int64]:
+    """`values` (a row, a column, or one number per entry of a list) as integers.
 
-
-def _check_unfolded(data: bytes) -> None:
-    """Raises ValueError when the compressed elements of a file of version 5 unfold into more than any list needs."""
-    order = ">" if data[126:128] == b"MI" else "<"
-    at, room = 128, IMAGE_FILE
-    while at + 8 <= len(data):
-        kind, size = struct.unpack_from(f"{order}II", data, at)
-        stream = zlib.decompressobj() if kind == _COMPRESSED else None
-        rest = data[at + 8 : at + 8 + size]
-        while stream and rest and not stream.eof:
-            room -= len(stream.decompress(rest, IMAGE_FILE // 16))
-            rest = stream.unconsumed_tail
-            if room < 0:
-                raise ValueError("unfolds without end")
-        at += 8 + size
-
-
-def whole_numbers(path: Path, key: str, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """`values` as integers. Raises DataError when they are anything else."""
-    numbers = values.ndim == 1 and values.dtype.kind in "iuf" and bool((np.abs(values) < 2**53).all())
-    if not numbers or (values != np.floor(values)).any():
+    Raises DataError when they are anything else.
+    """
+    parts = values if isinstance(values, list) else [values]
+    if not all(isinstance(part, np.ndarray) and part.size in part.shape for part in parts):
         raise DataError(f"{path}: {key} is not a list of whole numbers; get the data again")
-    return values.astype(np.int64)
+    if isinstance(values, list) and any(part.size != 1 for part in parts):
+        raise DataError(f"{path}: {key} is not one number for every record; get the data again")
+    numbers = np.concatenate([np.empty(0), *(part.ravel() for part in parts)])
+    if not (np.abs(numbers) < 2**53).all() or (numbers != np.floor(numbers)).any():
+        raise DataError(f"{path}: {key} is not a list of whole numbers; get the data again")
+    return numbers.astype(np.int64)
+
+
+def texts(path: Path, key: str, values: Any) -> Sequence[str]:
+    """`values` as texts. Raises DataError when they are anything else."""
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise DataError(f"{path}: {key} is not a list of texts; get the data again")
+    return values
 
 
 def load_numbered(folder: Path, options: Options) -> Stored:
@@ -101,26 +91,17 @@ def load_records(folder: Path, options: Options) -> Stored:
     or alternatives). Raises DataError when records lack labels: the official file of the test set does.
     """
     names_path = first_of(folder, options["names"])
-    classes = tuple(str(name) for name in read_mat(names_path, "class_names")[0].tolist())
+    classes = tuple(texts(names_path, "class_names", read_mat(names_path, "class_names")[0]))
     splits = {}
     for split, names in options["lists"].items():
         path = first_of(folder, names)
         records = read_mat(path, "annotations")[0]
-        fields = records.dtype.names or ()
-        if "fname" not in fields or "class" not in fields:
+        if not isinstance(records, dict) or not {"fname", "class"} <= records.keys():
             raise DataError(f"{path} has no fname and class for every image; take the file with labels")
-        files = file_refs(path, first_of(folder, options["images"][split]), (str(name) for name in records["fname"]))
-        labels = whole_numbers(path, "class", _flat(records["class"]))
+        files = file_refs(path, first_of(folder, options["images"][split]), texts(path, "fname", records["fname"]))
+        labels = whole_numbers(path, "class", records["class"])
         splits[split] = Examples(files, labels - 1)
     return Stored(splits, classes)
-
-
-def _flat(cells: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """One number per record as an array of numbers; of anything else an array that is none."""
-    try:
-        return np.array(cells.tolist())
-    except ValueError:  # records that hold arrays of several lengths
-        return cells
 
 
 register("mat-numbered", load_numbered)

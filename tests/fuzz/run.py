@@ -1,0 +1,104 @@
+"""Damage files at random and read them: `python tests/fuzz/run.py [--minutes 10] [--seed 0] [--only zip] [--once 20]`.
+
+Prints one line per target at the end and writes every file that broke the law to --keep, with what was raised. The same
+seed and the same number of examples per target (--once) give the same files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import random
+import resource
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+import torch  # noqa: E402
+from law import Target, outcome  # noqa: E402
+from mutate import mutate  # noqa: E402
+from targets import TARGETS  # noqa: E402
+
+MEMORY = 8 << 30  # bytes of address space: a reader that wants more has no bound
+SLOW = 20.0  # seconds of one example
+
+
+class Run:
+    """One target with its files in a folder, and what became of every example so far."""
+
+    def __init__(self, target: Target, folder: Path, keep: Path, seed: int) -> None:
+        self.target, self.folder, self.keep = target, folder, keep
+        folder.mkdir(parents=True)
+        self.files = {path: path.read_bytes() for path in target.prepare(folder)}
+        self.rng = random.Random(f"{seed} {target.name}")
+        self.counts: Counter[str] = Counter()
+        self.broken: dict[str, str] = {}
+        target.read(folder)  # sound files are read
+
+    def example(self) -> None:
+        path = self.rng.choice(list(self.files))
+        data = mutate(self.files[path], self.rng, tuple(self.files.values()))
+        path.write_bytes(data)
+        start = time.process_time()
+        try:
+            said = outcome(self.target, self.folder, path)
+            self.counts["value" if said == "value" else "refused"] += 1
+            if time.process_time() - start > SLOW:
+                raise TimeoutError(f"{time.process_time() - start:.0f} s")
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is what we look for
+            self._broke(error, data, path)
+        finally:
+            path.write_bytes(self.files[path])
+
+    def _broke(self, error: BaseException, data: bytes, path: Path) -> None:
+        self.counts["broken"] += 1
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [f for f in frames if "vitadapt" in f.filename and "fuzz" not in f.filename]
+        place = f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else "?"
+        key = f"{type(error).__name__} at {place}"
+        if key not in self.broken:
+            self.broken[key] = " ".join(str(error).split())[:300]
+            self.keep.mkdir(parents=True, exist_ok=True)
+            stem = f"{self.target.name} {len(self.broken)} {path.name}".replace(" ", "_")
+            (self.keep / stem).write_bytes(data)
+            (self.keep / f"{stem}.txt").write_text("".join(traceback.format_exception(error))[-4000:], errors="replace")
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--minutes", type=float, default=10)
+    options.add_argument("--once", type=int, default=0, help="examples per target, instead of minutes")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--only", default="", help="targets whose names hold this text")
+    options.add_argument("--keep", type=Path, default=Path("runs/fuzz"))
+    given = options.parse_args()
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    torch.set_num_threads(1)
+    faulthandler.enable()
+    with tempfile.TemporaryDirectory() as place:
+        chosen = [target for name, target in TARGETS.items() if given.only in name]
+        runs = [Run(t, Path(place) / t.name.replace(" ", "-"), given.keep, given.seed) for t in chosen]
+        start, turn = time.monotonic(), 0
+        while turn < given.once if given.once else time.monotonic() - start < 60 * given.minutes:
+            turn += 1
+            for run in runs:
+                for _ in range(1 if given.once else 10):
+                    run.example()
+        for run in runs:
+            print(f"{run.target.name:28} " + ", ".join(f"{n} {what}" for what, n in sorted(run.counts.items())))
+            for key, said in run.broken.items():
+                print(f"    {key}: {said}")
+        total = sum((run.counts for run in runs), Counter())
+        print(f"{sum(total.values())} examples in {(time.monotonic() - start) / 60:.1f} minutes: {dict(total)}")
+    return 1 if total["broken"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
