@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,6 +25,7 @@ from . import (
     cli_stats,
 )
 from .cli_options import Cache, DataRoot, Device, NoCache, Out, complain, entries_of, environment_of, records_of
+from .cli_streams import open_streams, output_status
 from .errors import ConfigError, UnknownName, VitadaptError
 
 if TYPE_CHECKING:
@@ -305,10 +305,10 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
 
 def main() -> NoReturn:
     """Entry point. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # 'vitadapt results ... | head' ends quietly
+    open_streams()
     try:
         status = app(standalone_mode=False) or 0  # the exit code of typer.Exit comes back as the value
+        sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except (UnknownName, ConfigError) as error:
@@ -317,6 +317,8 @@ def main() -> NoReturn:
     except VitadaptError as error:
         complain(str(error))
         status = 1
+    except (OSError, SystemExit) as error:  # click and rich leave with the latter when nobody reads them any more
+        status = output_status(error)
     except Exception as error:  # noqa: BLE001 - told apart, and raised again unless it is a usage error
         status = _usage_status(error)
     if status == INTERRUPTED:
