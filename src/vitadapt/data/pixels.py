@@ -17,6 +17,7 @@ import PIL
 import platformdirs
 from PIL import features
 
+from ..errors import StorageError
 from . import pixelfile
 from .digests import content_digests
 from .examples import Examples, ImageRef, hexdigest
@@ -115,8 +116,11 @@ def _as_hashed(ref: ImageRef, digest: str, geometry: Geometry) -> Pixel8:
 
 
 def default_cache() -> Path:
-    """Where pixels are kept unless the user says otherwise."""
-    return Path(platformdirs.user_cache_dir("vitadapt")) / "pixels"
+    """Where pixels are kept unless the user says otherwise. Raises StorageError when the user has no home."""
+    folder = Path(platformdirs.user_cache_dir("vitadapt"))
+    if not folder.is_absolute():  # "~" that stands for nothing would become a folder of that name
+        raise StorageError("this user has no home folder for a cache; name one with --cache DIR, or use --no-cache")
+    return folder / "pixels"
 
 
 def cache_size(examples: Examples, geometry: Geometry) -> int:
