@@ -86,7 +86,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def test_what_was_fetched_is_what_was_served_and_is_not_fetched_twice(hub: Hub, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     place = fetch("mnist", tmp_path / "root", lambda *step: seen.append(step), "hub")
-    assert {p.relative_to(place): p.read_bytes() for p in place.rglob("*") if p.is_file()} == {
+    assert {p.relative_to(place): p.read_bytes() for p in place.rglob("*") if p.is_file() and p.suffix != ".sum"} == {
         p.relative_to(hub.folder): p.read_bytes() for p in hub.folder.rglob("*") if p.is_file()
     }
     assert ("train/0.tar", *[(hub.folder / "train/0.tar").stat().st_size] * 2) in seen
@@ -104,6 +104,21 @@ def test_an_interrupted_download_goes_on(hub: Hub, tmp_path: Path) -> None:
     fetch("mnist", tmp_path / "root", source="hub")
     assert part.with_suffix("").read_bytes() == data and not part.exists()
     assert ("/stored/train/0.tar", "bytes=1000-") in hub.requests
+
+
+@pytest.mark.parametrize("name", ["train/0.tar", "test/0.tar", "classnames.txt"])
+def test_damage_after_the_arrival_is_named_and_mended_by_fetching_again(name: str, hub: Hub, tmp_path: Path) -> None:
+    place = fetch("mnist", tmp_path / "root", source="hub")
+    whole = (place / name).read_bytes()
+    for at in (0, len(whole) // 2, len(whole) - 1):
+        (place / name).write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(DataError, match=rf"{name} is not what was fetched .* vitadapt data fetch mnist"):
+            open_dataset("mnist", tmp_path / "root")
+        fetch("mnist", tmp_path / "root", source="hub")
+        assert (place / name).read_bytes() == whole
+        assert len(open_dataset("mnist", tmp_path / "root").splits["test"]) == 10
+    (place / f"{name}.sum").write_bytes(b"rubbish")  # counts as none
+    assert len(open_dataset("mnist", tmp_path / "root").splits["test"]) == 10
 
 
 @pytest.mark.parametrize("kept", ["all", "damaged"])

@@ -8,10 +8,11 @@ import pytest
 
 from result_cases import record, saved
 from vitadapt.errors import ConfigError, StorageError
+from vitadapt.files import checksum
 from vitadapt.metrics import performance_efficiency
 from vitadapt.report.plot import ENDINGS, pareto, plot_accuracy
 from vitadapt.report.table import columns_of, remarks_of, render, rows_of
-from vitadapt.results import Store, checksum
+from vitadapt.results import Store
 
 
 def test_a_record_survives_its_file(tmp_path):

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import StorageError
-from .files import write_atomic
-from .results import Record, Store, checksum
+from .files import checksum, write_atomic
+from .results import Record, Store
 
 
 def _path(store: Store, record: Record, kind: str) -> Path:

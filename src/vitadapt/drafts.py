@@ -1,4 +1,4 @@
-"""A file that is being written beside the one that it will become. What a killed process left is taken over.
+"""Files and folders that are being written beside those that they become. What a killed process left is taken over.
 
 A draft is always called .NAME.tmp, and whoever writes it holds its lock, which the operating system lets go of when the
 holder dies. So there is at most one abandoned draft of a file, and the next to write that file uses it up.
@@ -7,6 +7,7 @@ holder dies. So there is at most one abandoned draft of a file, and the next to 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,7 +39,44 @@ def draft(path: Path) -> Iterator[BinaryIO]:
             with suppress(OSError):
                 os.unlink(file.name)
             raise
-    _sync_folder(path.parent)
+    _sync(path.parent)
+
+
+@contextmanager
+def draft_folder(path: Path) -> Iterator[Path]:
+    """An empty folder that becomes `path` (absent, or an empty folder) when the block ends; else as `draft`."""
+    folder, lock = _claimed_folder(path)
+    try:
+        yield folder
+        for file in folder.rglob("*"):
+            _sync(file)
+        os.replace(folder, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+    _sync(path.parent)
+
+
+def _claimed_folder(path: Path) -> tuple[Path, int | None]:
+    """As `_claimed`, with what holds the lock."""
+    name = path.with_name(f".{path.name}.tmp")
+    while fcntl is not None:
+        name.mkdir(exist_ok=True)
+        lock = os.open(name, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            break
+        if _is_at(name, lock):
+            for leftover in name.iterdir():
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            return name, lock
+        os.close(lock)
+    own = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    own.mkdir()
+    return own, None
 
 
 def _claimed(path: Path) -> BinaryIO:
@@ -51,26 +89,26 @@ def _claimed(path: Path) -> BinaryIO:
         except OSError:  # in use, or a file system without locks
             file.close()
             break
-        if _is_at(name, file):
+        if _is_at(name, file.fileno()):
             file.truncate(0)
             return file
         file.close()  # its writer had it renamed before we got the lock
     return open(path.with_name(f".{path.name}.{os.getpid()}.tmp"), "wb")
 
 
-def _is_at(name: Path, file: BinaryIO) -> bool:
+def _is_at(name: Path, descriptor: int) -> bool:
     try:
-        return os.path.samestat(os.stat(name), os.fstat(file.fileno()))
+        return os.path.samestat(os.stat(name), os.fstat(descriptor))
     except FileNotFoundError:
         return False
 
 
-def _sync_folder(folder: Path) -> None:
-    """The new name survives a power cut, too, where folders can be synced."""
-    if not hasattr(os, "O_DIRECTORY"):  # pragma: no cover - Windows
+def _sync(path: Path) -> None:
+    """The file, or the names in the folder, survive a power cut, too, where that can be had."""
+    if fcntl is None:  # pragma: no cover - Windows syncs neither folders nor files opened for reading
         return
     with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

@@ -163,6 +163,20 @@ def settled(status: os.stat_result) -> bool:
     return abs(time.time() - status.st_mtime) >= _SETTLED
 
 
+def sha256_of(path: Path) -> str:
+    """64 hex digits of SHA-256 of a file, as sha256sum prints them. Raises OSError."""
+    state = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(MIB):
+            state.update(piece)
+    return state.hexdigest()
+
+
+def checksum(plain: Any) -> str:
+    """BLAKE2b of a JSON value in canonical form."""
+    return bytes_digest(json.dumps(plain, sort_keys=True).encode())
+
+
 def bytes_digest(data: bytes) -> str:
     """32 hex digits of BLAKE2b."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()

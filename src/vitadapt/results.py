@@ -23,7 +23,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from .errors import CellBusy, StorageError
-from .files import bytes_digest, write_atomic
+from .files import bytes_digest, checksum, write_atomic
 from .naming import recorded_name
 
 SCHEMA = 1
@@ -97,11 +97,6 @@ class Record(Entry):
         if plain["schema"] > SCHEMA:
             raise ValueError(f"written by a newer version (format {plain['schema']})")
         return Record(**plain)
-
-
-def checksum(plain: Any) -> str:
-    """BLAKE2b of a JSON value in canonical form."""
-    return bytes_digest(json.dumps(plain, sort_keys=True).encode())
 
 
 class Store:

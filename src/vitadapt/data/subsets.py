@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from ..errors import DataError
-from ..files import parse_json, read_text
+from ..files import checksum, parse_json, read_text
 from .classmap import class_key
 from .digests import content_digests
 from .examples import Dataset, Examples, IndexArray, hexdigest
@@ -22,6 +22,7 @@ from .parallel import Progress, each
 FORMAT = "vitadapt-subset-1"
 Manifest = Mapping[str, Any]
 _NAMED = 3
+_KEYS = {"format", "dataset", "shots", "seed", "images"}
 
 
 def make_manifest(
@@ -40,7 +41,8 @@ def make_manifest(
         {"content": digest, "pixels": shown, "classes": names}
         for digest, shown, names in zip(content, pixels, _class_names(dataset, chosen), strict=True)
     ]
-    return {"format": FORMAT, "dataset": dataset.name, "shots": shots, "seed": seed, "images": images}
+    plain = {"format": FORMAT, "dataset": dataset.name, "shots": shots, "seed": seed, "images": images}
+    return {**plain, "checksum": checksum(plain)}
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -52,6 +54,9 @@ def read_manifest(path: Path) -> Manifest:
     known = isinstance(table, dict) and table.get("format") == FORMAT and isinstance(table.get("images"), list)
     if not known or not table["images"] or not all(map(_is_entry, table["images"])):
         raise DataError(f"{path} is not a subset of the format {FORMAT}; make it with 'vitadapt data subset'")
+    rest = {key: value for key, value in table.items() if key != "checksum"}
+    if set(rest) - _KEYS or table.get("checksum", checksum(rest)) != checksum(rest):  # one written by hand has none
+        raise DataError(f"{path} is damaged (its checksum does not match); make it with 'vitadapt data subset'")
     return cast(Manifest, table)
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
-from ..errors import ConfigError
-from ..files import storage_error
+from ..drafts import draft_folder
+from ..errors import ConfigError, StorageError
+from ..files import sha256_of, storage_error
 from ..registry import Registry
 from ..vit import Preprocess
 from .certificate import Certificate, Run, certify
@@ -36,6 +36,7 @@ class Target:
 
 
 TARGETS: Registry[Target] = Registry("export target")
+SUMS = "SHA256SUMS"
 
 
 def export(shipment: Shipment, to: str, folder: Path | str) -> Certificate:
@@ -51,20 +52,29 @@ def export(shipment: Shipment, to: str, folder: Path | str) -> Certificate:
         raise ConfigError(f"{folder} is in use already; choose another folder with -o, or empty it")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise storage_error(folder, error) from error
-    try:
-        target.write(shipment, temporary)
-        write_json(temporary / "labels.json", list(shipment.info.classes))
-        certificate = certify(to, target.packages, shipment, target.reopen(temporary, shipment), temporary)
-        temporary.chmod(0o755)
-        os.replace(temporary, folder)
-    except OSError as error:
-        raise storage_error(folder, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with draft_folder(folder) as new:
+            target.write(shipment, new)
+            write_json(new / "labels.json", list(shipment.info.classes))
+            certificate = certify(to, target.packages, shipment, target.reopen(new, shipment), new)
+            _write_sums(new)
+    except (OSError, SafetensorError) as error:
+        raise _refusal(folder, error) from error
     return certificate
+
+
+def _write_sums(folder: Path) -> None:
+    """SHA256SUMS of all files in `folder`, as `sha256sum --check SHA256SUMS` reads it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [f"{sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    (folder / SUMS).write_text("".join(lines), "utf-8")
+
+
+def _refusal(folder: Path, error: OSError | SafetensorError) -> StorageError:
+    """safetensors reports a full disk in words of its own."""
+    if isinstance(error, OSError):
+        return storage_error(folder, error)
+    full = "No space left" in str(error) or "StorageFull" in str(error)
+    return storage_error(folder, OSError(errno.ENOSPC if full else errno.EIO, str(error)))
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -13,8 +13,9 @@ from functools import lru_cache
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from ..errors import ConfigError
+from ..files import checksum
 from ..metrics import PE_PARAMETERS, PPT_PARAMETERS, performance_efficiency, performance_per_tuned
-from ..results import DAGGER, Entry, checksum
+from ..results import DAGGER, Entry
 from .panels import short_names
 
 Format = Literal["text", "md", "csv", "latex", "json"]

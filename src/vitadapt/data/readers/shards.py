@@ -45,6 +45,7 @@ def has(options: Options, place: str) -> bool:
 def read(row: Row, options: Options, place: str) -> Contents:
     """Train and test in the order of the shards. Raises DataError naming the shard that is missing or damaged."""
     folder = Path(place)
+    _require_whole(row, folder / _NAMES)
     names = [stripped for line in text_of(folder / _NAMES).splitlines() if (stripped := line.strip())]
     order, notes = in_order(row, names, str(folder / _NAMES))
     splits = {split: _split(row, folder / split, order) for split in ("train", "test")}
@@ -59,6 +60,11 @@ def read(row: Row, options: Options, place: str) -> Contents:
 READERS.register("webdataset")(Reader(places, has, read))
 
 
+def _require_whole(row: Row, path: Path) -> None:
+    if path.exists():
+        require_whole(path, f"fetch it again: vitadapt data fetch {row.name} --from hub")
+
+
 def _split(row: Row, folder: Path, order: tuple[int, ...]) -> Examples:
     shards = _shards(folder)
     if lost := next((shard for shard in shards if not shard.is_file()), None):
@@ -66,8 +72,8 @@ def _split(row: Row, folder: Path, order: tuple[int, ...]) -> Examples:
             f"{lost} is missing, {len(shards)} shards are expected; fetch the rest: vitadapt data fetch {row.name} "
             "--from hub, or the option --download"
         )
-    for file in (*(path for path in (folder / _COUNT, folder.parent / _NAMES) if path.exists()), *shards):
-        require_whole(file, f"fetch it again: vitadapt data fetch {row.name} --from hub")
+    for file in (folder / _COUNT, *shards):
+        _require_whole(row, file)
     samples = [sample for shard in shards for sample in _samples(shard)]
     refs = tuple(ref for ref, _ in samples)
     wanted = (len(order),) if row.multilabel else ()
