@@ -102,7 +102,7 @@ def fit_folder(
     except Timeout as error:
         raise CellBusy(f"{out}: another process is making a model there; wait for it, or choose --out") from error
     except OSError as error:
-        raise storage_error(out, error) from error
+        raise storage_error(Path(error.filename) if error.filename else out, error) from error
     shutil.rmtree(work, ignore_errors=True)
     return record
 

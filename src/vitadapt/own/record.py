@@ -10,8 +10,8 @@ import numpy as np
 
 from ..config import head_text, method_text
 from ..errors import StorageError
+from ..files import checksum, parse_json, read_text
 from ..metrics import per_class, share_interval
-from ..results import checksum
 from .ladder import Climbed
 from .pictures import Pictures
 
@@ -88,7 +88,7 @@ def record_text(record: dict[str, Any]) -> str:
 def _is_whole(record: dict[str, Any]) -> bool:
     """A checksum that is there must be right, whatever the format says: that may be damaged."""
     if "checksum" not in record:
-        return record["format"] != FORMAT
+        return bool(record["format"] != FORMAT)
     return bool(record.pop("checksum") == checksum(record))
 
 
@@ -96,7 +96,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """What `fit.json` in `folder` says. Raises StorageError when it is missing or damaged."""
     path = folder / RECORD
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(read_text(path))
     except FileNotFoundError as error:
         raise StorageError(
             f"{folder}: no {RECORD} there; make a model with 'vitadapt fit PHOTOS --out {folder}'"
@@ -107,4 +107,17 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise StorageError(f"{path}: not a record of this format (expected {FORMAT}); delete it and fit again")
     if not _is_whole(record):
         raise StorageError(f"{path}: damaged (the checksum does not match); delete it and fit again")
+    if not _is_tested(record.get("test")):
+        raise StorageError(f"{path}: does not say how good the model was; delete it and fit again")
     return record
+
+
+def _is_tested(test: Any) -> bool:
+    """Does `test` hold an accuracy with its interval, or none for want of images?"""
+    if not isinstance(test, dict) or "accuracy" not in test:
+        return False
+    interval = test.get("interval")
+    numbers = [test.get("count"), *([] if test["accuracy"] is None else [test["accuracy"]])]
+    numbers += interval if isinstance(interval, list) and len(interval) == 2 else [] if interval is None else [""]
+    sound = all(isinstance(number, (int, float)) and abs(number) < 1e12 for number in numbers)
+    return sound and (test["accuracy"] is None) == (interval is None)
