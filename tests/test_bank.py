@@ -30,7 +30,7 @@ MORE = {
     "kadaptation:all": KAdaptation(n=4, targets=("q", "k", "v", "o", "fc1", "fc2")),
     "kadaptation:few": KAdaptation(n=2, bias=False),
     "lora:mlp": LoRA(rank=2, targets=("fc1", "o")),
-    "lora:large": LoRA(rank=40, targets=("k",)),
+    "lora:large": LoRA(rank=40, targets=("q", "k", "v")),
 }
 SHARING = {name: kind() for name, kind in METHODS.items() if name != "fine-tune"} | MORE
 HEADS = {

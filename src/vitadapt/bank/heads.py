@@ -20,6 +20,14 @@ WEIGHT, BIAS = "linear.weight", "linear.bias"
 SMALL = 64  # classes; heads with no more are computed together, larger ones with those of up to twice their size
 
 
+class LinearPerImage(nn.Linear):
+    """A linear layer that also takes a weight and a bias per image: (k, 1, E) with (k, C, E) and (k, 1, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight: Tensor = self.weight
+        return super().forward(x) if weight.ndim == 2 else torch.baddbmm(self.bias, x, weight.mT)
+
+
 @dataclass(frozen=True, eq=False)
 class HeadFamily:
     """Heads that compute the same of features of the same kind.
@@ -53,7 +61,12 @@ class HeadFamily:
         """The row of the head of each image and the features (k, E) -> logits (k, C), C the largest of them all."""
         single = all(row is packed[0] for row in packed)
         rows = packed[0] if single else pad_sequence(list(packed), batch_first=True)
-        return cast(Tensor, self.call(self.views(rows), single, features))
+        own = self.views(rows)
+        if single or cast(Head, self.call.module).channels is not None:
+            return cast(Tensor, self.call(own, single, features))
+        # all else in a head is by feature or by class, and needs no more than a place for the one row of an image
+        own = {name: t.reshape(len(t), -1, t.shape[-1] if t.ndim > 1 else 1) for name, t in own.items()}
+        return cast(Tensor, self.call(own, True, features.unsqueeze(1))).squeeze(1)  # (k, 1, E) -> (k, 1, C)
 
     def alone(self, row: Tensor) -> Head:
         """The head whose row it is."""
@@ -75,6 +88,7 @@ def dissect_head(head: nn.Module, features: int, projected: bool) -> tuple[HeadF
     own = {name: t.detach() for name, t in head.state_dict().items() if t.is_floating_point()}
     layout = Layout.of({name: t for name, t in own.items() if name not in (WEIGHT, BIAS)})
     template = copy.deepcopy(head).requires_grad_(False).eval()
+    template.linear = LinearPerImage(features, 1, device=head.linear.weight.device, dtype=head.linear.weight.dtype)
     places = dict(template.named_parameters()) | dict(template.named_buffers())
     numbers = Numbers({id(places[name]): name for name in own})
     key = (projected, head.spec.length, head.channels is not None, features, layout, head.linear.weight.dtype)

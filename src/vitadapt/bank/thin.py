@@ -56,10 +56,10 @@ def thin_of(layer: SlotLinear) -> dict[Slot, ThinDelta]:
 
 
 def merging_pays(layer: SlotLinear) -> bool:
-    """Is a layer of one's own hardly larger than the factors, so that the shared product is one too many?"""
+    """Is a layer of one's own no larger than the factors, so that the shared product is one too many?"""
     thin = thin_of(layer).values()
     factors = sum(p.numel() + q.numel() for p, q in (delta.factors() for delta in thin))
-    return layer.weight.numel() <= 2 * factors
+    return layer.weight.numel() <= factors
 
 
 class Expansion(nn.Module):
