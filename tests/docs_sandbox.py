@@ -93,24 +93,28 @@ def take_adapter(folder: Path) -> None:
 def play(blocks: Iterable[Block], folder: Path) -> str:
     """Type all blocks of a page, in their order, in `folder`; returns what was printed. Raises AssertionError."""
     said = io.StringIO()
-    page: dict[str, Any] = {"__name__": "__main__"}
+    names: dict[str, Any] = {"__name__": "__main__"}
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
         patch.chdir(folder)
         patch.syspath_prepend(str(folder))
         patch.setenv("XDG_CACHE_HOME", str(folder / ".cache"))
         for block in blocks:
-            page |= NAMES.get(block.page, {}) if "names" not in page else {}
-            page["names"] = True
+            names = {**NAMES.get(block.page, {}), **names}
             if block.reason:
                 _read(block)
             elif block.kind == "python":
-                _python(block, page)
+                _python(block, names)
             elif block.kind == "toml":
                 _toml(block)
             else:
-                for step in steps(block, block.swapped):
+                for step in steps(block, _filled(block.swapped, names)):
                     _type(step.words, block.place, patch)
     return said.getvalue()
+
+
+def _filled(text: str, names: dict[str, Any]) -> str:
+    """{name} is the value of that name, as in a notebook."""
+    return re.sub(r"\{(\w+)\}", lambda match: str(names.get(match[1], match[0])), text)
 
 
 def _read(block: Block) -> None:
@@ -209,7 +213,10 @@ def check_vitadapt(words: list[str], place: str) -> None:
 
 
 def notebook_blocks(path: Path) -> list[Block]:
-    """The cells of a notebook as blocks: lines with ! are commands, all others Python; its metadata may hold swaps."""
+    """The cells of a notebook as blocks: first its Python, then its lines that begin with ! or %, which are commands.
+
+    Metadata of a cell, {"docs": {"not run": REASON}} or {"docs": {"with": {old: new}}}, do what comments do in a page.
+    """
     cells = json.loads(path.read_text("utf-8"))["cells"]
     found = []
     for number, cell in enumerate(cells):
@@ -217,8 +224,10 @@ def notebook_blocks(path: Path) -> list[Block]:
             continue
         told = cell["metadata"].get("docs", {})
         text, place = "".join(cell["source"]), path.relative_to(ROOT).as_posix()
-        typed = [line[1:] for line in text.splitlines() if line.startswith(("!", "%"))]
-        kind, text = ("bash", "\n".join(typed)) if typed else ("python", text)
         swaps = tuple(told.get("with", {}).items())
-        found.append(Block(place, number, kind, text, reason=told.get("not run", ""), swaps=swaps))
+        for kind, mark in (("python", False), ("bash", True)):
+            lines = [line for line in text.splitlines() if line.startswith(("!", "%")) is mark]
+            part = "\n".join(line.lstrip("!%") for line in lines)
+            if part.strip():
+                found.append(Block(place, number, kind, part, reason=told.get("not run", ""), swaps=swaps))
     return found

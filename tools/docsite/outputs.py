@@ -22,6 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from docsite.blocks import ROOT, Block, blocks, pages, steps
+from docsite.notebook import run_notebook
 
 SAYS = re.compile(r"^<!-- outputs:", re.MULTILINE)
 KEEP = re.compile(r"<!-- keep: (\S+) -> (\S+) -->")
@@ -31,12 +32,15 @@ _TIMES = re.compile(r"\d[\d.,]* (?=ms\b|s\b|seconds|minutes)")
 
 
 def shown_pages() -> list[Path]:
-    """The pages whose outputs are made by running them."""
-    return [page for page in pages() if SAYS.search(page.read_text("utf-8"))]
+    """The pages and notebooks whose outputs are made by running them."""
+    said = [page for page in pages() if SAYS.search(page.read_text("utf-8"))]
+    return said + sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def run_page(page: Path, folder: Path) -> str:
     """The page as Markdown with the outputs of this run. Raises CalledProcessError when a command fails."""
+    if page.suffix == ".ipynb":
+        return run_notebook(page, folder, _environment())
     text = page.read_text("utf-8")
     for block in blocks(page):
         if block.reason or block.kind not in ("console", "python", "toml"):
@@ -68,14 +72,19 @@ def _answers(block: Block, folder: Path) -> Iterator[str]:
 
 def _shell(command: str, folder: Path) -> str:
     """What a terminal of `WIDTH` columns shows for `command`, without blanks at the ends of lines."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"COLUMNS": WIDTH, "PATH": path, "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
     call = ["bash", "-c", f"exec 2>&1\n{command}"]
-    done = subprocess.run(call, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, check=False)
+    done = subprocess.run(
+        call, cwd=folder, env=os.environ | _environment(), text=True, stdout=subprocess.PIPE, check=False
+    )
     sys.stderr.write(f"$ {command}\n{done.stdout}")
     if done.returncode:
         raise SystemExit(f"{command!r} ended with status {done.returncode}")
     return "".join(f"{line.rstrip()}\n" for line in done.stdout.splitlines())
+
+
+def _environment() -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {"COLUMNS": WIDTH, "PATH": path, "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
 
 
 def differences(shown: str, found: str) -> list[str]:
