@@ -1,0 +1,102 @@
+"""A disk that fills up, files that may not be read or are gone: one line says so, and the next run goes on.
+
+Some steps of some commands here, many more of all in `make test-faults`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fault_cases import KILLS, SCENARIOS, SHORT, Workplace, litter, prepared, spread
+
+NAMES = ("training",) if KILLS <= SHORT else tuple(name for name in SCENARIOS if name != "exporting")
+EACH = 3 if KILLS <= SHORT else max(4, KILLS // 25)
+WRITES = ("write", "create", "mkdir", "fsync")
+QUIET = ("digests.sqlite", "index")  # memories that save time and nothing else: commands do without them
+
+
+@pytest.mark.parametrize("fault", ["full", "moment"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_full_disk_is_told_in_one_line_and_nothing_half_written_stays(name, fault):
+    case = prepared(name)
+    writes = [at for at, (kind, _) in enumerate(case.steps) if kind in WRITES]
+    for at in spread(EACH, writes, random.Random(name)):
+        place = case.copy()
+        where = (name, fault, at, case.steps[at])
+        kept = place.records()
+        done = place.call(case.scenario, fault=fault, at=at)
+        assert done.status in (0, 1), (where, done.err)
+        assert done.status == 0 or done.is_one_line(), (where, done.err)
+        assert done.status == 0 or "full" in done.err or "no room" in done.err or "lock" in done.err, (where, done.err)
+        assert litter(place.folder) in ([], ["model/.unfinished"]) or name == "fitting", (where, litter(place.folder))
+        place.check_halfway()
+        case.check_done(place, where, kept)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_that_cannot_be_read_is_named_or_made_again(name):
+    case = prepared(name)
+    reads = [at for at, (kind, _) in enumerate(case.steps) if kind == "read"]
+    for at in spread(EACH, reads, random.Random(name)):
+        place = case.copy()
+        where = (name, at, case.steps[at])
+        done = place.call(case.scenario, fault="unreadable", at=at)
+        assert "Traceback" not in done.err, (where, done.err)
+        assert done.status == 0 or (done.status == 1 and done.complaints), (where, done.err)
+        place.check_halfway()
+        case.check_done(place, where)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_that_vanishes_half_way_is_named_or_made_again(name):
+    case = prepared(name)
+    reads = [at for at, (kind, _) in enumerate(case.steps) if kind == "read"]
+    for at in spread(EACH, reads, random.Random(f"{name} gone")):
+        place = case.copy()
+        where = (name, at, case.steps[at])
+        done = place.call(case.scenario, fault="vanish", at=at)
+        assert "Traceback" not in done.err, (where, done.err)
+        assert done.status == 0 or (done.status in (1, 2) and done.complaints), (where, done.err)
+        place.check_halfway()
+        for gone in place.folder.rglob("*.gone"):  # what was the user's own comes back; the rest is made again
+            own = place.folder / "photos" in gone.parents or place.folder / "board" in gone.parents
+            own = own or gone.parent in (place.folder, place.folder / "model")
+            gone.rename(gone.with_suffix("")) if own and not gone.with_suffix("").exists() else remove(gone)
+        if name not in ("indexing", "reporting"):  # whose records went
+            case.check_done(place, where)
+
+
+def remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def test_a_disk_that_is_really_full(tmp_path):
+    """A file system of a megabyte, where such a thing may be made."""
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", small], capture_output=True, check=False
+    ).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        case = prepared("benching")
+        place: Workplace = case.before.copy(small / "place")
+        ballast = small / "ballast"
+        with contextlib.suppress(OSError):
+            ballast.write_bytes(bytes(1 << 20))
+        done = place.call(case.scenario)
+        assert done.status == 1 and "Traceback" not in done.err and "full" in done.err, done.err
+        place.check_halfway()
+        assert litter(place.folder) == []
+        ballast.unlink()
+        done = place.call(case.scenario)
+        assert (done.status, done.complaints) == (0, [])
+        assert {"said": case.wanted["said"], **place.left(case.scenario)} == case.wanted
+    finally:
+        subprocess.run(["umount", small], check=True)
