@@ -142,8 +142,8 @@ class Gate:
         parts = []
         while True:
             message = await receive()
+            exchange.unread = exchange.unread and bool(message.get("more_body", False))
             if message["type"] == "http.disconnect":
-                exchange.unread = False
                 raise Refusal(400, "cut_off", "the request ended before its body did")
             part = message.get("body", b"")
             exchange.taken += len(part)
@@ -154,7 +154,6 @@ class Gate:
                 raise busy("the requests in progress are as large as is allowed")
             parts.append(part)
             if not message.get("more_body", False):
-                exchange.unread = False
                 return b"".join(parts)
 
     def _too_large(self) -> Refusal:

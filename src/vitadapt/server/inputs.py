@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from pydantic import TypeAdapter, ValidationError
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
@@ -78,8 +78,14 @@ async def _of_form(request: Request, limits: Limits, top: int, threshold: float 
         if "files" in error.message:
             raise _too_many(limits) from error
         raise Refusal(422, "bad_form", "the multipart body is damaged; let a library write it") from error
+    try:
+        return await _of_parts(form, {"top": top, "threshold": threshold})
+    finally:
+        await form.close()
+
+
+async def _of_parts(form: FormData, options: dict[str, object]) -> Asked:
     pictures: list[Picture] = []
-    options: dict[str, object] = {"top": top, "threshold": threshold}
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
             pictures.append(Picture(_shown(value.filename, len(pictures)), await value.read()))
@@ -89,7 +95,6 @@ async def _of_form(request: Request, limits: Limits, top: int, threshold: float 
             raise Refusal(
                 422, "bad_request", f"{name[:100]!r} is no option; the form may have top, threshold and files"
             )
-    await form.close()
     return Asked(pictures, *_options(options))
 
 

@@ -11,6 +11,7 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from .limits import Limits
 from .refusal import BUSY, body_of
 
+_LAST_CALL = 0.2  # seconds
 _FLUSH = 5.0  # seconds that a client has to take what was written before its connection is cut
 
 
@@ -50,6 +51,10 @@ class Connection(H11Protocol):
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
         self._cut_later()
+
+    def shutdown(self) -> None:
+        """A moment later for an idle connection: a request that is already on its way is accepted, and answered."""
+        self.loop.call_later(_LAST_CALL, super().shutdown)
 
     def pause_writing(self) -> None:
         super().pause_writing()

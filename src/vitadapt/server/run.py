@@ -47,30 +47,29 @@ class Address:
 
 def _listener(address: Address) -> socket.socket:
     """A socket that connections already queue at. Raises ConfigError."""
+    if not 0 <= address.port <= 65535:
+        raise ConfigError(f"--port is a number from 0 to 65535, not {address.port}")
     try:
         found = socket.getaddrinfo(address.host.strip("[]"), address.port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(found[0], socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(found[4])
         listener.listen(_BACKLOG)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    except OSError as error:
         raise ConfigError(
-            f"--host {address.host} --port {address.port}: cannot listen there ({reason}); choose another --port"
+            f"--host {address.host} --port {address.port}: cannot listen there ({error.strerror}); choose another --port"
         ) from error
     return listener
 
 
-def run(service: Service, address: Address, tell: Callable[[str], None] = lambda _: None) -> None:
-    """Serve until SIGTERM or SIGINT; then answer what was accepted and return.
+def prepared(service: Service, address: Address) -> tuple[uvicorn.Server, socket.socket]:
+    """A server with its models loaded, and the socket to be given to its `run`.
 
-    Raises ConfigError when the address cannot be listened at, and what loading the models raises.
+    Raises ConfigError when the address cannot be listened at, and what `Service.load` raises.
     """
     limits = service.limits
     listener = _listener(address)
     service.load()
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    tell(f"{len(service.shelf.models)} models at http://{host}:{listener.getsockname()[1]} (Ctrl-C ends it)")
     config = uvicorn.Config(
         make_app(service, address.door()),
         http=connection(limits),
@@ -81,15 +80,32 @@ def run(service: Service, address: Address, tell: Callable[[str], None] = lambda
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=round(limits.read + limits.answer) + 1,
     )
-    server = uvicorn.Server(config)
-    before = {kind: signal.signal(kind, lambda *_: None) for kind in (signal.SIGTERM, signal.SIGINT)}
+    return uvicorn.Server(config), listener
+
+
+def run(service: Service, address: Address, tell: Callable[[str], None] = lambda _: None) -> None:
+    """Serve until SIGTERM or SIGINT; then answer what was accepted and return. Raises as `prepared`."""
+    before = {kind: signal.signal(kind, _nothing) for kind in (signal.SIGTERM, signal.SIGINT)}
+    listener = None
     try:
+        server, listener = prepared(service, address)
+        tell(f"{len(service.shelf.models)} models at {url_of(listener)} (Ctrl-C ends it)")
         server.run(sockets=[listener])  # it repeats the signal that ended it, which then means nothing
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
-        listener.close()
+        if listener is not None:
+            listener.close()
+
+
+def _nothing(*_: object) -> None:
+    """A signal that has been heard already."""
+
+
+def url_of(listener: socket.socket) -> str:
+    """How a browser on this machine calls it."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -73,6 +73,7 @@ class Shelf:
         self, root: Path, setting: Setting, resident: int | None = None, most: int = 10_000, tell: Tell = lambda _: None
     ) -> None:
         self.root, self.setting, self.resident, self.most, self.tell = root, setting, resident, most, tell
+        self.single = _is_single(root)
         self.models: dict[str, Version] = {}
         self.problems: dict[str, str] = {}
         self.changes = 0
@@ -82,11 +83,6 @@ class Shelf:
         self._serial = 0
         self._lock = threading.Lock()
         self._copies = Path(tempfile.mkdtemp(prefix="vitadapt-serve-"))
-
-    @property
-    def single(self) -> bool:
-        """Is it one model rather than a folder of them?"""
-        return self.root.is_file() or (self.root / ADAPTER).is_file()
 
     def close(self) -> None:
         """Delete the private copies."""
@@ -289,6 +285,11 @@ class Shelf:
             )
         if (self.root / name).is_dir():
             raise Refusal(409, "is_a_folder", "this model is a folder on the server; change it there")
+
+
+def _is_single(root: Path) -> bool:
+    """Is it one model rather than a folder of them? In such a folder a model may well be called "adapter"."""
+    return root.is_file() or ((root / ADAPTER).is_file() and len(list(root.glob(f"[!.]*{SUFFIX}"))) == 1)
 
 
 def _stamp(path: Path) -> Stamp | None:
