@@ -4,9 +4,10 @@
 
 Random weights and images, heads of 2 to 31 classes. In every round each bank answers a batch whose adapters are drawn
 anew (all different where the bank holds as many), right behind a merged model of ten classes on the same images; the
-ratio is the median over rounds of merged time / bank time, so that a machine that slows down slows both. Ratios of one
-run can be compared, times of two runs cannot. `on disk` keeps only a batch's worth of adapters in memory and reads the
-others from their files. `separate` is one merged model per image of the batch. KB is what one adapter takes.
+ratio is the median over rounds of merged time / bank time, in time of the processor, so that neither a machine that
+slows down nor other programs count. Ratios of one run can be compared, times of two runs cannot. `on disk` keeps only
+a batch's worth of adapters in memory and reads the others from their files. `separate` is one merged model per image of
+the batch. KB is what one adapter takes.
 """
 
 from __future__ import annotations
@@ -107,9 +108,9 @@ def drawn(generator: random.Random, count: int, batch: int) -> list[str]:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def measure(name: str, arguments: argparse.Namespace) -> list[Line]:

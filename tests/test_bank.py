@@ -119,6 +119,13 @@ def test_one_method_fills_a_batch(name):
         assert_same(bank.logits(images[: len(names)], names), expected)
 
 
+@pytest.mark.parametrize("name", SHARING)
+def test_adapters_of_one_method_are_computed_together(name):
+    bank = va.Bank(common("deit-like"), mixture("deit-like"))
+    first, second = (bank._entries[f"{name} {twin}"] for twin in (0, 1))
+    assert first.family is second.family and first.head is second.head
+
+
 def test_it_is_one_pass_of_the_backbone():
     models = mixture("deit-like")
     bank, passes = va.Bank(common("deit-like"), models), []

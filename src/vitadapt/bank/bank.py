@@ -188,7 +188,7 @@ class Bank:
 
     def _entered(self, name: str, opened: _Opened) -> tuple[Entry, Packed]:
         model = opened.classifier
-        family, body = dissect(model.backbone, self._plain)
+        family, body = dissect(model.backbone, self._plain, self._families)
         head, own = dissect_head(model.head, cast(ViT, model.backbone).features, family.projected)
         count = model.head.linear.out_features
         classes = opened.classes or tuple(str(i) for i in range(count))

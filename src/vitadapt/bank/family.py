@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from types import MappingProxyType
 from typing import cast
 
 import torch
@@ -59,15 +60,18 @@ class Family:
     projected: bool
 
 
-def dissect(adapted: nn.Module, plain: ViT) -> tuple[Family, dict[str, Tensor]]:
-    """The family of an adapted backbone, and its own tensors by their names in it.
+def dissect(
+    adapted: nn.Module, plain: ViT, known: Mapping[Hashable, Family] = MappingProxyType({})
+) -> tuple[Family, dict[str, Tensor]]:
+    """The family of an adapted backbone, one of the `known` if it is, and its own tensors by their names in it.
 
     Raises NotApplicable for what has nothing to share with other adapters, WeightsError for another backbone.
     """
     model = require_vit(adapted)
     _check_config(model, plain)
     own = dict(_own_tensors(model, plain))
-    return family_of(copy_sharing_weights(model), plain, tuple(own)), own
+    key = _key(model, plain, {id(tensor): name for name, tensor in own.items()})
+    return known.get(key) or family_of(copy_sharing_weights(model), plain, tuple(own)), own
 
 
 def family_of(template: ViT, plain: ViT, names: Sequence[str]) -> Family:
@@ -81,10 +85,20 @@ def family_of(template: ViT, plain: ViT, names: Sequence[str]) -> Family:
     pieces = dict(_pieces(template, numbers))
     makers = Makers.of([c for p in pieces.values() if isinstance(p, SlotPiece) for c in p.makers], numbers)
     whole = (path for path, m in template.named_modules() if isinstance(m, Block) and not _tokenwise(m))
-    projected = template.config.projection == plain.config.projection
-    key = (projected, tuple((path, _signature(template.get_submodule(path), numbers.names)) for path in pieces))
     layout = Layout.of({name: known[name] for name in names})
+    projected = template.config.projection == plain.config.projection
+    key = _key(template, plain, numbers.names)
     return Family(key, template, layout, pieces, makers, frozenset(whole), projected)
+
+
+def _key(model: ViT, plain: ViT, names: Mapping[int, str]) -> Hashable:
+    """Equal for models whose own tensors have the same names and whose created modules the same signatures."""
+    created = tuple(
+        (path, _signature(module.inserted if isinstance(module, Block) else module.deltas, names))
+        for path, module in model.named_modules()
+        if isinstance(module, (Block, SlotLinear))
+    )
+    return model.config.projection == plain.config.projection, tuple(names.values()), created
 
 
 def _check_config(model: ViT, plain: ViT) -> None:
