@@ -15,6 +15,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -199,10 +200,15 @@ def check_words(words: list[str], place: str) -> None:
         assert all(f'"{flag}"' in source for flag in flags), f"{place}: {words[1]} knows not all of {flags}"
 
 
+@cache
+def _commands() -> dict[str, Any]:
+    return dict(commands(program()))
+
+
 def check_vitadapt(words: list[str], place: str) -> None:
     """The command exists and has these options; a pipe ends it."""
     words = words[: words.index("|")] if "|" in words else words
-    known = dict(commands(program()))
+    known = _commands()
     name = next((name for name in (" ".join(words[:3]), " ".join(words[:2])) if name in known), None)
     if name is None:
         assert words[1:] in ([], ["--help"], ["COMMAND", "--help"]), f"{place}: no command {' '.join(words[:2])!r}"
