@@ -1,5 +1,26 @@
-"""`python -m vitadapt`: the command line where no script of that name is on the path."""
+"""`python -m vitadapt`, and the script of that name: the command line, interruptible from its first import on."""
 
-from .cli import main
+from __future__ import annotations
 
-main()
+import signal
+import sys
+from typing import NoReturn
+
+INTERRUPTED = 130
+
+
+def start() -> NoReturn:
+    """Exit status as `cli.main`. Ctrl-C outside of a command, as while modules are imported, ends in one line, too."""
+    try:
+        from .cli import main
+
+        main()
+    except KeyboardInterrupt:
+        print("vitadapt: interrupted; the same command goes on from there", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done: nothing is left to interrupt
+
+
+if __name__ == "__main__":
+    start()
