@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from types import MappingProxyType
 from typing import cast
@@ -175,6 +176,8 @@ def _signature(module: nn.Module, names: Mapping[int, str]) -> Hashable:
 
 
 def _value(value: object) -> tuple[str, Hashable]:
+    if isinstance(value, partial):  # a copy of one would count as another
+        return "partial", (value.func, value.args, tuple(sorted(value.keywords.items())))
     try:
         hash(value)
     except TypeError:
