@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-faults test-docs docs docs-output lint install clean bench-step bench-protocol bench-curves bench-startup
+.PHONY: demo test test-faults test-docs docs docs-output lint install clean bench-step bench-protocol bench-curves bench-startup bench-bank
 
 demo: $(VENV)/.demo
 	$(BIN)/vitadapt bench recipes/demo.toml --out runs/demo --plot
@@ -43,6 +43,9 @@ bench-curves: $(VENV)/.dev
 
 bench-startup: $(VENV)/.dev
 	$(BIN)/python benchmarks/startup.py --records 1000 100000 $(ARGS)
+
+bench-bank: $(VENV)/.dev
+	$(BIN)/python benchmarks/bank.py --json runs/bank.json $(ARGS)
 
 install: $(VENV)/.demo
 
