@@ -153,7 +153,7 @@ DAMAGE = {
     "the head is too small": ({"head.linear.bias": torch.zeros(2)}, {}, "does not fit its 3 classes"),
     "another preprocessing": ({}, {"preprocess": {"mean": [0.5] * 3}}, "preprocessing mean"),
     "a number is wrong": ({"head.linear.bias": torch.ones(3)}, {}, "fails its self-test"),
-    "a number is none": ({"head.linear.bias": torch.full((3,), float("nan"))}, {}, "fails its self-test"),
+    "a number is none": ({"head.linear.bias": torch.full((3,), float("nan"))}, {}, "head.linear.bias, which holds NaN"),
     "no self-test": ({"test.logits": None}, {}, "lacks its self-test"),
     "a class too few": ({}, {"classes": ["ant", "bee"]}, "does not fit its 2 classes"),
     "a future format": ({}, {"format": "vitadapt-adapter/9"}, "not an adapter of this format"),

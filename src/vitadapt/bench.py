@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from .data.sources import check_spec
 from .errors import ConfigError
 from .fanout.crew import Alone, Hire, Outcome, Watch
 from .fanout.schedule import fan_out
+from .files import expanded
 from .language import check_prompts
 from .registry import unknown
 from .results import Store
@@ -32,6 +34,7 @@ from .shipped import find_recipe
 from .text import Prompts, read_class_names
 from .weights.load import check_name
 
+MOST = 100_000  # cells of one part of a benchmark file
 AXES = ("backbone", "dataset", "method", "shots", "seed", "image_size", "protocol", "precision", "head", "subset")
 
 
@@ -48,6 +51,8 @@ def read_bench(path: Path) -> list[RunConfig]:
             raise unknown(f"section of {path}", section, ("bench", "recipe", "prompts"))
     if "bench" not in plain:
         raise ConfigError(f"{path}: has no [bench] section")
+    if not isinstance(plain["bench"], dict):
+        raise ConfigError(f"{path}: write [bench], with one bracket, and the keys below it")
     common = dict(plain["bench"])
     parts = common.pop("part", [{}])
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
@@ -104,6 +109,8 @@ def expand(
             raise ConfigError(f"[bench] needs {name}")
     order = ("dataset", "subset", "shots", "seed", "backbone", "image_size", "protocol", "precision", "head", "method")
     names = [name for name in order if name in lists]
+    if (count := math.prod(len(lists[name]) for name in names)) > MOST:
+        raise ConfigError(f"[bench] multiplies into {count:,} cells, more than {MOST:,}; split it into several files")
     products = itertools.product(*(lists[name] for name in names))
     said = read_prompts(prompts) if prompts else None
     cells = [_cell(dict(zip(names, values, strict=True)), recipe or {}, said) for values in products]
@@ -114,13 +121,18 @@ def expand(
 
 def read_prompts(values: Mapping[str, Any]) -> Prompts:
     """Prompts from plain values, where class_names may be a file. Raises UnknownName or ConfigError."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"prompts: {values!r} is no table of fields; write name = value below [prompts]")
     fields = dict(values)
     if isinstance(fields.get("class_names"), str):
-        fields["class_names"] = read_class_names(Path(fields["class_names"]).expanduser())
+        fields["class_names"] = read_class_names(expanded(fields["class_names"]))
     return build_prompts(fields)
 
 
 def _cell(values: dict[str, Any], recipe: Mapping[str, Any], prompts: Prompts | None) -> RunConfig:
+    for name in ("method", "head", "backbone", "dataset"):
+        if not isinstance(values.get(name, ""), str):
+            raise ConfigError(f"[bench] {name} = {values[name]!r} is no text; put it into quotes")
     method = parse_method(values.pop("method"))
     head = parse_head(values.pop("head")) if "head" in values else None
     if values.get("shots") == "all":

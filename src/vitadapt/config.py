@@ -15,8 +15,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from .data.catalog import names_of
 from .errors import ConfigError
-from .files import parse_toml, shipped_table
+from .files import parse_toml, read_text, shipped_table
 from .headspec import HEADS, TEXT, ZERO, HeadSpec
+from .limits import TOML_FILE
 from .methods import METHODS
 from .naming import changes_text, named
 from .registry import unknown
@@ -171,6 +172,8 @@ def build(kind: type[Instance], values: Mapping[str, Any], what: str, **ready: A
 def build_changes(kind: type, values: Mapping[str, Any], what: str) -> dict[str, Any]:
     """`values` as fields of the dataclass `kind`, with the types they have there. Raises as `build`."""
     fields = {f.name: f for f in dataclasses.fields(cast(Any, kind)) if f.init}
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{what}: {values!r} is no table of fields; write name = value below [{what}]")
     for name in values:
         if name not in fields:
             hint = "" if fields else f"{what} has no fields"
@@ -282,8 +285,10 @@ def check_match(protocol: str, method: Method) -> None:
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file. Raises ConfigError naming the file when it is missing or not TOML."""
     try:
-        return parse_toml(path.read_text(encoding="utf-8"))
+        return parse_toml(read_text(path, TOML_FILE))
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file") from error
+        raise ConfigError(f"{path}: no such file; check the path") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the file") from error
     except ValueError as error:  # not TOML, or not UTF-8
-        raise ConfigError(f"{path}: not a TOML file: {error}") from error
+        raise ConfigError(f"{path}: not a TOML file: {error}; correct that line") from error

@@ -63,7 +63,7 @@ def check_tensors(info: Any, tensors: Mapping[str, Tensor]) -> None:
         _require(bool(torch.isfinite(tensor).all()), f"{name}, which holds NaN or infinite values")
     weight = tensors.get("head.linear.weight")
     _require(weight is None or len(weight.shape) == 2, "head")
-    _require(weight is None or len(weight) == len(info.classes), f"head, which is not of {len(info.classes)} classes")
+    _require(weight is None or len(weight) == len(info.classes), f"head, which does not fit its {len(info.classes)} classes")
     pictures = tensors.get("test.images")
     _require(pictures is None or (pictures.ndim == 4 and pictures.numel() <= _PICTURES), "test.images")
     _require(pictures is None or pictures.shape[-1] == 3, "test.images")

@@ -6,7 +6,6 @@ scale * W1 (x) W2 becomes the low-rank update that it is.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..adapter import AdapterInfo, adapter_bytes
-from ..errors import ConfigError, NotApplicable, WeightsError
-from ..files import write_atomic
+from ..errors import ConfigError, NotApplicable, VitadaptError, WeightsError
+from ..files import parse_json, read_text, write_atomic
 from ..head import Classifier, Head
 from ..methods import LoRA
 from ..own.model import ADAPTER
@@ -31,6 +30,8 @@ from .peft_lora import LAYERS, low_rank
 _PARTS = re.compile(
     r"^(?:base_model\.model\.)?(?P<module>.+?)\.(?P<kind>(?:lora|lokr)_\w+)(?:\.(?P<leaf>weight|bias))?$"
 )
+_SIMPLE = re.compile(r"(?:[\w.|^$-]|\\[.dw]){0,200}[*+]?(?:[\w.|^$-]|\\[.dw]){0,200}[*+]?(?:[\w.|^$-]|\\[.dw]){0,200}")
+"""Patterns with two repetitions at most and no groups: others could take for ever."""
 _LAYOUTS = ("hf-vit", "hf-vit-memory", "hf-dinov2", "hf-dinov2-memory", "hf-clip", "hf-clip-tower")
 _UNKNOWN = ("use_dora", "fan_in_fan_out", "alora_invocation_tokens", "layers_to_transform", "layer_replication")
 """Settings that, when set, make the update another function than the one computed here."""
@@ -49,9 +50,15 @@ def import_peft(folder: Path | str, backbone: str, image_size: int | None, out: 
         raise ConfigError(f"{out / ADAPTER} exists already; choose another folder with -o")
     config, state = read_json(folder / "adapter_config.json"), load_state_file(folder / "adapter_model.safetensors")
     base = require_vit(load_backbone(backbone, image_size))
-    updates = _updates(config, state, base, folder)
-    model, rank = _adapted(base, updates)
-    head, classes = _head(state, base, folder)
+    try:
+        updates = _updates(config, state, base, folder)
+        model, rank = _adapted(base, updates)
+        head, classes = _head(state, base, folder)
+    except VitadaptError as error:
+        raise type(error)(f"{folder}: {str(error).removeprefix(f'{folder}: ')}") from error
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError, re.error) as error:
+        reason = str(error).partition("\n")[0]
+        raise WeightsError(f"{folder}: cannot be understood as PEFT's ({reason}); was it saved by PEFT?") from error
     info = AdapterInfo(
         LoRA(rank, float(rank), tuple(slot for slot in SLOTS if any(s == slot for _, s in updates))),
         *(backbone, base.image_size, classes, backbone_digest(base)),
@@ -121,6 +128,8 @@ def _scale(config: dict[str, Any], name: str) -> float:
 
 def _pattern(patterns: dict[str, float] | None, name: str, usual: float) -> float:
     for pattern, value in (patterns or {}).items():
+        if not _SIMPLE.fullmatch(pattern):
+            raise WeightsError(f"the pattern {pattern[:60]!r} is none that names modules; merge it with PEFT instead")
         if re.search(rf"(^|.*\.){pattern}$", name):
             return value
     return usual
@@ -180,7 +189,7 @@ def _head(state: dict[str, Tensor], base: ViT, folder: Path) -> tuple[Head, tupl
 def _labels(folder: Path, count: int) -> tuple[str, ...]:
     for file in (folder / "labels.json", folder / "config.json"):
         if file.is_file():
-            content = json.loads(file.read_text("utf-8"))
+            content = parse_json(read_text(file))
             names = (
                 content
                 if isinstance(content, list)

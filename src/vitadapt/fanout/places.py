@@ -73,4 +73,9 @@ def gpus_of(device: str) -> list[str]:
 
     said = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     visible = said.split(",") if said else [str(i) for i in range(torch.cuda.device_count())]
-    return [visible[int(device.partition(":")[2])]] if ":" in device else visible
+    if ":" not in device:
+        return visible
+    number = device.partition(":")[2]
+    if not (number.isascii() and number.isdigit() and len(number) < 9 and int(number) < len(visible)):
+        raise ConfigError(f"--device {device}: there are {len(visible)} GPUs here, counted from cuda:0")
+    return [visible[int(number)]]

@@ -94,10 +94,19 @@ def join(entries: Sequence[Entry]) -> Entry:
     fields = dict(first.fields)
     trained = [entry.fields.get("num_trainable_params") for entry in entries]
     if len(entries) > 1 and all(isinstance(count, (int, float)) for count in trained):
-        fields["num_trainable_params"] = float(np.mean(trained))  # type: ignore[arg-type]
+        fields["num_trainable_params"] = _mean(first.dataset, trained)
     fields["rnd_seeds"] = [seed for entry in entries for seed in entry.seeds]
     predictions = tuple(matrix for entry in entries for matrix in entry.predictions)
     return Entry(fields, predictions, tuple(fault for entry in entries for fault in entry.faults))
+
+
+def _mean(dataset: str, counts: Sequence[Any]) -> float:
+    try:
+        return float(np.mean([float(count) for count in counts]))
+    except OverflowError as error:
+        raise DataError(
+            f"{dataset}: num_trainable_params is larger than any network's; make the files again"
+        ) from error
 
 
 def write_zip(path: Path, entries: Iterable[Entry]) -> None:

@@ -9,20 +9,21 @@ from pathlib import Path
 
 from ..errors import DataError
 
-_NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|nan|inf)"
+_COUNT = r"\d{1,15}"
+_NUMBER = r"[-+]?(?:\d{1,30}\.?\d{0,30}(?:[eE][-+]?\d{1,3})?|nan|inf)"
 _RESULT = re.compile(
-    rf"best acc is:\s*({_NUMBER}), num_params is:\s*(\d+), n_trainable_params is:\s*({_NUMBER}), "
-    r"backbone_params is:\s*(\d+)\.?\s*"
+    rf"best acc is:\s*({_NUMBER}), num_params is:\s*({_COUNT}), n_trainable_params is:\s*({_NUMBER}), "
+    rf"backbone_params is:\s*({_COUNT})\.?\s*"
 )
-_SEEDED = re.compile(r"seed(\d+)_(.+)")
+_SEEDED = re.compile(rf"seed({_COUNT})_(.+)")
 _LOG = re.compile(r"(.+)_(\d{4}-\d\d-\d\d-\d\d-\d\d)_rank\d+")
-_EXPERIMENT = re.compile(r"(finetuning|linear_probe)_(\d+|full)(_two_lr)?")
+_EXPERIMENT = re.compile(rf"(finetuning|linear_probe)_({_COUNT}|full)(_two_lr)?")
 _MESSAGE = re.compile(r"^.*?:\[P:\d+\]:Rank\[\d+/\d+\] ?")
 
 _TRAINED = re.compile(rf"Number of trainable params: ({_NUMBER})M")
 _CHOSEN = re.compile(rf"Hyperparameters: learning_rate = ({_NUMBER}), l2_lambda = ({_NUMBER})")
 _SEARCHED = re.compile(rf"Hyper parameter tuning result: learning rate ({_NUMBER}), l2_lambda ({_NUMBER})")
-_EPOCH = re.compile(rf"\[Epoch (\d+)\] Val: (\S+) ({_NUMBER})")
+_EPOCH = re.compile(rf"\[Epoch ({_COUNT})\] Val: (\S+) ({_NUMBER})")
 _BEST = re.compile(rf"=> Learning rate ({_NUMBER}), L2 lambda ({_NUMBER}): Best score: Acc@1 ({_NUMBER})")
 _ZERO_SHOT = re.compile(rf"=> TEST: (\S+) ({_NUMBER})%")
 
@@ -96,7 +97,7 @@ def read_result(path: Path, text: str) -> Result:
     if not found:
         raise DataError(f"{path}: not a result line 'best acc is:.., num_params is:..'; damaged or something else")
     score, parameters, trained, backbone = found.groups()
-    count = int(trained) if trained.isdigit() else _millions(path, trained)
+    count = int(trained) if trained.isdecimal() else _millions(path, trained)
     return Result(_percent(path, score), int(parameters), count, int(backbone))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from ..errors import DataError
 from ..metrics import RELEASED_METRICS, performance_efficiency
@@ -51,7 +52,8 @@ def _score(entry: Entry, truths: Truths) -> Score:
     if row is None:
         return Score(entry.dataset or "?", "", (), None, "not a data set of the leaderboard")
     trained = entry.fields.get("num_trainable_params")
-    known = float(trained) if isinstance(trained, (int, float)) and not isinstance(trained, bool) else None
+    countable = isinstance(trained, (int, float)) and not isinstance(trained, bool) and abs(trained) < 1e18
+    known = float(cast(float, trained)) if countable else None
     blank = Score(entry.dataset, row.metric, (), known)
     if wrong := check_predictions(entry, row):
         return replace(blank, problem="; ".join(wrong))

@@ -17,9 +17,9 @@ from typing import IO, Any
 import numpy as np
 
 from ..errors import DataError
+from ..limits import PREDICTIONS_FILE as LARGEST
 
 MEMBER = "all_predictions.json"
-LARGEST = 4 << 30  # bytes of JSON; a full submission has half a gigabyte
 _CHUNK = 1 << 20
 _TOKEN = 1 << 20  # bytes of one string, number or innermost list: a row of ImageNet has 10 kB
 _LISTS, _KEYS, _DEPTH = 1_000_000, 64, 6  # per entry: innermost lists, keys of an object, nesting
@@ -76,6 +76,7 @@ class Stream:
     def _keys(self) -> Iterator[str]:
         """The keys of an object; whoever asks for the next has read the value of the last."""
         self._take(b"{")
+        seen: set[str] = set()
         for count in range(_KEYS + 1):
             if self._peek() == b"}":
                 self._take(b"}")
@@ -83,9 +84,12 @@ class Stream:
             if count:
                 self._take(b",")
                 self._peek()
-            key = self._loads(self._match(_STRING))
+            key = str(self._loads(self._match(_STRING)))
+            if key in seen:
+                raise self._error(f"gives {key[:60]!r} twice in one object")
+            seen.add(key)
             self._take(b":")
-            yield str(key)
+            yield key
         raise self._error(f"has an object with more than {_KEYS} keys")
 
     def _value(self, depth: int) -> Any:
@@ -116,7 +120,10 @@ class Stream:
         values = self._loads(self._match(_LEAF))
         if not depth:
             return list(values)
-        row = np.array(values)
+        try:
+            row = np.array(values)
+        except (ValueError, OverflowError) as error:
+            raise self._error("has something else than numbers among its predictions") from error
         if row.dtype.kind not in "fiu":
             raise self._error("has something else than numbers among its predictions")
         return row.astype(np.float64)
@@ -135,6 +142,10 @@ class Stream:
                 if not ahead:
                     self.at = space.end()
                 return self.buffer[space.end() : space.end() + 1]
+            if not ahead and space:
+                self.at = space.end()  # what is blank need not be kept
+            if len(self.buffer) - self.at > _TOKEN:
+                raise self._error("has a megabyte of blanks")
             if not self._fill():
                 return b""
 

@@ -17,6 +17,8 @@ from typing import NamedTuple
 from ..data import catalog
 from ..data.catalog import Row
 from ..errors import DataError
+from ..files import read_bounded
+from ..limits import LOG_FILE
 from .files import Entry, read_entries, read_head
 from .published import (
     METRICS,
@@ -31,7 +33,6 @@ from .published import (
 )
 
 UNKNOWN = "unknown"
-_LARGEST = 256 << 20  # bytes of a log that are read
 
 
 class NotTheToolkits(DataError):
@@ -158,20 +159,17 @@ def _place(output: Path) -> tuple[str, str, int | None]:
     if output.name != "log":
         return output.name.strip("{}"), UNKNOWN, None
     backbone, above = output.parent.name, output.parent.parent
-    if above.name.isdigit():
+    if above.name.isascii() and above.name.isdigit():
         return above.parent.name.strip("{}"), backbone, int(above.name)
     return above.name.strip("{}"), backbone, None
 
 
 def _text(path: Path) -> str:
     try:
-        with open(path, "rb") as file:
-            data = file.read(_LARGEST + 1)
+        return read_bounded(path, LOG_FILE).decode("utf-8", "replace")
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({(error.strerror or str(error)).lower()})") from error
-    if len(data) > _LARGEST:
-        raise DataError(f"{path}: larger than {_LARGEST >> 20} MiB, which is no log of the toolkit; left out")
-    return data.decode("utf-8", "replace")
+        reason = (error.strerror or str(error)).lower()
+        raise DataError(f"{path} cannot be read ({reason}); left out") from error
 
 
 def by_cell(pieces: Sequence[Piece]) -> dict[Cell, list[Piece]]:

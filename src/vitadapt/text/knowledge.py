@@ -10,7 +10,7 @@ where NAME is the data set's name here or on the leaderboard. Any other JSON fil
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -19,7 +19,8 @@ from typing import Any, Literal, cast
 
 from ..data.classmap import class_key
 from ..errors import ConfigError
-from ..files import bytes_digest
+from ..files import bytes_digest, expanded, parse_json, read_bounded, read_text
+from ..limits import JSON_FILE
 
 Dictionary = Literal["none", "wiktionary", "wordnet-definition", "wordnet-hierarchy"]
 Items = Mapping[str, Sequence[str | None]]  # class -> what is said about it; None is an empty entry
@@ -65,10 +66,10 @@ class Knowledge:
 
     def _files(self, datasets: Sequence[str]) -> dict[str, Path]:
         """What is to be read: "own", or "dictionary" and "generated"."""
-        path = Path(self.path).expanduser()
-        if path.is_file():
+        path = expanded(self.path)
+        if os.path.isfile(path):
             return {"own": path}
-        if not path.is_dir():
+        if not os.path.isdir(path):
             raise ConfigError(f"knowledge: {path} is neither a folder nor a JSON file; check the path")
         known, files = list(filter(None, dict.fromkeys(datasets))), {}
         if self.dictionary != "none":
@@ -88,6 +89,10 @@ class Knowledge:
             dictionary = {_key(row): text for row in rows if (text := read(row)) is not _ABSENT}
         if "generated" in files:
             generated = {_key(row): list(row.get("gpt3") or ()) for row in _read_rows(files["generated"])}
+            if any(not isinstance(text, str) for texts in generated.values() for text in texts):
+                raise ConfigError(f"{files['generated']}: something else than texts stands under gpt3; get it again")
+        if any(not isinstance(text, (str, type(None))) for text in dictionary.values()):
+            raise ConfigError(f"{files['dictionary']}: a definition is no text; get the file again")
         return dictionary, generated
 
     def _of_class(self, name: str, dictionary: Mapping[str, str | None], generated: Mapping[str, list[str]]) -> Any:
@@ -147,7 +152,7 @@ def _definition(row: Mapping[str, Any]) -> Any:
 
 def _hierarchy(row: Mapping[str, Any]) -> Any:
     path = row.get("path_wn", _ABSENT)
-    return " ".join(path[:HIERARCHY]) if isinstance(path, list) else path
+    return " ".join(map(str, path[:HIERARCHY])) if isinstance(path, list) else path
 
 
 _READERS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
@@ -172,16 +177,21 @@ def _find(folder: Path, inner: str, names: Sequence[str]) -> Path:
 def _digest(files: Iterable[Path]) -> str:
     """Of the content of the files, in their order; their names and places do not matter."""
     try:
-        return bytes_digest("\n".join(bytes_digest(path.read_bytes()) for path in files).encode())
+        return bytes_digest("\n".join(bytes_digest(read_bounded(path, JSON_FILE)) for path in files).encode())
     except OSError as error:
-        raise ConfigError(f"knowledge: {error.filename} cannot be read ({error.strerror})") from error
+        raise ConfigError(f"knowledge: {error.filename} cannot be read ({error.strerror}); check the path") from error
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     rows = _read_json(path)
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and "classname" in row for row in rows):
-        raise ConfigError(f"{path}: expected a JSON list of objects with a classname")
+    if not isinstance(rows, list) or not all(map(_is_row, rows)):
+        raise ConfigError(f"{path}: expected a JSON list of objects with a classname; get the file again")
     return cast(list[dict[str, Any]], rows)
+
+
+def _is_row(row: Any) -> bool:
+    known = isinstance(row, dict) and isinstance(row.get("classname"), str)
+    return known and isinstance(row.get("gpt3", []), (list, type(None)))
 
 
 def _own_items(path: Path, names: Sequence[str]) -> Items:
@@ -198,9 +208,9 @@ def _own_items(path: Path, names: Sequence[str]) -> Items:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return parse_json(read_text(path))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as JSON ({error})") from error
+        raise ConfigError(f"{path}: cannot be read as JSON ({error}); get the file again") from error
 
 
 def wordnet_items(names: Sequence[str], dictionary: Dictionary) -> Items:

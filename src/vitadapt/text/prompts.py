@@ -18,6 +18,7 @@ from typing import Any
 
 from ..data.classmap import class_key
 from ..errors import ConfigError
+from ..files import parse_json, read_text
 from .knowledge import Knowledge
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
@@ -121,10 +122,10 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     Raises ConfigError naming the file when it is missing, empty, or holds something else.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        names = _names_in(json.loads(text)) if path.suffix.lower() == ".json" else text.splitlines()
+        text = read_text(path)
+        names = _names_in(parse_json(text)) if path.suffix.lower() == ".json" else text.splitlines()
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except ValueError as error:
         raise ConfigError(f"{path}: {error}; write one class name per line, or JSON {{class: name}}") from error
     lines = [line.strip() for line in names if line.strip()]

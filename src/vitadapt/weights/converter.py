@@ -163,7 +163,7 @@ class Converter:
             )
         try:
             return config_of_tensors(ours, depth, hints)
-        except ValueError as error:
+        except (ValueError, TypeError, IndexError) as error:
             raise WeightsError(f"this {self.title} network is not a plain ViT: {error}") from error
 
     def _check_shapes(self, ours: State, config: ViTConfig) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from torch import nn
 
 from ..errors import ConfigError, WeightsError
+from ..limits import IMAGE_SIDE
 from ..registry import unknown
 from ..vit import ViT
 from .extractor import FeatureExtractor
@@ -54,6 +55,8 @@ def resize(backbone: nn.Module, image_size: int | None) -> None:
     """Change the backbone's input size (None: leave it). Raises ConfigError for a size that it cannot take."""
     if image_size is None:
         return
+    if image_size > IMAGE_SIDE:
+        raise ConfigError(f"image size {image_size} is more than {IMAGE_SIDE} pixels; choose a smaller one")
     if isinstance(backbone, FeatureExtractor):
         backbone.resize(image_size)
     elif isinstance(backbone, ViT):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from torch import nn
 
 from ..errors import ConfigError, WeightsError
+from ..files import expanded
+from ..limits import NUMBER_DIGITS
 from ..registry import Registry, unknown
 from ..surgery import seeded
 from ..vit import ViT
@@ -36,7 +39,7 @@ SOURCES: Registry[Callable[[str], nn.Module]] = Registry("backbone source")
 def _offline(rest: str) -> nn.Module:
     """offline:dinov2-s14, or offline:dinov2-s14@BLOCKS with another number of blocks than eleven."""
     name, _, blocks = rest.partition("@")
-    if name != "dinov2-s14" or not (blocks or "11").isdigit():
+    if name != "dinov2-s14" or not _is_number(blocks or "11"):
         raise ConfigError(f"offline:{rest}: use offline:dinov2-s14 or offline:dinov2-s14@BLOCKS")
     return load_offline(int(blocks or 11))
 
@@ -54,9 +57,13 @@ def _random(rest: str) -> nn.Module:
 def split_seed(rest: str) -> tuple[str, int]:
     """NAME or NAME@SEED -> the name and the seed (absent: 0). Raises ConfigError for a seed that is no number."""
     name, at, seed = rest.rpartition("@") if "@" in rest else (rest, "", "0")
-    if at and not seed.isdigit():
+    if at and not _is_number(seed):
         raise ConfigError(f"random:{rest}: the seed behind @ must be a whole number, e.g. random:{name}@7")
     return name, int(seed)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= NUMBER_DIGITS
 
 
 @SOURCES.register("timm")
@@ -142,15 +149,15 @@ def _file(rest: str) -> nn.Module:
     """file:PATH or file:PATH?hint=value&... (see `parse_hints`)."""
     found, query = split_query(rest)
     hints = parse_hints(query)
-    return _of_folder(found, hints) if found.is_dir() else _of_file(found, hints)
+    return _of_folder(found, hints) if os.path.isdir(found) else _of_file(found, hints)
 
 
 def split_query(rest: str) -> tuple[Path, str]:
     """PATH or PATH?hint=value&... -> the path, and what stands behind the question mark."""
     path, mark, query = rest.rpartition("?")
-    if not mark or Path(rest).exists():
+    if not mark or os.path.exists(rest):
         path, query = rest, ""
-    return Path(path).expanduser(), query
+    return expanded(path), query
 
 
 def _of_folder(folder: Path, hints: Hints) -> nn.Module:
@@ -158,7 +165,7 @@ def _of_folder(folder: Path, hints: Hints) -> nn.Module:
 
 
 def _of_file(path: Path, hints: Hints) -> nn.Module:
-    if path.is_file() and is_torchscript(path):
+    if os.path.isfile(path) and is_torchscript(path):
         hints = hints.over(ORIGINAL)
     if path.name in WEIGHT_FILES:  # any other name may be in a folder of many things
         hints = hints.over(_folder_hints(path.parent))
@@ -167,10 +174,27 @@ def _of_file(path: Path, hints: Hints) -> nn.Module:
 
 def _folder_hints(folder: Path) -> Hints:
     """What the configuration files in `folder` tell, whichever library wrote them."""
-    config, processor, open_clip = (
-        read_json(folder / name) if (folder / name).is_file() else {}
-        for name in ("config.json", "preprocessor_config.json", "open_clip_config.json")
-    )
+    names = ("config.json", "preprocessor_config.json", "open_clip_config.json")
+    there = [name for name in names if os.path.isfile(folder / name)]
+    read = {name: read_json(folder / name) for name in there}
+    with _understood(folder, there):
+        return _hints_of(*(read.get(name, {}) for name in names))
+
+
+@contextmanager
+def _understood(folder: Path, names: list[str]) -> Iterator[None]:
+    """Settings of another kind than expected, whatever kind, become one line."""
+    try:
+        yield
+    except WeightsError as error:
+        raise WeightsError(f"{folder} ({', '.join(names)}): {error}") from error
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise WeightsError(
+            f"{folder}: {', '.join(names)} cannot be understood ({error!r}); download the folder again"
+        ) from error
+
+
+def _hints_of(config: dict[str, Any], processor: dict[str, Any], open_clip: dict[str, Any]) -> Hints:
     if "model_type" in config:
         return hints_of_config(config, processor)
     if "pretrained_cfg" in config:
@@ -188,4 +212,6 @@ def _convert(path: Path, hints: Hints) -> nn.Module:
         converted = read_state(state, hints)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
+    if broken := [name for name, t in converted.state.items() if not bool(torch.isfinite(t).all())]:
+        raise WeightsError(f"{path}: {broken[0]} holds values that are not numbers (NaN or infinite); get it again")
     return build(converted.config, converted.state)

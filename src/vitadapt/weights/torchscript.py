@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ import torch
 from torch import Tensor
 
 from ..errors import WeightsError
+from ..limits import PICKLE_FILE
+from ..pickles import check_pickle
 from .rules import State
 
 _DTYPES = {
@@ -39,6 +43,7 @@ _DTYPES = {
 _DAMAGE = (
     *(pickle.UnpicklingError, EOFError, zipfile.BadZipFile, UnicodeError, MemoryError),
     *(KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError),
+    *(OSError, struct.error, zlib.error),
 )
 
 
@@ -69,7 +74,7 @@ def _first(value: Any, *_: Any) -> Any:
 def _tensor(data: Held, offset: int, size: Any, stride: Any, *_: Any) -> Held:
     if prod(size) > data.tensor.numel():  # a few bytes repeated for ever
         raise ValueError(f"a tensor of size {size} out of {data.tensor.numel()} numbers")
-    return Held(torch.as_strided(data.tensor, tuple(size), tuple(stride), offset).clone())
+    return Held(torch.as_strided(data.tensor, tuple(size), tuple(stride), offset))  # a copy each could fill the memory
 
 
 _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
@@ -89,7 +94,7 @@ class _TensorUnpickler(pickle.Unpickler):
     """A pickle machine that knows tensors and nothing else."""
 
     def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
-        super().__init__(io.BytesIO(archive.read(f"{folder}data.pkl")))
+        super().__init__(io.BytesIO(description(archive, f"{folder}data.pkl")))
         self.archive, self.folder = archive, folder
         self.storages: dict[str, Held] = {}
 
@@ -112,12 +117,24 @@ class _TensorUnpickler(pickle.Unpickler):
         return self.storages[key]
 
     def _storage(self, member: str, dtype: torch.dtype, count: int) -> Tensor:
-        size = self.archive.getinfo(member).file_size
+        info = self.archive.getinfo(member)
+        size = info.file_size
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{member} is compressed, which torch never does")
         if size != count * dtype.itemsize:
             raise ValueError(f"{member} holds {size} bytes instead of {count * dtype.itemsize}")
         if not count:
             return torch.empty(0, dtype=dtype)
         return torch.frombuffer(bytearray(self.archive.read(member)), dtype=dtype)
+
+
+def description(archive: zipfile.ZipFile, name: str) -> bytes:
+    """The pickle that says what the tensors are. Raises ValueError when it is none that torch writes."""
+    if archive.getinfo(name).file_size > PICKLE_FILE:
+        raise ValueError(f"{name} is larger than {PICKLE_FILE >> 20} MiB")
+    data = archive.read(name)
+    check_pickle(data)
+    return data
 
 
 def is_torchscript(path: Path) -> bool:
@@ -153,7 +170,7 @@ def _folder(archive: zipfile.ZipFile) -> str:
     if len(members) != 1:
         raise ValueError("no single data.pkl")
     order = members[0].replace("data.pkl", "byteorder")
-    if order in archive.namelist() and archive.read(order) != b"little":
+    if order in archive.namelist() and archive.getinfo(order).file_size != len("little"):
         raise ValueError("stored on a big-endian machine")
     return members[0].removesuffix("data.pkl")
 
