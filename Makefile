@@ -12,7 +12,7 @@ test: $(VENV)/.dev lint
 	$(BIN)/pytest -n 2
 
 test-faults: $(VENV)/.dev
-	VITADAPT_KILLS=20 $(BIN)/pytest tests/test_bench_faults.py
+	VITADAPT_KILLS=240 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/test_faults_*.py tests/test_bench_faults.py tests/test_fanout_ray.py
 
 # The site, in build/site; what its pages show as printed, made again; the same, run and compared.
 docs: $(VENV)/.dev

@@ -140,17 +140,18 @@ def child(request: dict) -> int:
     os.setsid()
     os.environ.update(request.get("environment", {}))
     sys.argv = ["vitadapt", *request["line"]]
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     for statement in request.get("before", ()):
         exec(statement, {})  # noqa: S102 - from the tests: shorter intervals, another clock
     if request.get("modes"):
         drop_privileges()
     injector = Injector(request)
     injector.install()
-    from vitadapt.cli import main
+    from vitadapt.__main__ import start
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        main()
+        start()
     except SystemExit as stop:
         status = int(stop.code or 0)
     except BaseException:  # noqa: BLE001 - what python itself would print
@@ -196,7 +197,7 @@ def serve() -> None:
     import torch
 
     torch.set_num_threads(1)
-    for name in sys.argv[1:]:
+    for name in ("vitadapt.__main__", *sys.argv[1:]):
         __import__(name)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:

@@ -1,6 +1,7 @@
 """kill -9 of a benchmark and of its workers, at random moments: nothing is lost, nothing doubled, nobody stays behind.
 
-Three times here; `make test-faults` does it twenty times.
+Three times here; `make test-faults` does it twenty times. Whole processes, started as a person starts them, with
+workers of their own: tests/test_faults_kill.py kills more often, and at every kind of step, what one process does.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from vitadapt.bench import run_bench
 from vitadapt.results import Store
 from vitadapt.runner import Environment
 
-KILLS = int(os.environ.get("VITADAPT_KILLS", "3"))
+KILLS = max(3, int(os.environ.get("VITADAPT_KILLS", "0")) // 12)
 SEEDS = 2 * KILLS
 PATIENCE = 120.0  # seconds; only ever waited for when something is broken
 

@@ -6,13 +6,19 @@ Never a wrong number: what comes out is what came out before, to the byte.
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from fault_cases import KILLS, SHORT, Done, Prepared, Workplace, prepared
+from fault_cases import FITTED, KILLS, SHORT, Done, Prepared, Workplace, make_photos, prepared
+from vitadapt.data import Examples, FileRef, Geometry, content_digests, open_pixels
+from vitadapt.data.examples import hexdigest
+from vitadapt.errors import DataError
 
 PLACES = (0.0, 0.5, 1.0) if KILLS <= SHORT else (0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 1.0)
 
@@ -31,14 +37,12 @@ def only(folder: Path, pattern: str) -> Path:
 def half_way(name: str, pattern: str) -> tuple[Prepared, Workplace]:
     """A command that was killed when a file such as `pattern`, and something after it, had been written."""
     case = prepared(name)
-    suffix = pattern.rpartition("*")[2]
-    at = [i for i, (kind, path) in enumerate(case.steps) if kind in ("rename", "fsync") and suffix in path][-1]
-    for number in range(at, len(case.steps)):
-        place = case.copy()
-        place.call(case.scenario, fault="kill", at=number)
-        if list(place.folder.glob(pattern)):
-            return case, place
-    raise AssertionError(f"{name} never leaves {pattern}")
+    folder, _, file = pattern.rpartition("/")
+    written = [i for i, (kind, path) in enumerate(case.steps) if kind == "fsync" and f"/{folder}/" in path]
+    written = [i for i in written if file.strip("*") in case.steps[i][1]]
+    place = case.copy()
+    place.call(case.scenario, fault="kill", at=written[len(written) * 2 // 3] + 3)
+    return case, place
 
 
 AGAIN = {
@@ -81,9 +85,9 @@ UNFINISHED = {
 def test_damage_of_what_is_half_done_changes_nothing(kind):
     case, killed = half_way(*UNFINISHED[kind])
     for part in PLACES:
-        place = killed.copy(killed.folder.with_name(f"flipped {part}"))
+        place = killed.copy(killed.folder.parent / f"at {part}" / "place")
         flip(only(place.folder, UNFINISHED[kind][1]), part)
-        case.check_done(place.copy(killed.folder.parent / f"at {part}" / "place"), (kind, part))
+        case.check_done(place, (kind, part))
 
 
 def looked_at(place: Workplace, case: Prepared, *line: str) -> Done:
@@ -94,10 +98,9 @@ NAMED: dict[str, tuple[str, str, Callable[[str], tuple[str, ...]], int]] = {
     "predictions": ("benching", "runs/predictions/*.npz", lambda _: ("results", "runs", "--reliability"), 0),
     "an adapter": ("benching", "runs/adapters/*.safetensors", lambda path: ("info", path), 1),
     "a model": ("fitting", "model/adapter.safetensors", lambda _: ("predict", "model", "photos"), 1),
-    "what a fit recorded": ("fitting", "model/fit.json", lambda _: FIT, 1),
+    "what a fit recorded": ("fitting", "model/fit.json", lambda _: FITTED, 1),
 }
 """Kind -> (command that makes it, where, a command that reads it, its status): the file is named, and the remedy."""
-FIT = prepared.__wrapped__.__globals__["FITTED"]
 
 
 @pytest.mark.parametrize("kind", NAMED)
@@ -160,17 +163,17 @@ def test_a_damaged_export_does_not_pass_its_own_checksums():
             path.write_bytes(whole)
 
 
-def test_an_image_that_rots_under_an_unchanged_date_is_named():
+def test_an_image_that_rots_between_hashing_and_decoding_is_named(tmp_path):
     """The cache keeps pixels under the digest of the content: others must never get in under that name."""
-    import os
-
-    case = prepared("recording")
-    place = case.copy()
-    image = place.folder / "photos" / "train" / "dark" / "0.png"
-    look = image.stat()
-    place.call(case.scenario)
-    flip(image, 0.5)
-    os.utime(image, ns=(look.st_atime_ns, look.st_mtime_ns))
-    shutil.rmtree(place.folder / "runs")
-    done = place.call(case.scenario)
-    assert done.status == 1 and str(image.relative_to(place.folder)) in done.err and "Traceback" not in done.err
+    photos = make_photos(tmp_path / "photos")
+    refs = tuple(FileRef(path) for path in sorted(photos.rglob("*.png")))
+    examples, cache, geometry = Examples(refs, np.zeros(len(refs), dtype=np.int64)), tmp_path / "cache", Geometry(32)
+    content_digests(examples, cache)
+    with closing(sqlite3.connect(cache / "digests.sqlite")) as memory, memory:  # as if nothing told of the change
+        (stamp, kept), *_ = memory.execute("SELECT stamp, digest FROM digests").fetchall()
+        other = "0" * 32
+        memory.execute("UPDATE digests SET digest = ? WHERE stamp = ?", (other + hexdigest(stamp, other)[:8], stamp))
+    assert kept
+    with pytest.raises(DataError, match=r"png cannot be read \(its content is not what it was when it was hashed\)"):
+        open_pixels(examples, geometry, cache)
+    assert not list(cache.glob("*.npy"))

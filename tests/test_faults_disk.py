@@ -18,7 +18,6 @@ from fault_cases import KILLS, SCENARIOS, SHORT, Workplace, litter, prepared, sp
 NAMES = ("training",) if KILLS <= SHORT else tuple(name for name in SCENARIOS if name != "exporting")
 EACH = 3 if KILLS <= SHORT else max(4, KILLS // 25)
 WRITES = ("write", "create", "mkdir", "fsync")
-QUIET = ("digests.sqlite", "index")  # memories that save time and nothing else: commands do without them
 
 
 @pytest.mark.parametrize("fault", ["full", "moment"])
@@ -32,9 +31,9 @@ def test_a_full_disk_is_told_in_one_line_and_nothing_half_written_stays(name, fa
         kept = place.records()
         done = place.call(case.scenario, fault=fault, at=at)
         assert done.status in (0, 1), (where, done.err)
-        assert done.status == 0 or done.is_one_line(), (where, done.err)
-        assert done.status == 0 or "full" in done.err or "no room" in done.err or "lock" in done.err, (where, done.err)
-        assert litter(place.folder) in ([], ["model/.unfinished"]) or name == "fitting", (where, litter(place.folder))
+        assert done.status == 0 or done.is_told(), (where, done.err)  # 0: what only saves time was done without
+        assert done.status == 0 or any(word in done.err for word in ("full", "no room", "No space")), (where, done.err)
+        assert [path for path in litter(place.folder) if ".unfinished" not in path] == [], where
         place.check_halfway()
         case.check_done(place, where, kept)
 
@@ -47,8 +46,7 @@ def test_a_file_that_cannot_be_read_is_named_or_made_again(name):
         place = case.copy()
         where = (name, at, case.steps[at])
         done = place.call(case.scenario, fault="unreadable", at=at)
-        assert "Traceback" not in done.err, (where, done.err)
-        assert done.status == 0 or (done.status == 1 and done.complaints), (where, done.err)
+        assert done.status == 0 or (done.status in (1, 2) and done.is_told()), (where, done.err)
         place.check_halfway()
         case.check_done(place, where)
 
@@ -61,8 +59,7 @@ def test_a_file_that_vanishes_half_way_is_named_or_made_again(name):
         place = case.copy()
         where = (name, at, case.steps[at])
         done = place.call(case.scenario, fault="vanish", at=at)
-        assert "Traceback" not in done.err, (where, done.err)
-        assert done.status == 0 or (done.status in (1, 2) and done.complaints), (where, done.err)
+        assert done.status == 0 or (done.status in (1, 2) and done.is_told()), (where, done.err)
         place.check_halfway()
         for gone in place.folder.rglob("*.gone"):  # what was the user's own comes back; the rest is made again
             own = place.folder / "photos" in gone.parents or place.folder / "board" in gone.parents
@@ -77,11 +74,11 @@ def remove(path: Path) -> None:
 
 
 def test_a_disk_that_is_really_full(tmp_path):
-    """A file system of a megabyte, where such a thing may be made."""
+    """A file system of four megabytes, where such a thing may be made."""
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", small], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "none", small], capture_output=True, check=False
     ).returncode:
         pytest.skip("no file system can be mounted here")
     try:
@@ -89,7 +86,7 @@ def test_a_disk_that_is_really_full(tmp_path):
         place: Workplace = case.before.copy(small / "place")
         ballast = small / "ballast"
         with contextlib.suppress(OSError):
-            ballast.write_bytes(bytes(1 << 20))
+            ballast.write_bytes(bytes(4 << 20))
         done = place.call(case.scenario)
         assert done.status == 1 and "Traceback" not in done.err and "full" in done.err, done.err
         place.check_halfway()

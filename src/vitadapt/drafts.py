@@ -83,7 +83,10 @@ def _claimed(path: Path) -> BinaryIO:
     """The draft of `path`, empty and locked; one of our own while another process, perhaps a sleeping one, has it."""
     name = path.with_name(f".{path.name}.tmp")
     while fcntl is not None:
-        file = open(name, "ab")  # noqa: SIM115 - left to the caller
+        try:
+            file = open(name, "ab")  # noqa: SIM115 - left to the caller
+        except PermissionError:  # somebody else's
+            break
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:  # in use, or a file system without locks
