@@ -7,6 +7,7 @@ import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -119,3 +120,32 @@ def test_in_a_browser_pages_fit_their_window_and_stay_at_home(site: Path) -> Non
         page.wait_for_selector(".md-search-result__item")  # the search works from a disk, too
         assert not [url for url in asked if not url.startswith(("file:", "data:", "about:", "blob:"))]
         browser.close()
+
+
+def test_a_page_without_a_place_is_found_under_more(tmp_path: Path) -> None:
+    from docsite.hooks import on_config
+
+    for name in ("index.md", "deep/one.md", "new.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    config = SimpleNamespace(docs_dir=str(tmp_path), nav=[{"Home": "index.md"}, {"Deep": [{"One": "deep/one.md"}]}])
+    assert on_config(config).nav[2:] == [{"More": ["new.md"]}]
+    assert on_config(config).nav[3:] == []
+
+
+@pytest.mark.parametrize("link", ["[x](nowhere.md)", "[x](#nowhere)", "[x](../nowhere.py)"])
+def test_a_link_that_leads_nowhere_stops_the_build(link: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+    from mkdocs.exceptions import Abort
+
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text(f"# Home\n\n{link}\n", "utf-8")
+    settings = {"docs_dir": str(tmp_path / "docs"), "site_dir": str(tmp_path / "site"), "nav": ["index.md"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NO_MKDOCS_2_WARNING", "1")
+        patch.setattr(sys, "path", list(sys.path))
+        config = load_config(str(ROOT / "mkdocs.yml"), plugins=[], extra_css=[], **settings)
+        with pytest.raises(Abort):
+            build(config)
+    assert [line for line in caplog.messages if "index.md" in line and "nowhere" in line]

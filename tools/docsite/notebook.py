@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-LONGEST = 20_000  # characters of a saved output: a notebook is read on a phone, too
+LONGEST = 60_000  # characters of a saved output: a notebook is read on a phone, too
 
 
 def run_notebook(path: Path, folder: Path, environment: dict[str, str]) -> str:
