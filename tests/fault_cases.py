@@ -19,14 +19,16 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from vitadapt.files import bytes_digest
 from vitadapt.results import Store
 
 HERE = Path(__file__).parent
-SHORT = 12  # kills in the short form, which is part of `make test`
-KILLS = int(os.environ.get("VITADAPT_KILLS", SHORT))
+SHORT = 12  # kills up to which only some commands are disturbed, in some places
+KILLS = int(os.environ.get("VITADAPT_KILLS", "0"))
+on_demand = pytest.mark.skipif(not KILLS, reason="takes minutes: make test-faults (or VITADAPT_KILLS=12)")
 MODULES = ("vitadapt.cli", "vitadapt.bench", "vitadapt.runner", "vitadapt.own.fitting", "vitadapt.cli_progress")
 MODULES += ("vitadapt.report.table", "vitadapt.fanout.hiring", "vitadapt.index", "vitadapt.report.html")
 MODULES += ("PIL.Image", "torchvision", "torch._dynamo")  # what a first training would import, a second at a time

@@ -194,11 +194,10 @@ def _send(process: int, number: int, seconds: float) -> None:
 
 
 def serve() -> None:
-    import torch
-
-    torch.set_num_threads(1)
     for name in ("vitadapt.__main__", *sys.argv[1:]):
         __import__(name)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         print(json.dumps(run(json.loads(line))), flush=True)

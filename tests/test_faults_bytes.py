@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fault_cases import FITTED, KILLS, SHORT, Done, Prepared, Workplace, make_photos, prepared
+from fault_cases import FITTED, KILLS, SHORT, Done, Prepared, Workplace, make_photos, on_demand, prepared
 from vitadapt.data import Examples, FileRef, Geometry, content_digests, open_pixels
 from vitadapt.data.examples import hexdigest
 from vitadapt.errors import DataError
+
+pytestmark = on_demand
 
 PLACES = (0.0, 0.5, 1.0) if KILLS <= SHORT else (0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 1.0)
 

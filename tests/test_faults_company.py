@@ -15,8 +15,22 @@ from pathlib import Path
 
 import pytest
 
-from fault_cases import KILLS, SCENARIOS, SHORT, Prepared, Workplace, check_store, litter, prepared, spread, until
+from fault_cases import (
+    KILLS,
+    SCENARIOS,
+    SHORT,
+    Prepared,
+    Workplace,
+    check_store,
+    litter,
+    on_demand,
+    prepared,
+    spread,
+    until,
+)
 from vitadapt.results import Store
+
+pytestmark = on_demand
 
 INTERRUPTS = 4 if KILLS <= SHORT else KILLS // 4
 INTERRUPTED = ("training",) if KILLS <= SHORT else tuple(name for name in SCENARIOS if name != "exporting")

@@ -1,6 +1,6 @@
 """A disk that fills up, files that may not be read or are gone: one line says so, and the next run goes on.
 
-Some steps of some commands here, many more of all in `make test-faults`.
+Some steps of some commands with VITADAPT_KILLS=12, many more of all in `make test-faults`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from fault_cases import KILLS, SCENARIOS, SHORT, Workplace, litter, prepared, spread
+from fault_cases import KILLS, SCENARIOS, SHORT, Workplace, litter, on_demand, prepared, spread
+
+pytestmark = on_demand
 
 NAMES = ("training",) if KILLS <= SHORT else tuple(name for name in SCENARIOS if name != "exporting")
 EACH = 3 if KILLS <= SHORT else max(4, KILLS // 25)

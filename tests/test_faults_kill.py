@@ -1,6 +1,6 @@
 """SIGKILL at every kind of step and at random moments: nothing half-written counts, nothing is lost, doubled or left.
 
-A dozen kills here; `make test-faults` does hundreds. docs/faults.md says what is promised.
+`make test-faults` does hundreds, VITADAPT_KILLS=12 a dozen. docs/faults.md says what is promised.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import signal
 
 import pytest
 
-from fault_cases import KILLS, SCENARIOS, SHORT, Prepared, prepared, spread
+from fault_cases import KILLS, SCENARIOS, SHORT, Prepared, on_demand, prepared, spread
+
+pytestmark = on_demand
 
 WEIGHT = {"caching": 4, "training": 4, "benching": 4, "recording": 3, "fitting": 3}
 OTHERS = 2
