@@ -160,7 +160,10 @@ def read(row: Row, root: Path | None) -> Dataset:
     contents = read if isinstance(read, Contents) else Contents(read)
     notes = (*contents.notes, *_size_notes(row, contents.splits))
     rule = contents.split or row.split
-    return Dataset(row.name, row.classes, contents.splits, row.metric, row.squash, notes, contents.order, rule)
+    try:
+        return Dataset(row.name, row.classes, contents.splits, row.metric, row.squash, notes, contents.order, rule)
+    except DataError as error:
+        raise DataError(f"{place}: {error}; get the data again") from error
 
 
 def _size_notes(row: Row, splits: Mapping[str, Examples]) -> tuple[str, ...]:

@@ -78,7 +78,11 @@ def read_folder(folder: Path) -> Iterator[Entry]:
     if not groups:
         raise DataError(f"{folder} holds no predictions (*.json)")
     for members in groups.values():
-        yield join([entry for _, path in sorted(members) for entry in read_entries(path)])
+        entries = [entry for _, path in sorted(members) for entry in read_entries(path)]
+        try:
+            yield join(entries)
+        except DataError as error:
+            raise DataError(f"{folder}: {error}; make the files again") from error
 
 
 def join(entries: Sequence[Entry]) -> Entry:

@@ -21,7 +21,7 @@ from ..files import parse_json, read_text
 from ..limits import PICKLE_FILE, TENSORS_SHARE
 from ..pickles import check_pickle
 from .rules import State
-from .torchscript import description, is_torchscript, read_torchscript
+from .torchscript import description, is_torchscript, read_torchscript, zip_names
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 """Keys under which training programs keep the tensors."""
@@ -81,8 +81,9 @@ def _reader(path: Path) -> Callable[[Path], State]:
 
 
 def _has_pickle(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("data.pkl") for name in archive.namelist())
+    """Is the checkpoint in the zip, as far as can be told? What is damaged is told later."""
+    names = zip_names(path)
+    return not names or any(name.endswith("data.pkl") for name in names)
 
 
 def _load_safetensors(path: Path) -> State:

@@ -139,10 +139,16 @@ def description(archive: zipfile.ZipFile, name: str) -> bytes:
 
 def is_torchscript(path: Path) -> bool:
     """Is the file a TorchScript archive (a zip with code beside the data)?"""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name for name in archive.namelist())
+    return any("/code/" in name for name in zip_names(path))
+
+
+def zip_names(path: Path) -> list[str]:
+    """The members of a zip; none when it is none, or damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except _DAMAGE:
+        return []
 
 
 def read_torchscript(path: Path) -> State:
