@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-faults test-docs docs docs-output lint install clean bench-step bench-protocol bench-curves bench-startup bench-bank
+.PHONY: demo test test-faults fuzz test-docs docs docs-output lint install clean bench-step bench-protocol bench-curves bench-startup bench-bank
 
 demo: $(VENV)/.demo
 	$(BIN)/vitadapt bench recipes/demo.toml --out runs/demo --plot
 
 test: $(VENV)/.dev lint
 	$(BIN)/pytest -n 2
+
+# Files damaged at random, ten minutes of them; docs/input.md says what is expected. FUZZ goes to the script.
+fuzz: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/fuzz/run.py $(FUZZ)
 
 test-faults: $(VENV)/.dev
 	VITADAPT_KILLS=240 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/test_faults_*.py tests/test_bench_faults.py tests/test_fanout_ray.py
