@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-faults fuzz test-docs docs docs-output lint install clean bench-step bench-protocol bench-curves bench-startup bench-bank
+.PHONY: demo test test-matrix test-wheel wheel sbom audit test-faults fuzz test-docs docs docs-output lint install clean bench-step bench-protocol bench-curves bench-startup bench-bank
 
 demo: $(VENV)/.demo
 	$(BIN)/vitadapt bench recipes/demo.toml --out runs/demo --plot
@@ -17,6 +17,33 @@ fuzz: $(VENV)/.dev
 
 test-faults: $(VENV)/.dev
 	VITADAPT_KILLS=240 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/test_faults_*.py tests/test_bench_faults.py tests/test_fanout_ray.py
+
+# Releases. The dates in the archives are those of the last commit, so that anybody builds the same bytes (SECURITY.md).
+wheel: export SOURCE_DATE_EPOCH := $(shell git log -1 --format=%ct 2>/dev/null || echo 1577836800)
+wheel: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+
+# The wheel in an environment of its own, away from the sources: installed with all it needs, then used.
+test-wheel: wheel
+	rm -rf build/clean && $(PYTHON) -m venv build/clean/venv
+	build/clean/venv/bin/pip install --quiet dist/*.whl
+	cd build/clean && venv/bin/vitadapt --help > /dev/null && venv/bin/vitadapt list methods
+	cd build/clean && venv/bin/vitadapt doctor --cache cache && venv/bin/vitadapt bench smoke --out runs --cache cache
+	rm -rf build/clean
+
+test-matrix: $(VENV)/.release
+	$(BIN)/python tools/matrix.py $(ARGS)
+
+sbom: $(VENV)/.release
+	$(BIN)/python tools/sbom.py dist/vitadapt.cdx.json
+
+audit: $(VENV)/.release
+	$(BIN)/python tools/audit.py
+
+$(VENV)/.release: $(VENV)/.dev
+	$(BIN)/pip install --quiet -e ".[release]"
+	touch $@
 
 # The site, in build/site; what its pages show as printed, made again; the same, run and compared.
 docs: $(VENV)/.dev

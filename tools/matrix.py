@@ -26,10 +26,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
+from project import extras, python_bounds, requirements
 
-from project import extras, python_bounds, requirements  # noqa: E402 - found beside this file
+ROOT = Path(__file__).parents[1]
 
 NEEDED_BY_TESTS = ("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "packaging>=24")
 TESTS = (  # every library that one of the bounds is about is used by one of these
