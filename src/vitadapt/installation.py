@@ -144,7 +144,7 @@ def _gpus() -> Iterator[str]:
 
 def folders(cache_folder: Path, data_root: Path | None) -> list[Folder]:
     """Where this program keeps and looks for things."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     hub = Path(os.environ.get("HF_HOME") or home / "huggingface")
     torch_home = Path(os.environ.get("TORCH_HOME") or home / "torch")
     named = {

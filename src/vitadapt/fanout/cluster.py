@@ -57,7 +57,7 @@ class Cluster:
         setting = replace(environment.setting, progress=None, device=device.partition(":")[0])
         self.job = Job(
             environment=replace(environment, cache=cache, data_root=root, setting=setting),
-            own_cache=environment.cache == default_cache(),
+            own_cache=_is_default(environment.cache),
             threads=share.cpus,
             folder=Path.cwd(),
         )
@@ -146,6 +146,13 @@ class Cluster:
                 fits.append(has.get("GPU", 0.0) // self.share.gpus)
             total += int(min(fits))
         return total
+
+
+def _is_default(cache: Path | None) -> bool:
+    try:
+        return cache == default_cache()
+    except StorageError:  # a user without a home has no default, and named this one
+        return False
 
 
 def _import_ray() -> Any:
