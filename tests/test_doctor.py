@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -34,6 +35,12 @@ def test_the_table_of_extras_is_that_of_the_project() -> None:
     declared = {name: {Requirement(line).name for line in PROJECT["optional-dependencies"][name]} for name in EXTRAS}
     assert {name: set(extra.modules) for name, extra in installation.extras().items()} == declared
     assert all(extra.brings and "\n" not in extra.brings for extra in installation.extras().values())
+
+
+def test_the_page_about_installing_says_what_each_extra_brings() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "install.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", page, re.MULTILINE)
+    assert rows == [(name, extra.brings) for name, extra in installation.extras().items()]
 
 
 def test_all_brings_every_extra() -> None:
