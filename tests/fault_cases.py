@@ -292,8 +292,8 @@ def prepared(name: str) -> Prepared:
 
 
 def table(text: str) -> list[str]:
-    """The table that a command prints, without the times in its last column."""
-    return [re.sub(r" +\d+$", "", line) for line in text.splitlines() if " s " not in line and "ms " not in line]
+    """The table that a command prints, without lines that tell times, and without the times in its last column."""
+    return [re.sub(r" +\d+$", "", line) for line in text.splitlines() if not re.search(r"\d m?s\b", line)]
 
 
 def spread(count: int, steps: Sequence[int], chance: random.Random) -> list[int]:

@@ -301,6 +301,17 @@ def test_the_built_in_prompts_fit() -> None:
         assert prompt_findings(row.name, row.classes) == []
 
 
+def test_a_flipped_byte_of_a_subset_is_noticed(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "subset.json"
+    text = json.dumps(make_manifest(open_dataset(folder), 2, 0), indent=1).encode()
+    path.write_bytes(text)
+    assert read_manifest(path)["seed"] == 0
+    for place in range(0, len(text), 5):
+        path.write_bytes(text[:place] + bytes([text[place] ^ 1]) + text[place + 1 :])
+        with pytest.raises(DataError, match=r"subset\.json"):
+            read_manifest(path)
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"format": "vitadapt-subset-1", "images": [1]}', '{"format": "other"}'])
 def test_a_file_that_is_no_manifest(text: str, tmp_path: Path) -> None:
     (tmp_path / "subset.json").write_text(text)
