@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError
+from ..files import read_text
+from ..limits import NUMBER_DIGITS
 from . import catalog
 from .catalog import Row
 from .download import Progress, download, require_network
@@ -71,8 +73,11 @@ def _from_hub(repo: str, root: Path, progress: Progress | None) -> Path:
     download(f"{base}/classnames.txt", folder / "classnames.txt", progress=progress)
     for split in ("train", "test"):
         listed = download(f"{base}/{split}/nshards.txt", folder / split / "nshards.txt", progress=progress)
-        count = listed.read_text(encoding="utf-8").strip()
-        if not count.isdecimal():
+        try:
+            count = read_text(listed).strip()
+        except (OSError, ValueError) as error:
+            raise DataError(f"{listed} cannot be read ({error}); remove it and fetch again") from error
+        if not (count.isascii() and count.isdigit() and len(count) <= NUMBER_DIGITS):
             raise DataError(f"{listed} does not hold a number; remove it and fetch again")
         for shard in range(int(count)):
             download(f"{base}/{split}/{shard}.tar", folder / split / f"{shard}.tar", progress=progress)

