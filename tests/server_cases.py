@@ -69,11 +69,11 @@ class Running:
 
 
 @contextmanager
-def running(folder: Path, token="", poll=0.05, **limits) -> Iterator[Running]:
+def running(folder: Path, token="", poll=0.05, resident=None, **limits) -> Iterator[Running]:
     """A server of `folder`; when the block ends it ends in order, and every file and thread of it is gone."""
     told: list[str] = []
     bounds = replace(Limits(decoders=2, header=5.0, read=5.0), **limits)
-    service = Service(folder, Setting(), bounds, poll=poll, tell=told.append)
+    service = Service(folder, Setting(), bounds, resident, poll, told.append)
     server, listener = prepared(service, Address(port=0, token=token))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

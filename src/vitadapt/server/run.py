@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 import uvicorn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, VitadaptError
 from .app import make_app
 from .gate import Door
 from .protocol import connection
 from .service import Service
 
 _BACKLOG = 1024
-_KEEP_ALIVE = 5  # seconds that an idle connection stays open
+_KEEP_ALIVE = 30  # seconds that an idle connection stays open: longer than clients keep theirs
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ def _listener(address: Address) -> socket.socket:
     """A socket that connections already queue at. Raises ConfigError."""
     if not 0 <= address.port <= 65535:
         raise ConfigError(f"--port is a number from 0 to 65535, not {address.port}")
+    listener = None
     try:
         found = socket.getaddrinfo(address.host.strip("[]"), address.port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(found[0], socket.SOCK_STREAM)
@@ -56,8 +57,11 @@ def _listener(address: Address) -> socket.socket:
         listener.bind(found[4])
         listener.listen(_BACKLOG)
     except OSError as error:
+        if listener is not None:
+            listener.close()
         raise ConfigError(
-            f"--host {address.host} --port {address.port}: cannot listen there ({error.strerror}); choose another --port"
+            f"--host {address.host} --port {address.port}: cannot listen there ({error.strerror}); "
+            "choose another --port"
         ) from error
     return listener
 
@@ -69,7 +73,12 @@ def prepared(service: Service, address: Address) -> tuple[uvicorn.Server, socket
     """
     limits = service.limits
     listener = _listener(address)
-    service.load()
+    try:
+        service.load()
+    except VitadaptError:
+        listener.close()
+        service.shelf.close()
+        raise
     config = uvicorn.Config(
         make_app(service, address.door()),
         http=connection(limits),

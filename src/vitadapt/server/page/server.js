@@ -23,7 +23,7 @@ async function models() {
   state.models = found.models;
   $("door").hidden = true;
   const chosen = $("model").value;
-  $("model").replaceChildren(...state.models.map((model) => new Option(model.name)));
+  $("model").replaceChildren(...state.models.map((model) => new Option(model.name, model.name)));
   $("model").disabled = !state.models.length;
   if (!state.models.length) $("model").append(new Option("none is served yet"));
   if (state.models.some((model) => model.name === chosen)) $("model").value = chosen;
