@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-matrix test-wheel wheel sbom audit test-faults fuzz test-docs docs docs-output lint install clean bench-step bench-protocol bench-curves bench-startup bench-bank
+.PHONY: demo test test-matrix test-wheel wheel sbom audit test-faults fuzz test-docs docs docs-output lint install clean bench-step bench-protocol bench-curves bench-startup bench-bank soak
 
 demo: $(VENV)/.demo
 	$(BIN)/vitadapt bench recipes/demo.toml --out runs/demo --plot
@@ -77,6 +77,10 @@ bench-startup: $(VENV)/.dev
 
 bench-bank: $(VENV)/.dev
 	$(BIN)/python benchmarks/bank.py --json runs/bank.json $(ARGS)
+
+# A server for ten minutes under good and bad requests while its adapters change; its memory must stay flat.
+soak: $(VENV)/.dev
+	$(BIN)/python benchmarks/soak.py --json runs/soak.json $(ARGS)
 
 install: $(VENV)/.demo
 
