@@ -236,7 +236,9 @@ def written(head: Sequence[str], body: Sequence[Sequence[str]], remarks: Sequenc
         if form == "csv":
             return str(frame.to_csv(index=False))
         if form == "latex":
-            latex = str(frame.style.hide(axis="index").to_latex(hrules=True)).replace("±", r"$\pm$")
+            from pandas.io.formats.style import Styler  # fails to import without jinja2; frame.style fails otherwise
+
+            latex = str(Styler(frame).hide(axis="index").to_latex(hrules=True)).replace("±", r"$\pm$")
             return "\n".join([latex, *(f"% {remark}" for remark in remarks)])
         return "\n\n".join([str(frame.to_markdown(index=False, disable_numparse=True)), *remarks])
     except ImportError as error:
