@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -14,6 +15,7 @@ from filelock import FileLock
 import vitadapt
 from docs_sandbox import check_words, make_handwriting, make_photos, notebook_blocks, play, smaller, take_adapter
 from docsite.blocks import ROOT, RUN, SHOWN, blocks, blocks_of, pages, steps, without_blocks
+from docsite.notebook import said, settled
 from docsite.outputs import SAYS, differences
 
 PAGES = pages()
@@ -167,6 +169,24 @@ def test_shown_outputs_may_differ_in_times_and_last_digits_only() -> None:
     assert not differences(shown, shown.replace("25", "1,025").replace("94.2", "93.3"))
     assert differences(shown, shown.replace("94.2", "84.2"))
     assert differences(shown, shown.replace("accuracy", "score"))
+
+
+def test_a_notebook_keeps_what_stands_there_in_the_end() -> None:
+    parts = [
+        "\x1b[?25l\n",
+        "\rtrain ━━━  50 % 0:00:01\n\x1b[2Ktrain ━━━━ 100 % 0:00:02\n\n\n\nkept: \x1b[1mlora\x1b[0m  \n",
+    ]
+    (stream,) = settled([_Output(output_type="stream", text=text) for text in parts])
+    assert stream.text == "kept: lora\n"
+    book = {"cells": [{"outputs": [{"text": ["a\n", "b\n"]}, {"data": {"image/png": "1234"}}]}, {}]}
+    assert said(json.dumps(book)) == "a\nb\n"
+
+
+class _Output(dict):
+    """An output as nbformat has them: a dictionary whose keys are attributes."""
+
+    __getattr__ = dict.__getitem__
+    __setattr__ = dict.__setitem__
 
 
 def test_small_networks_stand_in_for_large_ones() -> None:

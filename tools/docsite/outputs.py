@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from docsite.blocks import ROOT, Block, blocks, pages, steps
-from docsite.notebook import run_notebook
+from docsite.notebook import run_notebook, said
 
 SAYS = re.compile(r"^<!-- outputs:", re.MULTILINE)
 KEEP = re.compile(r"<!-- keep: (\S+) -> (\S+) -->")
@@ -58,10 +58,12 @@ def run_page(page: Path, folder: Path) -> str:
 
 
 def _picture(source: Path, target: Path) -> None:
-    """Copied with few colours: pages are read on phones, too."""
+    """Copied, and no wider than a page: pages are read on phones, too."""
     from PIL import Image
 
-    Image.open(source).convert("RGB").quantize(96).save(target, optimize=True)
+    image = Image.open(source).convert("RGB")
+    image.thumbnail((500, 500))
+    image.save(target, optimize=True)
 
 
 def _answers(block: Block, folder: Path) -> Iterator[str]:
@@ -94,9 +96,9 @@ def differences(shown: str, found: str) -> list[str]:
     and an image at the border between two classes then falls to the other side.
     """
     pairs = [[_TIMES.sub("", line) for line in text.splitlines()] for text in (shown, found)]
-    told, said = ([" ".join(_NUMBER.sub("#", line).split()) for line in lines] for lines in pairs)
-    if told != said:
-        return list(difflib.unified_diff(told, said, "shown", "found", lineterm="", n=0))
+    one, other = ([" ".join(_NUMBER.sub("#", line).split()) for line in lines] for lines in pairs)
+    if one != other:
+        return list(difflib.unified_diff(one, other, "shown", "found", lineterm="", n=0))
     return [f"-{a}\n+{b}" for a, b in zip(*pairs, strict=True) if not _close(a, b)]
 
 
@@ -116,7 +118,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             found = run_page(page, Path(folder))
         if asked.check:
-            wrong += [f"{page.relative_to(ROOT)}: {line}" for line in differences(page.read_text("utf-8"), found)]
+            both = (page.read_text("utf-8"), found)
+            told = differences(*(map(said, both) if page.suffix == ".ipynb" else both))
+            wrong += [f"{page.relative_to(ROOT)}: {line}" for line in told]
         else:
             page.write_text(found, "utf-8")
     print("\n".join(wrong) or "the pages show what the commands print")
