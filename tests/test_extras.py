@@ -1,4 +1,4 @@
-"""Whoever uses a part whose extra is missing is told in one line what to install: tried for each package of the table."""
+"""Who uses a part whose extra is missing is told in one line what to install: tried for each package of the table."""
 
 from __future__ import annotations
 
