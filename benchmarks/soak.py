@@ -132,7 +132,7 @@ class Soak:
             lambda: post(path, json={"image": "#" * 1000}),
             lambda: post(path, content=b"{" * 10_000, headers={"content-type": "application/json"}),
             lambda: post("/v1/nobody/predict", files={"f": self.files[0]}),
-            lambda: post(path, content=b"x" * 2_000_000, headers={"content-type": "image/png"}),
+            lambda: post(path, content=b"x" * 5_000_000, headers={"content-type": "image/png"}),
             lambda: post(path, files=[("f", self.files[0])] * 60),
             lambda: http.get("/v1/models", headers={"Authorization": "Bearer nobody"}),
             lambda: post("/v1/models/broken", content=b"x", headers={"content-type": "application/octet-stream"}),
@@ -195,7 +195,7 @@ def main() -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        command = [sys.executable, "-m", "vitadapt", "serve", made, "--port", str(port), "--max-bytes", "1500000"]
+        command = [sys.executable, "-m", "vitadapt", "serve", made, "--port", str(port), "--max-bytes", "4000000"]
         command += ["--resident", "4", "--queue", "64", "--poll", "0.5", "--read-timeout", "9"]
         process = subprocess.Popen(command, env={**os.environ, "VITADAPT_TOKEN": TOKEN}, stderr=subprocess.DEVNULL)
         work = Soak(f"http://127.0.0.1:{port}", folder, options.seed)

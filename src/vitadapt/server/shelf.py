@@ -29,6 +29,7 @@ from .refusal import Refusal, no_model, public
 
 SUFFIX = Path(ADAPTER).suffix
 RESERVED = "models"  # /v1/models is the list
+FOLDER = "."  # whose problem it is when the folder itself cannot be read; no model is called so
 LARGEST = 4 << 30  # bytes of an adapter file; a whole ViT-g fine-tuned is as large
 NAME = re.compile(r"\w[\w .+-]{0,98}\w|\w")
 Stamp = tuple[int, ...]
@@ -126,9 +127,9 @@ class Shelf:
         except OSError as error:
             if not self._taken:
                 raise storage_error(self.root, error) from error
-            self._problem(self.root.name, "the folder of the models cannot be read")
+            self._problem(FOLDER, "the folder of the models cannot be read")
             return
-        self.problems.pop(self.root.name, None)
+        self.problems.pop(FOLDER, None)
         for name in [name for name in self._taken if name not in found]:
             del self._taken[name]
             self.problems.pop(name, None)
@@ -162,6 +163,8 @@ class Shelf:
         places |= {name: self.root / name / ADAPTER for name, folder in entries if folder and name[0] != "."}
         if places.pop(RESERVED, None):
             self._problem(RESERVED, "the server needs this name for itself; rename the model")
+        else:
+            self.problems.pop(RESERVED, None)
         return places
 
     def _take(self, name: str, path: Path, stamp: Stamp) -> None:
