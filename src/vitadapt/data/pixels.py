@@ -117,8 +117,11 @@ def _as_hashed(ref: ImageRef, digest: str, geometry: Geometry) -> Pixel8:
 
 def default_cache() -> Path:
     """Where pixels are kept unless the user says otherwise. Raises StorageError when the user has no home."""
-    folder = Path(platformdirs.user_cache_dir("vitadapt"))
-    if not folder.is_absolute():  # "~" that stands for nothing would become a folder of that name
+    try:
+        folder = Path(platformdirs.user_cache_dir("vitadapt"))
+    except RuntimeError:  # said by newer platformdirs; older ones give the text "~/.cache" back
+        folder = Path()
+    if not folder.is_absolute():
         raise StorageError("this user has no home folder for a cache; name one with --cache DIR, or use --no-cache")
     return folder / "pixels"
 
