@@ -191,13 +191,14 @@ class Done:
     def complaints(self) -> list[str]:
         return [line for line in self.err.splitlines() if line.startswith("vitadapt: ")]
 
-    def is_told(self) -> bool:
-        """No trace, and every cell that failed has its reason in a line."""
-        return "Traceback" not in self.err + self.out and 0 < len(self.complaints) < 10
+    def told(self, usual: Sequence[str] = ()) -> list[str]:
+        """What it complains of besides what it `usual`ly does; a trace is no complaint."""
+        assert "Traceback" not in self.err + self.out, self.err
+        return [line for line in self.complaints if line not in usual]
 
-    def is_one_line(self) -> bool:
-        """No trace, and the reason is told in one line."""
-        return "Traceback" not in self.err + self.out and len(self.complaints) == 1
+    def is_one_line(self, usual: Sequence[str] = ()) -> bool:
+        """The reason is told, in one line."""
+        return len(self.told(usual)) == 1
 
 
 def lasting(path: Path) -> object:

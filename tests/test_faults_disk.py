@@ -33,7 +33,10 @@ def test_a_full_disk_is_told_in_one_line_and_nothing_half_written_stays(name, fa
         kept = place.records()
         done = place.call(case.scenario, fault=fault, at=at)
         assert done.status in (0, 1), (where, done.err)
-        assert done.status == 0 or done.is_told(), (where, done.err)  # 0: what only saves time was done without
+        assert done.status == 0 or done.told(case.complaints), (
+            where,
+            done.err,
+        )  # 0: what only saves time was done without
         assert done.status == 0 or any(word in done.err for word in ("full", "no room", "No space")), (where, done.err)
         assert [path for path in litter(place.folder) if ".unfinished" not in path] == [], where
         place.check_halfway()
@@ -48,7 +51,7 @@ def test_a_file_that_cannot_be_read_is_named_or_made_again(name):
         place = case.copy()
         where = (name, at, case.steps[at])
         done = place.call(case.scenario, fault="unreadable", at=at)
-        assert done.status == 0 or (done.status in (1, 2) and done.is_told()), (where, done.err)
+        assert done.status == 0 or (done.status in (1, 2) and done.told(case.complaints)), (where, done.err)
         place.check_halfway()
         case.check_done(place, where)
 
@@ -61,7 +64,7 @@ def test_a_file_that_vanishes_half_way_is_named_or_made_again(name):
         place = case.copy()
         where = (name, at, case.steps[at])
         done = place.call(case.scenario, fault="vanish", at=at)
-        assert done.status == 0 or (done.status in (1, 2) and done.is_told()), (where, done.err)
+        assert done.status == 0 or (done.status in (1, 2) and done.told(case.complaints)), (where, done.err)
         place.check_halfway()
         for gone in place.folder.rglob("*.gone"):  # what was the user's own comes back; the rest is made again
             own = place.folder / "photos" in gone.parents or place.folder / "board" in gone.parents
