@@ -115,8 +115,8 @@ class Halving:
     """
 
     grid: Grid = field(default_factory=Grid)
-    per_lr: int = 6
-    rungs: tuple[int, ...] = (4, 12, 36)
+    per_lr: int = 3
+    rungs: tuple[int, ...] = (3, 9, 27)
     keep: int = 3
 
     def __call__(self, task: Task) -> Trained:
