@@ -15,6 +15,9 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import cycle
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
@@ -71,6 +74,14 @@ class Run:
             (self.keep / f"{stem}.txt").write_text("".join(traceback.format_exception(error))[-4000:], errors="replace")
 
 
+def turns(runs: list[Run], once: int, end: float) -> Iterator[Run]:
+    """Every target in turn: `once` times each, or until `end` when that is 0."""
+    for run in cycle(runs) if not once else (run for _ in range(once) for run in runs):
+        if not once and time.monotonic() >= end:
+            return
+        yield run
+
+
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--minutes", type=float, default=10)
@@ -85,12 +96,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as place:
         chosen = [target for name, target in TARGETS.items() if given.only in name]
         runs = [Run(t, Path(place) / t.name.replace(" ", "-"), given.keep, given.seed) for t in chosen]
-        start, turn = time.monotonic(), 0
-        while turn < given.once if given.once else time.monotonic() - start < 60 * given.minutes:
-            turn += 1
-            for run in runs:
-                for _ in range(1 if given.once else 10):
-                    run.example()
+        start = time.monotonic()
+        with suppress(KeyboardInterrupt):  # what was found until then is told
+            for run in turns(runs, given.once, start + 60 * given.minutes):
+                run.example()
         for run in runs:
             print(f"{run.target.name:28} " + ", ".join(f"{n} {what}" for what, n in sorted(run.counts.items())))
             for key, said in run.broken.items():
