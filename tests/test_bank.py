@@ -245,6 +245,23 @@ def test_memory_per_adapter_is_its_own_numbers():
     assert facts.bytes == 4 * facts.parameters
 
 
+@pytest.mark.parametrize("resident", [None, 1])
+def test_what_is_gone_leaves_nothing_behind(resident):
+    """Neither factors made of adapters that were replaced or went to disk, nor kinds of adapters that nobody has."""
+    backbone, images = common("deit-like"), pictures(2)
+    bank = va.Bank(backbone, {"steady": trained(backbone, LoRA(rank=3), 2, 0)}, resident=resident)
+    for seed in range(1, 8):
+        bank.add("swapped", trained(backbone, LoRA(rank=seed), 2, seed, HeadSpec(scale=float(seed))))
+        bank.logits(images, ["steady", "swapped"])
+    gc.collect()
+    assert len(bank._families) == 2 and len(bank._active._held) <= 4
+    assert bank._active._bytes == sum(made.nbytes for _, made in bank._active._held.values())
+    for name in bank.names:
+        bank.remove(name)
+    gc.collect()
+    assert not bank._families and not bank._heads
+
+
 def test_names_are_any_strings_and_stay_in_order():
     backbone = common("deit-like")
     names = ["", "a/b", "../x", "ünï ☃", "a b\n", "0"]

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -74,8 +75,8 @@ class Bank:
         self._active = Active(active)
         self._lock = threading.RLock()
         self._entries: dict[str, Entry] = {}
-        self._families: dict[Hashable, Family] = {}
-        self._heads: dict[Hashable, HeadFamily] = {}
+        self._families: WeakValueDictionary[Hashable, Family] = WeakValueDictionary()  # they go with their last adapter
+        self._heads: WeakValueDictionary[Hashable, HeadFamily] = WeakValueDictionary()
         for name, source in (adapters or {}).items():
             self.add(name, source)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -132,12 +133,12 @@ def stacked(rows: Sequence[Tensor]) -> Tensor:
 
 
 class Active:
-    """What was made for the adapters that were used last, within `limit` bytes."""
+    """What was made for the adapters that were used last, within `limit` bytes; nothing for those that are gone."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._bytes = 0
-        self._held: OrderedDict[int, tuple[Tensor, Tensor]] = OrderedDict()  # id of the first -> (P,), (X,)
+        self._held: OrderedDict[int, tuple[weakref.ref[Tensor], Tensor]] = OrderedDict()  # id of (P,) -> it, (X,)
         self._lock = threading.Lock()
 
     def made(self, makers: Makers, layout: Layout, packed: Sequence[Tensor]) -> Made:
@@ -157,18 +158,21 @@ class Active:
         known, missing = {}, []
         with self._lock:
             for key, row in distinct.items():
-                if key in self._held:
+                held = self._held.get(key)
+                if held is not None and held[0]() is row:
                     self._held.move_to_end(key)
-                    known[key] = self._held[key][1]
+                    known[key] = held[1]
                 else:
                     missing.append(row)
         return known, missing
 
     def _keep(self, fresh: Mapping[int, tuple[Tensor, Tensor]]) -> None:
         with self._lock:
-            for key, pair in fresh.items():
+            for key in [key for key, (row, _) in self._held.items() if row() is None]:
+                self._bytes -= self._held.pop(key)[1].nbytes
+            for key, (row, own) in fresh.items():
                 if key not in self._held:
-                    self._held[key] = pair
-                    self._bytes += pair[1].nbytes
+                    self._held[key] = weakref.ref(row), own
+                    self._bytes += own.nbytes
             while self._bytes > self.limit:
                 self._bytes -= self._held.popitem(last=False)[1][1].nbytes
