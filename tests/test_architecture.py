@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -37,6 +39,21 @@ MAY_IMPORT = {
     "pickles": set(),
     "weights": {"vit", "surgery", "errors", "registry", "files", "limits", "pickles"},
     "metrics": {"registry", "errors"},
+    "soundness": {"errors", "limits"},
+    "search": {"errors"},
+    "statistics": set(),
+    "bank": {
+        "adapter",
+        "own.model",
+        "head",
+        "weights.digest",
+        "vit",
+        "surgery",
+        "deltas",
+        "errors",
+        "files",
+        "registry",
+    },
     "text": {"vit", "surgery", "errors", "registry", "files", "limits", "weights", "data.classmap"},
 }
 
@@ -142,6 +159,51 @@ def test_rooms_import_only_what_they_may(room: str) -> None:
         if not below(name, allowed)
     ]
     assert not found
+
+
+def storeys(page: str) -> list[set[str]]:
+    """The rooms of every row of the table under "Rooms"."""
+    table = page.partition("## Rooms")[2].partition("\n## ")[0]
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| ")]
+    return [set(re.findall(r"`(\w+)`", cells[2])) for cells in rows[2:]]
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
+STOREYS = storeys(PAGE.read_text("utf-8"))
+HEIGHT = {room: height for height, rooms in enumerate(STOREYS) for room in rooms}
+TWINS = {("naming", "config")}  # the one pair that imports each other, as the page says
+
+
+def room_of(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def test_the_page_of_the_architecture_names_every_room_once_and_no_other() -> None:
+    assert sum(map(len, STOREYS)) == len(HEIGHT) and len(STOREYS) == 9
+    assert {room_of(name) for name in MODULES} - {""} == HEIGHT.keys()
+
+
+def test_the_nouns_of_the_page_are_where_it_says() -> None:
+    rows = re.findall(r"^\| ([A-Z]\w+) \| `(\w+)` \|", PAGE.read_text("utf-8"), re.MULTILINE)
+    assert len(rows) >= 10
+    assert not [noun for noun, room in rows if not hasattr(importlib.import_module(f"vitadapt.{room}"), noun)]
+
+
+@every_file
+def test_rooms_import_from_their_own_storey_or_from_below(path: Path) -> None:
+    room = room_of(module_of(path))
+    others = {room_of(name) for name in imports_of(path)} - {""}
+    assert not [name for name in others if room and HEIGHT[name] > HEIGHT[room]]
+
+
+def test_no_two_rooms_import_one_another() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in FILES:
+        room = room_of(module_of(path))
+        found = {room_of(name) for name in imports_of(path)} - {room}
+        graph.setdefault(room, set()).update(name for name in found if (room, name) not in TWINS)
+    order = list(graphlib.TopologicalSorter(graph).static_order())
+    assert set(order) == {room_of(name) for name in MODULES}
 
 
 @every_file

@@ -10,7 +10,7 @@ import torch
 
 from documented import ROWS, TABLE, documented_count
 from families import CLIP_LIKE, FAMILIES, build, common
-from vitadapt.audit import TensorReport, audit, probe, require_learnable
+from vitadapt.audit import LEARNABLE, TensorReport, audit, probe, require_learnable
 from vitadapt.config import method_text
 from vitadapt.errors import ConfigError, MethodDefect, NotApplicable
 from vitadapt.methods import METHODS, Adapter, Compacter, FineTune, KAdaptation, LinearProbe, LoRA, PHMAdapter
@@ -57,6 +57,10 @@ def test_law(law: Law, method: Method, family: str) -> None:
 def test_checking_a_method_on_a_network_it_cannot_adapt_says_not_applicable(name: str) -> None:
     with pytest.raises(NotApplicable):
         check_method(METHODS[name](), build("convnet"))
+
+
+def test_a_method_excuses_itself_from_the_audit_by_the_name_of_a_law() -> None:
+    assert LEARNABLE in {law.__name__ for law in LAWS}
 
 
 def test_the_page_documents_every_method_once() -> None:

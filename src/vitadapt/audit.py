@@ -26,6 +26,7 @@ REASONS: dict[Status, str] = {
     "stuck": "its gradient stays zero",
     "disturbed": "is frozen and yet changes",
 }
+LEARNABLE = "law_trainable_tensors_learn"  # the law of `vitadapt.testing` that asks this audit
 STEP = 1e-2  # how far the entry with the largest gradient moves per probe step
 NOISE = 16  # a gradient below this many roundings of the loss, or of the largest gradient, counts as zero
 CLASSES, BATCH = 5, 4

@@ -21,7 +21,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from .adapter import AdapterInfo, adapter_bytes
-from .audit import TensorReport, probe, require_learnable
+from .audit import LEARNABLE, TensorReport, probe, require_learnable
 from .config import RunConfig, data_table
 from .data import Dataset, Examples, Geometry, content_digests, open_dataset, open_pixels, sample_few_shot
 from .data.fewshot import class_sizes
@@ -36,7 +36,6 @@ from .protocols import PROTOCOLS, Task, Trained
 from .released import UNBLINDED, OpenTest, Seen, procedure_of
 from .results import Record, Store
 from .surgery import trainable
-from .testing import law_trainable_tensors_learn
 from .train import Setting, forward_all, probabilities_of
 from .weights import backbone_digest, load_backbone
 from .weights.names import backbones
@@ -114,7 +113,7 @@ def run(
 
 def _run(config: RunConfig, digest: str, store: Store, environment: Environment) -> Record:
     clock = Clock()
-    if law_trainable_tensors_learn.__name__ not in config.method.breaks:
+    if LEARNABLE not in config.method.breaks:
         require_learnable(cached_probe(config.backbone, config.image_size, cast(Any, config.method)))
     ready = prepare(config, environment, clock)
     task = replace(ready.task, checkpoint=store.path("checkpoints", digest), trials=store.path("trials", digest))
