@@ -30,7 +30,7 @@ from project import extras, python_bounds, requirements
 
 ROOT = Path(__file__).parents[1]
 
-NEEDED_BY_TESTS = ("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "packaging>=24")
+NEEDED_BY_TESTS = ("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100")
 TESTS = (  # every library that one of the bounds is about is used by one of these
     "adapter",
     "cli",
@@ -155,8 +155,9 @@ def run(corner: Corner, place: Path, tests: tuple[str, ...]) -> dict[str, object
         uv("pip", "install", "--python", python, "--requirements", pins, *NEEDED_BY_TESTS, "--constraints", pins)
         uv("pip", "install", "--python", python, "--no-deps", ROOT)
         files = [str(ROOT / "tests" / f"test_{name}.py") for name in tests]
+        options = ["--rootdir", str(ROOT), "-p", "no:cacheprovider", "-rf", "-n", "2", "--maxfail", "40"]
         done = subprocess.run(
-            [python, "-m", "pytest", "--rootdir", ROOT, "-p", "no:cacheprovider", "-rf", "--maxfail", "40", *files],
+            [python, "-m", "pytest", *options, *files],
             cwd=ROOT,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             check=False,
