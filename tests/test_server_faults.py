@@ -26,7 +26,7 @@ from vitadapt.data import Geometry
 from vitadapt.data.images import open_image, to_pixels
 from vitadapt.errors import ConfigError, VitadaptError
 from vitadapt.server.batches import Batches, Room
-from vitadapt.server.limits import Limits
+from vitadapt.server.limits import EXPLANATION, Limits
 from vitadapt.server.refusal import Refusal, public, refusal_of
 from vitadapt.server.run import Address
 
@@ -263,6 +263,41 @@ def test_models_come_and_go_with_their_files(folder):
         until(lambda: not server.service.shelf.problems)
 
 
+def test_names_that_come_and_go_leave_nothing_behind(folder):
+    with running(folder) as server, server.client() as client:
+        assert ask(client).status_code == 200 and 'vitadapt_images_total{model="pets"}' in counts(client)
+        (folder / "pets.safetensors").unlink()
+        until(lambda: 'vitadapt_images_total{model="pets"}' not in counts(client))
+        shelf = server.service.shelf
+        assert not (shelf.models or shelf._groups or shelf._taken or list(shelf._copies.iterdir()))
+
+
+def test_a_folder_without_models_may_vanish_and_come_back(folder):
+    (folder / "pets.safetensors").unlink()
+    with running(folder) as server, server.client() as client:
+        folder.rmdir()
+        until(lambda: "." in server.service.shelf.problems)
+        folder.mkdir()
+        put(folder / "pets.safetensors", adapter(1, PETS))
+        until(lambda: "pets" in server.service.shelf.models)
+        assert ask(client).status_code == 200
+
+
+def test_a_lack_of_memory_while_a_model_is_taken_is_told_and_does_not_end_the_watch(folder, monkeypatch):
+    def too_large(*_):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: can't allocate memory")
+
+    with running(folder) as server, server.client() as client:
+        shelf = server.service.shelf
+        with monkeypatch.context() as patch:
+            patch.setattr("vitadapt.server.pools.Group.add", too_large)
+            put(folder / "cars.safetensors", adapter(2, CARS))
+            until(lambda: "can't allocate memory" in shelf.problems.get("cars", ""))
+        assert ask(client).status_code == 200 and len(list(shelf._copies.iterdir())) == 1
+        put(folder / "cars.safetensors", adapter(3, CARS))
+        until(lambda: "cars" in shelf.models and not shelf.problems)
+
+
 def test_least_recently_used_adapters_live_on_disk_and_answer_the_same(folder):
     for seed in range(2, 6):
         (folder / f"m{seed}.safetensors").write_bytes(adapter(seed, CARS))
@@ -420,6 +455,29 @@ def test_a_client_that_leaves_or_does_not_listen_leaves_nothing_behind(folder):
         assert ask(client).status_code == 200
         until(lambda: len(server.server.server_state.connections) <= 1)
         deaf.close()
+
+
+def test_what_nobody_waits_for_any_more_is_not_computed(held):
+    """Clients that leave while their questions wait give their places back before the network is free for them."""
+    server, client, release = held
+    body = b"Content-Length: %d\r\n\r\n" % len(FILE[1]) + FILE[1]
+    gone = [POST + body] * 3 + [POST.replace(b"predict", b"explain") + body]
+    with ThreadPoolExecutor(1) as threads:
+        stays = later(threads, ask, client)
+        lines = [socket.create_connection(("127.0.0.1", server.port)) for _ in gone]
+        for line, said in zip(lines, gone, strict=True):
+            line.sendall(said)
+        until(lambda: server.service.room.taken == 1 + 3 + EXPLANATION)
+        for line in lines:
+            line.close()
+        until(lambda: server.service.room.taken == 1)
+        release()
+        assert stays.result().status_code == 200
+    version = server.service.shelf.models["pets"]
+    until(lambda: version.users == 0)
+    seen = counts(client)
+    assert seen["vitadapt_batch_images_sum"] == 1 and not version.group._explaining
+    assert seen['vitadapt_requests_total{code="499",route="/v1/{model}/predict"}'] == 3
 
 
 def test_more_connections_than_allowed_are_told_so(folder):

@@ -74,10 +74,7 @@ class Batches(Generic[Asked, Answer]):
         """Answer until cancelled."""
         while True:
             await self._gathered()
-            jobs = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
-            jobs = [job for job in jobs if not job.future.done()]
-            if jobs:
-                await self._answer(jobs)
+            await self._answer([self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))])
 
     async def _gathered(self) -> None:
         """Returns when a batch is full, or its oldest image has waited long enough."""
@@ -92,19 +89,25 @@ class Batches(Generic[Asked, Answer]):
 
     async def _answer(self, jobs: Sequence[_Job[Asked, Answer]]) -> None:
         """An error of several is tried again one by one, so that it reaches only whom it concerns."""
-        asked = [job.asked for job in jobs]
-        done = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(self._thread, self._compute, asked))
-        self._told(len(jobs))
+        done = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(self._thread, self._computed, jobs))
         await asyncio.wait([done])
         error = done.exception()
-        if error is not None and len(jobs) > 1:
+        if error is None:
+            for job, answer in done.result():
+                if not job.future.done():  # else whoever asked has gone
+                    job.future.set_result(answer)
+        elif len(jobs) > 1:
             for job in jobs:
                 await self._answer([job])
-            return
-        for place, job in enumerate(jobs):
-            if job.future.done():  # whoever asked has gone
-                continue
-            if error is not None:
-                job.future.set_exception(error)
-            else:
-                job.future.set_result(done.result()[place])
+        elif not jobs[0].future.done():
+            jobs[0].future.set_exception(error)
+
+    def _computed(self, jobs: Sequence[_Job[Asked, Answer]]) -> list[tuple[_Job[Asked, Answer], Answer]]:
+        """Answers to those that somebody still waits for when it is their turn. In the thread, which may be busy with
+        other things before; a future is only looked at.
+        """
+        jobs = [job for job in jobs if not job.future.done()]
+        if not jobs:
+            return []
+        self._told(len(jobs))
+        return list(zip(jobs, self._compute([job.asked for job in jobs]), strict=True))

@@ -10,7 +10,7 @@ import asyncio
 import hmac
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +24,7 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -120,12 +120,23 @@ class Gate:
         if self.requests > self.limits.requests and scope["path"] not in ALWAYS:
             raise busy(f"{self.limits.requests} requests are being answered already")
         body = await self._body(headers, receive, exchange)
+        if await self._answered(scope, body, receive, send) or exchange.status:  # or part of the answer is out
+            return
+        raise busy(f"there was no answer within {self.limits.answer:g} seconds")
+
+    async def _answered(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> bool:
+        """False when it took too long. What nobody waits for any more, too late or gone, is not computed."""
+        gone = asyncio.ensure_future(_gone(receive))
+        answer = asyncio.ensure_future(self.app(scope, _replay(body, gone), send))
         try:
-            await asyncio.wait_for(self.app(scope, _replay(body, receive), send), self.limits.answer)
-        except asyncio.TimeoutError as error:
-            if exchange.status:  # part of the answer is out
-                return
-            raise busy(f"there was no answer within {self.limits.answer:g} seconds") from error
+            await asyncio.wait({answer, gone}, timeout=self.limits.answer, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                answer.result()
+            return answer.done() or gone.done()
+        finally:
+            answer.cancel()
+            gone.cancel()
+            await asyncio.gather(answer, gone, return_exceptions=True)
 
     async def _body(self, headers: Mapping[str, str], receive: Receive, exchange: _Exchange) -> bytes:
         declared = headers.get("content-length", "0")
@@ -191,14 +202,22 @@ class Gate:
         self.metrics.seconds.labels(route).observe(time.perf_counter() - exchange.start)
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """The body at once; after it, whatever the connection says."""
+async def _gone(receive: Receive) -> Message:
+    """The message that the client has left."""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return message
+
+
+def _replay(body: bytes, gone: asyncio.Future[Message]) -> Receive:
+    """The body at once; after it, nothing until the client has left."""
     left = [body]
 
     async def again() -> Message:
         if left:
             return {"type": "http.request", "body": left.pop(), "more_body": False}
-        return await receive()
+        return await asyncio.shield(gone)
 
     return again
 

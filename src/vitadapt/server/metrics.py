@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -23,10 +23,22 @@ class Metrics:
             "vitadapt_request_seconds", "From the first byte to the answer.", ["route"], buckets=_SECONDS, registry=own
         )
         self.images = Counter("vitadapt_images_total", "Images answered.", ["model"], registry=own)
+        self._answering: set[str] = set()
         self.batches = Histogram(
             "vitadapt_batch_images", "Images that the network looked at together.", buckets=_SIZES, registry=own
         )
         self.refused = Counter("vitadapt_refused_total", "Requests refused, by reason.", ["reason"], registry=own)
+
+    def answered(self, model: str, images: int) -> None:
+        """Count images that a model has answered."""
+        self._answering.add(model)
+        self.images.labels(model).inc(images)
+
+    def keep(self, models: Container[str]) -> None:
+        """Drop the counts of all other models: names come and go, and memory must not grow with them."""
+        for name in [name for name in self._answering if name not in models]:
+            self._answering.remove(name)
+            self.images.remove(name)
 
     def watch(self, name: str, about: str, value: Callable[[], float]) -> None:
         """A gauge that is read when it is asked for."""

@@ -98,6 +98,7 @@ class Service:
         while True:
             await asyncio.sleep(self.poll)
             await self._in(self._loading, self.shelf.refresh)
+            self.metrics.keep(self.shelf.models)
 
     async def _in(self, threads: ThreadPoolExecutor, work: Callable[[], Made]) -> Made:
         return await asyncio.get_running_loop().run_in_executor(threads, work)
@@ -116,7 +117,7 @@ class Service:
                 row(picture.name, version.classes, own, asked.top, asked.threshold)
                 for picture, own in zip(asked.pictures, probabilities, strict=True)
             ]
-            self.metrics.images.labels(name).inc(len(rows))
+            self.metrics.answered(name, len(rows))
             return {"model": name, "version": version.digest[:_VERSION], "answers": rows}
 
     async def _logits(self, version: Version, picture: Picture) -> Tensor:
@@ -134,7 +135,7 @@ class Service:
             square, seen = await self._in(self._decoding, decode)
             found, heat = await self._in(self._network, partial(_looked, version, square, kind, wanted))
             png = await self._in(self._decoding, partial(_drawn, seen, found, heat, kind, draw)) if draw else None
-            self.metrics.images.labels(name).inc()
+            self.metrics.answered(name, 1)
             return version, found, heat, png
 
     # ---- models

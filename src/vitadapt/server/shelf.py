@@ -120,12 +120,13 @@ class Shelf:
         """Take what is new in the folder, drop what is gone.
 
         `patient`: a file is taken when it looked the same twice, one call apart, so that a copy in progress is left
-        alone. What cannot be used is told once and kept in `problems`; an older version of it stays.
+        alone, and a folder that cannot be read is one more problem instead of a StorageError. What cannot be used is
+        told once and kept in `problems`; an older version of it stays.
         """
         try:
             found = self._found()
         except OSError as error:
-            if not self._taken:
+            if not patient:
                 raise storage_error(self.root, error) from error
             self._problem(FOLDER, "the folder of the models cannot be read")
             return
@@ -182,6 +183,8 @@ class Shelf:
             self._problem(name, f"cannot be read ({error.strerror or 'damaged'})")
         except VitadaptError as error:
             self._problem(name, public(str(error)))
+        except (RuntimeError, MemoryError) as error:  # torch says so when there is no memory; the watch goes on
+            self._problem(name, f"cannot be loaded ({public(str(error)) or 'too little memory'})")
 
     def _problem(self, name: str, message: str) -> None:
         if self.problems.get(name) != message:
@@ -203,6 +206,9 @@ class Shelf:
             file.unlink(missing_ok=True)
             said = str(error).replace(f"adapter {key!r}: ", "").replace(f"{file}: ", "").replace(str(file), name)
             raise type(error)(said) from error
+        except (RuntimeError, MemoryError):
+            file.unlink(missing_ok=True)
+            raise
         if fresh:
             self._groups[kind_of(info)] = group
         return Version(name, key, bytes_digest(data), info, file, len(data), group, pool)
