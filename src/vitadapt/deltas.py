@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .products import followed, product
+from .products import followed, product, without
 
 
 class Delta(nn.Module):
@@ -55,14 +55,9 @@ Placed = tuple[slice, ThinDelta]
 _IN_PLACE = ContextVar("in_place", default=True)
 
 
-@contextmanager
-def separate_branches() -> Iterator[None]:
+def separate_branches() -> AbstractContextManager[None]:
     """Within the block every delta goes through its `branch`: what `thin_linear` is held to."""
-    token = _IN_PLACE.set(False)
-    try:
-        yield
-    finally:
-        _IN_PLACE.reset(token)
+    return without(_IN_PLACE)
 
 
 def is_thin(delta: nn.Module) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import cast
 
@@ -53,10 +53,15 @@ _FASTER = ContextVar("faster", default=True)
 
 
 @contextmanager
-def ordinary_products() -> Iterator[None]:
-    """Within the block every product is torch's ordinary one: what `product` is held to."""
-    token = _FASTER.set(False)
+def without(faster: ContextVar[bool]) -> Iterator[None]:
+    """Within the block a faster way is not taken."""
+    token = faster.set(False)
     try:
         yield
     finally:
-        _FASTER.reset(token)
+        faster.reset(token)
+
+
+def ordinary_products() -> AbstractContextManager[None]:
+    """Within the block every product is torch's ordinary one: what `product` is held to."""
+    return without(_FASTER)
