@@ -108,8 +108,9 @@ SCENARIOS = {
 class Workplace:
     """A folder with photos, a benchmark and a small board of records, in which commands are run by a fork server."""
 
-    def __init__(self, folder: Path, server: Server) -> None:
-        self.folder, self.server = folder, server
+    def __init__(self, folder: Path, server: Server, notes: Path | None = None) -> None:
+        """What commands say is written below `notes`, else beside the folder."""
+        self.folder, self.server, self.notes = folder, server, notes or folder.parent
 
     def furnish(self) -> Workplace:
         from leaderboard_cases import fill
@@ -121,9 +122,9 @@ class Workplace:
         fill(Store(self.folder / "board"), ["kitti-distance", "rendered-sst2"], seeds=(0, 1, 2))
         return self
 
-    def copy(self, folder: Path) -> Workplace:
+    def copy(self, folder: Path, notes: Path | None = None) -> Workplace:
         shutil.copytree(self.folder, folder)
-        return Workplace(folder, self.server)
+        return Workplace(folder, self.server, notes)
 
     def call(self, scenario: Scenario, line: Sequence[str] | None = None, **fault: object) -> Done:
         """Run the command, or another `line`, with the fault."""
@@ -138,16 +139,14 @@ class Workplace:
 
     def wait(self, process: int) -> Done:
         status = self.server.ask({"wait": process})["status"]
-        return self._done(status, self.folder.with_name(f"{self.folder.name}.meanwhile"))
+        return self._done(status, self.notes / f"{self.folder.name}.meanwhile")
 
     @staticmethod
     def is_stopped(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
     def _request(self, scenario: Scenario, line: Sequence[str] | None, fault: dict) -> tuple[dict, Path]:
-        aside = self.folder.with_name(
-            f"{self.folder.name}.{'meanwhile' if line is None and 'before' in fault else 'said'}"
-        )
+        aside = self.notes / f"{self.folder.name}.{'meanwhile' if line is None and 'before' in fault else 'said'}"
         aside.mkdir(exist_ok=True)
         request = {"line": list(line or scenario.line), "folder": str(self.folder), "watch": [str(self.folder)]}
         request |= {name: str(aside / name) for name in ("out", "err", "log")}

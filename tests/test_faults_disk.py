@@ -88,7 +88,7 @@ def test_a_disk_that_is_really_full(tmp_path):
         pytest.skip("no file system can be mounted here")
     try:
         case = prepared("benching")
-        place: Workplace = case.before.copy(small / "place")
+        place: Workplace = case.before.copy(small / "place", notes=tmp_path)
         ballast = small / "ballast"
         with contextlib.suppress(OSError):
             ballast.write_bytes(bytes(4 << 20))
