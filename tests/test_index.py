@@ -39,7 +39,9 @@ def age(store, seconds=60):
 
 
 def plain(entries):
-    return [{f.name: getattr(entry, f.name) for f in dataclasses.fields(Entry)} for entry in entries]
+    """What tables look at: all of an entry but which images were trained on, which stands in the record alone."""
+    read = [{f.name: getattr(entry, f.name) for f in dataclasses.fields(Entry)} for entry in entries]
+    return [{**one, "images": {k: v for k, v in one["images"].items() if k != "train"}} for one in read]
 
 
 def agree(store):

@@ -46,6 +46,7 @@ class Entry:
     caveat: str = ""  # why `score` must not be compared with others: every table marks it
     split: str = ""  # the rule behind train and test, as `Dataset` has it; older records do not tell
     created: str = ""
+    images: dict[str, Any] = field(default_factory=dict)  # test: one digest of all; test_count; a record tells more
 
     @property
     def imported(self) -> bool:

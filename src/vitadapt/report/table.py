@@ -44,6 +44,7 @@ class Cell(OverSeeds):
     scores: tuple[float, ...]
     diverged: int = 0
     splits: tuple[str, ...] = ()  # the rules behind train and test, as far as the records tell them
+    tested: frozenset[tuple[str, int]] = frozenset()  # digest and number of the test images; one, unless they changed
 
     def text(self) -> str:
         parts = [] if self.mean is None else [f"{self.mean:.1f}"]
@@ -167,7 +168,9 @@ def _row(setting: Setting, method: str, records: Sequence[Entry], datasets: list
         mine = by_dataset[dataset]
         scores = tuple(record.score for record in mine if record.score is not None)
         rules = tuple(sorted({record.split for record in mine if record.split}))
-        cells[dataset] = Cell(scores, sum(record.status == "diverged" for record in mine), rules)
+        tests = ((record.images.get("test"), record.images.get("test_count", 0)) for record in mine)
+        tested = frozenset((digest, count) for digest, count in tests if digest)
+        cells[dataset] = Cell(scores, sum(record.status == "diverged" for record in mine), rules, tested)
     seconds = statistics.fmean(sum(record.seconds.values()) for record in records)
     caveats = ", ".join(sorted({record.caveat for record in records if record.caveat}))
     return Row(setting, method, cells, _trained(records), seconds, caveats)
@@ -199,7 +202,21 @@ def remarks_of(rows: Sequence[Row]) -> list[str]:
     said += [f"{DAGGER} {caveat}" for caveat in sorted({row.caveat for row in rows if row.caveat})]
     if native:
         said.append(f"native split, not the benchmark's, so that published scores do not compare: {', '.join(native)}")
-    return said
+    return [*said, *_changed(rows)]
+
+
+def _changed(rows: Sequence[Row]) -> list[str]:
+    """A line per dataset whose test images were not always the same, such as a folder that lost one meanwhile."""
+    tested: dict[str, set[tuple[str, int]]] = defaultdict(set)
+    for row in rows:
+        for name, cell in row.cells.items():
+            tested[name] |= cell.tested
+    return [
+        f"{name}: tested on {' and '.join(str(count) for _, count in sorted(sets, key=lambda s: s[1]))} images, not "
+        "always the same, so that these scores do not compare; run again what is not on the right ones"
+        for name, sets in tested.items()
+        if len(sets) > 1
+    ]
 
 
 def varying(rows: Sequence[InSetting]) -> list[str]:
