@@ -26,9 +26,11 @@ from vitadapt.files import bytes_digest
 from vitadapt.results import Store
 
 HERE = Path(__file__).parent
-SHORT = 12  # kills up to which only some commands are disturbed, in some places
-KILLS = int(os.environ.get("VITADAPT_KILLS", "0"))
-on_demand = pytest.mark.skipif(not KILLS, reason="takes minutes: make test-faults (or VITADAPT_KILLS=12)")
+FEWEST, SHORT = 4, 12  # kills up to which only the cheapest commands, and only some commands, are disturbed
+KILLS = int(os.environ.get("VITADAPT_KILLS", FEWEST))
+TASTE = KILLS <= FEWEST
+long_form = pytest.mark.skipif(TASTE, reason="takes minutes: make test-faults (or VITADAPT_KILLS=12)")
+with_forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and signals")
 MODULES = ("vitadapt.cli", "vitadapt.bench", "vitadapt.runner", "vitadapt.own.fitting", "vitadapt.cli_progress")
 MODULES += ("vitadapt.report.table", "vitadapt.fanout.hiring", "vitadapt.index", "vitadapt.report.html")
 MODULES += ("PIL.Image", "torchvision", "torch._dynamo")  # what a first training would import, a second at a time

@@ -15,14 +15,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fault_cases import FITTED, KILLS, SHORT, Done, Prepared, Workplace, make_photos, on_demand, prepared
+from fault_cases import (
+    FITTED,
+    KILLS,
+    SHORT,
+    TASTE,
+    Done,
+    Prepared,
+    Workplace,
+    long_form,
+    make_photos,
+    prepared,
+    with_forks,
+)
 from vitadapt.data import Examples, FileRef, Geometry, content_digests, open_pixels
 from vitadapt.data.examples import hexdigest
 from vitadapt.errors import DataError
 
-pytestmark = on_demand
+pytestmark = with_forks
 
-PLACES = (0.0, 0.5, 1.0) if KILLS <= SHORT else (0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 1.0)
+PLACES = (0.5,) if TASTE else (0.0, 0.5, 1.0) if KILLS <= SHORT else (0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 1.0)
 
 
 def flip(path: Path, part: float, bit: int = 1) -> None:
@@ -58,7 +70,7 @@ AGAIN = {
 """Kind -> (a command that comes upon it, where it is): it goes on by itself."""
 
 
-@pytest.mark.parametrize("kind", AGAIN)
+@pytest.mark.parametrize("kind", ("features", "a record") if TASTE else AGAIN)
 def test_damage_of_what_can_be_made_again_changes_nothing(kind):
     name, pattern = AGAIN[kind]
     case = prepared(name)
@@ -83,6 +95,7 @@ UNFINISHED = {
 }
 
 
+@long_form
 @pytest.mark.parametrize("kind", UNFINISHED)
 def test_damage_of_what_is_half_done_changes_nothing(kind):
     case, killed = half_way(*UNFINISHED[kind])
@@ -105,7 +118,7 @@ NAMED: dict[str, tuple[str, str, Callable[[str], tuple[str, ...]], int]] = {
 """Kind -> (command that makes it, where, a command that reads it, its status): the file is named, and the remedy."""
 
 
-@pytest.mark.parametrize("kind", NAMED)
+@pytest.mark.parametrize("kind", ("an adapter",) if TASTE else NAMED)
 def test_damage_of_what_cannot_be_made_again_is_named_in_one_line(kind):
     name, pattern, line, status = NAMED[kind]
     case = prepared(name)
@@ -121,6 +134,7 @@ def test_damage_of_what_cannot_be_made_again_is_named_in_one_line(kind):
         assert path.name in done.err, (kind, part, done.err)
 
 
+@long_form
 def test_a_bench_comes_upon_damaged_predictions_and_says_which():
     case = prepared("benching")
     place = case.copy(done=True)
@@ -130,6 +144,7 @@ def test_a_bench_comes_upon_damaged_predictions_and_says_which():
     assert "Traceback" not in done.err and path.stem in done.err + (place.folder / "report.html").read_text()
 
 
+@long_form
 def test_a_damaged_submission_is_refused():
     case = prepared("submitting")
     for part in PLACES:

@@ -23,16 +23,17 @@ from fault_cases import (
     Workplace,
     check_store,
     litter,
-    on_demand,
+    long_form,
     prepared,
     spread,
     until,
+    with_forks,
 )
 from vitadapt.results import Store
 
-pytestmark = on_demand
+pytestmark = with_forks
 
-INTERRUPTS = 4 if KILLS <= SHORT else KILLS // 4
+INTERRUPTS = 4 if KILLS <= SHORT else KILLS // 30
 INTERRUPTED = ("training",) if KILLS <= SHORT else tuple(name for name in SCENARIOS if name != "exporting")
 
 
@@ -50,6 +51,7 @@ def check_bench(case: Prepared, place: Workplace, kept: dict[Path, bytes]) -> No
     case.check_done(place, "bench", kept)
 
 
+@long_form
 def test_two_benches_in_one_store_share_the_work_and_a_sleeping_one_spoils_nothing():
     """The first is stopped in the middle of a cell, for as long as the second needs for all others."""
     case = prepared("benching")
@@ -91,6 +93,7 @@ def test_a_sleeper_whose_lock_was_taken_away_does_not_overwrite_what_others_fini
     case.check_done(place, "slept", kept)
 
 
+@long_form
 @pytest.mark.parametrize("name", INTERRUPTED)
 def test_ctrl_c_ends_in_one_line_and_status_130(name):
     case, chance = prepared(name), random.Random(name)
@@ -108,6 +111,7 @@ def test_ctrl_c_ends_in_one_line_and_status_130(name):
         case.check_done(place, where, kept)
 
 
+@long_form
 @pytest.mark.parametrize("moment", [0.02, 0.15, 0.4, 0.8] if KILLS > SHORT else [0.15])
 def test_ctrl_c_while_python_is_still_importing_shows_no_trace(moment, tmp_path):
     line = [sys.executable, "-m", "vitadapt", "list", "recipes"]
@@ -133,6 +137,7 @@ def test_files_from_the_future_and_a_clock_that_goes_back_change_nothing():
     case.check_done(place, "clock", kept)
 
 
+@long_form
 def test_locks_that_a_dead_process_left_hold_nobody_up():
     case = prepared("recording")
     place = case.copy()
@@ -179,6 +184,7 @@ def test_a_record_that_one_may_not_read_is_named_and_not_overwritten():
     case.check_done(place, "unreadable record")
 
 
+@long_form
 def test_a_store_that_goes_away_half_way_costs_what_was_in_it_and_no_more():
     case = prepared("benching")
     steps = [at for at, (kind, path) in enumerate(case.steps) if "/runs/" in path and kind in ("create", "rename")]

@@ -1,6 +1,6 @@
 """SIGKILL at every kind of step and at random moments: nothing half-written counts, nothing is lost, doubled or left.
 
-`make test-faults` does hundreds, VITADAPT_KILLS=12 a dozen. docs/faults.md says what is promised.
+Four times here; `make test-faults` does hundreds, VITADAPT_KILLS=12 a dozen. docs/faults.md says what is promised.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import signal
 
 import pytest
 
-from fault_cases import KILLS, SCENARIOS, SHORT, Prepared, on_demand, prepared, spread
+from fault_cases import KILLS, SCENARIOS, SHORT, TASTE, Prepared, prepared, spread, with_forks
 
-pytestmark = on_demand
+pytestmark = with_forks
 
 WEIGHT = {"caching": 4, "training": 4, "benching": 4, "recording": 3, "fitting": 3}
 OTHERS = 2
-FEW = ("caching", "training", "searching", "benching")
+FEW = ("caching", "benching") if TASTE else ("caching", "training", "searching", "benching")
 SHARES = dict.fromkeys(FEW, 1) if KILLS <= SHORT else {name: WEIGHT.get(name, OTHERS) for name in SCENARIOS}
 
 
