@@ -2,8 +2,9 @@
 
     python benchmarks/soak.py --minutes 10
 
-Prints requests and answers by status, and the resident memory of the server by minute; status 1 when an answer was
-wrong, a status was not one of those expected, or memory grew by more than --growth MB after the first fifth.
+Prints requests and answers by status, and the resident memory of the server over time; status 1 when an answer was
+wrong, a status was not one of those expected, or memory was still rising: a line through the second half of the time
+must not climb by more than --slope MB in ten minutes. Less than five minutes are too few to tell, and are not judged.
 """
 
 from __future__ import annotations
@@ -72,8 +73,9 @@ def pictures() -> list[bytes]:
 class Soak:
     """One server's clients, and what they saw."""
 
-    def __init__(self, url: str, folder: Path, seed: int) -> None:
+    def __init__(self, url: str, folder: Path, seed: int, swaps: float) -> None:
         self.url, self.folder, self.random = url, folder, random.Random(seed)
+        self.shares = (73 - swaps, 22, 5, swaps)  # percent
         self.files = pictures()
         self.adapters = [adapter(i) for i in range(24)]
         self.statuses: Counter[tuple[str, int]] = Counter()
@@ -88,7 +90,7 @@ class Soak:
             base_url=self.url, timeout=60, limits=limits, headers=headers, trust_env=False
         ) as http:
             while time.monotonic() < end:
-                kind = self.random.choices(("good", "bad", "cut", "model"), (70, 22, 5, 3))[0]
+                kind = self.random.choices(("good", "bad", "cut", "model"), self.shares)[0]
                 try:
                     status = await getattr(self, f"_{kind}")(http)
                 except httpx.TransportError:
@@ -162,10 +164,10 @@ class Soak:
         return int((await http.post(f"/v1/models/{name}", content=data, headers=kind)).status_code)
 
 
-def memory_mb(pid: int) -> float:
-    """Resident memory of a process, from /proc."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+def memory_mb(pid: int, kind: str = "VmRSS") -> float:
+    """Resident memory of a process, from /proc; "RssAnon" is that without the pages of files, such as libraries."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{kind}:")) * 1024 / 1e6
 
 
 async def soak(work: Soak, pid: int, minutes: float, clients: int) -> list[float]:
@@ -184,7 +186,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--clients", type=int, default=12)
-    parser.add_argument("--growth", type=float, default=60, help="MB")
+    parser.add_argument("--swaps", type=float, default=3, help="percent of the requests that change an adapter")
+    parser.add_argument("--slope", type=float, default=10, help="MB in ten minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -198,7 +201,7 @@ def main() -> None:
         command = [sys.executable, "-m", "vitadapt", "serve", made, "--port", str(port), "--max-bytes", "4000000"]
         command += ["--resident", "4", "--queue", "64", "--poll", "0.5", "--read-timeout", "9"]
         process = subprocess.Popen(command, env={**os.environ, "VITADAPT_TOKEN": TOKEN}, stderr=subprocess.DEVNULL)
-        work = Soak(f"http://127.0.0.1:{port}", folder, options.seed)
+        work = Soak(f"http://127.0.0.1:{port}", folder, options.seed, options.swaps)
         try:
             while not reachable(port):
                 time.sleep(0.1)
@@ -226,19 +229,21 @@ def report(work: Soak, memory: list[float], status: int, options: argparse.Names
     )
     for (kind, code), count in sorted(work.statuses.items()):
         print(f"  {kind:<6} {code or 'cut off':<8} {count}")
-    settled = memory[len(memory) // 5 :]
-    grown = sum(settled[-5:]) / 5 - sum(settled[:5]) / 5
+    slope = climb(memory) * 600 / (60 * options.minutes / len(memory))
     print("memory, MB: " + " ".join(f"{value:.0f}" for value in memory[::5]) + f" {memory[-1]:.0f}")
-    print(
-        f"after the first fifth: {settled[0]:.0f} to {settled[-1]:.0f} MB, highest {max(settled):.0f}, "
-        f"grown {grown:.1f}"
-    )
+    print(f"second half: {slope:+.1f} MB in ten minutes, highest {max(memory):.0f} MB")
     for line, count in Counter(work.wrong).most_common(10):
         print(f"WRONG {count} x {line}")
     if options.json:
         kinds = {f"{kind} {code}": count for (kind, code), count in sorted(work.statuses.items())}
         write_atomic(options.json, json.dumps({"statuses": kinds, "memory": memory, "wrong": work.wrong}).encode())
-    sys.exit(bool(work.wrong or status or grown > options.growth))
+    sys.exit(bool(work.wrong or status or (options.minutes >= 5 and slope > options.slope)))
+
+
+def climb(memory: list[float]) -> float:
+    """How much the second half rises from one measurement to the next: the slope of its line of least squares."""
+    half = memory[len(memory) // 2 :]
+    return float(np.polyfit(range(len(half)), half, 1)[0])
 
 
 if __name__ == "__main__":

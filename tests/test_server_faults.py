@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -25,6 +27,7 @@ from vitadapt.adapter import load_adapter
 from vitadapt.data import Geometry
 from vitadapt.data.images import open_image, to_pixels
 from vitadapt.errors import ConfigError, VitadaptError
+from vitadapt.server import memory
 from vitadapt.server.batches import Batches, Room
 from vitadapt.server.limits import EXPLANATION, Limits
 from vitadapt.server.refusal import Refusal, public, refusal_of
@@ -296,6 +299,26 @@ def test_a_lack_of_memory_while_a_model_is_taken_is_told_and_does_not_end_the_wa
         assert ask(client).status_code == 200 and len(list(shelf._copies.iterdir())) == 1
         put(folder / "cars.safetensors", adapter(3, CARS))
         until(lambda: "cars" in shelf.models and not shelf.problems)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is another one")
+def test_memory_that_is_free_between_what_is_used_goes_back():
+    blocks = [b"x" * 60_000 + bytes([i % 256]) for i in range(1000)]
+    kept = [bytes(blocks[-1]), b"y" * 60_000]
+    full = resident_bytes()
+    del blocks
+    memory.give_back()
+    assert full - resident_bytes() > 40_000_000 and len(kept) == 2
+
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_an_allocator_of_another_kind_is_left_alone(monkeypatch):
+    monkeypatch.setattr(memory, "_glibc", lambda: None)
+    memory.hold_little()
+    memory.give_back()
 
 
 def test_least_recently_used_adapters_live_on_disk_and_answer_the_same(folder):

@@ -14,6 +14,7 @@ import uvicorn
 from ..errors import ConfigError, VitadaptError
 from .app import make_app
 from .gate import Door
+from .memory import hold_little
 from .protocol import connection
 from .service import Service
 
@@ -99,6 +100,7 @@ def run(service: Service, address: Address, tell: Callable[[str], None] = lambda
     """Serve until SIGTERM or SIGINT; then answer what was accepted and return. Raises as `prepared`."""
     before = {kind: signal.signal(kind, _nothing) for kind in (signal.SIGTERM, signal.SIGINT)}
     listener = None
+    hold_little()
     try:
         server, listener = prepared(service, address)
         tell(f"{len(service.shelf.models)} models at {url_of(listener)} (Ctrl-C ends it)")

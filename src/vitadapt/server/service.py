@@ -24,6 +24,7 @@ from ..train import Setting
 from .batches import Batches, Room
 from .inputs import Asked, Picture
 from .limits import EXPLANATION, Limits
+from .memory import give_back
 from .metrics import Metrics
 from .pools import Pool, look_at
 from .refusal import Refusal
@@ -31,6 +32,7 @@ from .shelf import Shelf, Tell, Version
 
 Made = TypeVar("Made")
 _SIDE = 448  # pixels of a side of a drawn heat map, at least
+_TIDY = 10.0  # seconds between looks for memory that can be given back
 _VERSION = 12  # letters of a version's digest that are told
 
 
@@ -80,7 +82,7 @@ class Service:
         self._batches = Batches(compute, self._network, self.limits.batch, self.limits.wait, told)
         if not self._loaded:
             await self._in(self._loading, self.load)
-        self._tasks = [asyncio.create_task(self._batches.run()), asyncio.create_task(self._watch())]
+        self._tasks = [asyncio.create_task(work) for work in (self._batches.run(), self._watch(), self._tidy())]
         self.ready = True
 
     async def stop(self) -> None:
@@ -93,6 +95,11 @@ class Service:
         for threads in (self._decoding, self._network, self._loading):
             threads.shutdown(wait=True, cancel_futures=True)
         self.shelf.close()
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(_TIDY)
+            await self._in(self._loading, give_back)
 
     async def _watch(self) -> None:
         while True:
