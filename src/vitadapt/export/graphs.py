@@ -19,6 +19,7 @@ from .targets import TARGETS, Target
 
 PROGRAM, ONNX = "model.pt2", "model.onnx"
 _FORMAT = "vitadapt-export/1"
+_BATCH = torch.export.Dim("batch", max=2**31 - 1)  # torch 2.6 does not trace one without an end (it may be 2**63 - 1)
 
 
 def about(shipment: Shipment) -> dict[str, str]:
@@ -39,18 +40,17 @@ def about(shipment: Shipment) -> dict[str, str]:
     return {"format": _FORMAT, **{name: json.dumps(value, ensure_ascii=False) for name, value in known.items()}}
 
 
-def _program(shipment: Shipment) -> tuple[Deployed, tuple[Tensor], dict[str, Any]]:
-    """The module, an example, and which of its dimensions may vary: the number of images."""
+def _program(shipment: Shipment) -> torch.export.ExportedProgram:
+    """The model for any number of images. Not strict: that is how newer torch traces anyway, and 2.6 follows it so."""
     size = shipment.image_size
-    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
-    return Deployed(shipment).eval(), (example,), {"images": {0: torch.export.Dim("batch")}}
+    example, module = torch.zeros(2, 3, size, size, dtype=torch.uint8), Deployed(shipment).eval()
+    with torch.no_grad():
+        return torch.export.export(module, (example,), dynamic_shapes={"images": {0: _BATCH}}, strict=False)
 
 
 def _write_program(shipment: Shipment, folder: Path) -> None:
-    module, example, varying = _program(shipment)
-    with torch.no_grad():
-        program = torch.export.export(module, example, dynamic_shapes=varying)
-    torch.export.save(program, folder / PROGRAM, extra_files={"vitadapt.json": json.dumps(about(shipment))})
+    extra = {"vitadapt.json": json.dumps(about(shipment))}
+    torch.export.save(_program(shipment), folder / PROGRAM, extra_files=extra)
 
 
 def _reopen_program(folder: Path, shipment: Shipment) -> Run:
@@ -66,16 +66,9 @@ def _reopen_program(folder: Path, shipment: Shipment) -> Run:
 def _write_onnx(shipment: Shipment, folder: Path) -> None:
     onnx = package("onnx", "onnx")
     package("onnxscript", "onnx")
-    module, example, varying = _program(shipment)
-    with torch.no_grad():
-        program = torch.onnx.export(
-            *(module, example),
-            dynamo=True,
-            dynamic_shapes=varying,
-            input_names=["images"],
-            output_names=["logits"],
-            verbose=False,
-        )
+    program = torch.onnx.export(
+        _program(shipment), dynamo=True, input_names=["images"], output_names=["logits"], verbose=False
+    )
     assert program is not None, "the exporter returns one when it is given no file"
     program.save(str(folder / ONNX))
     model = onnx.load(str(folder / ONNX), load_external_data=False)
