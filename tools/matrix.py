@@ -51,7 +51,7 @@ TESTS = (  # every library that one of the bounds is about is used by one of the
     "peft",
     "protocols",
     "report_figures",
-    "report_page",
+    "report_cli",
     "results",
     "statistics",
     "text_knowledge",
