@@ -29,6 +29,7 @@ from docsite.commands import commands, program
 from vitadapt.bench import check_names, read_bench
 from vitadapt.cli import main
 from vitadapt.files import parse_toml
+from vitadapt.methods import METHODS
 from vitadapt.results import Store
 
 SMALLER = {
@@ -99,6 +100,7 @@ def play(blocks: Iterable[Block], folder: Path) -> str:
         patch.chdir(folder)
         patch.syspath_prepend(str(folder))
         patch.setenv("XDG_CACHE_HOME", str(folder / ".cache"))
+        patch.setattr(METHODS, "_things", dict(METHODS))  # a page may register one of its own
         for block in blocks:
             names = {**NAMES.get(block.page, {}), **names}
             if block.reason:
