@@ -159,7 +159,8 @@ class Workplace:
     @staticmethod
     def _done(status: int, aside: Path) -> Done:
         steps = json.loads((aside / "log").read_text()) if (aside / "log").exists() else []
-        return Done(status, (aside / "out").read_text(), (aside / "err").read_text(), [tuple(step) for step in steps])
+        out, err = ((aside / name).read_text() if (aside / name).exists() else "" for name in ("out", "err"))
+        return Done(status, out, err, [tuple(step) for step in steps])  # killed at once, it has said nothing
 
     def left(self, scenario: Scenario) -> dict[str, object]:
         """Name -> what must be the same however often it was cut off; locks are empty and stay."""
