@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test coverage test-matrix test-wheel wheel sbom audit test-faults fuzz test-docs docs docs-output lint install clean bench-step bench-protocol bench-curves bench-startup bench-bank soak
+.PHONY: demo test coverage test-matrix test-wheel wheel sbom audit test-faults fuzz test-docs docs docs-output lint install clean bench-step bench-protocol bench-curves bench-startup bench-bank soak mutants
 
 demo: $(VENV)/.demo
 	$(BIN)/vitadapt bench recipes/demo.toml --out runs/demo --plot
@@ -57,6 +57,9 @@ test-docs: $(VENV)/.dev
 	$(BIN)/python tools/docsite/outputs.py --check
 
 # Lines and branches that the whole suite runs, in all its processes; fails below the figure in pyproject.toml.
+mutants: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python tools/mutate.py $(ARGS)
+
 coverage: $(VENV)/.dev
 	$(BIN)/coverage erase
 	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n 2

@@ -1,0 +1,199 @@
+"""Do the tests notice? Small changes of the core, one at a time; each should turn a test red.
+
+    make mutants                            a sample from every file of the core, the same every time
+    make mutants ARGS="--count 40 --seed 1 --only search metrics"
+    make mutants ARGS="--minutes 10"        as many of the sample as fit
+
+A comparison, an operator, a constant or a condition is changed, or a statement is left out. The changed file lies in a
+copy of the package in a folder of its own; the tests of that file run against the copy, up to the first that fails.
+What survives is printed with its line: it is equivalent, or harmless, or a test is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch  # noqa: F401 - once, and not in every fork
+
+ROOT = Path(__file__).parents[1]
+METHODS = ("test_methods.py", "test_mutations.py", "test_released.py")
+CORE = {
+    "search.py": ("test_search.py",),
+    "metrics.py": ("test_metrics.py",),
+    "data/fewshot.py": ("test_data_fewshot.py",),
+    "data/folds.py": ("test_data_fewshot.py", "test_protocols.py"),
+    "products.py": ("test_products.py",),
+    "deltas.py": ("test_surgery.py", "test_mutations.py", "test_methods.py"),
+    "surgery.py": ("test_surgery.py", "test_mutations.py", "test_methods.py"),
+    "methods/kadaptation.py": METHODS,
+    "methods/lora.py": METHODS,
+    "methods/compacter.py": METHODS,
+    "methods/adapter.py": METHODS,
+    "methods/_bottleneck.py": METHODS,
+    "methods/phm_adapter.py": METHODS,
+    "methods/selective.py": METHODS,
+    "methods/released.py": METHODS,
+}
+OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult}
+OPERATORS |= {ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult, ast.MatMult: ast.Add}
+COMPARISONS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
+COMPARISONS |= {ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is}
+LIMIT = 600  # seconds for the tests of one change: a loop without end is noticed, too
+
+
+@dataclass(frozen=True)
+class Mutant:
+    file: str
+    line: int
+    what: str
+    source: str
+
+
+def mutants(file: str, source: str) -> Iterator[Mutant]:
+    """Every change of a module, one at a time."""
+    tree = ast.parse(source)
+    quiet = set(map(id, _unread(tree)))
+    for number, node in enumerate(ast.walk(tree)):
+        if id(node) in quiet:
+            continue
+        for choice in range(_choices(node)):
+            changed = copy.deepcopy(tree)
+            target = next(other for i, other in enumerate(ast.walk(changed)) if i == number)
+            before = ast.unparse(node).splitlines()[0]
+            what = _change(target, choice)
+            text = ast.unparse(ast.fix_missing_locations(changed))
+            yield Mutant(file, getattr(node, "lineno", 0), f"{before}  ->  {what}", text)
+
+
+def _unread(tree: ast.Module) -> Iterator[ast.AST]:
+    """Docstrings, annotations and the texts of errors: nobody computes with them."""
+    for node in ast.walk(tree):
+        roots: list[ast.AST | None] = []
+        text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if text or isinstance(node, (ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom)):
+            roots = [node]
+        elif isinstance(node, (ast.AnnAssign, ast.arg)):
+            roots = [node.annotation]
+        elif isinstance(node, ast.FunctionDef):
+            roots = [node.returns, *node.decorator_list]
+        for root in filter(None, roots):
+            yield from ast.walk(root)
+
+
+def _choices(node: ast.AST) -> int:
+    """How many ways there are to change this node."""
+    if isinstance(node, ast.BinOp):
+        return int(type(node.op) in OPERATORS)
+    if isinstance(node, ast.Compare):
+        return int(len(node.ops) == 1 and type(node.ops[0]) in COMPARISONS)
+    if isinstance(node, ast.Constant):
+        return int(isinstance(node.value, (bool, int, float)))
+    if isinstance(node, (ast.BoolOp, ast.IfExp)):
+        return 1
+    if isinstance(node, ast.UnaryOp):
+        return int(isinstance(node.op, (ast.Not, ast.USub)))
+    return int(isinstance(node, (ast.Expr, ast.Assign, ast.AugAssign, ast.Continue, ast.If, ast.Return)))
+
+
+def _change(node: ast.AST, choice: int) -> str:
+    """Changes the node where it stands -> how it reads now."""
+    if isinstance(node, ast.BinOp):
+        node.op = OPERATORS[type(node.op)]()
+    elif isinstance(node, ast.Compare):
+        node.ops = [COMPARISONS[type(node.ops[0])]()]
+    elif isinstance(node, ast.Constant):
+        value = node.value
+        node.value = not value if isinstance(value, bool) else value + 1  # type: ignore[operator]
+    elif isinstance(node, ast.BoolOp):
+        node.op = ast.And() if isinstance(node.op, ast.Or) else ast.Or()
+    elif isinstance(node, ast.IfExp):
+        node.body, node.orelse = node.orelse, node.body
+    elif isinstance(node, ast.UnaryOp):
+        return _become(node, node.operand)
+    elif isinstance(node, ast.If):
+        node.test = ast.UnaryOp(ast.Not(), node.test)
+    elif isinstance(node, ast.Return):
+        node.value = ast.Constant(None)
+    else:
+        return _become(node, ast.Pass())
+    return ast.unparse(ast.fix_missing_locations(node)).splitlines()[0]
+
+
+def _become(node: ast.AST, other: ast.AST) -> str:
+    """Makes the node what the other is."""
+    node.__class__ = other.__class__  # type: ignore[assignment]
+    node.__dict__.clear()
+    node.__dict__.update(other.__dict__)
+    return "pass" if isinstance(other, ast.Pass) else ast.unparse(other)
+
+
+def survives(mutant: Mutant, folder: Path) -> bool:
+    """Do the tests of its file pass with the change? In a fork: torch and pytest are there, the package is not yet."""
+    path = folder / "vitadapt" / mutant.file
+    original = path.read_text("utf-8")
+    path.write_text(mutant.source, "utf-8")
+    child = os.fork()
+    if child == 0:
+        os._exit(_tested(mutant.file, folder))
+    try:
+        _, status = os.waitpid(child, 0)
+        return status == 0
+    finally:
+        path.write_text(original, "utf-8")
+
+
+def _tested(file: str, folder: Path) -> int:
+    """The exit status of the tests against the package in `folder`; 1 also for an error, and killed after a while."""
+    signal.alarm(LIMIT)
+    for number in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    sys.path.insert(0, str(folder))
+    os.chdir(ROOT)
+    tests = [str(ROOT / "tests" / name) for name in CORE[file]]
+    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+
+
+def sample(files: list[str], count: int, seed: int) -> list[Mutant]:
+    """So many changes in all, at random, files in proportion to what can be changed in them; mixed."""
+    every = [one for file in files for one in mutants(file, (ROOT / "src" / "vitadapt" / file).read_text("utf-8"))]
+    return random.Random(seed).sample(every, min(count, len(every)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--only", nargs="+", default=[""], help="parts of file names")
+    options = parser.parse_args()
+    files = [file for file in CORE if any(part in file for part in options.only)]
+    end, tried, alive = time.monotonic() + 60 * options.minutes, 0, 0
+    with tempfile.TemporaryDirectory() as name:
+        shutil.copytree(
+            ROOT / "src" / "vitadapt", Path(name) / "vitadapt", ignore=shutil.ignore_patterns("__pycache__")
+        )
+        for mutant in sample(files, options.count, options.seed):
+            if time.monotonic() > end:
+                break
+            tried += 1
+            if survives(mutant, Path(name)):
+                alive += 1
+                print(f"survived: {mutant.file}:{mutant.line}: {mutant.what}", flush=True)
+    print(f"{tried} changes, {alive} survived")
+
+
+if __name__ == "__main__":
+    main()
