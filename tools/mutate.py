@@ -166,6 +166,14 @@ def _tested(file: str, folder: Path) -> int:
     return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
 
 
+def check_unchanged(files: list[str], folder: Path) -> None:
+    """Tests that fail anyway notice nothing. Exits naming the file whose tests do."""
+    for file in files:
+        source = (folder / "vitadapt" / file).read_text("utf-8")
+        if not survives(Mutant(file, 0, "", f"{source}\n"), folder):
+            sys.exit(f"{file}: its tests fail without any change")
+
+
 def sample(files: list[str], count: int, seed: int) -> list[Mutant]:
     """So many changes in all, at random, files in proportion to what can be changed in them; mixed."""
     every = [one for file in files for one in mutants(file, (ROOT / "src" / "vitadapt" / file).read_text("utf-8"))]
@@ -185,10 +193,12 @@ def main() -> None:
         shutil.copytree(
             ROOT / "src" / "vitadapt", Path(name) / "vitadapt", ignore=shutil.ignore_patterns("__pycache__")
         )
+        check_unchanged(files, Path(name))
         for mutant in sample(files, options.count, options.seed):
             if time.monotonic() > end:
                 break
             tried += 1
+            print(f"\r{tried}", end="", file=sys.stderr, flush=True)
             if survives(mutant, Path(name)):
                 alive += 1
                 print(f"survived: {mutant.file}:{mutant.line}: {mutant.what}", flush=True)
