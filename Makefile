@@ -56,10 +56,11 @@ test-docs: $(VENV)/.dev
 	$(BIN)/pytest tests/test_docs.py tests/test_docs_site.py
 	$(BIN)/python tools/docsite/outputs.py --check
 
-# Lines and branches that the whole suite runs, in all its processes; fails below the figure in pyproject.toml.
+# Small changes of the core, one at a time: each should turn a test red. ARGS go to the script.
 mutants: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python tools/mutate.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/mutants.py $(ARGS)
 
+# Lines and branches that the whole suite runs, in all its processes; fails below the figure in pyproject.toml.
 coverage: $(VENV)/.dev
 	$(BIN)/coverage erase
 	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n 2
@@ -67,7 +68,7 @@ coverage: $(VENV)/.dev
 	$(BIN)/coverage report
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
