@@ -58,6 +58,16 @@ def test_listing_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+def test_building_a_network_from_tensors_imports_no_compiler() -> None:
+    code = (
+        "import sys; from vitadapt.vit import ViT, ViTConfig; from vitadapt.weights import build; "
+        "config = ViTConfig(image_size=16, patch=8, width=32, depth=1, heads=2); "
+        "build(config, ViT(config).state_dict()); "
+        "print(sorted({'torch._dynamo', 'torch._inductor'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
 @pytest.mark.parametrize("name", architectures())
 def test_every_named_architecture_has_a_valid_configuration(name: str) -> None:
     config = config_of(name)

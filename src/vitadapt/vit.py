@@ -262,6 +262,8 @@ class ViT(nn.Module):
     def reset_parameters(self) -> None:
         """Random weights of a sensible size from torch's global generator (for tests, counting and timing)."""
         for name, parameter in self.named_parameters():
+            if parameter.is_meta:
+                continue  # holds no numbers; torch would load its compiler to draw none, two seconds of every command
             if parameter.ndim > 1 or name == "class_token":
                 nn.init.normal_(parameter, std=0.02 if "patches" not in name else 0.05)
             elif name.endswith("bias"):
