@@ -84,6 +84,18 @@ def test_a_file_that_vanishes_half_way_is_named_or_made_again(name):
             case.check_done(place, where)
 
 
+def test_an_image_that_goes_between_two_cells_is_told_below_the_table():
+    case = prepared("benching")
+    place = case.copy()
+    assert place.call(case.scenario, (*case.scenario.line, "--only", "method=lora")).status == 0
+    for image in (place.folder / "photos/train/dark").glob("[0-2].png"):
+        image.unlink()
+    done = place.call(case.scenario)
+    assert done.status == 0 and "photos: 2 of 2 draws of training images differ between methods" in done.out, done.out
+    shown = place.call(case.scenario, ("results", "runs"))
+    assert "2 of 2 draws of training images differ" in shown.out, shown.out
+
+
 def remove(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 

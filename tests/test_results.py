@@ -136,6 +136,26 @@ def test_success_removes_the_trace_of_an_earlier_failure(tmp_path):
     assert not path.exists()
 
 
+def drawn(method, train, seed=0, **axes):
+    return record(method, seed=seed, axes=axes, images={"train": train, "test": "y", "test_count": 1})
+
+
+@pytest.mark.parametrize(
+    ("made", "changed"),
+    [
+        ([drawn("lora", ["x", "z"]), drawn("adapter", ["x", "z"])], 0),
+        ([drawn("lora", ["x", "z"]), drawn("adapter", ["x", "w"])], 1),
+        ([drawn("lora", ["x", "z"]), drawn("adapter", ["x", "w"], shots=7)], 0),
+        ([drawn("lora", ["x", "z"]), drawn("adapter", ["x", "w"], seed=1)], 0),
+        ([drawn("lora", ["x", "z"]), drawn("zero-shot", [])], 0),
+    ],
+)
+def test_methods_that_were_given_other_images_are_told_apart(made, changed):
+    told = [remark for remark in remarks_of(rows_of(made)) if "draws of training images differ" in remark]
+    assert len(told) == changed
+    assert all(remark.startswith("digits: 1 of 1 draws") for remark in told)
+
+
 def test_cells_hold_mean_and_deviation_over_seeds():
     scores = [70.0, 80.0, 84.0]
     (row,) = rows_of([record(seed=seed, score=score) for seed, score in enumerate(scores)])

@@ -17,9 +17,9 @@ from typing import Any
 
 from .errors import StorageError
 from .files import read_sealed, settled, write_sealed
-from .results import Entry, Record, Store
+from .results import Entry, Store
 
-FORMAT = 1
+FORMAT = 2
 WORTH = 500  # records that had to be read themselves, beyond which the index is written again
 
 Stamp = list[int]
@@ -48,16 +48,12 @@ def read_entries(store: Store) -> tuple[list[Entry], list[str]]:
         except StorageError as error:
             damaged.append(str(error))
             continue
-        fresh[name] = (stamp or [], {**{field: getattr(record, field) for field in _FIELDS}, "images": _tested(record)})
+        entry = {field: getattr(record, field) for field in _FIELDS}
+        fresh[name] = (stamp or [], {**entry, "images": {**record.images, "train": record.drawn}})
     lasting = {name: item for name, item in fresh.items() if item[0]}
     if len(lasting) > WORTH:
         _write(path, {name: item for name, item in known.items() if name in found} | lasting)
     return [found[name] for name in sorted(found)], sorted(damaged)
-
-
-def _tested(record: Record) -> dict[str, Any]:
-    """Of its images, what tables compare; the list of those trained on is long."""
-    return {name: value for name, value in record.images.items() if name != "train"}
 
 
 def _stamps(folder: Path) -> dict[str, Stamp | None]:

@@ -46,12 +46,21 @@ class Entry:
     caveat: str = ""  # why `score` must not be compared with others: every table marks it
     split: str = ""  # the rule behind train and test, as `Dataset` has it; older records do not tell
     created: str = ""
-    images: dict[str, Any] = field(default_factory=dict)  # test: one digest of all; test_count; a record tells more
+    images: dict[str, Any] = field(default_factory=dict)  # test: one digest of all; test_count; train: see `drawn`
 
     @property
     def imported(self) -> bool:
         """Was it read from files of the published toolkit? Its configuration then tells no more than they do."""
         return bool(self.config["protocol"] == "imported")
+
+    @property
+    def drawn(self) -> str:
+        """One digest of the images that it was trained on, in their order; empty when there were none.
+
+        A record tells the digest of each of them, an index only this one.
+        """
+        train = self.images.get("train", "")
+        return train if isinstance(train, str) else checksum(train) if train else ""
 
     @property
     def method(self) -> str:

@@ -45,6 +45,7 @@ class Cell(OverSeeds):
     diverged: int = 0
     splits: tuple[str, ...] = ()  # the rules behind train and test, as far as the records tell them
     tested: frozenset[tuple[str, int]] = frozenset()  # digest and number of the test images; one, unless they changed
+    drawn: frozenset[tuple[str, str]] = frozenset()  # how training images were drawn, and their digest
 
     def text(self) -> str:
         parts = [] if self.mean is None else [f"{self.mean:.1f}"]
@@ -170,10 +171,16 @@ def _row(setting: Setting, method: str, records: Sequence[Entry], datasets: list
         rules = tuple(sorted({record.split for record in mine if record.split}))
         tests = ((record.images.get("test"), record.images.get("test_count", 0)) for record in mine)
         tested = frozenset((digest, count) for digest, count in tests if digest)
-        cells[dataset] = Cell(scores, sum(record.status == "diverged" for record in mine), rules, tested)
+        drawn = frozenset((_draw(record.config), record.drawn) for record in mine if record.drawn)
+        cells[dataset] = Cell(scores, sum(record.status == "diverged" for record in mine), rules, tested, drawn)
     seconds = statistics.fmean(sum(record.seconds.values()) for record in records)
     caveats = ", ".join(sorted({record.caveat for record in records if record.caveat}))
     return Row(setting, method, cells, _trained(records), seconds, caveats)
+
+
+def _draw(config: dict[str, Any]) -> str:
+    """What decides which images of a dataset are trained on, as text."""
+    return json.dumps([config.get(name) for name in ("shots", "protocol", "subset", "seed")])
 
 
 def columns_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -206,16 +213,24 @@ def remarks_of(rows: Sequence[Row]) -> list[str]:
 
 
 def _changed(rows: Sequence[Row]) -> list[str]:
-    """A line per dataset whose test images were not always the same, such as a folder that lost one meanwhile."""
-    tested: dict[str, set[tuple[str, int]]] = defaultdict(set)
+    """A line per dataset whose images were not always the same, such as a folder that lost one meanwhile."""
+    tested, drawn = defaultdict[str, set[tuple[str, int]]](set), defaultdict[str, dict[str, set[str]]](dict)
     for row in rows:
         for name, cell in row.cells.items():
             tested[name] |= cell.tested
-    return [
-        f"{name}: tested on {' and '.join(str(count) for _, count in sorted(sets, key=lambda s: s[1]))} images, not "
-        "always the same, so that these scores do not compare; run again what is not on the right ones"
+            for draw, digest in cell.drawn:
+                drawn[name].setdefault(draw, set()).add(digest)
+    found = [
+        f"{name}: tested on {' and '.join(str(count) for _, count in sorted(sets, key=lambda s: s[1]))} images"
         for name, sets in tested.items()
         if len(sets) > 1
+    ]
+    for name, draws in drawn.items():
+        if changed := sum(len(sets) > 1 for sets in draws.values()):
+            found.append(f"{name}: {changed} of {len(draws)} draws of training images differ between methods")
+    return [
+        f"{line}, not always the same, so that these scores do not compare; run again what is not on the right ones"
+        for line in found
     ]
 
 
