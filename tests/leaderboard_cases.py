@@ -26,9 +26,11 @@ def small_suite(images: int = IMAGES, per_class: int = 0) -> Iterator[dict]:
         if row.leaderboard:
             rows[name] = dataclasses.replace(row, sizes={**row.sizes, "test": per_class * len(row.classes) or images})
     suite.cache_clear()
-    yield suite()
-    rows.update(before)
-    suite.cache_clear()
+    try:
+        yield suite()
+    finally:
+        rows.update(before)
+        suite.cache_clear()
 
 
 def probabilities(row, seed: int, images: int | None = None) -> np.ndarray:

@@ -263,7 +263,7 @@ def test_predict_in_its_three_forms(model, photos):
     assert table.count(".png") == 7
     rows = json.loads(call("predict", out, photos, "--json", "--top", 3))
     assert len(rows) == 18 and all(abs(sum(row["top"].values()) - 1) < 1e-5 for row in rows)
-    lines = call("predict", out, photos / "red", "--csv", "--top", 2).splitlines()
+    lines = call("predict", out, photos / "red", "--csv", "--top", 2, fails=True).stdout.splitlines()
     assert lines[0] == "image,class,rank,label,probability" and len(lines) == 13
     unsure = json.loads(call("predict", out, photos / "red", "--json", "--threshold", 1))
     assert all(row["class"] is None for row in unsure)

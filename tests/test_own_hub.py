@@ -47,6 +47,7 @@ def test_it_is_divided_like_ones_own_images(library, tmp_path):
     assert len(pictures.train) == 8 and len(pictures.test) == 2 and not pictures.given
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the library may leave the file open
 def test_other_columns_are_refused(library, tmp_path):
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "train.csv").write_text("a,b\n1,2\n")
