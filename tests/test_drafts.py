@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -75,3 +76,32 @@ def test_a_folder_is_whole_or_absent(tmp_path: Path) -> None:
         assert names(new) == names(other) == [] and new != other
         (new / "a").write_text("whole")
     assert names(tmp_path) == ["out"] and (out / "a").read_text() == "whole"
+
+
+def test_a_folder_whose_file_would_not_go_to_the_disk_does_not_appear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"), draft_folder(tmp_path / "out") as new:
+        (new / "a").write_text("still in memory")
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_lost_a_file_meanwhile_does_not_appear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = os.fsync
+
+    def first_takes_the_other(descriptor: int) -> None:
+        left = sorted((tmp_path / ".out.tmp").iterdir())
+        if len(left) == 2:
+            here = os.fstat(descriptor)
+            next(path for path in left if not os.path.samestat(path.stat(), here)).unlink()
+        plain(descriptor)
+
+    monkeypatch.setattr(os, "fsync", first_takes_the_other)
+    with pytest.raises(FileNotFoundError), draft_folder(tmp_path / "out") as new:
+        (new / "a").write_text("one")
+        (new / "b").write_text("other")
+    assert names(tmp_path) == []

@@ -34,7 +34,7 @@ from vitadapt.results import Store
 pytestmark = with_forks
 
 INTERRUPTS = 4 if KILLS <= SHORT else KILLS // 30
-INTERRUPTED = ("training",) if KILLS <= SHORT else tuple(name for name in SCENARIOS if name != "exporting")
+INTERRUPTED = ("training",) if KILLS <= SHORT else tuple(SCENARIOS)
 
 
 def started(place: Workplace, *more: str) -> subprocess.Popen:

@@ -17,13 +17,7 @@ from fault_cases import KILLS, SCENARIOS, SHORT, TASTE, Workplace, litter, prepa
 
 pytestmark = with_forks
 
-NAMES = (
-    ("benching",)
-    if TASTE
-    else ("training",)
-    if KILLS <= SHORT
-    else tuple(name for name in SCENARIOS if name != "exporting")
-)
+NAMES = ("benching",) if TASTE else ("training",) if KILLS <= SHORT else tuple(SCENARIOS)
 EACH = 1 if TASTE else 3 if KILLS <= SHORT else KILLS // 60
 WRITES = ("write", "create", "mkdir", "fsync")
 

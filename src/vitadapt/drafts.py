@@ -44,12 +44,15 @@ def draft(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def draft_folder(path: Path) -> Iterator[Path]:
-    """An empty folder that becomes `path` (absent, or an empty folder) when the block ends; else as `draft`."""
+    """An empty folder that becomes `path` (absent, or an empty folder) when the block ends; else as `draft`.
+
+    It does not become `path` when a file in it went meanwhile, or would not go to the disk.
+    """
     folder, lock = _claimed_folder(path)
     try:
         yield folder
-        for file in folder.rglob("*"):
-            _sync(file)
+        for inner in folder.rglob("*"):
+            _sync(inner) if inner.is_dir() else _flush(inner)
         os.replace(folder, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -106,13 +109,18 @@ def _is_at(name: Path, descriptor: int) -> bool:
         return False
 
 
-def _sync(path: Path) -> None:
-    """The file, or the names in the folder, survive a power cut, too, where that can be had."""
+def _sync(folder: Path) -> None:
+    """The names in the folder survive a power cut, too, where that can be had."""
+    with suppress(OSError):
+        _flush(folder)
+
+
+def _flush(path: Path) -> None:
+    """What was written is on disk for good. Raises OSError when it is not, such as for want of room."""
     if fcntl is None:  # pragma: no cover - Windows syncs neither folders nor files opened for reading
         return
-    with suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
