@@ -158,7 +158,7 @@ def peers(vit: ViT) -> dict[str, Callable[[], nn.Module]]:
     found = {"PEFT LoRA q,v (HF)": lora, "PEFT LoKr q,v (HF)": lokr, "PEFT LoRA qkv (timm)": fused}
     found |= {"timm fine-tune": lambda: timm_model(vit), "timm frozen": frozen}
     try:
-        import adapters  # type: ignore[import-not-found]
+        import adapters
     except ImportError:
         return found
 
@@ -169,7 +169,7 @@ def peers(vit: ViT) -> dict[str, Callable[[], nn.Module]]:
         cast(Any, base).train_adapter("a")
         return base
 
-    return found | {f"adapters {c}": lambda c=c: hub(c) for c in ("compacter", "seq_bn")}  # type: ignore[misc]
+    return found | {f"adapters {c}": lambda c=c: hub(c) for c in ("compacter", "seq_bn")}
 
 
 def builders(vit: ViT, methods: list[str]) -> dict[str, Callable[[], nn.Module]]:

@@ -104,7 +104,7 @@ class _ThinLinear(torch.autograd.Function):
         return cast(Tensor, y.unflatten(0, x.shape[:-1]))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, q, *saved = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, _, _, *needs = ctx.needs_input_grad

@@ -29,7 +29,7 @@ from .train import Setting
 from .weights.names import backbones
 
 
-class ImageClassifier(ClassifierMixin, BaseEstimator):
+class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
     """Learns classes of images from few examples.
 
     X is a sequence of paths, PIL images or arrays, a uint8 array (N, H, W, 3) or a tensor (N, 3, H, W); y are strings

@@ -50,7 +50,7 @@ class Carrier(nn.Module):
                     tensor[first:last] += change.to(tensor)
                     setattr(part.owner, key, nn.Parameter(tensor, requires_grad=False))
         del self.deltas, self.rows
-        self.__class__ = type(self).__mro__[1]  # type: ignore[assignment]
+        self.__class__ = type(self).__mro__[1]
 
 
 class AdaptedLinear(nn.Linear, Carrier):
@@ -76,7 +76,7 @@ class AdaptedAttention(nn.MultiheadAttention, Carrier):
             return Part(self.out_proj.weight, self.out_proj.bias, ("weight", "bias"), self.out_proj)
         return Part(self.in_proj_weight, self.in_proj_bias, ("in_proj_weight", "in_proj_bias"), self)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         query: Tensor,
         key: Tensor,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from itertools import product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from .data.images import to_rgb, upright
 from .data.parallel import Progress, each
 
 Floats = npt.NDArray[np.float32]
+Reals = npt.NDArray[np.floating[Any]]  # in whatever precision
 
 SIDE = 48  # pixels of the small pictures that are compared
 COARSE, FINE = 8, 16  # cells along one side
@@ -40,7 +42,7 @@ _BLOCK = 256
 
 def groups(
     examples: Examples,
-    features: npt.NDArray | None = None,
+    features: Reals | None = None,
     progress: Progress | None = None,
     workers: int | None = None,
 ) -> IndexArray:
@@ -58,14 +60,14 @@ def thumbnail(ref: ImageRef) -> npt.NDArray[np.uint8]:
     return np.asarray(to_rgb(upright(ref.read())).resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
-def groups_of(small: npt.NDArray[np.uint8], features: npt.NDArray | None = None) -> IndexArray:
+def groups_of(small: npt.NDArray[np.uint8], features: Reals | None = None) -> IndexArray:
     """`groups` of thumbnails (N, 48, 48, 3)."""
     if features is not None and len(features) != len(small):
         raise ValueError(f"features of {len(features)} pictures for {len(small)}")
     return _closed(len(small), _pairs(small, features))
 
 
-def _pairs(small: npt.NDArray[np.uint8], features: npt.NDArray | None) -> npt.NDArray[np.int64]:
+def _pairs(small: npt.NDArray[np.uint8], features: Reals | None) -> npt.NDArray[np.int64]:
     """(M, 2) pictures that belong together."""
     _, first, twin = np.unique(small.reshape(len(small), 3 * SIDE**2), axis=0, return_index=True, return_inverse=True)
     equal = np.column_stack([first[twin.reshape(-1)], np.arange(len(small))])
@@ -108,7 +110,7 @@ def _candidates(
     return pairs, mirrored, start
 
 
-def _promising(best: Floats, own: npt.NDArray[np.int64], features: Floats | None) -> tuple[npt.NDArray, npt.NDArray]:
+def _promising(best: Floats, own: npt.NDArray[np.int64], features: Floats | None) -> tuple[IndexArray, IndexArray]:
     """Rows and columns of `best` that deserve an exact look. `best` of a picture with itself is set aside."""
     best[np.arange(len(own)), own] = -np.inf
     few = min(FEW, best.shape[1] - 1)
@@ -144,7 +146,7 @@ def _fit(
     return np.concatenate(found)
 
 
-def _climb(integral: Floats, wanted: Floats, y: npt.NDArray, x: npt.NDArray) -> Floats:
+def _climb(integral: Floats, wanted: Floats, y: Reals, x: Reals) -> Floats:
     """Move the edges of the windows y, x (M, 2) by ever smaller steps while that makes them fit better -> (M,)."""
     target = _standard(wanted)
     best = _agreement(target, integral, y, x)
@@ -162,18 +164,18 @@ def _climb(integral: Floats, wanted: Floats, y: npt.NDArray, x: npt.NDArray) -> 
     return best
 
 
-def _agreement(target: Floats, integral: Floats, y: npt.NDArray, x: npt.NDArray) -> Floats:
+def _agreement(target: Floats, integral: Floats, y: Reals, x: Reals) -> Floats:
     found: Floats = (_standard(_cells(integral, y, x, FINE)) * target).sum(axis=1)
     return found
 
 
-def _moved(window: npt.NDArray, move: npt.NDArray) -> npt.NDArray:
+def _moved(window: Reals, move: Reals) -> Reals:
     """Edges (M, 2) within the picture and at least half of it apart; where they would not be, they stay."""
     moved = np.clip(window + move, 0, 1)
     return np.where((moved[:, 1] - moved[:, 0] >= 0.5)[:, None], moved, window)
 
 
-def _integral(images: npt.NDArray) -> Floats:
+def _integral(images: Reals) -> Floats:
     """(N, S, S, C) -> sums over everything above and to the left of each corner, (N, S + 1, S + 1, C)."""
     sums = (images - images.mean()).cumsum(axis=1).cumsum(axis=2)  # centred: single precision is enough for them
     return np.pad(sums, ((0, 0), (1, 0), (1, 0), (0, 0))).astype(np.float32)
@@ -184,7 +186,7 @@ def _coarse(grey: Floats, y: tuple[float, float], x: tuple[float, float]) -> Flo
     return _standard(_cells(grey, np.array([y]), np.array([x]), COARSE))
 
 
-def _cells(integral: Floats, y: npt.NDArray, x: npt.NDArray, cells: int) -> Floats:
+def _cells(integral: Floats, y: Reals, x: Reals, cells: int) -> Floats:
     """Mean colours of a window's cells: (N, S + 1, S + 1, C), edges y and x (N or 1, 2) -> (N, cells, cells, C)."""
     steps = np.linspace(0, 1, cells + 1)
     rows, columns = ((edge[:, :1] + (edge[:, 1:] - edge[:, :1]) * steps) * SIDE for edge in (y, x))
@@ -195,7 +197,7 @@ def _cells(integral: Floats, y: npt.NDArray, x: npt.NDArray, cells: int) -> Floa
     return np.asarray(means.transpose(0, 2, 1, 3), dtype=np.float32)
 
 
-def _at(sums: npt.NDArray, places: npt.NDArray) -> npt.NDArray:
+def _at(sums: Reals, places: Reals) -> Reals:
     """Sums (N, S + 1, ...) between rows, at `places` (N or 1, K): exact, because pixels are constant inside."""
     low = np.minimum(places.astype(np.int64), SIDE - 1)
     part = (places - low)[:, :, None, None]
@@ -211,7 +213,7 @@ def _standard(cells: Floats) -> Floats:
     return np.asarray(flat / length, dtype=np.float32)
 
 
-def _unit(features: npt.NDArray) -> Floats:
+def _unit(features: Reals) -> Floats:
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     return np.asarray(features / np.maximum(lengths, 1e-12), dtype=np.float32)
 

@@ -101,7 +101,7 @@ class FileRef:
 class ArrayRef:
     """An image in an array: (H, W) or (H, W, 1 | 3 | 4), uint8, uint16 or bool."""
 
-    array: npt.NDArray
+    array: npt.NDArray[Any]
     name: str
 
     def read(self) -> Image.Image:
@@ -156,7 +156,7 @@ class Examples:
         """Can an image have several labels at once?"""
         return self.labels.ndim == 2
 
-    def take(self, rows: Sequence[int] | npt.NDArray) -> Examples:
+    def take(self, rows: Sequence[int] | npt.NDArray[np.generic]) -> Examples:
         """The examples at `rows`, in that order. Raises IndexError for a row that does not exist."""
         index = np.asarray(rows)
         if index.dtype == np.bool_:

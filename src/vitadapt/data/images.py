@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -196,7 +197,7 @@ def _has_alpha(image: Image.Image) -> bool:
     return image.mode == "P" and image.palette is not None and image.palette.mode.endswith("A")
 
 
-def _to_8_bit(grey: npt.NDArray) -> Pixel8:
+def _to_8_bit(grey: npt.NDArray[Any]) -> Pixel8:
     """Integers 0..65535 or floats 0..1, (H, W) -> uint8 (H, W), rounded."""
     top = 1.0 if grey.dtype.kind == "f" else 65535
     if not (grey.min() >= 0 and grey.max() <= top):  # written so that NaN fails too

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +47,7 @@ class Pixels(ABC):
     def _fetch(self, rows: npt.NDArray[np.int64]) -> Pixel8:
         """A new array (n, 3, S, S)."""
 
-    def gather(self, rows: npt.NDArray | Tensor) -> Tensor:
+    def gather(self, rows: npt.NDArray[np.integer[Any]] | Tensor) -> Tensor:
         """The images at `rows` as a contiguous uint8 copy (n, 3, S, S). Raises IndexError for rows outside 0..N-1."""
         import torch
 
@@ -82,7 +82,7 @@ class StreamedPixels(Pixels):
         self._kept: dict[int, Pixel8] = {}
 
     @cached_property
-    def key(self) -> str:  # type: ignore[override]
+    def key(self) -> str:
         return _key(content_digests(self.examples, None, workers=self.workers), self.geometry)
 
     def __len__(self) -> int:

@@ -30,7 +30,7 @@ def learning(subject: Subject) -> Picture:
     return Picture("learning", "Learning curves", caption, panels, subject.methods)
 
 
-def _draw_learning(axes: Axes, tag: Tag, groups: Sequence[Group], subject: Subject) -> None:
+def _draw_learning(axes: Axes, tag: Tag, groups: Sequence[Group[Record]], subject: Subject) -> None:
     shown: list[float] = []
     for group in groups:
         number = subject.methods.index(group.method)

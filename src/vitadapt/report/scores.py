@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..results import Record
 from .panels import MUTED, PAPER, Axes, Panel, Picture, Tag, clean, colour
 from .subject import Subject
 from .table import Group, Row
@@ -79,7 +80,7 @@ def seeds(subject: Subject) -> Picture:
     return Picture("seeds", "Spread over seeds", caption, panels)
 
 
-def _draw_seeds(axes: Axes, tag: Tag, groups: Sequence[Group], subject: Subject) -> None:
+def _draw_seeds(axes: Axes, tag: Tag, groups: Sequence[Group[Record]], subject: Subject) -> None:
     for y, group in enumerate(groups):
         number = subject.methods.index(group.method)
         scores = [record.score for record in group.records if record.score is not None]

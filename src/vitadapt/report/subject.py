@@ -29,7 +29,7 @@ class Subject:
 
     def settings(self) -> Iterator[tuple[str, dict[str, str], list[Record]]]:
         """(title, what filters know, records) of each setting; the title is empty when there is only one."""
-        members: dict[Any, list[Group]] = defaultdict(list)
+        members: dict[Any, list[Group[Record]]] = defaultdict(list)
         for group in self.groups:
             members[group.setting].append(group)
         for setting, groups in members.items():
@@ -37,7 +37,7 @@ class Subject:
             title = " · ".join(f"{name.replace('_', ' ')} {about[name]}" for name in self.varying)
             yield title, about, [record for group in groups for record in group.records]
 
-    def by_dataset(self) -> Iterator[tuple[str, dict[str, str], list[Group]]]:
+    def by_dataset(self) -> Iterator[tuple[str, dict[str, str], list[Group[Record]]]]:
         """(title, what filters know, groups) of each setting and dataset."""
         for title, about, records in self.settings():
             for dataset in self.short:
@@ -45,7 +45,7 @@ class Subject:
                 if mine:
                     yield self._title(self.name(dataset), title), {**about, "dataset": dataset}, self._named(mine)
 
-    def by_method(self) -> Iterator[tuple[str, dict[str, str], Group]]:
+    def by_method(self) -> Iterator[tuple[str, dict[str, str], Group[Record]]]:
         """(title, what filters know, group) of each setting and method."""
         for title, about, records in self.settings():
             for group in self._named(records):
@@ -63,7 +63,7 @@ class Subject:
         """Those of the rows that have a score on each dataset of the setting."""
         return [row for row in self.rows(records) if row.average is not None]
 
-    def _named(self, records: Sequence[Record]) -> list[Group]:
+    def _named(self, records: Sequence[Record]) -> list[Group[Record]]:
         """The groups cut down to `records`; their names stay, so that a method has one colour everywhere."""
         wanted = {id(record) for record in records}
         cut = [Group(g.setting, g.method, [r for r in g.records if id(r) in wanted]) for g in self.groups]

@@ -81,7 +81,7 @@ def make_app(service: Service, door: Door) -> App:
     _add_errors(app, service)
     if door.token:
         _describe_token(app)
-    return Gate(app, service.limits, door, service.metrics)  # type: ignore[arg-type]
+    return Gate(app, service.limits, door, service.metrics)
 
 
 def _add_page(app: FastAPI) -> None:

@@ -28,7 +28,7 @@ from .ordering import in_order
 
 _NAMES, _COUNT = "classnames.txt", "nshards.txt"
 _SHARDS = 100_000  # more than any data set has
-Sample = tuple[ImageRef, npt.NDArray]
+Sample = tuple[ImageRef, npt.NDArray[np.generic]]
 
 
 def places(options: Options, root: Path | None) -> list[str]:
@@ -115,7 +115,7 @@ def _samples(shard: Path) -> Iterator[Sample]:
         yield images[0], _label(files)
 
 
-def _label(files: Mapping[str, MemberRef]) -> npt.NDArray:
+def _label(files: Mapping[str, MemberRef]) -> npt.NDArray[np.generic]:
     """() for one class, (C,) for several."""
     ref = files.get(".cls") or files[".npy"]
     if ref.size > LABEL_FILE:
