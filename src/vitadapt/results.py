@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from .errors import CellBusy, StorageError
@@ -247,7 +248,7 @@ class Store:
         write_atomic(path, trace.encode())
         return path
 
-    def predictions(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
+    def predictions(self, record: Record) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]]:
         """(probabilities (N, C), labels). Raises StorageError when the file is missing or damaged."""
         path = self.path("predictions", record.digest)
         try:

@@ -60,7 +60,7 @@ class Bank:
 
     def __init__(
         self,
-        backbone: ViT,
+        backbone: nn.Module,
         adapters: Mapping[str, Source] | None = None,
         *,
         resident: int | None = None,

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..adapter import AdapterInfo
 from ..errors import WeightsError
 from ..files import bytes_digest, write_atomic
+from ..surgery import Method
 from .family import Family
 from .heads import HeadFamily
 
@@ -40,7 +41,7 @@ class Facts:
     adapter: AdapterInfo | None = None
 
     @property
-    def method(self) -> object | None:
+    def method(self) -> Method | None:
         """The method that made it, if a file said so."""
         return self.adapter.method if self.adapter else None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor, nn
 
 from ..adapter import AdapterInfo, load_adapter, read_adapter
@@ -19,6 +20,7 @@ from ..head import Classifier
 from ..runner import cached_backbone
 from ..train import Progress, Setting, forward_all
 
+Floats = npt.NDArray[np.float32]
 ADAPTER = "adapter.safetensors"
 
 
@@ -44,14 +46,14 @@ class Model:
         """The same model, which reports how far it is."""
         return replace(self, setting=replace(self.setting, progress=progress))
 
-    def predict_proba(self, images: Any) -> np.ndarray:
+    def predict_proba(self, images: Any) -> Floats:
         """(N, C) probabilities of paths, PIL images, uint8 arrays (N, H, W, 3) or tensors (N, 3, H, W).
 
         Raises DataError naming what is not an image.
         """
         return self.predict_refs(references(images, "images"))
 
-    def predict_refs(self, refs: Sequence[ImageRef], cache: Path | None = None) -> np.ndarray:
+    def predict_refs(self, refs: Sequence[ImageRef], cache: Path | None = None) -> Floats:
         """(N, C) probabilities of undecoded images. Raises DataError naming all that cannot be read."""
         if not len(refs):
             return np.zeros((0, len(self.classes)), dtype=np.float32)
@@ -66,9 +68,9 @@ def geometry_of(backbone: nn.Module, info: AdapterInfo) -> Geometry:
     return Geometry(info.image_size, cast(Any, backbone).preprocess.resize, info.squash)
 
 
-def probabilities_of(logits: Tensor) -> np.ndarray:
+def probabilities_of(logits: Tensor) -> Floats:
     """Logits (N, C) in fp32 on the CPU -> probabilities (N, C)."""
-    probabilities: np.ndarray = logits.softmax(dim=1).numpy()
+    probabilities: Floats = logits.softmax(dim=1).numpy()
     return probabilities
 
 
