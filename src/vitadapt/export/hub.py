@@ -9,7 +9,7 @@ from typing import Any
 from ..adapter import read_adapter
 from ..errors import ConfigError, StorageError, WeightsError
 from ..own.model import ADAPTER
-from ..weights.fetch import package
+from ..weights.fetch import failures, package
 
 CARD = "README.md"
 _REQUIRED = {"library_name": "vitadapt", "pipeline_tag": "image-classification"}
@@ -32,7 +32,7 @@ def pack(folder: Path | str, repository: str) -> Parcel:
     """
     hub, folder = package("huggingface_hub", "hf"), Path(folder)
     try:
-        hub.utils.validate_repo_id(repository)
+        package("huggingface_hub.utils", "hf").validate_repo_id(repository)
     except ValueError as error:
         raise ConfigError(f"{repository!r} cannot be the name of a repository; use USER/NAME") from error
     if not (folder / ADAPTER).is_file():
@@ -72,8 +72,6 @@ def _card(hub: Any, path: Path) -> dict[str, Any]:
 def push(parcel: Parcel, private: bool = True) -> str:
     """Send it -> the address. Raises StorageError with the hub's own reason."""
     hub = package("huggingface_hub", "hf")
-    import httpx
-
     try:
         api = hub.HfApi()
         api.create_repo(parcel.repository, private=private, exist_ok=True)
@@ -83,7 +81,7 @@ def push(parcel: Parcel, private: bool = True) -> str:
             allow_patterns=list(parcel.files),
             commit_message="Model",
         )
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except failures() as error:
         reason = str(error).strip().partition("\n")[0]
         raise StorageError(
             f"could not push to {parcel.repository}: {reason}; log in with 'hf auth login', and look at --dry-run"

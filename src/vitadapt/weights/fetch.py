@@ -42,7 +42,7 @@ def fetching(what: str, address: str = "") -> Iterator[None]:
         if constants:
             constants.HF_HUB_OFFLINE = bool(trouble)
         yield
-    except _failures() as error:
+    except failures() as error:
         said = (str(error) or type(error).__name__).strip().partition("\n")[0][:200]
         reason = f"{trouble}, and it is not in the cache" if trouble else said
         raise WeightsError(f"could not fetch {what}: {reason}; {REMEDY}") from error
@@ -65,8 +65,8 @@ def _trouble(address: str, constants: Any) -> str:
     return ""
 
 
-def _failures() -> tuple[type[Exception], ...]:
+def failures() -> tuple[type[Exception], ...]:
     """What the libraries raise when there is no connection, no such file or no such repository."""
     general = (OSError, ValueError, RuntimeError)  # most errors of huggingface_hub and urllib derive from OSError
-    httpx = sys.modules.get("httpx")  # newer versions of huggingface_hub talk through it
-    return (*general, httpx.HTTPError) if httpx else general
+    clients = (sys.modules.get(name) for name in ("httpx", "httpx2"))  # huggingface_hub talks through one
+    return (*general, *(client.HTTPError for client in clients if client))
