@@ -159,7 +159,9 @@ def child(request: dict) -> int:
         status = 70
     injector.watch = []
     if injector.log:
-        Path(injector.log).write_text(json.dumps(injector.steps))
+        draft = Path(f"{injector.log}.half")
+        draft.write_text(json.dumps(injector.steps))
+        draft.replace(injector.log)  # a kill may come even now
     return status
 
 
