@@ -30,9 +30,10 @@ from project import extras, python_bounds, requirements
 
 ROOT = Path(__file__).parents[1]
 
-NEEDED_BY_TESTS = ("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100")
+NEEDED_BY_TESTS = ("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "httpx>=0.27", "jsonschema>=4.20")
 TESTS = (  # every library that one of the bounds is about is used by one of these
     "adapter",
+    "bank",
     "cli",
     "cli_model",
     "config",
@@ -44,16 +45,27 @@ TESTS = (  # every library that one of the bounds is about is used by one of the
     "doctor",
     "estimator",
     "export",
+    "export_cli",
+    "export_push",
+    "extras",
+    "fanout",
+    "fanout_ray",
+    "index",
     "live_models",
+    "methods",
     "metrics",
     "neighbours",
     "own_hub",
     "peft",
+    "products",
     "protocols",
-    "report_figures",
     "report_cli",
+    "report_figures",
     "results",
+    "server",
+    "server_faults",
     "statistics",
+    "surgery",
     "text_knowledge",
     "text_tower",
     "train",
