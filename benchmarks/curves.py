@@ -27,9 +27,10 @@ from protocol import make_images
 from vitadapt.bench import expand, run_bench
 from vitadapt.config import RunConfig, parse_method
 from vitadapt.fanout.hiring import crew_for
+from vitadapt.preparation import Environment
 from vitadapt.procedure import train_final
 from vitadapt.results import Store
-from vitadapt.runner import Environment, run
+from vitadapt.runner import run
 from vitadapt.task import Task
 from vitadapt.train import Setting, TensorInputs, forward_all
 from vitadapt.vit import ViT, ViTConfig

@@ -47,10 +47,11 @@ from vitadapt.data.pixels import decode
 from vitadapt.errors import Diverged
 from vitadapt.leaderboard.suite import required, suite
 from vitadapt.plan import Pace, pace_of
+from vitadapt.preparation import Environment, prepare
 from vitadapt.procedure import at_point, published_split
 from vitadapt.protocols import PROTOCOLS, Elevater
 from vitadapt.results import Record, Store
-from vitadapt.runner import Environment, prepare, run
+from vitadapt.runner import run
 from vitadapt.task import Task, derive
 from vitadapt.train import Setting, forward_all, probabilities_of
 from vitadapt.vit import ViT

@@ -22,7 +22,7 @@ from protocol import make_images
 from vitadapt.audit import probe
 from vitadapt.bench import expand
 from vitadapt.data import Pixels, open_dataset
-from vitadapt.runner import Environment, frozen_features, pixels_of, prepare
+from vitadapt.preparation import Environment, frozen_features, pixels_of, prepare
 
 BATCHES = (2, 4, 16, 64)
 

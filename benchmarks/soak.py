@@ -45,7 +45,7 @@ def adapter(seed: int) -> bytes:
     import torch
 
     from vitadapt.head import Classifier, Head
-    from vitadapt.runner import cached_backbone
+    from vitadapt.preparation import cached_backbone
     from vitadapt.surgery import adapt, trainable
 
     method = parse_method(METHODS[seed % len(METHODS)])

@@ -22,8 +22,9 @@ import torch
 from vitadapt.bench import expand
 from vitadapt.config import RunConfig, method_text
 from vitadapt.data import default_cache
+from vitadapt.preparation import Environment, pixels_of, prepare
 from vitadapt.protocols import PROTOCOLS
-from vitadapt.runner import Environment, pixels_of, predict, prepare
+from vitadapt.runner import predict
 from vitadapt.train import Setting
 
 

@@ -21,8 +21,9 @@ from vitadapt.bench import expand
 from vitadapt.config import RunConfig
 from vitadapt.files import bytes_digest
 from vitadapt.methods import METHODS
+from vitadapt.preparation import Environment
 from vitadapt.results import Store
-from vitadapt.runner import Environment, run
+from vitadapt.runner import run
 
 TABLE = Path(__file__).parent / "golden" / "table.json"
 COMMAND = "python tests/golden_cases.py --write"

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from fanout_cases import cells, leftovers, make_photos, recipe_file, results
 from vitadapt.bench import run_bench
+from vitadapt.preparation import Environment
 from vitadapt.results import Store
-from vitadapt.runner import Environment
 
 KILLS = max(3, int(os.environ.get("VITADAPT_KILLS", "0")) // 12)
 SEEDS = 2 * KILLS

@@ -13,9 +13,10 @@ from vitadapt.calibration import calibrate, final_recipe, reliability_of
 from vitadapt.cli import app
 from vitadapt.config import Recipe, RunConfig, parse_method
 from vitadapt.errors import ConfigError, NotApplicable
+from vitadapt.preparation import Environment
 from vitadapt.reliability import measures_at, reliability
 from vitadapt.results import Store
-from vitadapt.runner import Environment, run
+from vitadapt.runner import run
 
 FAST = Recipe(epochs=2, batch_size=8, lr=1e-2, probe_epochs=2)
 

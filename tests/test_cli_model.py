@@ -22,7 +22,7 @@ from vitadapt.own.fitting import Order, fit_folder, usual_size
 from vitadapt.own.model import load_model
 from vitadapt.own.pictures import gather
 from vitadapt.own.splits import folds_for, grouped_folds, hold_out_groups
-from vitadapt.runner import Environment
+from vitadapt.preparation import Environment
 from vitadapt.weights import load_backbone
 
 COLOURS = ("blue", "green", "red")
@@ -304,7 +304,7 @@ def test_evaluate_matches_classes_by_name(model, photos, tmp_path):
 
 
 def test_info_needs_no_backbone(model, monkeypatch):
-    monkeypatch.setattr("vitadapt.runner.load_backbone", None)
+    monkeypatch.setattr("vitadapt.preparation.load_backbone", None)
     said = json.loads(call("info", model[0], "--json"))
     assert said["classes"] == list(COLOURS) and said["format"] == "vitadapt-adapter/3" and "accuracy" in said
 

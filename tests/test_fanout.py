@@ -21,8 +21,8 @@ from vitadapt.fanout.hiring import crew_for
 from vitadapt.fanout.places import gpus_of, places
 from vitadapt.fanout.processes import Processes
 from vitadapt.fanout.schedule import ATTEMPTS, fan_out, shard
+from vitadapt.preparation import Environment
 from vitadapt.results import Store
-from vitadapt.runner import Environment
 
 
 @pytest.fixture(scope="module")

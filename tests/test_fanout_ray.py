@@ -13,8 +13,8 @@ from vitadapt.bench import run_bench
 from vitadapt.errors import FanoutError
 from vitadapt.fanout.crew import Watch
 from vitadapt.fanout.hiring import crew_for
+from vitadapt.preparation import Environment
 from vitadapt.results import Store
-from vitadapt.runner import Environment
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # Ray's own sockets and log files

@@ -12,8 +12,9 @@ from vitadapt.config import Recipe, RunConfig, parse_method
 from vitadapt.errors import ConfigError, NotApplicable
 from vitadapt.interpolation import SCALES, curve, scale_change
 from vitadapt.methods import METHODS
+from vitadapt.preparation import Environment
 from vitadapt.results import Store
-from vitadapt.runner import Environment, run
+from vitadapt.runner import run
 from vitadapt.surgery import adapt, merge, trainable
 
 CHANGING = [name for name in METHODS if name not in ("linear-probe", "zero-shot")]

@@ -10,9 +10,10 @@ from vitadapt import plan as planning
 from vitadapt.bench import expand
 from vitadapt.errors import DataError
 from vitadapt.plan import images_of, plan, total
+from vitadapt.preparation import Environment
 from vitadapt.protocols import PROTOCOLS
 from vitadapt.results import Store
-from vitadapt.runner import Environment, run
+from vitadapt.runner import run
 
 AXES = {"backbone": "random:tiny", "dataset": "digits", "method": ["linear-probe", "bitfit"], "seed": [0, 1]}
 

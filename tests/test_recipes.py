@@ -16,9 +16,10 @@ from vitadapt.data.catalog import catalog
 from vitadapt.errors import ConfigError, DataError, UnknownName
 from vitadapt.listing import recipes
 from vitadapt.methods import METHODS
+from vitadapt.preparation import Environment, training_pool
 from vitadapt.protocols import PROTOCOLS
 from vitadapt.released import UNBLINDED
-from vitadapt.runner import Environment, run, training_pool
+from vitadapt.runner import run
 from vitadapt.shipped import find_recipe, shipped_recipes
 
 FOLDER = Path(__file__).parents[1] / "recipes"

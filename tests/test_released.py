@@ -32,6 +32,7 @@ from vitadapt.headspec import HeadSpec
 from vitadapt.methods import METHODS
 from vitadapt.methods.released import scrambled
 from vitadapt.optimism import optimism_of
+from vitadapt.preparation import Environment
 from vitadapt.procedure import at_point
 from vitadapt.protocols import PROTOCOLS
 from vitadapt.released import (
@@ -48,7 +49,7 @@ from vitadapt.released import (
 )
 from vitadapt.report.table import remarks_of, rows_of
 from vitadapt.results import Record, Store
-from vitadapt.runner import Environment, run
+from vitadapt.runner import run
 from vitadapt.search import Grid, coarse_to_fine
 from vitadapt.surgery import adapt, seeded, trainable
 from vitadapt.task import Task

@@ -16,8 +16,9 @@ from vitadapt.data import open_dataset
 from vitadapt.data.subsets import make_manifest, manifest_digest
 from vitadapt.errors import ConfigError, MethodDefect, NotApplicable, WeightsError
 from vitadapt.methods import LinearProbe, LoRA
+from vitadapt.preparation import Environment, cached_probe, training_pool
 from vitadapt.results import Store
-from vitadapt.runner import Environment, SealedTest, cached_probe, run, training_pool
+from vitadapt.runner import SealedTest, run
 from vitadapt.train import Setting, forward_all
 from vitadapt.weights import backbone_digest, load_backbone
 
@@ -166,7 +167,7 @@ def test_all_shots_take_every_training_image(photos, tmp_path, environment):
 
 
 def test_frozen_features_are_computed_once(photos, tmp_path, environment, monkeypatch):
-    from vitadapt import runner
+    from vitadapt import preparation
 
     calls = []
 
@@ -174,7 +175,7 @@ def test_frozen_features_are_computed_once(photos, tmp_path, environment, monkey
         calls.append(arguments)
         return forward_all(*arguments, **options)
 
-    monkeypatch.setattr(runner, "forward_all", counted)
+    monkeypatch.setattr(preparation, "forward_all", counted)
     run(config(photos, LinearProbe()), tmp_path / "a", environment)
     assert len(calls) == 2
     run(config(photos, LinearProbe(), recipe=Recipe(epochs=3)), tmp_path / "b", environment)

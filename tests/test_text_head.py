@@ -20,9 +20,10 @@ from vitadapt.errors import ConfigError, NotApplicable, NotMergeable, UnknownNam
 from vitadapt.head import Head, TextStart, unprojected
 from vitadapt.headspec import TEXT, ZERO, HeadSpec
 from vitadapt.methods import METHODS, LoRA, ZeroShot
+from vitadapt.preparation import Environment
 from vitadapt.protocols import PROTOCOLS, Task
 from vitadapt.results import Store
-from vitadapt.runner import Environment, run
+from vitadapt.runner import run
 from vitadapt.text import Prompts, load_text_tower
 from vitadapt.train import Setting, TensorInputs
 from vitadapt.weights import backbone_digest, load_backbone

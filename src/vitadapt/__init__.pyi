@@ -31,9 +31,9 @@ from .methods import PHMAdapter as PHMAdapter
 from .methods import ZeroShot as ZeroShot
 from .own.model import Model as Model
 from .own.model import load_model as load_model
+from .preparation import Environment as Environment
 from .results import Record as Record
 from .results import Store as Store
-from .runner import Environment as Environment
 from .runner import run as run
 from .surgery import Delta as Delta
 from .surgery import Method as Method

@@ -27,9 +27,9 @@ from .fanout.crew import Alone, Hire, Outcome, Watch
 from .fanout.schedule import fan_out
 from .files import expanded
 from .language import check_prompts
+from .preparation import Environment
 from .registry import unknown
 from .results import Store
-from .runner import Environment
 from .shipped import find_recipe
 from .text import Prompts, read_class_names
 from .weights.load import check_name

@@ -18,12 +18,12 @@ from .config import Recipe, RunConfig
 from .data.folds import stratified_folds
 from .errors import ConfigError, NotApplicable
 from .grouping import by_setting
+from .preparation import Environment, prepare
 from .procedure import out_of_fold
 from .protocols import PROTOCOLS
 from .reliability import agreement, fit_temperature, measures_at, reliability
 from .report.table import Setting
 from .results import Record, Store
-from .runner import Environment, prepare
 from .task import derive
 
 FOLDS = 5

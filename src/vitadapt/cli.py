@@ -31,8 +31,8 @@ from .errors import ConfigError, UnknownName, VitadaptError
 if TYPE_CHECKING:
     from .config import RunConfig
     from .fanout.crew import Hire, Outcome
+    from .preparation import Environment
     from .results import Entry, Record
-    from .runner import Environment
 
 INTERRUPTED = 130
 

@@ -11,8 +11,8 @@ import typer
 from .errors import ConfigError
 
 if TYPE_CHECKING:
+    from .preparation import Environment
     from .results import Entry, Record
-    from .runner import Environment
 
 Found = TypeVar("Found")
 Runs = Annotated[Path, typer.Argument(help="A folder made by run or bench.")]
@@ -29,7 +29,7 @@ def environment_of(cache: Path | None, no_cache: bool, data_root: Path | None, d
     import torch
 
     from .data import default_cache
-    from .runner import Environment
+    from .preparation import Environment
     from .train import Setting
 
     if device == "auto":

@@ -22,8 +22,8 @@ from .head import Classifier
 from .headspec import HeadSpec
 from .methods import KAdaptation
 from .own.model import ADAPTER, Model, load_model, references
+from .preparation import Environment, cached_backbone, frozen_features
 from .procedure import train_final
-from .runner import Environment, cached_backbone, frozen_features
 from .surgery import Method
 from .task import Task
 from .train import Setting

@@ -24,9 +24,9 @@ from .head import Head, unprojected
 from .headspec import TEXT
 from .language import text_start
 from .metrics import METRICS
+from .preparation import Environment, cached_backbone, frozen_features, pixels_of
 from .reliability import agreement, ece, nll
 from .results import Record, Store
-from .runner import Environment, cached_backbone, frozen_features, pixels_of
 from .surgery import Delta, trainable
 from .train import forward_all, probabilities_of
 from .vit import Block, SlotLinear

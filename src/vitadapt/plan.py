@@ -16,10 +16,11 @@ from .data import open_dataset
 from .data.catalog import resolve
 from .errors import DataError
 from .headspec import ZERO
+from .preparation import Environment, cached_backbone, training_pool
 from .protocols import Budget, Task
 from .released import procedure_of
 from .results import Store
-from .runner import Environment, cached_backbone, peak_memory_mb, training_pool
+from .runner import peak_memory_mb
 from .surgery import trainable
 from .train import Setting, TensorInputs, forward_all
 

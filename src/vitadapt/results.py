@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock, Timeout
 
-from .errors import CellBusy, StorageError
+from .errors import StorageError
 from .files import bytes_digest, checksum, write_atomic
+from .locks import locked
 from .naming import recorded_name
 
 SCHEMA = 1
@@ -127,20 +127,9 @@ class Store:
 
         Raises StorageError when the folder cannot be used, and CellBusy, unless told to `wait`, when another holds it.
         """
-        folder = self.root / "locks"
-        lock = FileLock(folder / f"{digest}.lock", timeout=-1 if wait else 0)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout as error:
-            raise CellBusy(f"{self.root}: another process is running {digest}") from error
-        except (OSError, NotImplementedError) as error:  # the latter from a file system without locks
-            reason = getattr(error, "strerror", None) or error
-            raise StorageError(f"{self.root}: cannot be used for results ({reason}); choose --out") from error
-        try:
+        path, busy = self.root / "locks" / f"{digest}.lock", f"{self.root}: another process is running {digest}"
+        with locked(path, self.root, "for results", "--out", "" if wait else busy):
             yield
-        finally:
-            lock.release()
 
     def get(self, digest: str) -> Record | None:
         """The record, or None when there is no whole one (a damaged one counts as absent and is run again).

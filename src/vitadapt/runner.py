@@ -4,54 +4,34 @@ from __future__ import annotations
 
 import platform
 import sys
-import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timezone
-from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from filelock import FileLock
-from torch import Tensor, nn
+from torch import nn
 
 from .adapter import AdapterInfo, adapter_bytes
-from .audit import LEARNABLE, TensorReport, probe, require_learnable
+from .audit import LEARNABLE, require_learnable
 from .config import RunConfig, data_table
-from .data import Dataset, Examples, Geometry, content_digests, open_dataset, open_pixels, sample_few_shot
+from .data import Dataset, Examples, content_digests
 from .data.fewshot import class_sizes
 from .data.pixels import Pixels
-from .data.subsets import manifest_digest, read_manifest, subset_rows
-from .errors import ConfigError, Diverged, StorageError, VitadaptError
-from .files import bytes_digest, read_sealed, write_sealed
-from .head import TextStart, unprojected
-from .language import text_start
+from .errors import Diverged, StorageError, VitadaptError
+from .files import bytes_digest
 from .metrics import METRICS, per_class, performance_efficiency
+from .preparation import Clock, Environment, Prepared, cached_probe, frozen_features, pixels_of, prepare
 from .protocols import PROTOCOLS, Task, Trained
 from .released import UNBLINDED, OpenTest, Seen, procedure_of
 from .results import Record, Store
 from .surgery import trainable
 from .train import Setting, forward_all, probabilities_of
-from .weights import backbone_digest, load_backbone
 from .weights.names import backbones
-
-
-@dataclass(frozen=True)
-class Environment:
-    """Where a run happens: nothing here changes its numbers. `cache` None decodes images anew each time.
-
-    `subset` is the file of the manifest whose digest a configuration names.
-    """
-
-    cache: Path | None = None
-    data_root: Path | None = None
-    setting: Setting = field(default_factory=Setting)
-    subset: Path | None = None
 
 
 class SealedTest:
@@ -66,19 +46,6 @@ class SealedTest:
             raise RuntimeError("the test set has been scored already; choose nothing by it")
         self._asked = True
         return 100 * self._metric(self._labels, probabilities), 100 * per_class(self._labels, probabilities)
-
-
-class Clock:
-    """Seconds by phase."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 def run(
@@ -162,141 +129,6 @@ def _train(task: Task, test: OpenTest) -> tuple[Trained, Seen | None]:
         return PROTOCOLS[name](task), None
     seen = UNBLINDED[name](task, test)
     return seen.trained, seen
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a cell works on before any training: nothing of it comes from the test images.
-
-    `base` is the digest of the backbone as it was loaded, `frozen` as it is used; `said` are notes for the record.
-    """
-
-    task: Task
-    dataset: Dataset
-    pool: Examples
-    base: str
-    frozen: str
-    said: list[str]
-
-
-def prepare(config: RunConfig, environment: Environment, clock: Clock | None = None) -> Prepared:
-    """Backbone, labelled images, their features and the text of a cell. The task has no files of its own."""
-    clock, setting = clock or Clock(), replace(environment.setting, precision=config.precision)
-    with clock.phase("data"):
-        backbone, base = cached_backbone(config.backbone, config.image_size, setting.device)
-        dataset = open_dataset(config.dataset, environment.data_root)
-        pool = training_pool(config, dataset, environment)
-        images = pixels_of(pool, dataset, backbone, environment)
-    with clock.phase("features"):
-        text, said = _text(config, backbone, dataset, environment)
-        backbone, frozen, text = _with_projection(config, backbone, base, text)
-        features = frozen_features(backbone, frozen, images, environment, "features")
-    task = Task(
-        config=config,
-        backbone=backbone,
-        images=images,
-        labels=torch.from_numpy(pool.labels),
-        classes=len(dataset.classes),
-        features=features,
-        setting=setting,
-        text=text,
-        metric=dataset.metric,
-    )
-    return Prepared(task, dataset, pool, base, frozen, said)
-
-
-def _text(
-    config: RunConfig, backbone: nn.Module, dataset: Dataset, environment: Environment
-) -> tuple[TextStart | None, list[str]]:
-    if config.head_spec.start != "text":
-        return None, []
-    return text_start(config, backbone, dataset, environment.cache, environment.setting)
-
-
-def _with_projection(
-    config: RunConfig, backbone: nn.Module, base: str, text: TextStart | None
-) -> tuple[nn.Module, str, TextStart | None]:
-    """Backbone, its digest and the text as they are; or, where the head is to hold it, all without the projection."""
-    if config.head_spec.projection == "kept":
-        return backbone, base, text
-    bare, projection = unprojected(backbone)
-    merged = replace(text, features=text.features.to(projection) @ projection) if text else None  # (C, E) (E, D)
-    return bare, backbone_digest(bare), merged
-
-
-@lru_cache(maxsize=2)
-def cached_backbone(name: str, image_size: int | None, device: str) -> tuple[nn.Module, str]:
-    """A frozen backbone and its digest; the last two are kept, and nothing ever writes into them."""
-    backbone = load_backbone(name, image_size=image_size, device=device)
-    return backbone, backbone_digest(backbone)
-
-
-@lru_cache(maxsize=64)
-def cached_probe(name: str, image_size: int | None, method: Any) -> list[TensorReport]:
-    """Whether each tensor that `method` trains can learn; asked once per process, not once per seed and dataset."""
-    backbone, _ = cached_backbone(name, image_size, "cpu")
-    return probe(backbone, method)
-
-
-def training_pool(config: RunConfig, dataset: Dataset, environment: Environment) -> Examples:
-    """The labelled images that a run may use: a given subset, all of train, or `shots` per class drawn with `seed`.
-
-    A method that trains nothing uses none. Raises ConfigError when the environment does not have the subset that the
-    configuration names.
-    """
-    train = dataset.splits["train"]
-    if not config.method.trains_head:
-        return train.take([])
-    if config.subset is not None:
-        manifest = read_manifest(environment.subset) if environment.subset else None
-        if manifest is None or manifest_digest(manifest) != config.subset:
-            raise ConfigError(f"the images of subset {config.subset} are not known here; give its file with --subset")
-        return train.take(subset_rows(dataset, manifest, cache=environment.cache))
-    shots = procedure_of(config.protocol).draws(config.shots)
-    if shots is None:
-        return train
-    published = dataset.split in ("elevater", "native")  # there, a class with fewer images gives all that it has
-    rows = sample_few_shot(train.labels, shots, config.seed, classes=dataset.classes, allow_fewer=published)
-    return train.take(rows)
-
-
-def pixels_of(examples: Examples, dataset: Dataset, backbone: nn.Module, environment: Environment) -> Pixels:
-    """The images as `backbone` wants them, decoded once per cache."""
-    shape = cast(Any, backbone)
-    geometry = Geometry(shape.image_size, shape.preprocess.resize, dataset.squash)
-    return open_pixels(examples, geometry, environment.cache, environment.setting.progress)
-
-
-def frozen_features(backbone: nn.Module, base: str, images: Pixels, environment: Environment, label: str) -> Tensor:
-    """Features (N, E) of the unadapted backbone in fp32, computed once per (weights, images) and kept in the cache."""
-    setting = replace(environment.setting, precision="fp32")
-    if not len(images):
-        return torch.zeros(0, cast(Any, backbone).features)
-    if environment.cache is None:
-        return forward_all(backbone, images, setting, label)
-    path = environment.cache / "features" / f"{base}-{images.key}.npy"
-    with _one_at_a_time(path):  # several workers may ask at once: one computes, the others wait
-        kept = read_sealed(path)
-        if kept is None:
-            kept = forward_all(backbone, images, setting, label).numpy().astype(np.float32).tobytes()
-            write_sealed(path, kept)
-    return torch.from_numpy(np.frombuffer(kept, dtype=np.float32).reshape(len(images), -1).copy())
-
-
-@contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Holds the lock of a file of the cache. Raises StorageError when its folder cannot be used."""
-    lock = FileLock(path.with_suffix(".lock"))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except (OSError, NotImplementedError) as error:  # the latter from a file system without locks
-        reason = getattr(error, "strerror", None) or error
-        raise StorageError(f"{path.parent}: cannot be used as a cache ({reason}); choose --cache") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def predict(

@@ -16,7 +16,7 @@ from ..data.images import Geometry
 from ..errors import NotApplicable, NotMergeable
 from ..head import Classifier, Head, unprojected
 from ..own.model import load_model
-from ..runner import cached_backbone
+from ..preparation import cached_backbone
 from ..surgery import merge
 from ..vit import ViT
 

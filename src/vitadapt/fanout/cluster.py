@@ -14,8 +14,8 @@ from typing import Any
 from ..config import RunConfig
 from ..data import default_cache
 from ..errors import CellBusy, ConfigError, FanoutError, StorageError
+from ..preparation import Environment
 from ..results import Store
-from ..runner import Environment
 from .crew import Busy, Event, Lost, Outcome, Watch
 from .node import Failed, Job, run_cell
 

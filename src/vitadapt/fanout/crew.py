@@ -12,8 +12,9 @@ from typing import Protocol
 
 from ..config import RunConfig
 from ..errors import CellBusy
+from ..preparation import Environment
 from ..results import Record, Store
-from ..runner import Environment, describe, run
+from ..runner import describe, run
 
 
 @dataclass(frozen=True)

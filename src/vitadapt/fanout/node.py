@@ -10,8 +10,9 @@ from pathlib import Path
 
 from ..config import RunConfig
 from ..data import default_cache
+from ..preparation import Environment
 from ..results import Store
-from ..runner import Environment, describe, run
+from ..runner import describe, run
 
 
 @dataclass(frozen=True)

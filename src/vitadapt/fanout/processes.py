@@ -14,8 +14,8 @@ from types import TracebackType
 
 from ..config import RunConfig
 from ..errors import FanoutError
+from ..preparation import Environment
 from ..results import Store
-from ..runner import Environment
 from .crew import Event, Lost, Watch
 from .places import Place
 from .worker import work

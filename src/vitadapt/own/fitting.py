@@ -23,8 +23,9 @@ from ..head import TextStart
 from ..headspec import HeadSpec
 from ..language import text_start
 from ..methods import KAdaptation
+from ..preparation import Environment, cached_backbone, frozen_features, pixels_of
 from ..procedure import train_final
-from ..runner import Environment, cached_backbone, frozen_features, pixels_of, versions
+from ..runner import versions
 from ..surgery import Method
 from ..task import Task, Trained, derive
 from ..text import Prompts, prompts_of

@@ -17,7 +17,7 @@ from ..data.examples import ImageRef
 from ..data.readers.arrays import to_refs
 from ..errors import WeightsError
 from ..head import Classifier
-from ..runner import cached_backbone
+from ..preparation import cached_backbone
 from ..train import Progress, Setting, forward_all
 
 Floats = npt.NDArray[np.float32]

@@ -22,7 +22,7 @@ from ..data import Geometry
 from ..errors import ConfigError, StorageError, VitadaptError, WeightsError
 from ..files import bytes_digest, read_bounded, storage_error, write_atomic
 from ..own.model import ADAPTER, Model, geometry_of
-from ..runner import cached_backbone
+from ..preparation import cached_backbone
 from ..train import Setting
 from .pools import Group, Pool, kind_of
 from .refusal import Refusal, no_model, public

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 from torch import nn
@@ -118,8 +117,3 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
-
-
-def with_preprocess(vit: ViT, resize: float) -> None:
-    """Set how far images are shrunk before the centre crop (see `Preprocess.resize`)."""
-    vit.config = replace(vit.config, preprocess=replace(vit.config.preprocess, resize=resize))

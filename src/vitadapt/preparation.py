@@ -1,0 +1,176 @@
+"""What a cell works on before any training: backbone, labelled images, their features, the text of the classes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .audit import TensorReport, probe
+from .config import RunConfig
+from .data import Dataset, Examples, Geometry, open_dataset, open_pixels, sample_few_shot
+from .data.pixels import Pixels
+from .data.subsets import manifest_digest, read_manifest, subset_rows
+from .errors import ConfigError
+from .files import read_sealed, write_sealed
+from .head import TextStart, unprojected
+from .language import text_start
+from .locks import locked
+from .released import procedure_of
+from .task import Task
+from .train import Setting, forward_all
+from .weights import backbone_digest, load_backbone
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where a run happens: nothing here changes its numbers. `cache` None decodes images anew each time.
+
+    `subset` is the file of the manifest whose digest a configuration names.
+    """
+
+    cache: Path | None = None
+    data_root: Path | None = None
+    setting: Setting = field(default_factory=Setting)
+    subset: Path | None = None
+
+
+class Clock:
+    """Seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a cell works on before any training: nothing of it comes from the test images.
+
+    `base` is the digest of the backbone as it was loaded, `frozen` as it is used; `said` are notes for the record.
+    """
+
+    task: Task
+    dataset: Dataset
+    pool: Examples
+    base: str
+    frozen: str
+    said: list[str]
+
+
+def prepare(config: RunConfig, environment: Environment, clock: Clock | None = None) -> Prepared:
+    """Backbone, labelled images, their features and the text of a cell. The task has no files of its own."""
+    clock, setting = clock or Clock(), replace(environment.setting, precision=config.precision)
+    with clock.phase("data"):
+        backbone, base = cached_backbone(config.backbone, config.image_size, setting.device)
+        dataset = open_dataset(config.dataset, environment.data_root)
+        pool = training_pool(config, dataset, environment)
+        images = pixels_of(pool, dataset, backbone, environment)
+    with clock.phase("features"):
+        text, said = _text(config, backbone, dataset, environment)
+        backbone, frozen, text = _with_projection(config, backbone, base, text)
+        features = frozen_features(backbone, frozen, images, environment, "features")
+    task = Task(
+        config=config,
+        backbone=backbone,
+        images=images,
+        labels=torch.from_numpy(pool.labels),
+        classes=len(dataset.classes),
+        features=features,
+        setting=setting,
+        text=text,
+        metric=dataset.metric,
+    )
+    return Prepared(task, dataset, pool, base, frozen, said)
+
+
+def _text(
+    config: RunConfig, backbone: nn.Module, dataset: Dataset, environment: Environment
+) -> tuple[TextStart | None, list[str]]:
+    if config.head_spec.start != "text":
+        return None, []
+    return text_start(config, backbone, dataset, environment.cache, environment.setting)
+
+
+def _with_projection(
+    config: RunConfig, backbone: nn.Module, base: str, text: TextStart | None
+) -> tuple[nn.Module, str, TextStart | None]:
+    """Backbone, its digest and the text as they are; or, where the head is to hold it, all without the projection."""
+    if config.head_spec.projection == "kept":
+        return backbone, base, text
+    bare, projection = unprojected(backbone)
+    merged = replace(text, features=text.features.to(projection) @ projection) if text else None  # (C, E) (E, D)
+    return bare, backbone_digest(bare), merged
+
+
+@lru_cache(maxsize=2)
+def cached_backbone(name: str, image_size: int | None, device: str) -> tuple[nn.Module, str]:
+    """A frozen backbone and its digest; the last two are kept, and nothing ever writes into them."""
+    backbone = load_backbone(name, image_size=image_size, device=device)
+    return backbone, backbone_digest(backbone)
+
+
+@lru_cache(maxsize=64)
+def cached_probe(name: str, image_size: int | None, method: Any) -> list[TensorReport]:
+    """Whether each tensor that `method` trains can learn; asked once per process, not once per seed and dataset."""
+    backbone, _ = cached_backbone(name, image_size, "cpu")
+    return probe(backbone, method)
+
+
+def training_pool(config: RunConfig, dataset: Dataset, environment: Environment) -> Examples:
+    """The labelled images that a run may use: a given subset, all of train, or `shots` per class drawn with `seed`.
+
+    A method that trains nothing uses none. Raises ConfigError when the environment does not have the subset that the
+    configuration names.
+    """
+    train = dataset.splits["train"]
+    if not config.method.trains_head:
+        return train.take([])
+    if config.subset is not None:
+        manifest = read_manifest(environment.subset) if environment.subset else None
+        if manifest is None or manifest_digest(manifest) != config.subset:
+            raise ConfigError(f"the images of subset {config.subset} are not known here; give its file with --subset")
+        return train.take(subset_rows(dataset, manifest, cache=environment.cache))
+    shots = procedure_of(config.protocol).draws(config.shots)
+    if shots is None:
+        return train
+    published = dataset.split in ("elevater", "native")  # there, a class with fewer images gives all that it has
+    rows = sample_few_shot(train.labels, shots, config.seed, classes=dataset.classes, allow_fewer=published)
+    return train.take(rows)
+
+
+def pixels_of(examples: Examples, dataset: Dataset, backbone: nn.Module, environment: Environment) -> Pixels:
+    """The images as `backbone` wants them, decoded once per cache."""
+    shape = cast(Any, backbone)
+    geometry = Geometry(shape.image_size, shape.preprocess.resize, dataset.squash)
+    return open_pixels(examples, geometry, environment.cache, environment.setting.progress)
+
+
+def frozen_features(backbone: nn.Module, base: str, images: Pixels, environment: Environment, label: str) -> Tensor:
+    """Features (N, E) of the unadapted backbone in fp32, computed once per (weights, images) and kept in the cache."""
+    setting = replace(environment.setting, precision="fp32")
+    if not len(images):
+        return torch.zeros(0, cast(Any, backbone).features)
+    if environment.cache is None:
+        return forward_all(backbone, images, setting, label)
+    path = environment.cache / "features" / f"{base}-{images.key}.npy"
+    lock = path.with_suffix(".lock")  # several workers may ask at once: one computes, the others wait
+    with locked(lock, path.parent, "as a cache", "--cache"):
+        kept = read_sealed(path)
+        if kept is None:
+            kept = forward_all(backbone, images, setting, label).numpy().astype(np.float32).tobytes()
+            write_sealed(path, kept)
+    return torch.from_numpy(np.frombuffer(kept, dtype=np.float32).reshape(len(images), -1).copy())
