@@ -16,13 +16,15 @@ from typer.testing import CliRunner
 from vitadapt.cli import app
 from vitadapt.config import Recipe
 from vitadapt.data import open_dataset
-from vitadapt.errors import CellBusy, DataError, StorageError, VitadaptError
+from vitadapt.errors import CellBusy, DataError, Diverged, StorageError, VitadaptError
+from vitadapt.methods import LinearProbe, LoRA
 from vitadapt.own import fitting
 from vitadapt.own.fitting import Order, fit_folder, usual_size
 from vitadapt.own.model import load_model
 from vitadapt.own.pictures import gather
 from vitadapt.own.splits import folds_for, grouped_folds, hold_out_groups
 from vitadapt.preparation import Environment
+from vitadapt.procedure import train_final
 from vitadapt.weights import load_backbone
 
 COLOURS = ("blue", "green", "red")
@@ -332,3 +334,29 @@ def test_images_with_several_labels_are_refused(tmp_path):
     assert open_dataset(tmp_path / "t.csv").splits["train"].multilabel
     with pytest.raises(DataError, match="several labels"):
         gather(tmp_path / "t.csv")
+
+
+def test_a_last_training_that_diverges_gives_way_to_the_next_best(photos, tmp_path, monkeypatch):
+    order = Order(str(photos), "random:tiny", LoRA(), recipe=Recipe(epochs=2, probe_epochs=2), folds=2)
+    said = []
+
+    def train(task, recipe):
+        if task.config.method == kept:
+            raise Diverged("the loss is no number")
+        return train_final(task, recipe)
+
+    fit_folder(order, tmp_path / "first", Environment())
+    kept = load_model(tmp_path / "first").info.method
+    other = LinearProbe() if kept == LoRA() else LoRA()
+    monkeypatch.setattr(fitting, "train_final", train)
+    fit_folder(order, tmp_path / "second", Environment(), said.append)
+    assert any(re.fullmatch(r"the loss is no number; kept instead: (lora|linear-probe)", line) for line in said)
+    assert load_model(tmp_path / "second").info.method == other
+
+    def never(task, recipe):
+        raise Diverged("the loss is no number")
+
+    monkeypatch.setattr(fitting, "train_final", never)
+    with pytest.raises(Diverged, match="no number"):
+        fit_folder(order, tmp_path / "third", Environment())
+    assert not (tmp_path / "third" / "fit.json").exists()
