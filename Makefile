@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test coverage test-matrix test-wheel wheel sbom audit test-faults fuzz test-docs docs docs-output lint install clean bench-step bench-protocol bench-curves bench-startup bench-bank soak mutants
+.PHONY: demo test coverage test-matrix test-wheel wheel sbom audit test-faults fuzz fuzz-guided test-docs docs docs-output lint install clean bench-step bench-protocol bench-curves bench-startup bench-bank soak mutants
 
 demo: $(VENV)/.demo
 	$(BIN)/vitadapt bench recipes/demo.toml --out runs/demo --plot
@@ -15,8 +15,13 @@ test: $(VENV)/.dev lint
 fuzz: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/fuzz/run.py $(FUZZ)
 
+# The same for the binary readers by atheris, which looks at what the damage makes them do; for x86 and Python 3.11 to 3.13.
+fuzz-guided: $(VENV)/.dev
+	$(BIN)/pip install --quiet -e ".[fuzz]"
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/fuzz/guided.py $(FUZZ)
+
 test-faults: $(VENV)/.dev
-	VITADAPT_KILLS=240 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/test_faults_*.py tests/test_bench_faults.py tests/test_fanout_ray.py
+	VITADAPT_KILLS=240 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -rP tests/test_faults_*.py tests/test_bench_faults.py tests/test_fanout_ray.py
 
 # Releases. The dates in the archives are those of the last commit, so that anybody builds the same bytes (SECURITY.md).
 wheel: export SOURCE_DATE_EPOCH := $(shell git log -1 --format=%ct 2>/dev/null || echo 1577836800)

@@ -18,7 +18,7 @@ from vitadapt.data import images
 from vitadapt.files import parse_toml
 
 PROJECT = parse_toml((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]
-FOR_DEVELOPERS = {"all", "dev", "docs", "release"}
+FOR_DEVELOPERS = {"all", "dev", "docs", "fuzz", "release"}
 EXTRAS = PROJECT["optional-dependencies"].keys() - FOR_DEVELOPERS
 
 
