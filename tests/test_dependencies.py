@@ -18,9 +18,8 @@ from vitadapt.installation import extras
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "dependencies.md").read_text("utf-8")
 PROJECT = parse_toml((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-OPTIONAL = {
-    n: lines for n, lines in PROJECT["optional-dependencies"].items() if n not in ("all", "dev", "docs", "fuzz", "release")
-}
+FOR_DEVELOPERS = ("all", "dev", "docs", "fuzz", "release")
+OPTIONAL = {n: lines for n, lines in PROJECT["optional-dependencies"].items() if n not in FOR_DEVELOPERS}
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if re.match(r"\| [a-z]", line)
 ]

@@ -17,7 +17,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-FOR_DEVELOPERS = ("dev", "release", "docs")  # extras that bring nothing to a user
+FOR_DEVELOPERS = ("dev", "release", "docs", "fuzz")  # extras that bring nothing to a user
 _PYTHON = "Programming Language :: Python :: "
 
 
