@@ -426,6 +426,16 @@ def test_a_zip_that_is_not_to_be_trusted_is_refused(tmp_path, monkeypatch):
         list(read_entries(tmp_path / "none.zip"))
 
 
+def test_a_zip_whose_two_names_of_a_member_are_no_texts_of_one_kind_is_refused(tmp_path):
+    path = zipped(tmp_path / "s.zip", {MEMBER: b'{"data": []}'})
+    data = bytearray(path.read_bytes())
+    data[30] = 0x91  # the name before the member, which is no UTF-8 any more ...
+    data[data.index(b"PK\x01\x02") + 9] |= 0x08  # ... and the directory says that it is
+    path.write_bytes(bytes(data))
+    with pytest.raises(DataError, match=r"s\.zip is a damaged zip"):
+        list(read_entries(path))
+
+
 def test_seeds_that_do_not_belong_together_are_not_joined(tmp_path):
     with pytest.raises(DataError, match="n_shot differs"):
         join([entry(seeds=(0,)), entry(seeds=(1,), n_shot=20)])

@@ -10,7 +10,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -182,18 +182,24 @@ class Stream:
 @contextmanager
 def open_stream(path: Path) -> Iterator[Stream]:
     """A JSON file, or the only member of a zip. Raises DataError when it is missing, damaged or not to be trusted."""
-    try:
-        with open(path, "rb") as file:
-            if file.read(2) != b"PK":
-                file.seek(0)
-                yield Stream(file, str(path))
-                return
-            with zipfile.ZipFile(file) as archive, archive.open(_member(path, archive)) as member:
-                yield Stream(member, f"{path}@{MEMBER}")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({(error.strerror or str(error)).lower()})") from error
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{path} is a damaged zip, or one of an unusual kind; make it again") from error
+    with ExitStack() as stack:
+        try:
+            stream = _open(path, stack)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({(error.strerror or str(error)).lower()})") from error
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, UnicodeError) as error:
+            raise DataError(f"{path} is a damaged zip, or one of an unusual kind; make it again") from error
+        yield stream
+
+
+def _open(path: Path, stack: ExitStack) -> Stream:
+    file = stack.enter_context(open(path, "rb"))  # noqa: SIM115 - the stack closes it
+    if file.read(2) != b"PK":
+        file.seek(0)
+        return Stream(file, str(path))
+    archive = stack.enter_context(zipfile.ZipFile(file))
+    member = stack.enter_context(archive.open(_member(path, archive)))
+    return Stream(member, f"{path}@{MEMBER}")
 
 
 def _member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
