@@ -81,6 +81,7 @@ def test_a_benchmark_that_is_killed_again_and_again_loses_and_doubles_nothing(tm
         assert all(now[path] == data for path, data in kept.items())
         kept = now
     assert cuts >= KILLS / 2
+    print(f"benches with workers: {cuts} kills")
     configs, whole = cells(photos, SEEDS, epochs=8), Store(tmp_path / "whole")
     assert all(outcome.record for outcome in run_bench(configs, store, Environment()))
     assert all(outcome.record for outcome in run_bench(configs, whole, Environment()))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import signal
+import time
 
 import pytest
 
@@ -30,7 +31,7 @@ def kills(case: Prepared, share: int) -> list[dict]:
 
 @pytest.mark.parametrize("name", SHARES)
 def test_a_command_that_is_killed_goes_on_to_the_same_bytes(name):
-    case = prepared(name)
+    start, case = time.monotonic(), prepared(name)
     faults, cuts = kills(case, max(1, round(KILLS * SHARES[name] / sum(SHARES.values())))), 0
     for number, fault in enumerate(faults):
         place, chance = case.copy(), random.Random(number)
@@ -43,4 +44,4 @@ def test_a_command_that_is_killed_goes_on_to_the_same_bytes(name):
             place.check_halfway()
         case.check_done(place, (name, fault, case.steps[fault["at"]] if "at" in fault else ""), kept)
     assert cuts >= len(faults) / 2
-    print(f"{name}: {cuts} kills, {len(case.steps)} steps")
+    print(f"{name}: {cuts} kills, {len(case.steps)} steps, {time.monotonic() - start:.0f} s")  # for docs/faults.md
