@@ -7,6 +7,7 @@ from itertools import product
 
 import pytest
 import torch
+from torch import nn
 
 from documented import ROWS, TABLE, documented_count
 from families import CLIP_LIKE, FAMILIES, build, common
@@ -187,8 +188,27 @@ def test_initial_sizes_are_the_documented_ones() -> None:
     slow = delta.rule.s @ delta.rule.t.mT
     assert delta.v.std().item() == pytest.approx((32 / 512) ** 0.5, rel=0.15)
     assert slow.std().item() == pytest.approx(1 / 32, rel=0.1)
-    down = adapt(wide, PHMAdapter()).blocks[0].inserted["mlp"].down
-    assert down(torch.randn(64, 512)).std().item() == pytest.approx(1.0, rel=0.2)
+    thick, full = (
+        adapt(wide, KAdaptation(rule_rank=rank)).blocks[0].attention.qkv.deltas["q"] for rank in (8, 0)
+    )  # the sizes of A_i and B_i do not depend on their ranks
+    assert (thick.rule.s @ thick.rule.t.mT).std().item() == pytest.approx(1 / 32, rel=0.1)
+    assert full.rule.full.std().item() == pytest.approx(1 / 32, rel=0.1)
+    assert full.v.std().item() == pytest.approx((32 / 512) ** 0.5, rel=0.15)
+    assert not adapter.blocks[0].inserted["mlp"].down.bias.any()
+    generator = torch.Generator().manual_seed(0)
+    for method in (PHMAdapter(), Compacter(), Compacter(rank=8)):
+        down = adapt(wide, method).blocks[0].inserted["mlp"].down
+        assert down(torch.randn(64, 512, generator=generator)).std().item() == pytest.approx(1.0, rel=0.2)
+
+
+def test_a_bottleneck_adds_what_its_formula_says() -> None:
+    module, y = adapt(build("clip-like"), Adapter(activation="relu")).blocks[0].inserted["mlp"], torch.randn(2, 5, 64)
+    nn.init.normal_(module.up.weight)
+    torch.testing.assert_close(module(y), y + module.up(module.down(module.norm(y)).relu()))
+
+
+def test_only_zero_shot_leaves_the_head_untrained() -> None:
+    assert [name for name, kind in METHODS.items() if not kind().trains_head] == ["zero-shot"]
 
 
 def test_slow_factors_are_shared_by_blocks_and_not_by_targets() -> None:

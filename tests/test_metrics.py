@@ -15,7 +15,7 @@ def cases():
         yield labels, rng.dirichlet(np.ones(classes), 60)
 
 
-@pytest.mark.parametrize(("labels", "probabilities"), cases())
+@pytest.mark.parametrize(("labels", "probabilities"), list(cases()))
 def test_accuracies_agree_with_scikit_learn(labels, probabilities):
     predicted = probabilities.argmax(axis=1)
     assert METRICS["accuracy"](labels, probabilities) == pytest.approx(accuracy_score(labels, predicted))
@@ -81,7 +81,7 @@ def test_predictions_that_are_no_numbers_are_a_failure_and_not_a_score(name):
     assert released == (0.5 if name in ("accuracy", "mean-per-class") else 0.0)
 
 
-@pytest.mark.parametrize(("labels", "probabilities"), cases())
+@pytest.mark.parametrize(("labels", "probabilities"), list(cases()))
 def test_released_metrics_are_the_usual_ones_where_all_classes_occur(labels, probabilities):
     for name in ("accuracy", "mean-per-class"):
         assert RELEASED_METRICS[name](labels, probabilities) == pytest.approx(METRICS[name](labels, probabilities))
@@ -96,6 +96,12 @@ def test_roc_auc_of_several_classes_is_one_against_the_rest():
     assert RELEASED_METRICS["roc-auc"](labels, probabilities) == 0.0
     some = labels < 5
     assert 0 < METRICS["roc-auc"](labels[some], probabilities[some]) < 1  # two classes without images
+
+
+def test_roc_auc_of_two_classes_that_an_image_may_both_have_is_the_mean_over_both():
+    labels = np.array([[1, 0], [1, 1], [0, 1], [0, 0]], dtype=np.uint8)
+    scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.9], [0.2, 0.4]])
+    assert METRICS["roc-auc"](labels, scores) == pytest.approx((1.0 + 0.75) / 2)
 
 
 def test_roc_auc_of_one_class_says_what_is_missing():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitadapt.products import followed, ordinary_products, product
+from vitadapt.products import followed, ordinary_products, product, without
 
 WEIGHT = torch.randn(12, 20, generator=torch.Generator().manual_seed(0))
 X = torch.randn(4, 5, 20, generator=torch.Generator().manual_seed(1))
@@ -43,6 +45,14 @@ def test_gradients_reach_whoever_asks_for_them() -> None:
 def test_it_can_be_switched_off() -> None:
     with torch.no_grad(), ordinary_products():
         assert torch.equal(product(X, WEIGHT), F.linear(X, WEIGHT))
+
+
+def test_it_is_on_again_behind_the_block_and_after_an_error() -> None:
+    faster = ContextVar("faster", default=True)
+    with pytest.raises(KeyError), without(faster):
+        assert not faster.get()
+        raise KeyError
+    assert faster.get()
 
 
 def test_an_exporter_meets_the_ordinary_product() -> None:

@@ -213,6 +213,20 @@ def test_a_released_method_breaks_exactly_the_laws_it_names(name: str) -> None:
     check_method(method, build("clip-like"))
 
 
+def test_released_factors_start_at_the_published_sizes() -> None:
+    blocks = {
+        name: adapt(build("clip-like"), METHODS[f"{name}-released"]()) for name in ("adapter", "lora", "compacter")
+    }
+    bottleneck = blocks["adapter"].blocks[0].inserted["mlp"]
+    for weight in (bottleneck.down.weight, bottleneck.up.weight, blocks["lora"].blocks[0].attention.qkv.deltas["q"].a):
+        assert weight.std().item() == pytest.approx(0.02, rel=0.15)
+    assert not bottleneck.down.bias.any() and not bottleneck.up.bias.any()
+    left = blocks["compacter"].blocks[0].inserted["mlp"].down.left  # (4, 16, 1): Glorot's bound with a gain of sqrt(2)
+    assert 0.8 * (12 / 17) ** 0.5 < left.abs().max() <= (12 / 17) ** 0.5
+    rules = adapt(build("clip-like"), METHODS["kadaptation-released"]()).shared
+    assert all(0.009 < factor.abs().max() <= 0.01 for rule in rules.values() for factor in (rule.s, rule.t))
+
+
 def test_the_audit_refuses_kadaptation_as_released() -> None:
     faults = [
         report for report in probe(build("clip-like"), METHODS["kadaptation-released"]()) if report.status != "live"

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from families import ConvNet, build, random_images
+from vitadapt.deltas import goes_in_place, separate_branches
 from vitadapt.errors import ConfigError, NotApplicable, NotMergeable, WeightsError
 from vitadapt.methods import METHODS, Adapter, BitFit, FineTune, KAdaptation, LinearProbe, LoRA
 from vitadapt.surgery import (
@@ -14,6 +15,7 @@ from vitadapt.surgery import (
     adapt,
     add_delta,
     check_slots,
+    constants,
     insert,
     is_norm,
     load_trainable_state,
@@ -112,9 +114,28 @@ def test_merged_rows_are_the_weight_plus_the_matrix() -> None:
     original = build("clip-like")
     adapted = wake(adapt(original, LoRA(targets=("v",))))
     matrix = adapted.blocks[1].attention.qkv.deltas["v"].matrix()
-    change = merge(adapted).blocks[1].attention.qkv.weight - original.blocks[1].attention.qkv.weight
+    merged = merge(adapted)
+    change = merged.blocks[1].attention.qkv.weight - original.blocks[1].attention.qkv.weight
     torch.testing.assert_close(change[128:], matrix.detach(), rtol=0, atol=1e-6)
     assert not change[:128].any()
+    assert not trainable(merged) and not trainable(merge(adapt(original, KAdaptation())))
+
+
+def test_the_constants_are_the_buffers_that_a_method_created_each_once() -> None:
+    adapted = adapt(build("clip-like"), METHODS["compacter-released"]())  # its rules are used by all blocks
+    found = constants(adapted)
+    assert found.keys() == {"shared.rules.weight"} and found["shared.rules.weight"] is adapted.shared.rules.weight
+    assert constants(adapt(build("clip-like"), LoRA())) == {}
+
+
+def test_branches_go_in_place_in_one_precision_and_not_under_autocast() -> None:
+    x, weight = torch.zeros(1, 2, 4), torch.zeros(4, 4)
+    assert goes_in_place(x, weight) and not goes_in_place(x.double(), weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not goes_in_place(x, weight)
+    with separate_branches():
+        assert not goes_in_place(x, weight)
+    assert goes_in_place(x, weight)
 
 
 @pytest.mark.parametrize("method", [Adapter(), KAdaptation()])
