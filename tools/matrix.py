@@ -168,6 +168,7 @@ def run(corner: Corner, place: Path, tests: tuple[str, ...]) -> dict[str, object
         uv("pip", "install", "--python", python, "--no-deps", ROOT)
         files = [str(ROOT / "tests" / f"test_{name}.py") for name in tests]
         options = ["--rootdir", str(ROOT), "-p", "no:cacheprovider", "-rf", "-n", "2", "--maxfail", "40"]
+        options += ["-W", "ignore::DeprecationWarning", "-W", "ignore::FutureWarning"]  # each release warns of others
         done = subprocess.run(
             [python, "-m", "pytest", *options, *files],
             cwd=ROOT,
