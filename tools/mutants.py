@@ -34,8 +34,13 @@ import sklearn.metrics  # noqa: F401
 import torch  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
+FAMILIES = "(clip-like or class+average)"  # of backbones, for the laws
 METHODS = ("test_methods.py", "-k")
-DELTAS = ("test_surgery.py", "test_methods.py", "-k", "clip-like or no-qkv-bias or not test_law")  # two families
+DELTAS = (
+    "test_surgery.py",
+    *METHODS,
+    f"{FAMILIES} and (kadaptation or lora) or no-qkv-bias and (bitfit or fine-tune) or not test_law",
+)
 CORE = {  # file -> what pytest is given
     "search.py": ("test_search.py",),
     "metrics.py": ("test_metrics.py",),
@@ -44,13 +49,16 @@ CORE = {  # file -> what pytest is given
     "products.py": ("test_products.py",),
     "deltas.py": DELTAS,
     "surgery.py": DELTAS,
-    "methods/kadaptation.py": (*METHODS, "kadaptation or not test_law"),
-    "methods/lora.py": (*METHODS, "lora or not test_law"),
-    "methods/compacter.py": (*METHODS, "compacter or phm-adapter or not test_law"),
-    "methods/adapter.py": (*METHODS, "adapter or not test_law"),
-    "methods/_bottleneck.py": (*METHODS, "adapter or compacter or not test_law"),
-    "methods/phm_adapter.py": (*METHODS, "phm-adapter or not test_law"),
-    "methods/selective.py": (*METHODS, "bitfit or layernorm or attention or fine-tune or not test_law"),
+    "methods/kadaptation.py": (*METHODS, f"{FAMILIES} and (kadaptation) or not test_law"),
+    "methods/lora.py": (*METHODS, f"{FAMILIES} and (lora) or not test_law"),
+    "methods/compacter.py": (*METHODS, f"{FAMILIES} and (compacter or phm-adapter) or not test_law"),
+    "methods/adapter.py": (*METHODS, f"{FAMILIES} and (adapter) or not test_law"),
+    "methods/_bottleneck.py": (*METHODS, f"{FAMILIES} and (adapter or compacter) or not test_law"),
+    "methods/phm_adapter.py": (*METHODS, f"{FAMILIES} and (phm-adapter) or not test_law"),
+    "methods/selective.py": (
+        *METHODS,
+        f"{FAMILIES} and (bitfit or layernorm or attention or fine-tune) or not test_law",
+    ),
     "methods/released.py": ("test_released.py",),
 }
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult}
@@ -118,7 +126,9 @@ def _choices(node: ast.AST) -> int:
         return 1
     if isinstance(node, ast.UnaryOp):
         return int(isinstance(node.op, (ast.Not, ast.USub)))
-    return int(isinstance(node, (ast.Expr, ast.Assign, ast.AugAssign, ast.Continue, ast.If, ast.Return)))
+    if isinstance(node, ast.Return):
+        return int(node.value is not None and ast.unparse(node.value) != "None")
+    return int(isinstance(node, (ast.Expr, ast.Assign, ast.AugAssign, ast.Continue, ast.If)))
 
 
 def _change(node: ast.AST, choice: int) -> str:
