@@ -57,13 +57,17 @@ def test_it_is_on_again_behind_the_block_and_after_an_error() -> None:
 
 def test_an_exporter_meets_the_ordinary_product() -> None:
     class Layer(torch.nn.Module):
+        weight: Tensor
+
         def forward(self, x: Tensor) -> Tensor:
-            return product(x, WEIGHT)
+            return product(x, self.weight)
 
     assert not followed()
+    layer = Layer()
+    layer.register_buffer("weight", WEIGHT)
     with torch.no_grad():
-        graph = torch.export.export(Layer(), (X,)).graph
-        traced = torch.jit.trace(Layer(), (X,)).graph
+        graph = torch.export.export(layer, (X,)).graph
+        traced = torch.jit.trace(layer, (X,)).graph
     assert "mkldnn" not in str(graph) and "mkldnn" not in str(traced)
 
 

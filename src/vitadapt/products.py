@@ -28,13 +28,13 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _onednn_takes(*tensors: Tensor | None) -> bool:
     given = [tensor for tensor in tensors if tensor is not None]
     return (
-        _FASTER.get()
+        not followed()  # first: compilers of older torch cannot even read a context variable
+        and _FASTER.get()
         and not torch.is_grad_enabled()
         and all(type(t) in _PLAIN and t.dtype == torch.float32 and t.device.type == "cpu" and _dense(t) for t in given)
         and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
-        and not followed()
     )
 
 
