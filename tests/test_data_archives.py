@@ -154,6 +154,10 @@ def test_a_damaged_coco_index_says_what_is_wrong(text: str, tmp_path: Path) -> N
         open_dataset("kitti-distance", tmp_path)
 
 
+def npy_with_head(head: str) -> bytes:
+    return b"\x93NUMPY\x01\x00" + (len(head) + 1).to_bytes(2, "little") + head.encode() + b"\n" + bytes(160)
+
+
 def test_missing_and_damaged_shards(tmp_path: Path) -> None:
     folder = write_shards(tmp_path, make("mnist"))
     (folder / "train" / "1.tar").unlink()
@@ -164,6 +168,8 @@ def test_missing_and_damaged_shards(tmp_path: Path) -> None:
         ("s1.cls", b"a few", "where a number was expected"),
         ("s1.cls", b"10", r"labels \d\.\.10"),
         ("s1.npy", pickle.dumps([1]), "is not a label"),
+        ("s1.npy", npy_with_head("{'descr': '<i8', 'fortran_order': False, 'shape': (20,), } ["), "is not a label"),
+        ("s1.npy", npy_with_head("(" * 5000), "is not a label"),
     ):
         with tarfile.open(folder / "train" / "1.tar", "w") as archive:
             add_member(archive, "s1.png", png(1))

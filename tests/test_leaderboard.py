@@ -446,6 +446,12 @@ def test_seeds_that_do_not_belong_together_are_not_joined(tmp_path):
         list(read_folder(tmp_path))
 
 
+def test_what_differs_between_seeds_is_told_in_a_line_of_bearable_length():
+    with pytest.raises(DataError, match="model_name differs between the seeds") as refused:
+        join([entry(seeds=(0,)), entry(seeds=(1,), model_name=[[0.5] * 1000] * 1000)])
+    assert len(str(refused.value)) < 500
+
+
 def test_seeds_are_joined_in_ascending_order_whatever_the_files_are_called(tmp_path):
     for seed, name in ((2, "a"), (0, "b"), (1, "c")):
         write_seed(tmp_path, entry("mnist", (seed,))).rename(tmp_path / f"{name}.json")

@@ -215,3 +215,14 @@ def test_a_plot_of_another_kind_or_of_nothing_is_refused(tmp_path):
 def test_the_pareto_front_holds_what_nothing_beats():
     points = [(10.0, 50.0), (20.0, 40.0), (30.0, 70.0), (30.0, 60.0), (5.0, 10.0)]
     assert pareto(points) == [4, 0, 2]
+
+
+def test_a_record_that_is_nested_without_end_is_damaged(tmp_path):
+    store = Store(tmp_path)
+    made = record()
+    saved(store, made)
+    path = store.path("records", made.digest)
+    path.write_text("[" * 100_000)
+    with pytest.raises(StorageError, match="nested too deeply"):
+        store.read(path)
+    assert store.get(made.digest) is None

@@ -102,8 +102,12 @@ class Record(Entry):
     @staticmethod
     def from_json(text: str) -> Record:
         """The inverse of `to_json`. Raises ValueError when the text is damaged or of a newer format."""
-        plain = json.loads(text)
-        if not isinstance(plain, dict) or plain.pop("checksum", None) != checksum(plain):
+        try:
+            plain = json.loads(text)
+            whole = isinstance(plain, dict) and plain.pop("checksum", None) == checksum(plain)
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
+        if not whole:
             raise ValueError("the checksum does not match")
         if plain["schema"] > SCHEMA:
             raise ValueError(f"written by a newer version (format {plain['schema']})")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import reprlib
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,7 +95,8 @@ def join(entries: Sequence[Entry]) -> Entry:
     for key in {key for entry in entries for key in entry.fields}.difference(_JOINED):
         values = [entry.fields.get(key) for entry in entries]
         if any(value != values[0] for value in values):
-            raise DataError(f"{first.dataset}: {key} differs between the seeds: {', '.join(map(str, values))}")
+            shown = ", ".join(map(reprlib.repr, values))  # shortened: a field may hold anything
+            raise DataError(f"{first.dataset}: {key} differs between the seeds: {shown}")
     fields = dict(first.fields)
     trained = [entry.fields.get("num_trainable_params") for entry in entries]
     if len(entries) > 1 and all(isinstance(count, (int, float)) for count in trained):

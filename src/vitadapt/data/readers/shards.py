@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import tokenize
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,6 +28,10 @@ from .native.storage import integer, text_of
 from .ordering import in_order
 
 _NAMES, _COUNT = "classnames.txt", "nshards.txt"
+_NO_LABEL = (  # numpy reads the head of a .npy file as a Python literal, which it may split into tokens before
+    *(ValueError, TypeError, EOFError, OverflowError, MemoryError, RecursionError),
+    *(SyntaxError, tokenize.TokenError),
+)
 _SHARDS = 100_000  # more than any data set has
 Sample = tuple[ImageRef, npt.NDArray[np.generic]]
 
@@ -124,7 +129,7 @@ def _label(files: Mapping[str, MemberRef]) -> npt.NDArray[np.generic]:
         if ".cls" in files:
             return np.array(integer(ref.name, ref.data().decode("ascii")))
         label = np.lib.format.read_array(io.BytesIO(ref.data()), allow_pickle=False)
-    except (ValueError, TypeError, EOFError, OverflowError, MemoryError) as error:
+    except _NO_LABEL as error:
         raise DataError(f"{ref.name} is not a label; get the shard again") from error
     if label.dtype.kind not in "biuf" or not np.isin(label, (0, 1)).all():
         raise DataError(f"{ref.name} is not a label of zeros and ones; get the shard again")
