@@ -201,9 +201,15 @@ def test_initial_sizes_are_the_documented_ones() -> None:
         assert down(torch.randn(64, 512, generator=generator)).std().item() == pytest.approx(1.0, rel=0.2)
 
 
+def test_one_kronecker_term_is_enough() -> None:
+    adapted = adapt(build("clip-like"), KAdaptation(n=1))
+    assert adapted.blocks[0].attention.qkv.deltas["q"].u.shape == (1, 64, 1)
+
+
 def test_a_bottleneck_adds_what_its_formula_says() -> None:
     module, y = adapt(build("clip-like"), Adapter(activation="relu")).blocks[0].inserted["mlp"], torch.randn(2, 5, 64)
     nn.init.normal_(module.up.weight)
+    assert module.tokenwise  # so that the last block computes one token only
     torch.testing.assert_close(module(y), y + module.up(module.down(module.norm(y)).relu()))
 
 

@@ -8,6 +8,7 @@ import pytest
 from vitadapt.errors import Diverged
 from vitadapt.search import (
     Grid,
+    Trial,
     coarse_to_fine,
     draw_points,
     halve,
@@ -112,6 +113,7 @@ def test_a_single_summit_is_found(lr, peak):
     assert choice.lr == lr and choice.weight_decay == GRID.decays[peak]
     assert choice.score == max(trial.score for trial in choice.trials if trial.score is not None)
     assert choice.runs <= len(choice.trials) <= GRID.most_trials
+    assert not any(trial.tie for trial in choice.trials)
 
 
 def test_try_all_keeps_the_first_of_equals():
@@ -147,7 +149,7 @@ def test_halving_goes_on_with_the_best_and_never_with_a_diverged_one():
 
 def test_halving_falls_back_to_the_last_rung_that_anyone_finished():
     choice = halve(lambda lr, decay, epochs: (lr, 0.0) if epochs == 2 else None, [(1.0, 0.0), (2.0, 0.0)], [2, 6], 2)
-    assert choice.lr == 2 and choice.trials[-1].score is None
+    assert choice.lr == 2 and choice.trials[-1] == Trial(2.0, 0.0, None, "rung 2", 0.0, 6, tie=0.0)
 
 
 def test_halving_ties_go_to_the_first():

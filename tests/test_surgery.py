@@ -262,6 +262,10 @@ def test_parameters_of_yields_a_tied_tensor_once() -> None:
     assert len(list(parameters_of(tied, lambda owner, name: name == "weight"))) == 1
 
 
+def test_parameters_are_asked_for_by_their_owner_alone() -> None:
+    assert not list(parameters_of(build("deit-like"), lambda owner, name: "." in name))
+
+
 def test_norm_layers_are_recognised_by_type_or_by_name() -> None:
     class ChannelNorm(nn.Module):
         weight = nn.Parameter(torch.ones(3))
