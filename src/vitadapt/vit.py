@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .backbone import IMAGENET, Backbone
+from .backbone import Preprocess as Preprocess
 from .deltas import goes_in_place, is_thin, thin_linear
 
 Slot = Literal["q", "k", "v", "o", "fc1", "fc2"]
@@ -43,20 +45,6 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "quick_gelu": quick_gelu,
     "relu": F.relu,
 }
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """How an image becomes the tensor a backbone was trained on.
-
-    `resize` is the length in pixels of the shorter side after resizing (bicubic), before the centre crop to the
-    backbone's image size, relative to that size: 1.0 as in CLIP, 256/224 as in DeiT. `mean` and `std` are per channel
-    in the 0..1 scale.
-    """
-
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    resize: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -83,7 +71,7 @@ class ViTConfig:
     pooling: Pooling = "class"
     projection: int = 0  # width of the output projection; 0 means none
     antialias: bool = False  # how the position grid is resampled to another image size
-    preprocess: Preprocess = Preprocess()
+    preprocess: Preprocess = IMAGENET
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "heads", "patch", "image_size"):
@@ -227,7 +215,7 @@ class Block(nn.Module):
         return cast(Tensor, self.inserted[place](y)) if place in self.inserted else y
 
 
-class ViT(nn.Module):
+class ViT(Backbone):
     """A plain vision transformer: uint8 or 0..1 float images (B, 3, S, S) -> features (B, E).
 
     `shared` holds modules that a method uses in several layers (for example the Kronecker rules of KAdaptation), so
@@ -236,7 +224,7 @@ class ViT(nn.Module):
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config: ViTConfig = config
         D = config.width
         self.shared = nn.ModuleDict()
         self.patches = nn.Conv2d(3, D, config.patch, stride=config.patch, bias=config.patch_bias)
@@ -249,8 +237,7 @@ class ViT(nn.Module):
         self.norm = self._final_norm()
         pooled = 2 * D if config.pooling == "class+average" else D
         self.projection = nn.Linear(pooled, config.projection, bias=False) if config.projection else nn.Identity()
-        self.register_buffer("mean", torch.tensor(config.preprocess.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config.preprocess.std).view(3, 1, 1), persistent=False)
+        self.register_scales()
         self.reset_parameters()
 
     def _final_norm(self) -> nn.Module:
@@ -269,19 +256,6 @@ class ViT(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    @property
-    def features(self) -> int:
-        """Width E of the features."""
-        return self.config.features
-
-    @property
-    def image_size(self) -> int:
-        return self.config.image_size
-
-    @property
-    def preprocess(self) -> Preprocess:
-        return self.config.preprocess
-
     def forward(self, images: Tensor) -> Tensor:
         return self.forward_tokens(self.embed(images))
 
@@ -291,13 +265,6 @@ class ViT(nn.Module):
         if first < self.config.depth:
             x = self.blocks[-1](x, 1 if self.config.pooling == "class" else None)
         return self.pool(x)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """uint8 0..255 or float 0..1 images -> the scale the weights were trained on; same shape, floating point."""
-        mean, std = cast(Tensor, self.mean), cast(Tensor, self.std)
-        if images.dtype == torch.uint8:
-            return (images.to(mean.dtype) - 255 * mean) / (255 * std)
-        return (images.to(mean.dtype) - mean) / std
 
     def embed(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) -> tokens (B, N, D) with positions, in the order class, registers, patches."""

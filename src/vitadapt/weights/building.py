@@ -54,6 +54,5 @@ def build(config: ViTConfig, state: State) -> ViT:
     with torch.device("meta"):  # random initial values would cost seconds and be overwritten
         vit = ViT(config)
     vit.load_state_dict({k: v.detach().to("cpu", torch.float32, copy=True) for k, v in state.items()}, assign=True)
-    for name in ("mean", "std"):
-        vit.register_buffer(name, torch.tensor(getattr(config.preprocess, name)).view(3, 1, 1), persistent=False)
+    vit.register_scales()
     return vit.requires_grad_(False).eval()

@@ -8,8 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..backbone import Backbone, Preprocess
 from ..errors import ConfigError, WeightsError
-from ..vit import Preprocess, ViT
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class ExtractorConfig:
     preprocess: Preprocess
 
 
-class FeatureExtractor(nn.Module):
+class FeatureExtractor(Backbone):
     """Any network that pools images to vectors: uint8 or 0..1 float images (B, 3, S, S) -> features (B, E).
 
     Batch norms always use their stored statistics, in training too: a row's output must not depend on the other rows of
@@ -31,26 +31,12 @@ class FeatureExtractor(nn.Module):
 
     def __init__(self, network: nn.Module, config: ExtractorConfig) -> None:
         super().__init__()
-        self.network, self.config = network, config
-        self.register_buffer("mean", torch.tensor(config.preprocess.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config.preprocess.std).view(3, 1, 1), persistent=False)
-
-    @property
-    def features(self) -> int:
-        """Width E of the features."""
-        return self.config.features
-
-    @property
-    def image_size(self) -> int:
-        return self.config.image_size
-
-    @property
-    def preprocess(self) -> Preprocess:
-        return self.config.preprocess
+        self.network = network
+        self.config: ExtractorConfig = config
+        self.register_scales()
 
     def forward(self, images: Tensor) -> Tensor:
-        images = ViT.normalise(cast(ViT, self), images)  # the same scales and the same refusals as a ViT
-        return cast(Tensor, self.network(images))
+        return cast(Tensor, self.network(self.normalise(images)))
 
     def train(self, mode: bool = True) -> FeatureExtractor:
         super().train(mode)
