@@ -5,7 +5,14 @@ import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 
 from vitadapt.errors import DataError, Diverged
-from vitadapt.metrics import METRICS, RELEASED_METRICS, per_class, performance_efficiency, performance_per_tuned
+from vitadapt.metrics import (
+    METRICS,
+    RELEASED_METRICS,
+    per_class,
+    performance_efficiency,
+    performance_per_tuned,
+    share_interval,
+)
 
 
 def cases():
@@ -134,3 +141,13 @@ def test_roc_auc_is_the_share_of_pairs_in_the_right_order():
 )
 def test_performance_efficiency_of_the_published_table(score, parameters, expected):
     assert performance_efficiency(score, parameters) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize(("right", "count"), [(27, 30), (0, 5), (5, 5), (1, 2)])
+def test_the_interval_of_a_share_is_wilsons_formula(right, count):
+    z = 1.959963984540054  # of 95 %, both sides
+    share, size = right / count, 1 + z * z / count
+    middle = (share + z * z / (2 * count)) / size
+    reach = z / size * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    low, high = share_interval(right, count)
+    assert (low, high) == (pytest.approx(middle - reach, abs=1e-9), pytest.approx(middle + reach, abs=1e-9))
