@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from vitadapt.drafts import draft, draft_folder
+from vitadapt.drafts import PLACES, draft, draft_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -45,16 +46,88 @@ def test_a_draft_that_another_process_holds_is_left_alone(tmp_path: Path) -> Non
     assert path.read_bytes() == b"slow" and names(tmp_path) == ["a.bin"]
 
 
+@pytest.mark.parametrize("place", [".2", ".4"])
+def test_what_a_killed_second_writer_left_goes_with_the_next_file(tmp_path: Path, place: str) -> None:
+    (tmp_path / f".a.bin{place}.tmp").write_bytes(b"half")
+    (tmp_path / f".out{place}.tmp").mkdir()
+    (tmp_path / f".out{place}.tmp" / "litter").write_text("half")
+    with draft(tmp_path / "a.bin") as file:
+        file.write(b"whole")
+    with draft_folder(tmp_path / "out") as new:
+        (new / "a").write_text("whole")
+    assert names(tmp_path) == ["a.bin", "out"]
+
+
+def test_more_writers_than_places_do_not_touch_each_other(tmp_path: Path) -> None:
+    path, count = tmp_path / "a.bin", len(PLACES) + 2
+    with ExitStack() as stack:
+        files = [stack.enter_context(draft(path)) for _ in range(count)]
+        for number, file in enumerate(files):
+            file.write(bytes([number]))
+        assert len(names(tmp_path)) == count
+    assert path.read_bytes() == bytes([0]) and names(tmp_path) == ["a.bin"]  # the first to open was the last to end
+
+
+def test_without_locks_nothing_is_left_and_nothing_is_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(file: int, how: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with draft(tmp_path / "a.bin") as slow, draft(tmp_path / "a.bin") as fast:
+        slow.write(b"slow")
+        fast.write(b"fast")
+    with draft_folder(tmp_path / "out") as new, draft_folder(tmp_path / "out") as other:
+        assert new != other
+        (new / "a").write_text("whole")
+    assert (tmp_path / "a.bin").read_bytes() == b"slow" and names(tmp_path) == ["a.bin", "out"]
+
+
+def test_an_error_does_not_take_away_the_draft_of_the_next_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever gives up removes its draft while it holds the lock, so that nobody can have begun under that name."""
+    taken, plain = [], os.unlink
+
+    def look(name: Path) -> None:
+        with open(name, "rb") as again:
+            try:
+                fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                taken.append(name)
+        plain(name)
+
+    monkeypatch.setattr(os, "unlink", look)
+    with pytest.raises(ZeroDivisionError), draft(tmp_path / "a.bin"):
+        raise ZeroDivisionError
+    assert len(taken) == 1 and names(tmp_path) == []
+
+
+def test_a_folder_that_is_there_leaves_the_next_draft_of_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, plain = tmp_path / "out", os.replace
+
+    def and_another_begins(old: Path, new: Path) -> None:
+        plain(old, new)
+        old.mkdir()
+        (old / "of the other").write_text("begun")
+
+    monkeypatch.setattr(os, "replace", and_another_begins)
+    with draft_folder(out) as new:
+        (new / "a").write_text("whole")
+    assert (tmp_path / ".out.tmp" / "of the other").exists()
+
+
 def test_a_draft_that_became_its_file_while_one_waited_for_its_lock_is_not_written_into(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, plain = tmp_path / "a.bin", fcntl.flock
 
-    def late(file: object, how: int) -> None:
+    def late(file: int, how: int) -> None:
         monkeypatch.setattr(fcntl, "flock", plain)
         os.replace(tmp_path / ".a.bin.tmp", path)  # the other was quicker
         path.write_bytes(b"of the other")
-        plain(file, how)  # type: ignore[arg-type]
+        plain(file, how)
         assert path.read_bytes() == b"of the other"
 
     monkeypatch.setattr(fcntl, "flock", late)

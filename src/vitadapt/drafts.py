@@ -1,12 +1,16 @@
 """Files and folders that are being written beside those that they become. What a killed process left is taken over.
 
-A draft is always called .NAME.tmp, and whoever writes it holds its lock, which the operating system lets go of when the
-holder dies. So there is at most one abandoned draft of a file, and the next to write that file uses it up.
+A draft is called .NAME.tmp, or .NAME.2.tmp while another process is writing that one, and so on, and whoever writes it
+holds its lock, which the operating system lets go of when the holder dies. So an abandoned draft is known, and the
+next to write that file uses it up or takes it away. Where nothing can be locked, drafts have names that nobody else
+takes, and those of killed processes stay.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +22,9 @@ try:
 except ImportError:  # pragma: no cover - Windows has no such locks: every process has drafts of its own
     fcntl = None  # type: ignore[assignment]
 
+PLACES = ("", ".2", ".3", ".4")
+WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # what such file systems answer
+
 
 @contextmanager
 def draft(path: Path) -> Iterator[BinaryIO]:
@@ -25,19 +32,21 @@ def draft(path: Path) -> Iterator[BinaryIO]:
 
     Raises OSError.
     """
-    with _claimed(path) as file:
+    name, file = _claimed(path)
+    with file:
         try:
             yield file
             file.flush()
             os.fsync(file.fileno())
             if fcntl is None:  # pragma: no cover - Windows renames closed files only
                 file.close()
-            os.replace(file.name, path)
+            os.replace(name, path)
         except BaseException:
             with suppress(OSError):  # what could not be written cannot be flushed either
+                if fcntl is None:  # pragma: no cover - Windows removes closed files only
+                    file.close()
+                os.unlink(name)  # while its lock is ours: nobody else can have begun to write there
                 file.close()
-            with suppress(OSError):
-                os.unlink(file.name)
             raise
     _sync(path.parent)
 
@@ -54,52 +63,86 @@ def draft_folder(path: Path) -> Iterator[Path]:
         for inner in folder.rglob("*"):
             _sync(inner) if inner.is_dir() else _flush(inner)
         os.replace(folder, path)
-    finally:
+    except BaseException:  # only then: once it is renamed, the next to write `path` may have begun under this name
         shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
         if lock is not None:
             os.close(lock)
     _sync(path.parent)
 
 
+def _claimed(path: Path) -> tuple[Path, BinaryIO]:
+    """The name of a draft of `path`, and the draft, empty and locked where that can be had."""
+    for name in _places(path):
+        lock = _locked(name, os.O_RDWR | os.O_CREAT)
+        if lock is not None:
+            os.truncate(lock, 0)
+            _take_away_abandoned(path, name)
+            return name, os.fdopen(lock, "wb")
+    name = _own(path)
+    return name, open(name, "xb")
+
+
 def _claimed_folder(path: Path) -> tuple[Path, int | None]:
     """As `_claimed`, with what holds the lock."""
-    name = path.with_name(f".{path.name}.tmp")
-    while fcntl is not None:
+    for name in _places(path):
         name.mkdir(exist_ok=True)
-        lock = os.open(name, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
-            break
-        if _is_at(name, lock):
+        lock = _locked(name, os.O_RDONLY)
+        if lock is not None:
             for leftover in name.iterdir():
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                _remove(leftover)
+            _take_away_abandoned(path, name)
             return name, lock
+    name = _own(path)
+    name.mkdir()
+    return name, None
+
+
+def _places(path: Path) -> list[Path]:
+    """Where a draft of `path` may lie that the next to write it finds; none where nothing can be locked."""
+    return [] if fcntl is None else [path.with_name(f".{path.name}{place}.tmp") for place in PLACES]
+
+
+def _own(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
+def _locked(name: Path, flags: int) -> int | None:
+    """What holds the lock of the draft `name`; None when another process has it, or nothing can be locked there.
+
+    Raises OSError.
+    """
+    try:
+        lock = os.open(name, flags | os.O_CLOEXEC, 0o666)
+    except (PermissionError, FileNotFoundError):  # somebody else's, or just renamed
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = _is_at(name, lock)  # else its writer had it renamed before we got the lock
+    except OSError as error:
+        held = False
+        if error.errno in WITHOUT_LOCKS:
+            _remove(name)
+    if not held:
         os.close(lock)
-    own = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    own.mkdir()
-    return own, None
+        return None
+    return lock
 
 
-def _claimed(path: Path) -> BinaryIO:
-    """The draft of `path`, empty and locked; one of our own while another process, perhaps a sleeping one, has it."""
-    name = path.with_name(f".{path.name}.tmp")
-    while fcntl is not None:
-        try:
-            file = open(name, "ab")  # noqa: SIM115 - left to the caller
-        except PermissionError:  # somebody else's
-            break
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # in use, or a file system without locks
-            file.close()
-            break
-        if _is_at(name, file.fileno()):
-            file.truncate(0)
-            return file
-        file.close()  # its writer had it renamed before we got the lock
-    return open(path.with_name(f".{path.name}.{os.getpid()}.tmp"), "wb")
+def _take_away_abandoned(path: Path, ours: Path) -> None:
+    """Remove the drafts of `path` that nobody is writing."""
+    for name in _places(path):
+        if name != ours and name.exists():
+            with suppress(OSError):  # gone, or somebody else's
+                lock = _locked(name, os.O_RDONLY)
+                if lock is not None:
+                    _remove(name)
+                    os.close(lock)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _is_at(name: Path, descriptor: int) -> bool:
