@@ -109,9 +109,11 @@ class Bank:
         """Add an adapter, or replace the one of this name at once and whole.
 
         A file is checked like by `load_adapter`; `classes` are for a classifier object, which does not know their
-        names. Raises WeightsError when it does not fit the backbone, ConfigError for a head or class names that cannot
-        be used, NotApplicable when it has nothing to share, StorageError when a temporary file cannot be written.
+        names. Raises WeightsError when it does not fit the backbone, ConfigError for a name, source, head or class names
+        that cannot be used, NotApplicable when it has nothing to share, StorageError when a temporary file cannot be written.
         """
+        if not isinstance(name, str):
+            raise ConfigError(f"the name of an adapter is a string, got {name!r}")
         opened = self._open(source, tuple(classes))
         try:
             entry, packed = self._entered(name, opened)
@@ -176,7 +178,9 @@ class Bank:
     def _open(self, source: Source, classes: tuple[str, ...]) -> _Opened:
         if isinstance(source, Classifier):
             return _Opened(source, classes)
-        path = _file(Path(source))
+        path = _file(source)
+        if classes:
+            raise ConfigError(f"{path}: the file says how its classes are called; leave them out")
         try:
             digest = bytes_digest(path.read_bytes())
         except OSError as error:
@@ -195,6 +199,8 @@ class Bank:
         classes = opened.classes or tuple(str(i) for i in range(count))
         if len(classes) != count:
             raise ConfigError(f"{len(classes)} class names for a head of {count} classes")
+        if len(set(classes)) != count:
+            raise ConfigError(f"{len(set(classes))} different class names for a head of {count} classes")
         tensors = {BACKBONE + key: t for key, t in body.items()} | {HEAD + key: t for key, t in own.items()}
         return self._made(name, (family, head), tensors, replace(opened, classes=classes))
 
@@ -229,6 +235,8 @@ class Bank:
             return self._entries[name]
 
     def _check(self, images: Tensor, names: Sequence[str]) -> None:
+        if not isinstance(images, Tensor):
+            raise DataError(f"expected images as a tensor, got {type(images).__name__}; see torch.as_tensor")
         side = self._plain.image_size
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, side, side):
             raise DataError(f"expected images (B, 3, {side}, {side}), got {tuple(images.shape)}; resize them first")
@@ -330,7 +338,10 @@ def _carriers(vit: ViT) -> list[SlotLinear | Block]:
     return [module for module in vit.modules() if isinstance(module, (SlotLinear, Block))]
 
 
-def _file(path: Path) -> Path:
+def _file(source: Path | str) -> Path:
     from ..own.model import ADAPTER
 
+    if not isinstance(source, (Path, str)):
+        raise ConfigError(f"an adapter is a path or a Classifier, got {type(source).__name__}")
+    path = Path(source)
     return path / ADAPTER if path.is_dir() else path
