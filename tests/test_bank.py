@@ -421,12 +421,30 @@ def test_unknown_names_are_met_with_near_ones():
         (torch.zeros(1, 3, 64, 64), ["a"], DataError, "expected images"),
         (torch.zeros(1, 3, 32, 32, dtype=torch.int64), ["a"], DataError, "int64"),
         (pictures(1)[0], ["a"], DataError, "expected images"),
+        (pictures(1).numpy(), ["a"], DataError, "as a tensor, got ndarray"),
     ],
 )
 def test_questions_that_make_no_sense(images, names, error, said):
     bank = va.Bank(common("deit-like"), {"a": trained(common("deit-like"), LoRA(), 2, 0)})
     with pytest.raises(error, match=said):
         bank.logits(images, names)
+
+
+def test_adapters_that_make_no_sense_are_refused(tmp_path):
+    backbone, method = common("deit-like"), LoRA()
+    model = trained(backbone, method, 2, 0)
+    file = written(tmp_path / "a", model, backbone, method)
+    bank = va.Bank(backbone, {"a": model})
+    for name, source, classes, said in [
+        (3, model, (), "is a string, got 3"),
+        ("b", None, (), "a path or a Classifier, got NoneType"),
+        ("b", {}, (), "got dict"),
+        ("b", model, ("cat", "cat"), "1 different class names for a head of 2"),
+        ("b", file, ("cat", "dog"), "the file says how its classes are called"),
+    ]:
+        with pytest.raises(ConfigError, match=said):
+            bank.add(name, source, classes)
+    assert bank.names == ("a",)
 
 
 def test_what_trains_the_whole_backbone_has_nothing_to_share():
