@@ -109,8 +109,9 @@ class Bank:
         """Add an adapter, or replace the one of this name at once and whole.
 
         A file is checked like by `load_adapter`; `classes` are for a classifier object, which does not know their
-        names. Raises WeightsError when it does not fit the backbone, ConfigError for a name, source, head or class names
-        that cannot be used, NotApplicable when it has nothing to share, StorageError when a temporary file cannot be written.
+        names. Raises WeightsError when it does not fit the backbone, ConfigError for a name, source, head or class
+        names that cannot be used, NotApplicable when it has nothing to share, StorageError when a temporary file
+        cannot be written.
         """
         if not isinstance(name, str):
             raise ConfigError(f"the name of an adapter is a string, got {name!r}")
