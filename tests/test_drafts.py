@@ -68,9 +68,12 @@ def test_more_writers_than_places_do_not_touch_each_other(tmp_path: Path) -> Non
     assert path.read_bytes() == bytes([0]) and names(tmp_path) == ["a.bin"]  # the first to open was the last to end
 
 
-def test_without_locks_nothing_is_left_and_nothing_is_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("answer", [errno.EOPNOTSUPP, errno.ENOLCK])
+def test_without_locks_nothing_is_left_and_nothing_is_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: int
+) -> None:
     def unsupported(file: int, how: int) -> None:
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        raise OSError(answer, os.strerror(answer))
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
     with draft(tmp_path / "a.bin") as slow, draft(tmp_path / "a.bin") as fast:
@@ -80,6 +83,19 @@ def test_without_locks_nothing_is_left_and_nothing_is_shared(tmp_path: Path, mon
         assert new != other
         (new / "a").write_text("whole")
     assert (tmp_path / "a.bin").read_bytes() == b"slow" and names(tmp_path) == ["a.bin", "out"]
+
+
+def test_a_disk_that_fails_is_told_and_leaves_no_row_of_drafts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(file: int, how: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(fcntl, "flock", failing)
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)), draft(tmp_path / "a.bin"):
+            raise AssertionError("was begun")
+    with draft(tmp_path / "a.bin") as file:
+        file.write(b"whole")
+    assert names(tmp_path) == ["a.bin"]
 
 
 def test_an_error_does_not_take_away_the_draft_of_the_next_writer(

@@ -23,7 +23,7 @@ except ImportError:  # pragma: no cover - Windows has no such locks: every proce
     fcntl = None  # type: ignore[assignment]
 
 PLACES = ("", ".2", ".3", ".4")
-WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # what such file systems answer
+WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK)  # what such file systems answer
 
 
 @contextmanager
@@ -119,15 +119,17 @@ def _locked(name: Path, flags: int) -> int | None:
         return None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        held = _is_at(name, lock)  # else its writer had it renamed before we got the lock
+        if _is_at(name, lock):  # else its writer had it renamed before we got the lock
+            return lock
+    except BlockingIOError:  # it is being written
+        pass
     except OSError as error:
-        held = False
-        if error.errno in WITHOUT_LOCKS:
-            _remove(name)
-    if not held:
-        os.close(lock)
-        return None
-    return lock
+        if error.errno not in WITHOUT_LOCKS:  # a disk that fails: the other names would be no better
+            os.close(lock)
+            raise
+        _remove(name)
+    os.close(lock)
+    return None
 
 
 def _take_away_abandoned(path: Path, ours: Path) -> None:
