@@ -346,6 +346,27 @@ def test_several_threads_ask_at_once():
             assert_same(found, expected)
 
 
+def test_an_adapter_is_taken_out_while_others_ask():
+    models, images = mixture("deit-like"), pictures(1)
+    bank, names, busy = va.Bank(common("deit-like"), models), list(models) * 2, threading.Event()
+
+    def ask(_: int) -> None:
+        while not busy.is_set():
+            bank.logits(images.repeat(len(names), 1, 1, 1), names)
+
+    with ThreadPoolExecutor(2) as pool:
+        asking = [pool.submit(ask, i) for i in range(2)]
+        try:
+            for name, model in models.items():
+                assert torch.equal(bank.classifier(name)(images), model(images).detach())
+            moved = bank.to("cpu")
+        finally:
+            busy.set()
+        for one in asking:
+            one.result()
+    assert_same(moved.logits(images, names[:1]), alone(models[names[0]], images))
+
+
 # The disk.
 
 

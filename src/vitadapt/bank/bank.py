@@ -166,7 +166,8 @@ class Bank:
         limit = self._residents.limit if self._residents is not None else None
         moved = Bank(copy.deepcopy(self._plain).to(device), resident=limit, active=self._active.limit)
         for entry, packed in self._snapshot(self.names).values():
-            template = copy.deepcopy(entry.family.template)
+            with entry.family.numbers.lock:
+                template = copy.deepcopy(entry.family.template)
             family = family_of(template.to(device), moved._plain, entry.family.layout.names)
             model = Classifier(template, entry.head.alone(packed.head).to(device))
             head, _ = dissect_head(model.head, template.features, family.projected)
@@ -320,7 +321,8 @@ def _gathered(rows: Tensor, places: list[int]) -> Tensor:
 
 
 def _classifier(entry: Entry, packed: Packed) -> Classifier:
-    backbone = copy_sharing_weights(entry.family.template)
+    with entry.family.numbers.lock:
+        backbone = copy_sharing_weights(entry.family.template)
     places = dict(backbone.named_parameters()) | dict(backbone.named_buffers())
     for name, tensor in entry.family.layout.views(packed.body).items():
         places[name].data = tensor.clone()

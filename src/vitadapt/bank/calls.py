@@ -28,7 +28,10 @@ class Branch(nn.Module):
 
 
 class Numbers:
-    """Which tensors of a template stand for those of the adapter: identity -> name. Who borrows them holds the lock."""
+    """Which tensors of a template stand for those of the adapter: identity -> name.
+
+    Who borrows them, or copies the template, holds the lock.
+    """
 
     def __init__(self, names: Mapping[int, str]) -> None:
         self.names = names

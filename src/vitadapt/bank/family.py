@@ -47,13 +47,14 @@ Piece = SlotPiece | Call
 class Family:
     """Adapters of one skeleton: the same modules with the same settings at the same paths; only numbers differ.
 
-    template: a backbone adapted like them. layout: the tensors that differ. pieces: path of a module of the plain
-    backbone -> what stands there; makers: what it is made with. whole: paths of the blocks that must compute every
-    token. projected: is the output projection in use?
+    template: a backbone adapted like them. numbers: its tensors that differ; layout: how they are packed. pieces: path
+    of a module of the plain backbone -> what stands there; makers: what it is made with. whole: paths of the blocks
+    that must compute every token. projected: is the output projection in use?
     """
 
     key: Hashable
     template: ViT
+    numbers: Numbers
     layout: Layout
     pieces: dict[str, Piece]
     makers: Makers
@@ -89,7 +90,7 @@ def family_of(template: ViT, plain: ViT, names: Sequence[str]) -> Family:
     layout = Layout.of({name: known[name] for name in names})
     projected = template.config.projection == plain.config.projection
     key = _key(template, plain, numbers.names)
-    return Family(key, template, layout, pieces, makers, frozenset(whole), projected)
+    return Family(key, template, numbers, layout, pieces, makers, frozenset(whole), projected)
 
 
 def _key(model: ViT, plain: ViT, names: Mapping[int, str]) -> Hashable:

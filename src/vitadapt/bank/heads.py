@@ -70,7 +70,8 @@ class HeadFamily:
 
     def alone(self, row: Tensor) -> Head:
         """The head whose row it is."""
-        head = copy.deepcopy(cast(Head, self.call.module))
+        with self.call.numbers.lock:
+            head = copy.deepcopy(cast(Head, self.call.module))
         tensors = self.views(row)
         head.linear = nn.Linear(head.linear.in_features, len(tensors[BIAS]))
         for name, tensor in (dict(head.named_parameters()) | dict(head.named_buffers())).items():
