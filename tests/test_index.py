@@ -34,8 +34,8 @@ def store(tmp_path, monkeypatch):
 
 def age(store, seconds=60):
     past = time.time() - seconds
-    for path in store.folder().iterdir():
-        os.utime(path, (past, past))
+    for file in store.files():
+        os.utime(file.path, (past, past))
 
 
 def plain(entries):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from .errors import ConfigError
+from .errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
     from .preparation import Environment
@@ -58,11 +59,18 @@ def entries_of(runs: Path) -> list[Entry]:
 
 
 def _told(runs: Path, found: list[Found], damaged: list[str]) -> list[Found]:
+    require_any(runs, found, damaged)
     for line in damaged:
         complain(line)
+    return found
+
+
+def require_any(runs: Path, found: Sized, damaged: Sequence[str]) -> None:
+    """Raises ConfigError when there are no records in `runs`, StorageError when none of them can be read."""
+    if not found and damaged:
+        raise StorageError(f"{runs}: none of its {len(damaged)} records can be read; the first: {damaged[0]}")
     if not found:
         raise ConfigError(f"{runs}: no records yet")
-    return found
 
 
 def complain(text: str) -> None:

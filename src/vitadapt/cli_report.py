@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .errors import ConfigError
+from .cli_options import require_any
 
 if TYPE_CHECKING:
     from .results import Record, Store
@@ -61,8 +61,7 @@ def _open(runs: Path, only: Sequence[str]) -> tuple[Store, list[Record], list[st
 
     store = Store(runs)
     records, damaged = store.records()
-    if not records:
-        raise ConfigError(f"{runs}: no records yet")
+    require_any(runs, records, damaged)
     if only:
         configs = [RunConfig.from_dict(record.config) for record in records]
         fitting = {id(config) for config in select(configs, only)}

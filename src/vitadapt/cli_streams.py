@@ -1,10 +1,11 @@
-"""The standard streams as they may come: closed, in an encoding that lacks letters, or with nobody at the other end."""
+"""The standard streams as they may come: closed, on a full disk, in a poor encoding, or without a reader."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
+from typing import Any
 
 from .cli_options import complain
 
@@ -29,19 +30,38 @@ def open_streams() -> None:
         sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
+        raw = io.BufferedWriter(_Forgiving(2, "w", closefd=False))
+        sys.stderr = io.TextIOWrapper(raw, sys.stderr.encoding, "backslashreplace", line_buffering=True)
+
+
+class _Forgiving(io.FileIO):
+    """A standard error output must not end the work that it tells of: what it does not take is dropped, as on a full
+    disk or when the reader has left.
+    """
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
 
 
 def output_status(error: OSError | SystemExit) -> int:
-    """The exit status when `error` was about the standard output: its reader left, or its disk is full.
+    """The exit status after `error`: the output has no reader, or its disk is full, or a file is out of reach.
 
-    What was not written is dropped. Raises `error` again when it was about something else.
+    What was not written is dropped. Raises `error` again when it names neither a file nor the output.
     """
     lost = _lost()
     if isinstance(lost, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
         return CUT_OFF
-    if lost is None:
+    if lost is not None:
+        complain(f"the output cannot be written ({lost.strerror})")
+        return 1
+    if isinstance(error, SystemExit) or error.errno is None:
         raise error
-    complain(f"the output cannot be written ({lost.strerror})")
+    place = f"{error.filename}: " if error.filename is not None else ""
+    complain(f"{place}{error.strerror}; see to that, then run the same command again")
     return 1
 
 

@@ -35,6 +35,7 @@ def draft(path: Path) -> Iterator[BinaryIO]:
     name, file = _claimed(path)
     with file:
         try:
+            file.truncate(0)  # of what a killed process left
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -59,6 +60,8 @@ def draft_folder(path: Path) -> Iterator[Path]:
     """
     folder, lock = _claimed_folder(path)
     try:
+        for leftover in folder.iterdir():
+            _remove(leftover)
         yield folder
         for inner in folder.rglob("*"):
             _sync(inner) if inner.is_dir() else _flush(inner)
@@ -73,11 +76,10 @@ def draft_folder(path: Path) -> Iterator[Path]:
 
 
 def _claimed(path: Path) -> tuple[Path, BinaryIO]:
-    """The name of a draft of `path`, and the draft, empty and locked where that can be had."""
+    """The name of a draft of `path`, and the draft, locked where that can be had."""
     for name in _places(path):
         lock = _locked(name, os.O_RDWR | os.O_CREAT)
         if lock is not None:
-            os.truncate(lock, 0)
             _take_away_abandoned(path, name)
             return name, os.fdopen(lock, "wb")
     name = _own(path)
@@ -90,8 +92,6 @@ def _claimed_folder(path: Path) -> tuple[Path, int | None]:
         name.mkdir(exist_ok=True)
         lock = _locked(name, os.O_RDONLY)
         if lock is not None:
-            for leftover in name.iterdir():
-                _remove(leftover)
             _take_away_abandoned(path, name)
             return name, lock
     name = _own(path)
@@ -135,12 +135,10 @@ def _locked(name: Path, flags: int) -> int | None:
 def _take_away_abandoned(path: Path, ours: Path) -> None:
     """Remove the drafts of `path` that nobody is writing."""
     for name in _places(path):
-        if name != ours and name.exists():
-            with suppress(OSError):  # gone, or somebody else's
-                lock = _locked(name, os.O_RDONLY)
-                if lock is not None:
-                    _remove(name)
-                    os.close(lock)
+        with suppress(OSError):  # gone, or somebody else's
+            if name != ours and name.exists() and (lock := _locked(name, os.O_RDONLY)) is not None:
+                _remove(name)
+                os.close(lock)
 
 
 def _remove(path: Path) -> None:

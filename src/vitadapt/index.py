@@ -10,8 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ def read_entries(store: Store) -> tuple[list[Entry], list[str]]:
     path = store.root / "index"
     known, fresh = _read(path), Known()
     found, damaged = dict[str, Entry](), list[str]()
-    for name, stamp in _stamps(store.folder()).items():
+    for name, stamp in _stamps(store.files()).items():
         kept = known.get(name)
         if stamp is not None and kept is not None and kept[0] == stamp:
             found[name] = Entry(**kept[1])
@@ -56,18 +55,19 @@ def read_entries(store: Store) -> tuple[list[Entry], list[str]]:
     return [found[name] for name in sorted(found)], sorted(damaged)
 
 
-def _stamps(folder: Path) -> dict[str, Stamp | None]:
-    """Size and times of every record's file; None for one that may still change within the clock's tick."""
-    looks = {}
-    with os.scandir(folder) as files:
-        for file in files:
-            with suppress(FileNotFoundError):  # discarded meanwhile
-                if file.name.endswith(".json"):
-                    looks[file.name] = file.stat()
-    return {
-        name: [look.st_size, look.st_mtime_ns, look.st_ctime_ns] if settled(look) else None
-        for name, look in looks.items()
-    }
+def _stamps(files: Iterable[os.DirEntry[str]]) -> dict[str, Stamp | None]:
+    """Size and times of every record's file; None for one that may still change within the clock's tick, or that does
+    not show them.
+    """
+    stamps: dict[str, Stamp | None] = {}
+    for file in files:
+        try:
+            look = file.stat()
+        except OSError:  # gone, or out of reach: reading it tells which
+            stamps[file.name] = None
+        else:
+            stamps[file.name] = [look.st_size, look.st_mtime_ns, look.st_ctime_ns] if settled(look) else None
+    return stamps
 
 
 def _read(path: Path) -> Known:

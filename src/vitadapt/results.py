@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -160,19 +161,28 @@ class Store:
         except (ValueError, TypeError, KeyError) as error:
             raise StorageError(f"{path}: damaged record ({error}); it is run again by the next bench") from error
 
-    def folder(self) -> Path:
-        """Where the records are. Raises StorageError when there is no such folder."""
-        folder = self.root / "records"
-        if not folder.is_dir():
-            raise StorageError(f"{self.root}: no results there; make some with 'vitadapt run' or 'vitadapt bench'")
-        return folder
+    def files(self) -> list[os.DirEntry[str]]:
+        """The files of all records, by name.
+
+        Raises StorageError when there is no such folder, or when not all of it can be listed: some of the records would
+        be taken for all.
+        """
+        try:
+            with os.scandir(self.root / "records") as found:
+                return sorted((file for file in found if file.name.endswith(".json")), key=lambda file: file.name)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise StorageError(
+                f"{self.root}: no results there; make some with 'vitadapt run' or 'vitadapt bench'"
+            ) from error
+        except OSError as error:
+            raise StorageError(f"{self.root}: cannot be listed ({error.strerror}); check its permissions") from error
 
     def records(self) -> tuple[list[Record], list[str]]:
         """All whole records, by digest, and one line for each damaged file. Raises StorageError without a folder."""
         whole, damaged = [], []
-        for path in sorted(self.folder().glob("*.json")):
+        for file in self.files():
             try:
-                whole.append(self.read(path))
+                whole.append(self.read(Path(file.path)))
             except FileNotFoundError:  # discarded since the folder was listed
                 continue
             except StorageError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import reprlib
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -71,7 +72,7 @@ def read_folder(folder: Path) -> Iterator[Entry]:
     Raises DataError naming the file that does not fit the others.
     """
     groups: dict[str, list[tuple[int, Path]]] = {}
-    for path in sorted(folder.glob("*.json")):
+    for path in _members(folder):
         head = read_head(path)
         if not head.dataset or len(head.seeds) != 1 or not isinstance(head.seeds[0], int):
             raise DataError(f"{path} is not the predictions of one data set and one seed; move it out of {folder}")
@@ -84,6 +85,14 @@ def read_folder(folder: Path) -> Iterator[Entry]:
             yield join(entries)
         except DataError as error:
             raise DataError(f"{folder}: {error}; make the files again") from error
+
+
+def _members(folder: Path) -> list[Path]:
+    """Raises DataError when not all of the folder can be listed: a data set would be passed over in silence."""
+    try:
+        return sorted(folder / name for name in os.listdir(folder) if name.endswith(".json"))
+    except OSError as error:
+        raise DataError(f"{folder}: this folder cannot be listed ({error.strerror})") from error
 
 
 def join(entries: Sequence[Entry]) -> Entry:

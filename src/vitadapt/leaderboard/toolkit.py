@@ -73,7 +73,7 @@ class Found:
 def find_pieces(folder: Path, whole: bool) -> Found:
     """All files below a folder; predictions are read only when `whole`."""
     found = Found([], [], [])
-    for path in _files(folder):
+    for path in _files(folder, found.problems):
         try:
             found.pieces.append(_piece(path, whole))
         except NotTheToolkits as error:
@@ -83,9 +83,16 @@ def find_pieces(folder: Path, whole: bool) -> Found:
     return found
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Every visible file below a folder, in order; links to other folders are not followed."""
-    for place, below, names in os.walk(folder):
+def _files(folder: Path, problems: list[str]) -> Iterator[Path]:
+    """Every visible file below a folder, in order; links to other folders are not followed.
+
+    Folders that cannot be listed are added to the problems.
+    """
+
+    def passed_over(error: OSError) -> None:
+        problems.append(f"{error.filename}: this folder cannot be listed ({error.strerror})")
+
+    for place, below, names in os.walk(folder, onerror=passed_over):
         below[:] = sorted(name for name in below if not name.startswith("."))
         yield from (Path(place) / name for name in sorted(names) if not name.startswith("."))
 

@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -43,8 +43,13 @@ def find_images(places: Sequence[Path]) -> list[ImageRef]:
 
 
 def _walk(place: Path) -> list[Path]:
-    names = [(parent, name) for parent, _, files in os.walk(place) for name in files if not name.startswith(".")]
-    return [Path(parent) / name for parent, name in names]
+    walked = os.walk(place, onerror=_unlisted)
+    return [Path(parent) / name for parent, _, files in walked for name in files if not name.startswith(".")]
+
+
+def _unlisted(error: OSError) -> NoReturn:
+    """A folder that is passed over would go unnoticed: its images have no answers."""
+    raise DataError(f"{error.filename}: this folder cannot be listed ({error.strerror})") from error
 
 
 def answer(

@@ -31,6 +31,7 @@ SUFFIX = Path(ADAPTER).suffix
 RESERVED = "models"  # /v1/models is the list
 FOLDER = "."  # whose problem it is when the folder itself cannot be read; no model is called so
 LARGEST = 4 << 30  # bytes of an adapter file; a whole ViT-g fine-tuned is as large
+NAME_BYTES = 200  # of a file's name most systems take 255, of which a file that is being written needs some
 NAME = re.compile(r"\w[\w .+-]{0,98}\w|\w")
 Stamp = tuple[int, ...]
 Tell = Callable[[str], None]
@@ -252,9 +253,9 @@ class Shelf:
         """Check, store and serve an adapter -> it, and whether the name is new. Raises Refusal, WeightsError,
         ConfigError for an impossible name, StorageError.
         """
-        self._require_changeable(name)
-        if not NAME.fullmatch(name) or name.endswith(SUFFIX) or name == RESERVED:
+        if not NAME.fullmatch(name) or name.endswith(SUFFIX) or name == RESERVED or len(name.encode()) > NAME_BYTES:
             raise ConfigError(f"{name[:100]!r} cannot be a model's name: up to 100 letters, digits, blanks, . _ + -")
+        self._require_changeable(name)
         new = name not in self.models
         if new and len(self.models) >= self.most:
             raise Refusal(409, "too_many_models", f"{self.most} models are served already; remove one first")
