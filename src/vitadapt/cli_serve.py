@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,6 +66,9 @@ def serve(
         raise ConfigError(f"{folder}: no such folder; make a model with 'vitadapt fit PHOTOS --out {folder}/NAME'")
     if precision not in ("fp32", "bf16"):
         raise ConfigError(f"--precision is fp32 or bf16, not {precision}")
+    for option, value in {"--resident": resident, "--threads": threads, "--poll": poll}.items():
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"{option} must be a number above 0")
     limits = Limits(
         batch=batch, wait=wait_ms / 1000, queue=queue, body=max_bytes, pixels=max_pixels, images=max_images,
         memory=max_memory, requests=max_requests, connections=2 * max_requests, header=read_timeout / 3,

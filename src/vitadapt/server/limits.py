@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, fields
 
@@ -9,6 +10,19 @@ from ..errors import ConfigError
 from ..limits import IMAGE_PIXELS, MIB
 
 EXPLANATION = 16  # places in the queue that one explanation takes: it costs about as much as so many answers
+
+_OPTIONS = {
+    "wait": "wait-ms",
+    "body": "max-bytes",
+    "pixels": "max-pixels",
+    "images": "max-images",
+    "memory": "max-memory",
+    "requests": "max-requests",
+    "connections": "max-requests",
+    "header": "read-timeout",
+    "read": "read-timeout",
+    "answer": "timeout",
+}
 
 
 @dataclass(frozen=True)
@@ -40,8 +54,9 @@ class Limits:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not (value >= 0 if field.name == "wait" else value > 0):
-                raise ConfigError(f"--{field.name} must be more than 0, got {value}")
+            if not (math.isfinite(value) and (value >= 0 if field.name == "wait" else value > 0)):
+                option = _OPTIONS.get(field.name, field.name)
+                raise ConfigError(f"--{option} must be a number {'from 0 on' if field.name == 'wait' else 'above 0'}")
         if self.pixels > IMAGE_PIXELS:
             raise ConfigError(f"--max-pixels can be {IMAGE_PIXELS} at most, got {self.pixels}")
         if self.images > self.queue or self.queue < EXPLANATION:

@@ -103,7 +103,8 @@ def run(service: Service, address: Address, tell: Callable[[str], None] = lambda
     hold_little()
     try:
         server, listener = prepared(service, address)
-        tell(f"{len(service.shelf.models)} models at {url_of(listener)} (Ctrl-C ends it)")
+        count = len(service.shelf.models)
+        tell(f"{count} model{'' if count == 1 else 's'} at {url_of(listener)} (Ctrl-C ends it)")
         server.run(sockets=[listener])  # it repeats the signal that ended it, which then means nothing
     finally:
         for kind, handler in before.items():

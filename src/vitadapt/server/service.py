@@ -72,7 +72,7 @@ class Service:
         """
         self.shelf.refresh(patient=False)
         if self.shelf.single and self.shelf.problems:
-            raise WeightsError("; ".join(self.shelf.problems.values()))
+            raise WeightsError(f"{self.shelf.root}: {'; '.join(self.shelf.problems.values())}")
         self._loaded = True
 
     async def start(self) -> None:
