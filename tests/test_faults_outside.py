@@ -131,3 +131,23 @@ def test_a_store_whose_records_are_all_damaged_does_not_count_as_empty(store: St
     found = command("results", store.root, capture_output=True)
     assert found.returncode == 1 and found.stdout == ""
     assert len(found.stderr.splitlines()) == 1 and "damaged" in found.stderr
+
+
+def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(store: Store) -> None:
+    """Whoever opens a pipe waits until somebody writes into it, perhaps for ever."""
+    good, bad = (record(seed=seed).digest for seed in range(2))
+    fifos = [
+        store.path("records", bad),
+        store.path("predictions", good),
+        store.path("failures", "f"),
+        store.root / "index",
+    ]
+    for path in fifos:
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+    found = command("report", store.root, capture_output=True)
+    page = (store.root / "report.html").read_text()
+    assert found.returncode == 0 and page.count("not a regular file") >= 2
+    shown = command("results", store.root, capture_output=True)
+    assert shown.returncode == 0 and "80.0" in shown.stdout and "not a regular file" in shown.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import StorageError
-from .files import checksum, write_atomic
+from .files import checksum, read_bounded, write_atomic
 from .results import Record, Store
 
 
@@ -25,7 +25,7 @@ def keep(store: Store, record: Record, kind: str, values: dict[str, Any]) -> Non
 def kept(store: Store, record: Record, kind: str) -> dict[str, Any] | None:
     """What `keep` wrote; None when there is nothing, or it is damaged or of a run with other files."""
     try:
-        plain = json.loads(_path(store, record, kind).read_text(encoding="utf-8"))
+        plain = json.loads(read_bounded(_path(store, record, kind)))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     except OSError as error:

@@ -79,8 +79,8 @@ def _inside(value: Any) -> Iterable[Any]:
     return value if isinstance(value, list) else ()
 
 
-def read_bounded(path: Path | str, most: int) -> bytes:
-    """The content of a regular file of at most `most` bytes.
+def read_bounded(path: Path | str, most: int | None = None) -> bytes:
+    """The content of a regular file of at most `most` bytes; None is for files of our own, as large as need be.
 
     Raises OSError with a plain reason: also for a pipe or a device, which might never end, for a larger file, and for a
     path that no file can have.
@@ -90,6 +90,8 @@ def read_bounded(path: Path | str, most: int) -> bytes:
             look = os.fstat(file.fileno())
             if not stat.S_ISREG(look.st_mode):
                 raise OSError(errno.EINVAL, "not a regular file", str(path))
+            if most is None:
+                return file.read()
             if look.st_size > most:
                 raise OSError(errno.EFBIG, f"larger than {most // MIB} MiB", str(path))
             data = file.read(most + 1)
@@ -151,7 +153,7 @@ def write_sealed(path: Path, data: bytes) -> None:
 def read_sealed(path: Path) -> bytes | None:
     """What `write_sealed` wrote; None when there is nothing, or it is damaged and must be made again."""
     try:
-        whole = path.read_bytes()
+        whole = read_bounded(path)
     except OSError:  # gone, or it cannot be read: either way it must be made again
         return None
     seal, data = whole[:32], whole[32:]

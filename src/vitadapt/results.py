@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import StorageError
-from .files import bytes_digest, checksum, write_atomic
+from .files import bytes_digest, checksum, read_bounded, write_atomic
 from .locks import locked
 from .naming import recorded_name
 
@@ -153,7 +153,7 @@ class Store:
     def read(self, path: Path) -> Record:
         """Raises StorageError naming the file when it is damaged or cannot be read, FileNotFoundError without one."""
         try:
-            return Record.from_json(path.read_text(encoding="utf-8"))
+            return Record.from_json(read_bounded(path).decode())
         except (FileNotFoundError, NotADirectoryError):
             raise
         except OSError as error:
@@ -207,7 +207,7 @@ class Store:
     def export(self, digest: str) -> dict[str, bytes]:
         """The files of a recorded cell by kind, to be given to `accept` elsewhere. Raises StorageError when damaged."""
         record = self.read(self.path("records", digest))
-        return {kind: self.path(kind, digest).read_bytes() for kind in (*record.files, "records")}
+        return {kind: read_bounded(self.path(kind, digest)) for kind in (*record.files, "records")}
 
     def accept(self, digest: str, files: Mapping[str, bytes]) -> Record:
         """Keep the files of a cell that ran elsewhere, the record last. Raises StorageError when they are damaged."""
@@ -254,13 +254,12 @@ class Store:
     def predictions(self, record: Record) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]]:
         """(probabilities (N, C), labels). Raises StorageError when the file is missing or damaged."""
         path = self.path("predictions", record.digest)
+        remedy = f"delete {self.path('records', record.digest)} and run again"
         try:
-            data = path.read_bytes()
+            data = read_bounded(path)
         except OSError as error:
-            raise StorageError(f"{path}: cannot be read ({error.strerror})") from error
+            raise StorageError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
         if bytes_digest(data) != record.files.get("predictions"):
-            raise StorageError(
-                f"{path}: damaged predictions; delete {self.path('records', record.digest)} and run again"
-            )
+            raise StorageError(f"{path}: damaged predictions; {remedy}")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return arrays["probabilities"], arrays["labels"]

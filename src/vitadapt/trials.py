@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import Diverged
-from .files import bytes_digest, storage_error
+from .files import bytes_digest, read_bounded, storage_error
 
 Score = tuple[float, ...]
 
@@ -46,7 +46,7 @@ class Trials:
 
     def _read(self) -> Iterator[tuple[str, Score | None]]:
         try:
-            lines = self.path.read_bytes().split(b"\n") if self.path else []
+            lines = read_bounded(self.path).split(b"\n") if self.path else []
         except OSError:  # none yet, or unreadable: trials are run again
             return
         for line in lines:

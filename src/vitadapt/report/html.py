@@ -13,7 +13,7 @@ from typing import Any
 
 from ..command import commands_of
 from ..errors import ConfigError
-from ..files import write_atomic
+from ..files import read_bounded, write_atomic
 from ..results import Record, Store
 from .figures import FIGURES
 from .pages import drawn, render
@@ -74,7 +74,10 @@ def _failures(store: Store) -> list[str]:
     """The last line of the trace of every run that stopped with an error."""
     told = []
     for path in sorted((store.root / "failures").glob("*.txt")):
-        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        try:
+            lines = read_bounded(path).decode("utf-8", "replace").strip().splitlines()
+        except OSError as error:  # what went wrong once must not keep the rest from being shown
+            lines = [f"its trace cannot be read ({error.strerror})"]
         told.append(f"{path.stem} failed: {clean(lines[-1], 300) if lines else 'no trace'}")
     return told
 
