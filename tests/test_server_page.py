@@ -14,6 +14,7 @@ from test_report_page import browser  # noqa: F401 - a fixture
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("page")
     (root / "pets.safetensors").write_bytes(adapter(1, PETS))
+    (root / "digits.safetensors").write_bytes(adapter(3, tuple("9876543210")))
     (root / "cars.safetensors").write_bytes(adapter(2, ("<img src=x onerror=alert(1)>", *CARS, *"abcdef")))
     return root
 
@@ -91,6 +92,21 @@ def test_another_model_and_an_unsure_answer(opened):
     first = tab.get_attribute("#heat", "src")
     tab.select_option("#kind", "rollout")
     tab.wait_for_function("before => document.getElementById('heat').src !== before", arg=first)
+
+
+def test_classes_called_by_numbers_stand_by_their_probability(opened, server):
+    tab = opened()
+    tab.wait_for_selector("#model option[value=digits]", state="attached")
+    tab.select_option("#model", "digits")
+    tab.select_option("#threshold", "0.95")
+    give(tab, picture(7))
+    answered(tab)
+    with server.client() as client:
+        said = client.post("/v1/digits/predict?top=8", files={"f": picture(7)}).json()["answers"][0]["top"]
+    names = list(said)
+    assert names not in (sorted(names), sorted(names, reverse=True))
+    assert tab.locator("#bars th").all_inner_texts() == names
+    assert f"most likely {names[0]}, with" in tab.inner_text("#verdict")
 
 
 def test_what_is_no_picture_is_told_in_words(opened):

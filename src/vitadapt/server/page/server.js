@@ -57,6 +57,7 @@ function body() {
 async function look() {
   if (!state.file || $("model").disabled) return;
   const turn = ++state.turn;
+  state.heat++; // an explanation on its way is of another picture
   const model = encodeURIComponent($("model").value);
   const threshold = $("threshold").value ? `&threshold=${$("threshold").value}` : "";
   $("answer").classList.add("busy");
@@ -77,16 +78,17 @@ async function look() {
 }
 
 function show(answer) {
-  const best = Object.keys(answer.top)[0];
+  const rows = Object.entries(answer.top).sort((a, b) => b[1] - a[1]); // an object sorts names that are numbers
+  const best = rows[0][0];
   const sure = answer.class !== null;
   const name = document.createElement("b");
   name.textContent = sure ? answer.class : "Unsure";
   const rest = sure ? `with ${percent(answer.probability)}` : `most likely ${best}, with ${percent(answer.probability)} only`;
   $("verdict").replaceChildren(name, rest);
   $("verdict").classList.toggle("unsure", !sure);
-  $("bars").replaceChildren(...Object.entries(answer.top).map(bar));
+  $("bars").replaceChildren(...rows.map(bar));
   const model = state.models.find((one) => one.name === $("model").value);
-  const hidden = (model?.classes.length ?? 0) - Object.keys(answer.top).length;
+  const hidden = (model?.classes.length ?? 0) - rows.length;
   $("more").textContent = hidden > 0 ? `and ${hidden} less probable classes` : "";
   for (const id of ["empty", "trouble"]) $(id).hidden = true;
   $("sides").hidden = false;
