@@ -37,6 +37,10 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
         503: "Too much to do; Retry-After says when to come again.",
     }.items()
 }
+_FIXED: dict[int | str, dict[str, Any]] = {
+    403: {"model": Error, "description": "The server has no token, and its models cannot be changed."},
+    409: {"model": Error, "description": "A folder, the only model, or one model too many."},
+}
 _ASSETS = {
     "page.css": ("vitadapt.report", "page/page.css", "text/css"),
     "common.js": ("vitadapt.report", "page/common.js", "text/javascript"),
@@ -146,7 +150,7 @@ def _add_models(app: FastAPI, service: Service, changeable: bool) -> None:
         "/v1/models/{model}",
         tags=["models"],
         operation_id="put_model",
-        responses={201: {"model": About, "description": "A new name."}, **_REFUSALS},
+        responses={201: {"model": About, "description": "A new name."}, **_REFUSALS, **_FIXED},
         openapi_extra=body,
     )
     async def put_model(model: str, request: Request) -> JSONResponse:
@@ -157,7 +161,7 @@ def _add_models(app: FastAPI, service: Service, changeable: bool) -> None:
         version, new = await service.upload(model, await request.body())
         return JSONResponse(_about(version).model_dump(), 201 if new else 200)
 
-    @app.delete("/v1/models/{model}", tags=["models"], operation_id="delete_model", responses=_REFUSALS)
+    @app.delete("/v1/models/{model}", tags=["models"], operation_id="delete_model", responses=_REFUSALS | _FIXED)
     async def delete_model(model: str) -> Removed:
         """Stop serving the model and delete its file."""
         await require_changeable()

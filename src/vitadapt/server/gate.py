@@ -115,7 +115,7 @@ class Gate:
     async def _admit(self, scope: Scope, receive: Receive, send: Send, exchange: _Exchange) -> None:
         """Read the body and let the application answer. Raises Refusal."""
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        exchange.unread = "expect" not in headers  # it waits for a word before it sends
+        exchange.unread = "expect" not in headers  # it waits for a word before it sends: the first `receive`
         self.door.check(scope, headers)
         if self.requests > self.limits.requests and scope["path"] not in ALWAYS:
             raise busy(f"{self.limits.requests} requests are being answered already")
@@ -153,7 +153,7 @@ class Gate:
         parts = []
         while True:
             message = await receive()
-            exchange.unread = exchange.unread and bool(message.get("more_body", False))
+            exchange.unread = bool(message.get("more_body", False))
             if message["type"] == "http.disconnect":
                 raise Refusal(400, "cut_off", "the request ended before its body did")
             part = message.get("body", b"")
