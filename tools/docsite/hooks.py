@@ -56,6 +56,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         target = (ROOT / "docs" / page.file.src_uri).parent / match[0][2:].split(")")[0].split("#")[0]
         if not target.exists():
             log.warning(f"{page.file.src_uri} links to {path}, which does not exist")
+        elif (ROOT / "docs").resolve() in target.resolve().parents:
+            return match[0]  # from one folder of docs/ to another
         if path in _ROOT_PAGES:
             up = "../" * page.file.src_uri.count("/")
             return f"]({up}{_ROOT_PAGES[path]}{anchor})"
