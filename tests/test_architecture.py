@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "methods": {"vit", "surgery", "registry", "errors"},
     "data": {"drafts", "errors", "registry", "files", "limits", "pickles"},
     "report": {"results", "data", "errors", "registry", "files", "metrics", "reliability", "command", "forecast"},
-    "locks": {"errors"},
+    "locks": {"errors", "drafts"},
     "leaderboard": {"results", "report.table", "data", "errors", "registry", "files", "limits", "metrics"},
     "products": set(),
     "deltas": {"products"},

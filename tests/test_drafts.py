@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vitadapt.drafts import PLACES, draft, draft_folder
+from vitadapt.drafts import PLACES, draft, draft_folder, make_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -194,3 +194,21 @@ def test_a_folder_that_lost_a_file_meanwhile_does_not_appear(tmp_path: Path, mon
         (new / "a").write_text("one")
         (new / "b").write_text("other")
     assert names(tmp_path) == []
+
+
+def test_new_folders_are_in_those_above_them_before_anything_is_in_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut would otherwise take a synced file away together with the folder that it lies in."""
+    synced, plain = [], os.fsync
+
+    def sync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        plain(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    make_folder(tmp_path / "store" / "records")
+    assert (tmp_path / "store" / "records").is_dir()
+    assert set(synced) == {tmp_path.stat().st_ino, (tmp_path / "store").stat().st_ino}
+    make_folder(tmp_path / "store" / "records")
+    assert len(synced) == 2

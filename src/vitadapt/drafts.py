@@ -26,6 +26,17 @@ PLACES = ("", ".2", ".3", ".4")
 WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK)  # what such file systems answer
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing, for good: what is synced inside is found after a power cut.
+
+    Raises OSError.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        _sync(folder.parent)
+
+
 @contextmanager
 def draft(path: Path) -> Iterator[BinaryIO]:
     """A new file that becomes `path`, on disk for good, when the block ends, and is gone when an error leaves it.

@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from .drafts import draft
+from .drafts import draft, make_folder
 from .errors import StorageError
 from .limits import JSON_DEPTH, JSON_FILE, MIB
 
@@ -131,7 +131,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises StorageError naming the path when the disk is full or the folder cannot be written; nothing is left behind.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with draft(path) as file:
             file.write(data)
     except OSError as error:

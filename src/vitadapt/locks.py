@@ -8,6 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from .drafts import make_folder
 from .errors import CellBusy, StorageError
 
 
@@ -20,7 +21,7 @@ def locked(path: Path, place: Path, use: str, option: str, busy: str = "") -> It
     """
     lock = FileLock(path, timeout=0 if busy else -1)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         lock.acquire()
     except Timeout as error:
         raise CellBusy(busy) from error

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from .drafts import make_folder
 from .errors import Diverged
 from .files import bytes_digest, read_bounded, storage_error
 
@@ -61,7 +62,7 @@ class Trials:
             return
         body = json.dumps([self.identity, name, score]).encode()
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             with open(self.path, "ab") as file:
                 file.write(b"\n" + bytes_digest(body).encode() + b" " + body)  # first ends a line that was torn
                 file.flush()

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..drafts import draft_folder
+from ..drafts import draft_folder, make_folder
 from ..errors import ConfigError, StorageError
 from ..files import sha256_of, storage_error
 from ..registry import Registry
@@ -51,7 +51,7 @@ def export(shipment: Shipment, to: str, folder: Path | str) -> Certificate:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is in use already; choose another folder with -o, or empty it")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
         with draft_folder(folder) as new:
             target.write(shipment, new)
             write_json(new / "labels.json", list(shipment.info.classes))

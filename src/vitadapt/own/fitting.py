@@ -17,6 +17,7 @@ from torch import nn
 from ..adapter import AdapterInfo, adapter_bytes
 from ..config import Recipe, RunConfig
 from ..data import content_digests
+from ..drafts import make_folder
 from ..errors import CellBusy, ConfigError, Diverged, NotApplicable, StorageError, WeightsError
 from ..files import bytes_digest, storage_error, write_atomic
 from ..head import TextStart
@@ -97,7 +98,7 @@ def fit_folder(
     pictures = gather(order.data, environment.data_root, environment.setting.progress)
     work = out / _WORK
     try:
-        work.mkdir(parents=True, exist_ok=True)
+        make_folder(work)
         with FileLock(work / "lock", timeout=0):
             record = _fit(order, pictures, out, environment, tell, command)
     except Timeout as error:
