@@ -60,21 +60,22 @@ async function look() {
   state.heat++; // an explanation on its way is of another picture
   const model = encodeURIComponent($("model").value);
   const threshold = $("threshold").value ? `&threshold=${$("threshold").value}` : "";
-  $("answer").classList.add("busy");
-  $("answer").setAttribute("aria-busy", "true");
+  busy("answer", true);
   try {
     const found = await (await ask(`v1/${model}/predict?top=8${threshold}`, body())).json();
     if (turn !== state.turn) return;
     show(found.answers[0]);
-    await explain();
+    explain(); // the answer need not wait for its reasons
   } catch (error) {
     if (turn === state.turn) fail(error);
   } finally {
-    if (turn === state.turn) {
-      $("answer").classList.remove("busy");
-      $("answer").removeAttribute("aria-busy");
-    }
+    if (turn === state.turn) busy("answer", false);
   }
+}
+
+function busy(id, now) {
+  $(id).classList.toggle("busy", now);
+  $(id).setAttribute("aria-busy", now);
 }
 
 function show(answer) {
@@ -119,6 +120,7 @@ function fail(error) {
 async function explain() {
   const turn = ++state.heat;
   const model = encodeURIComponent($("model").value);
+  busy("why", true);
   try {
     const answer = await ask(`v1/${model}/explain?picture=overlay&kind=${$("kind").value}`, body());
     const data = await answer.blob();
@@ -133,6 +135,7 @@ async function explain() {
     $("heat").removeAttribute("src");
     $("explained").textContent = error.message;
   }
+  busy("why", false);
   $("why").hidden = false;
 }
 
