@@ -13,12 +13,17 @@ from typing import Any
 import pytest
 
 from result_cases import record, saved
+from vitadapt.adapter import AdapterInfo, adapter_bytes
 from vitadapt.errors import DataError, StorageError
+from vitadapt.files import storage_error
+from vitadapt.head import Classifier, Head
 from vitadapt.index import read_entries
 from vitadapt.leaderboard.files import read_folder
 from vitadapt.leaderboard.toolkit import find_pieces
-from vitadapt.own.answers import find_images
+from vitadapt.methods import LinearProbe
+from vitadapt.own.answers import facts, find_images
 from vitadapt.results import Store
+from vitadapt.weights import backbone_digest, load_backbone
 
 FULL = Path("/dev/full")
 
@@ -151,3 +156,17 @@ def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(store: Store) -> Non
     assert found.returncode == 0 and page.count("not a regular file") >= 2
     shown = command("results", store.root, capture_output=True)
     assert shown.returncode == 0 and "80.0" in shown.stdout and "not a regular file" in shown.stderr
+
+
+@pytest.mark.parametrize(("number", "remedy"), [(errno.EISDIR, "remove the folder"), (errno.EFBIG, "ulimit -f")])
+def test_a_file_that_cannot_be_written_comes_with_its_own_remedy(number: int, remedy: str) -> None:
+    assert remedy in str(storage_error(Path("a.json"), OSError(number, os.strerror(number))))
+
+
+def test_a_model_whose_record_is_damaged_says_so(tmp_path: Path) -> None:
+    backbone = load_backbone("random:tiny")
+    info = AdapterInfo(LinearProbe(), "random:tiny", 32, ("a", "b"), backbone_digest(backbone))
+    (tmp_path / "adapter.safetensors").write_bytes(adapter_bytes(Classifier(backbone, Head(64, 2)), info))
+    assert "accuracy" not in facts(tmp_path)
+    (tmp_path / "fit.json").write_text("{")
+    assert "delete it and fit again" in facts(tmp_path)["accuracy"]

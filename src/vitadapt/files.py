@@ -26,6 +26,11 @@ else:  # pragma: no cover
     import tomli as tomllib
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_REMEDIES = {
+    errno.EISDIR: "remove the folder that has its name",
+    errno.EFBIG: "allow larger files (ulimit -f), or choose another place",
+    errno.EROFS: "choose another place",
+}
 _DOTS = 10_000_000  # the reader of TOML takes time with the square of the dots in a key
 _SETTLED = 2.0  # seconds after which a file's times are trusted; a younger one may change within the clock's tick
 
@@ -142,7 +147,8 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     """One line for a failed write: which path, why, and what to do about it."""
     if error.errno in _FULL:
         return StorageError(f"{path}: the disk is full; free some space or choose another place, then run again")
-    return StorageError(f"{path}: cannot be written ({error.strerror or error}); check the folder's permissions")
+    remedy = _REMEDIES.get(error.errno or 0, "check the folder's permissions")
+    return StorageError(f"{path}: cannot be written ({error.strerror or error}); {remedy}")
 
 
 def write_sealed(path: Path, data: bytes) -> None:

@@ -21,7 +21,7 @@ from ..data.splits import normal
 from ..errors import DataError, StorageError, WeightsError
 from .model import ADAPTER, Model
 from .pictures import opened
-from .record import read_record
+from .record import RECORD, read_record
 
 _BATCH = 64
 
@@ -157,7 +157,9 @@ def facts(folder: Path) -> dict[str, Any]:
     }
     try:
         test = read_record(path.parent)["test"]
-    except StorageError:
+    except StorageError as error:
+        if os.path.lexists(path.parent / RECORD):
+            found["accuracy"] = f"not known; {error}"
         return found
     if test["accuracy"] is not None:
         low, high = test["interval"]
