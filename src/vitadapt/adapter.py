@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from .backbone import Backbone
 from .config import build
 from .data.images import VERSION
 from .errors import ConfigError, UnknownName, VitadaptError, WeightsError
@@ -96,11 +97,15 @@ def checksum_of(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     return state.hexdigest()
 
 
-def facts_of(backbone: nn.Module, info: AdapterInfo) -> dict[str, Any]:
+def facts_of(backbone: Backbone, info: AdapterInfo) -> dict[str, Any]:
     """What must be the same where the adapter is used: the activation, and the way from an image to numbers."""
-    known = cast(Any, backbone)
-    preprocess = {**asdict(known.preprocess), "image_size": info.image_size, "squash": info.squash, "pixels": VERSION}
-    return {"activation": getattr(known.config, "activation", ""), "preprocess": json.loads(json.dumps(preprocess))}
+    preprocess = {
+        **asdict(backbone.preprocess),
+        "image_size": info.image_size,
+        "squash": info.squash,
+        "pixels": VERSION,
+    }
+    return {"activation": getattr(backbone.config, "activation", ""), "preprocess": json.loads(json.dumps(preprocess))}
 
 
 def _plain(info: AdapterInfo) -> dict[str, Any]:
@@ -131,7 +136,7 @@ def logits_of(model: Classifier, pictures: Tensor) -> Tensor:
     """Logits (N, C) in fp32 of small pictures (N, h, w, 3)."""
     was, _ = model.training, model.eval()
     device = next(model.parameters()).device
-    logits: Tensor = model(enlarged(pictures, cast(Any, model.backbone).image_size).to(device)).float()
+    logits: Tensor = model(enlarged(pictures, model.backbone.image_size).to(device)).float()
     model.train(was)
     return logits
 
@@ -181,7 +186,7 @@ def _info(about: dict[str, Any]) -> AdapterInfo:
     return AdapterInfo(*required, **rest, format=about["format"])
 
 
-def load_adapter(path: Path | str, backbone: nn.Module, base: str | None = None) -> Classifier:
+def load_adapter(path: Path | str, backbone: Backbone, base: str | None = None) -> Classifier:
     """`backbone` adapted with what the file holds -> a classifier in eval mode.
 
     `base` is the digest of `backbone`, if it is known already. Raises WeightsError for another backbone, activation or
@@ -199,14 +204,14 @@ def load_adapter(path: Path | str, backbone: nn.Module, base: str | None = None)
         raise WeightsError(f"{path}: what it holds does not fit its method ({reason}); make it again") from error
 
 
-def _check_base(info: AdapterInfo, backbone: nn.Module, base: str | None) -> None:
+def _check_base(info: AdapterInfo, backbone: Backbone, base: str | None) -> None:
     facts = facts_of(backbone, info)
     if info.activation and info.activation != facts["activation"]:
         raise WeightsError(
             f"was trained with the activation {info.activation}, and this backbone computes {facts['activation']}; "
             f"load {info.backbone}"
         )
-    size = cast(Any, backbone).image_size
+    size = backbone.image_size
     if size != info.image_size:
         raise WeightsError(f"was trained on images of {info.image_size} pixels; load the backbone with that image_size")
     for name, value in facts["preprocess"].items():
@@ -220,7 +225,7 @@ def _check_base(info: AdapterInfo, backbone: nn.Module, base: str | None) -> Non
         )
 
 
-def _assembled(info: AdapterInfo, tensors: dict[str, Tensor], backbone: nn.Module) -> Classifier:
+def _assembled(info: AdapterInfo, tensors: dict[str, Tensor], backbone: Backbone) -> Classifier:
     strange = sorted(name for name in tensors if name.partition(".")[0] not in _PARTS)
     if strange:
         raise WeightsError(f"has unexpected tensors {', '.join(strange[:3])}; was it made by something else?")
@@ -246,8 +251,8 @@ def _load_constants(adapted: nn.Module, kept: dict[str, Tensor], info: AdapterIn
         raise WeightsError(f"has unexpected constants {', '.join(extra[:3])}; was it made with another method?")
 
 
-def _head(info: AdapterInfo, kept: dict[str, Tensor], backbone: nn.Module) -> Head:
-    head = Head(cast(Any, backbone).features, len(info.classes), info.head, pretrained=1.0)
+def _head(info: AdapterInfo, kept: dict[str, Tensor], backbone: Backbone) -> Head:
+    head = Head(backbone.features, len(info.classes), info.head, pretrained=1.0)
     if not kept and info.names and info.templates:
         return _head_of_words(info, backbone)
     try:
@@ -260,7 +265,7 @@ def _head(info: AdapterInfo, kept: dict[str, Tensor], backbone: nn.Module) -> He
     return head if info.method.trains_head else head.requires_grad_(False)
 
 
-def _head_of_words(info: AdapterInfo, backbone: nn.Module) -> Head:
+def _head_of_words(info: AdapterInfo, backbone: Backbone) -> Head:
     """The head made again of class names and templates, by the text tower beside `backbone`."""
     from .text import load_text_tower, text_matrix
     from .text.prompts import fill
@@ -273,11 +278,11 @@ def _head_of_words(info: AdapterInfo, backbone: nn.Module) -> Head:
 
 
 @torch.no_grad()
-def _require_change(model: Classifier, backbone: nn.Module) -> None:
+def _require_change(model: Classifier, backbone: Backbone) -> None:
     """Raises WeightsError when the adapted backbone does what the plain one does, or a bare head answers one thing."""
     nothing = WeightsError("changes nothing: what it holds leaves every output as it was; train it, and save it again")
     if trainable(model.backbone):
-        size, device = cast(Any, backbone).image_size, next(backbone.parameters()).device
+        size, device = backbone.image_size, next(backbone.parameters()).device
         images = enlarged(pictures_of_the_test(), size).to(device)
         if torch.equal(model.backbone(images), backbone(images)):
             raise nothing

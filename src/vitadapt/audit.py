@@ -9,12 +9,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .backbone import Backbone
 from .errors import MethodDefect
 from .surgery import Method, adapt, seeded, trainable
 
@@ -106,7 +107,7 @@ def _disturbed(model: nn.Module, probed: nn.Module) -> list[str]:
     return [name for (name, before), after in pairs if not before.requires_grad and not torch.equal(before, after)]
 
 
-def probe(backbone: nn.Module, method: Method, seed: int = 0) -> list[TensorReport]:
+def probe(backbone: Backbone, method: Method, seed: int = 0) -> list[TensorReport]:
     """`audit` of `backbone` adapted by `method`, in float64, on a random task. `backbone` is untouched.
 
     Raises NotApplicable when the method cannot work on it.
@@ -114,13 +115,13 @@ def probe(backbone: nn.Module, method: Method, seed: int = 0) -> list[TensorRepo
     return audit(adapt(backbone, method, seed).double(), random_task(backbone, seed))
 
 
-def random_task(backbone: nn.Module, seed: int = 0) -> Callable[[nn.Module, int], Tensor]:
+def random_task(backbone: Backbone, seed: int = 0) -> Callable[[nn.Module, int], Tensor]:
     """A loss (model, step) -> scalar in float64: a few fixed random images and labels, behind a fixed random head.
 
     `backbone` has the attributes `features` and `image_size` of the models to come, and is on their device.
     """
     generator = torch.Generator().manual_seed(seed)
-    size, features = cast(int, cast(Any, backbone).image_size), cast(int, cast(Any, backbone).features)
+    size, features = backbone.image_size, backbone.features
     images = torch.randint(0, 256, (BATCH, 3, size, size), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, CLASSES, (BATCH,), generator=generator)
     head = torch.randn(CLASSES, features, dtype=torch.float64, generator=generator) * features**-0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from .audit import TensorReport, probe
 from .config import data_table, parse_method
@@ -51,7 +51,7 @@ def count_methods(backbone: str, methods: list[str]) -> list[CountRow]:
             trained = sum(p.numel() for p in trainable(adapt(model, method)).values())
         except NotApplicable:
             trained = None
-        head = (cast(Any, model).features + 1) * MEAN_CLASSES if method.trains_head else 0.0
+        head = (model.features + 1) * MEAN_CLASSES if method.trains_head else 0.0
         rows.append(CountRow(text, trained, head, published.get(text)))
     return rows
 

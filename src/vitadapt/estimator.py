@@ -104,7 +104,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
             raise DataError(f"y has one class only ({self.classes_[0]!r}); at least two are needed")
         task, base = self._task(Examples(refs, numbers.astype(np.int64)))
         trained = train_final(task, task.recipe)
-        backbone = cast(Any, task.backbone)
+        backbone = task.backbone
         row = backbones().get(self.backbone)
         info = AdapterInfo(
             self.method,
@@ -138,8 +138,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         if config.head_spec.start == "text":
             raise ConfigError("this method trains no head; use a method that does, such as LinearProbe()")
         backbone, base = cached_backbone(self.backbone, self.image_size, self.device)
-        shape = cast(Any, backbone)
-        geometry = Geometry(shape.image_size, shape.preprocess.resize, False)
+        geometry = Geometry(backbone.image_size, backbone.preprocess.resize, False)
         images = open_pixels(examples, geometry, environment.cache)
         task = Task(
             config=config,

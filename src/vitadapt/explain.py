@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from .errors import ConfigError, NotApplicable
 from .head import Classifier
@@ -120,8 +120,8 @@ HEATS: dict[str, Callable[[Classifier, Tensor, int | None], Tensor]] = {
 }
 
 
-def _vit(model: nn.Module) -> ViT:
-    backbone = cast(Any, model).backbone
+def _vit(model: Classifier) -> ViT:
+    backbone = model.backbone
     if isinstance(backbone, ViT):
         return backbone
     raise NotApplicable(f"{type(backbone).__name__} has no attention to look at; use --kind input with this backbone")

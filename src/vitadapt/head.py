@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .backbone import Backbone
 from .errors import ConfigError, NotMergeable
 from .headspec import ZERO, HeadSpec
 from .surgery import Method, adapt, require_vit
@@ -139,7 +140,7 @@ class _Unprojected(Method):
         vit.config = replace(vit.config, projection=0)
 
 
-def unprojected(backbone: nn.Module) -> tuple[nn.Module, Tensor]:
+def unprojected(backbone: Backbone) -> tuple[Backbone, Tensor]:
     """A copy of `backbone` without its output projection, sharing all weights, and that projection P (E, D).
 
     Raises NotApplicable for other networks than a ViT, ConfigError for one without a projection.
@@ -154,7 +155,7 @@ def unprojected(backbone: nn.Module) -> tuple[nn.Module, Tensor]:
 class Classifier(nn.Module):
     """Images (B, 3, S, S) -> logits (B, C)."""
 
-    def __init__(self, backbone: nn.Module, head: Head) -> None:
+    def __init__(self, backbone: Backbone, head: Head) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
 

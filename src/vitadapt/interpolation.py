@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .adapter import load_adapter
 from .analyses import keep, kept
+from .backbone import Backbone
 from .config import RunConfig
 from .data import Dataset, content_digests, open_dataset
 from .errors import ConfigError, NotApplicable
@@ -154,7 +155,7 @@ def _require_same_images(record: Record, dataset: Dataset, environment: Environm
 
 
 def zero_shot(
-    config: RunConfig, backbone: nn.Module, base: str, dataset: Dataset, environment: Environment
+    config: RunConfig, backbone: Backbone, base: str, dataset: Dataset, environment: Environment
 ) -> np.ndarray | None:
     """(N, C) logits of the test images by the text features of the classes alone; None for a head without text."""
     if config.head_spec.start != "text":

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from torch import nn
-
+from .backbone import Backbone
 from .config import RunConfig
 from .data import Dataset
 from .data.catalog import names_of, resolve
@@ -22,7 +21,7 @@ SHOWN = 60  # characters of a text that a note repeats
 
 
 def text_start(
-    config: RunConfig, backbone: nn.Module, dataset: Dataset, cache: Path | None, setting: Setting
+    config: RunConfig, backbone: Backbone, dataset: Dataset, cache: Path | None, setting: Setting
 ) -> tuple[TextStart, list[str]]:
     """The start of a head from the classes' names, and notes for the record.
 
@@ -68,7 +67,7 @@ def prompt_findings(spec: str, classes: Sequence[str], prompts: Prompts | None =
 
 
 @lru_cache(maxsize=1)
-def cached_text_tower(name: str, device: str, backbone: nn.Module) -> TextTower:
+def cached_text_tower(name: str, device: str, backbone: Backbone) -> TextTower:
     """The text tower of a backbone; the last one is kept, and nothing ever writes into it."""
     return load_text_tower(name, backbone, device)
 

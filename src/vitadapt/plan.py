@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -155,7 +155,7 @@ def pace_of(config: RunConfig, setting: Setting, clock: Clock = time.perf_counte
     """Measured by `clock` on random images, a batch at a time, for a second each."""
     setting = replace(setting, precision=config.precision, progress=None)
     backbone, _ = cached_backbone(config.backbone, config.image_size, setting.device)
-    size, recipe = int(cast(Any, backbone).image_size), config.recipe
+    size, recipe = backbone.image_size, config.recipe
     assert recipe is not None
     recipe = replace(recipe, epochs=1, lr=0.0, head_lr=0.0, head_start="zero")  # what is learnt does not matter
     images = TensorInputs(torch.randint(0, 256, (recipe.batch_size, 3, size, size), dtype=torch.uint8))

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .audit import TensorReport, probe
+from .backbone import Backbone
 from .config import RunConfig
 from .data import Dataset, Examples, Geometry, open_dataset, open_pixels, sample_few_shot
 from .data.pixels import Pixels
@@ -98,7 +99,7 @@ def prepare(config: RunConfig, environment: Environment, clock: Clock | None = N
 
 
 def _text(
-    config: RunConfig, backbone: nn.Module, dataset: Dataset, environment: Environment
+    config: RunConfig, backbone: Backbone, dataset: Dataset, environment: Environment
 ) -> tuple[TextStart | None, list[str]]:
     if config.head_spec.start != "text":
         return None, []
@@ -106,8 +107,8 @@ def _text(
 
 
 def _with_projection(
-    config: RunConfig, backbone: nn.Module, base: str, text: TextStart | None
-) -> tuple[nn.Module, str, TextStart | None]:
+    config: RunConfig, backbone: Backbone, base: str, text: TextStart | None
+) -> tuple[Backbone, str, TextStart | None]:
     """Backbone, its digest and the text as they are; or, where the head is to hold it, all without the projection."""
     if config.head_spec.projection == "kept":
         return backbone, base, text
@@ -117,7 +118,7 @@ def _with_projection(
 
 
 @lru_cache(maxsize=2)
-def cached_backbone(name: str, image_size: int | None, device: str) -> tuple[nn.Module, str]:
+def cached_backbone(name: str, image_size: int | None, device: str) -> tuple[Backbone, str]:
     """A frozen backbone and its digest; the last two are kept, and nothing ever writes into them."""
     backbone = load_backbone(name, image_size=image_size, device=device)
     return backbone, backbone_digest(backbone)
@@ -152,18 +153,17 @@ def training_pool(config: RunConfig, dataset: Dataset, environment: Environment)
     return train.take(rows)
 
 
-def pixels_of(examples: Examples, dataset: Dataset, backbone: nn.Module, environment: Environment) -> Pixels:
+def pixels_of(examples: Examples, dataset: Dataset, backbone: Backbone, environment: Environment) -> Pixels:
     """The images as `backbone` wants them, decoded once per cache."""
-    shape = cast(Any, backbone)
-    geometry = Geometry(shape.image_size, shape.preprocess.resize, dataset.squash)
+    geometry = Geometry(backbone.image_size, backbone.preprocess.resize, dataset.squash)
     return open_pixels(examples, geometry, environment.cache, environment.setting.progress)
 
 
-def frozen_features(backbone: nn.Module, base: str, images: Pixels, environment: Environment, label: str) -> Tensor:
+def frozen_features(backbone: Backbone, base: str, images: Pixels, environment: Environment, label: str) -> Tensor:
     """Features (N, E) of the unadapted backbone in fp32, computed once per (weights, images) and kept in the cache."""
     setting = replace(environment.setting, precision="fp32")
     if not len(images):
-        return torch.zeros(0, cast(Any, backbone).features)
+        return torch.zeros(0, backbone.features)
     if environment.cache is None:
         return forward_all(backbone, images, setting, label)
     path = environment.cache / "features" / f"{base}-{images.key}.npy"

@@ -18,6 +18,7 @@ from torch import nn
 
 from .adapter import AdapterInfo, adapter_bytes
 from .audit import LEARNABLE, require_learnable
+from .backbone import Backbone
 from .config import RunConfig, data_table
 from .data import Dataset, Examples, content_digests
 from .data.fewshot import class_sizes
@@ -116,7 +117,7 @@ def _kept(store: Store, record: Record, probabilities: np.ndarray | None, labels
 def _info(config: RunConfig, ready: Prepared) -> AdapterInfo:
     """What the adapter file of this cell says: nothing of when and how fast, so that equal cells give equal bytes."""
     dataset, row = ready.dataset, backbones().get(config.backbone)
-    size = cast(Any, ready.task.backbone).image_size
+    size = ready.task.backbone.image_size
     info = AdapterInfo(config.method, config.backbone, size, dataset.classes, ready.base, config.head_spec)
     summary = {"images": len(ready.pool), "dataset": dataset.name, "protocol": config.protocol, "seed": config.seed}
     return replace(info, squash=dataset.squash, training=summary, base_licence=row.licence if row else "")
@@ -209,7 +210,7 @@ def _finished(record: Record, trained: Trained, score: float, by_class: np.ndarr
     )
 
 
-def count_parameters(backbone: nn.Module, head: nn.Module) -> dict[str, int]:
+def count_parameters(backbone: Backbone, head: nn.Module) -> dict[str, int]:
     """Trainable numbers in the backbone and the head, their sum, all numbers of both, and the backbone's ("visual")."""
     body, top = (sum(p.numel() for p in trainable(part).values()) for part in (backbone, head))
     visual, above = (sum(p.numel() for p in part.parameters()) for part in (backbone, head))

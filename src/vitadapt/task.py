@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from .backbone import Backbone
 from .config import Recipe, RunConfig
 from .errors import ConfigError, Diverged
 from .files import bytes_digest
@@ -31,7 +32,7 @@ class Task:
     """
 
     config: RunConfig
-    backbone: nn.Module
+    backbone: Backbone
     images: Inputs
     labels: Tensor
     classes: int

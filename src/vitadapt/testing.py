@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ._compare import changed, require, require_close, run, snapshot
 from .audit import probe, random_task, require_learnable, small_step
+from .backbone import Backbone
 from .deltas import separate_branches
 from .errors import MethodDefect, NotMergeable, WeightsError
 from .products import ordinary_products
@@ -45,7 +46,7 @@ class Case:
     """
 
     method: Method
-    backbone: nn.Module
+    backbone: Backbone
     count: int | None = None
 
     def adapted(self, seed: int = 0) -> nn.Module:
@@ -73,7 +74,7 @@ class Case:
 
     def images(self) -> Tensor:
         """uint8 (IMAGES, 3, S, S), on the backbone's device."""
-        size = cast(int, cast(Any, self.backbone).image_size)
+        size = self.backbone.image_size
         shape, generator = (IMAGES, 3, size, size), torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         return images.to(next(self.backbone.parameters()).device)
@@ -278,7 +279,7 @@ LAWS: tuple[Law, ...] = (
 )
 
 
-def broken_laws(method: Method, backbone: nn.Module, count: int | None = None) -> dict[str, str]:
+def broken_laws(method: Method, backbone: Backbone, count: int | None = None) -> dict[str, str]:
     """Name of each law that `method` breaks on `backbone` -> how. Raises NotApplicable when it cannot work on it."""
     case, broken = Case(method, copy.deepcopy(backbone), count), {}
     for law in LAWS:
@@ -289,7 +290,7 @@ def broken_laws(method: Method, backbone: nn.Module, count: int | None = None) -
     return broken
 
 
-def check_method(method: Method, backbone: nn.Module, count: int | None = None) -> None:
+def check_method(method: Method, backbone: Backbone, count: int | None = None) -> None:
     """Raises AssertionError naming every law that `method` breaks on `backbone`, and NotApplicable as `adapt` does.
 
     Laws that the method itself says it breaks (its class attribute `breaks`) are left out.

@@ -11,9 +11,10 @@ from typing import Any, cast
 from weakref import WeakValueDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..adapter import load_adapter, read_adapter
+from ..backbone import Backbone
 from ..errors import ConfigError, DataError, VitadaptError, WeightsError
 from ..files import bytes_digest
 from ..head import Classifier
@@ -60,7 +61,7 @@ class Bank:
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         adapters: Mapping[str, Source] | None = None,
         *,
         resident: int | None = None,
@@ -329,7 +330,7 @@ def _classifier(entry: Entry, packed: Packed) -> Classifier:
     return Classifier(backbone, entry.head.alone(packed.head)).eval()
 
 
-def _plain(backbone: nn.Module) -> ViT:
+def _plain(backbone: Backbone) -> ViT:
     vit = copy_sharing_weights(require_vit(backbone)).eval()
     changed = [layer.deltas if isinstance(layer, SlotLinear) else layer.inserted for layer in _carriers(vit)]
     if any(len(modules) for modules in changed):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ _BATCH = torch.export.Dim("batch", max=2**31 - 1)  # torch 2.6 does not trace on
 
 def about(shipment: Shipment) -> dict[str, str]:
     """Labels and preprocessing as strings, for the metadata of a file. Values are JSON."""
-    size, preprocess = shipment.image_size, cast(Any, shipment.base).preprocess
+    size, preprocess = shipment.image_size, shipment.base.preprocess
     steps = {
         "input": "uint8 RGB, shape (batch, 3, height, width)",
         "resize_shorter_side": shipment.shorter_side,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -139,7 +139,7 @@ def _classifier(config: ViTConfig, family: Family, weight: Tensor, bias: Tensor)
 
 def write_processor(shipment: Shipment, folder: Path) -> None:
     """preprocessor_config.json: shorter side to a length and centre crop, or both sides squashed; mean and std."""
-    size, preprocess = shipment.image_size, cast(Any, shipment.base).preprocess
+    size, preprocess = shipment.image_size, shipment.base.preprocess
     square = {"height": size, "width": size}
     squash = shipment.geometry.squash
     content = {

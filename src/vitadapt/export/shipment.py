@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..adapter import AdapterInfo
+from ..backbone import Backbone
 from ..data.images import Geometry
 from ..errors import NotApplicable, NotMergeable
 from ..head import Classifier, Head, unprojected
@@ -26,7 +27,7 @@ class Shipment:
     """A trained classifier, in eval mode and not merged, and the frozen backbone that it changes."""
 
     classifier: Classifier
-    base: nn.Module
+    base: Backbone
     info: AdapterInfo
 
     @property
@@ -36,7 +37,7 @@ class Shipment:
     @property
     def geometry(self) -> Geometry:
         """How images become squares."""
-        return Geometry(self.image_size, cast(Any, self.base).preprocess.resize, self.info.squash)
+        return Geometry(self.image_size, self.base.preprocess.resize, self.info.squash)
 
     @property
     def shorter_side(self) -> int:

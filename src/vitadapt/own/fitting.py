@@ -12,9 +12,9 @@ from typing import Any, cast
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from torch import nn
 
 from ..adapter import AdapterInfo, adapter_bytes
+from ..backbone import Backbone
 from ..config import Recipe, RunConfig
 from ..data import content_digests
 from ..drafts import make_folder
@@ -76,9 +76,9 @@ class Order:
         )
 
 
-def usual_size(backbone: nn.Module, device: str) -> int:
+def usual_size(backbone: Backbone, device: str) -> int:
     """The backbone's own image size; on a CPU half of it, when it is large: four times as fast, a little less sharp."""
-    size: int = cast(Any, backbone).image_size
+    size: int = backbone.image_size
     if torch.device(device).type != "cpu" or size < _LARGE or not isinstance(backbone, ViT):
         return size
     patch = backbone.config.patch
@@ -193,7 +193,7 @@ def _task(config: RunConfig, pictures: Pictures, environment: Environment) -> tu
 
 
 def _text(
-    config: RunConfig, backbone: nn.Module, pictures: Pictures, environment: Environment
+    config: RunConfig, backbone: Backbone, pictures: Pictures, environment: Environment
 ) -> tuple[TextStart | None, str]:
     """The start of a head of class names, where the backbone has a text tower that can be had."""
     try:

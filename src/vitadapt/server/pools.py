@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..adapter import AdapterInfo, load_adapter
+from ..backbone import Backbone
 from ..bank import Bank
 from ..errors import NotApplicable
 from ..head import Classifier
@@ -35,7 +36,7 @@ class Pool(Protocol):
 class Apart:
     """Classifiers that are computed one after the other: other networks than a ViT, and weights trained as a whole."""
 
-    def __init__(self, backbone: nn.Module, base: str) -> None:
+    def __init__(self, backbone: Backbone, base: str) -> None:
         self._backbone, self._base = backbone, base
         self._known: dict[str, Classifier] = {}
 
@@ -60,7 +61,7 @@ class Apart:
 class Group:
     """A backbone, its digest, and the pools of the adapters on it."""
 
-    backbone: nn.Module
+    backbone: Backbone
     base: str
     setting: Setting
     resident: int | None = None

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from torch import nn
-
+from ..backbone import Backbone
 from ..errors import NotApplicable, WeightsError
 from ..files import shipped_table
 from ..registry import Registry
-from ..vit import Activation
+from ..vit import Activation, ViT
 from ..weights.fetch import MissingPackage
 from ..weights.files import load_state_file, read_json
 from ..weights.names import backbones
@@ -19,12 +18,12 @@ from ..weights.sources import hub_folder, open_clip_checkpoint, split_query, spl
 from . import hugging_face_tower, open_clip_tower
 from .tower import TextConfig, TextTower, check_pair
 
-Source = Callable[[str, nn.Module], TextTower]
+Source = Callable[[str, Backbone], TextTower]
 TEXT_SOURCES: Registry[Source] = Registry("text tower source")
 """Scheme -> loader, given what stands behind the colon and the image tower."""
 
 
-def load_text_tower(name: str, backbone: nn.Module, device: str = "cpu") -> TextTower:
+def load_text_tower(name: str, backbone: Backbone, device: str = "cpu") -> TextTower:
     """The text tower of the model that `backbone` (loaded under `name`) is the image tower of.
 
     Raises NotApplicable when that model has none, and WeightsError when it cannot be had or the two do not fit.
@@ -54,28 +53,28 @@ def no_text_tower(name: str) -> NotApplicable:
 
 
 @TEXT_SOURCES.register("open_clip")
-def _open_clip(rest: str, backbone: nn.Module) -> TextTower:
+def _open_clip(rest: str, backbone: Backbone) -> TextTower:
     model, _, path = open_clip_checkpoint(rest)
     return _of_open_clip(model, path, f"open_clip:{rest}")
 
 
 @TEXT_SOURCES.register("hf")
-def _hugging_face(repository: str, backbone: nn.Module) -> TextTower:
+def _hugging_face(repository: str, backbone: Backbone) -> TextTower:
     return _of_path(hub_folder(repository, *hugging_face_tower.TOKENISER_FILES), backbone, f"hf:{repository}")
 
 
 @TEXT_SOURCES.register("file")
-def _file(rest: str, backbone: nn.Module) -> TextTower:
+def _file(rest: str, backbone: Backbone) -> TextTower:
     return _of_path(split_query(rest)[0], backbone, f"file:{rest}")
 
 
 @TEXT_SOURCES.register("random")
-def _random(rest: str, backbone: nn.Module) -> TextTower:
+def _random(rest: str, backbone: Backbone) -> TextTower:
     """A random tower as wide as its image tower is told to be; its weights depend on the seed alone."""
     name, seed = split_seed(rest)
     if name not in architectures():
         raise no_text_tower(f"random:{rest}")
-    features, activation = cast(Any, backbone).features, cast(Any, backbone).config.activation
+    features, activation = backbone.features, _activation(backbone)
     config = TextConfig(**architectures()[name], features=features, activation=activation)
     return open_clip_tower.random_tower(config, seed)
 
@@ -85,7 +84,7 @@ def architectures() -> dict[str, dict[str, int]]:
     return shipped_table("vitadapt.text", "architectures.toml")
 
 
-def _of_path(path: Path, backbone: nn.Module, where: str) -> TextTower:
+def _of_path(path: Path, backbone: Backbone, where: str) -> TextTower:
     """A file or folder in any of the known layouts."""
     folder = path if path.is_dir() else path.parent
     state = load_state_file(path)
@@ -106,6 +105,8 @@ def _of_open_clip(model: dict[str, Any], path: Path, where: str) -> TextTower:
     return open_clip_tower.from_state(load_state_file(path), activation, where, model["text_cfg"].get("heads"))
 
 
-def _activation(backbone: nn.Module) -> Activation:
+def _activation(backbone: Backbone) -> Activation:
     """A bare file does not tell the activation; what the image tower was told counts for both towers."""
-    return cast(Activation, cast(Any, backbone).config.activation)
+    if isinstance(backbone, ViT):
+        return backbone.config.activation
+    raise WeightsError("a text tower needs a vision transformer beside it, and this backbone is another network")

@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from ..backbone import Backbone
 from ..errors import WeightsError
 from ..vit import Activation
 from ..weights.digest import backbone_digest
@@ -92,13 +93,13 @@ class TextTower(nn.Module):
         return backbone_digest(self)
 
 
-def check_pair(tower: TextTower, backbone: nn.Module, name: str) -> None:
+def check_pair(tower: TextTower, backbone: Backbone, name: str) -> None:
     """Raises WeightsError unless `tower` and the image tower `backbone` can come from one model.
 
     A CLIP computes the same activation in both; two different ones mean that one of them was guessed wrong, which
     costs accuracy silently.
     """
-    config: Any = cast(Any, backbone).config
+    config: Any = backbone.config
     image = getattr(config, "activation", None)
     if image != tower.config.activation:
         raise WeightsError(

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from torch import nn
-
+from ..backbone import Backbone
 from ..errors import ConfigError, WeightsError
 from ..limits import IMAGE_SIDE
 from ..registry import unknown
 from ..vit import ViT
 from .extractor import FeatureExtractor
 from .fetch import MissingPackage
-from .names import GENERAL_FORMS, Backbone, architecture, backbones
+from .names import GENERAL_FORMS, BackboneRow, architecture, backbones
 from .sources import SOURCES
 
 FORMS = ", ".join(GENERAL_FORMS)
 
 
-def load_backbone(name: str, image_size: int | None = None, device: str = "cpu") -> nn.Module:
+def load_backbone(name: str, image_size: int | None = None, device: str = "cpu") -> Backbone:
     """The named backbone, frozen and in eval mode: a `ViT`, or a `FeatureExtractor` for other timm networks.
 
     `name` is a row of `list_backbones()` or one of the general forms timm:NAME, open_clip:ARCH/TAG, hf:REPO, file:PATH
@@ -51,7 +50,7 @@ def check_name(name: str) -> None:
         architecture(rest.partition("@")[0])
 
 
-def resize(backbone: nn.Module, image_size: int | None) -> None:
+def resize(backbone: Backbone, image_size: int | None) -> None:
     """Change the backbone's input size (None: leave it). Raises ConfigError for a size that it cannot take."""
     if image_size is None:
         return
@@ -69,7 +68,7 @@ def resize(backbone: nn.Module, image_size: int | None) -> None:
         backbone.resize(image_size)
 
 
-def _load_row(row: Backbone, image_size: int | None) -> nn.Module:
+def _load_row(row: BackboneRow, image_size: int | None) -> Backbone:
     """The first of the row's sources whose package is installed."""
     missing = []
     for source in row.sources:

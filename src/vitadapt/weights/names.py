@@ -11,7 +11,7 @@ from ..registry import unknown
 
 
 @dataclass(frozen=True)
-class Backbone:
+class BackboneRow:
     """One row of backbones.toml."""
 
     name: str
@@ -42,10 +42,10 @@ def _table(file: str) -> dict[str, dict[str, Any]]:
 
 
 @cache
-def backbones() -> dict[str, Backbone]:
+def backbones() -> dict[str, BackboneRow]:
     """Name -> row, in the order of the file."""
     rows = {name: dict(row) for name, row in _table("backbones.toml").items()}
-    return {name: Backbone(name=name, sources=tuple(row.pop("from")), **row) for name, row in rows.items()}
+    return {name: BackboneRow(name=name, sources=tuple(row.pop("from")), **row) for name, row in rows.items()}
 
 
 def list_backbones() -> list[dict[str, str]]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
+from ..backbone import Backbone
 from ..errors import ConfigError, WeightsError
 from ..files import expanded
 from ..limits import NUMBER_DIGITS
@@ -31,12 +31,12 @@ from .timm import hints_of_config as timm_hints
 from .timm import preprocess_of
 from .torchscript import is_torchscript
 
-SOURCES: Registry[Callable[[str], nn.Module]] = Registry("backbone source")
+SOURCES: Registry[Callable[[str], Backbone]] = Registry("backbone source")
 """Scheme -> loader."""
 
 
 @SOURCES.register("offline")
-def _offline(rest: str) -> nn.Module:
+def _offline(rest: str) -> Backbone:
     """offline:dinov2-s14, or offline:dinov2-s14@BLOCKS with another number of blocks than eleven."""
     name, _, blocks = rest.partition("@")
     if name != "dinov2-s14" or not _is_number(blocks or "11"):
@@ -45,7 +45,7 @@ def _offline(rest: str) -> nn.Module:
 
 
 @SOURCES.register("random")
-def _random(rest: str) -> nn.Module:
+def _random(rest: str) -> Backbone:
     """random:ARCH, random:timm/NAME, either with @SEED: the same name gives the same bytes."""
     name, seed = split_seed(rest)
     with seeded(seed):
@@ -67,11 +67,11 @@ def _is_number(text: str) -> bool:
 
 
 @SOURCES.register("timm")
-def _timm(name: str) -> nn.Module:
+def _timm(name: str) -> Backbone:
     return _timm_module(name, pretrained=True)
 
 
-def _timm_module(name: str, pretrained: bool) -> nn.Module:
+def _timm_module(name: str, pretrained: bool) -> Backbone:
     timm = package("timm", "timm")
     if not timm.is_model(name):
         raise unknown("timm model", name, timm.list_models())
@@ -89,7 +89,7 @@ def _timm_module(name: str, pretrained: bool) -> nn.Module:
 
 
 @SOURCES.register("open_clip")
-def _open_clip(rest: str) -> nn.Module:
+def _open_clip(rest: str) -> Backbone:
     model, pretrained, path = open_clip_checkpoint(rest)
     return _of_file(path, hints_of_open_clip(model, pretrained))
 
@@ -114,7 +114,7 @@ def open_clip_checkpoint(rest: str) -> tuple[dict[str, Any], dict[str, Any], Pat
 
 
 @SOURCES.register("hf")
-def _hugging_face(repository: str) -> nn.Module:
+def _hugging_face(repository: str) -> Backbone:
     return _of_folder(hub_folder(repository), NO_HINTS)
 
 
@@ -135,7 +135,7 @@ def hub_folder(repository: str, *more: str) -> Path:
 
 
 @SOURCES.register("url")
-def _url(address: str) -> nn.Module:
+def _url(address: str) -> Backbone:
     path = Path(torch.hub.get_dir()) / "checkpoints" / address.rpartition("/")[2]
     if not path.is_file():
         with fetching(address, address):
@@ -145,7 +145,7 @@ def _url(address: str) -> nn.Module:
 
 
 @SOURCES.register("file")
-def _file(rest: str) -> nn.Module:
+def _file(rest: str) -> Backbone:
     """file:PATH or file:PATH?hint=value&... (see `parse_hints`)."""
     found, query = split_query(rest)
     hints = parse_hints(query)
@@ -160,11 +160,11 @@ def split_query(rest: str) -> tuple[Path, str]:
     return expanded(path), query
 
 
-def _of_folder(folder: Path, hints: Hints) -> nn.Module:
+def _of_folder(folder: Path, hints: Hints) -> Backbone:
     return _convert(folder, hints.over(_folder_hints(folder)))
 
 
-def _of_file(path: Path, hints: Hints) -> nn.Module:
+def _of_file(path: Path, hints: Hints) -> Backbone:
     if os.path.isfile(path) and is_torchscript(path):
         hints = hints.over(ORIGINAL)
     if path.name in WEIGHT_FILES:  # any other name may be in a folder of many things
@@ -206,7 +206,7 @@ def _hints_of(config: dict[str, Any], processor: dict[str, Any], open_clip: dict
     return NO_HINTS
 
 
-def _convert(path: Path, hints: Hints) -> nn.Module:
+def _convert(path: Path, hints: Hints) -> Backbone:
     state = load_state_file(path)
     try:
         converted = read_state(state, hints)
