@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+import vitadapt as va
 from vitadapt.adapter import FORMAT, AdapterInfo, adapter_bytes, checksum_of, enlarged, load_adapter, read_adapter
 from vitadapt.errors import ConfigError, WeightsError
 from vitadapt.head import Classifier, Head
@@ -214,3 +215,40 @@ def test_pictures_are_enlarged_without_rounding():
     large = enlarged(pictures, 5)
     assert large.shape == (2, 3, 5, 5)
     assert large[1, 2].tolist() == [[14, 14, 14, 17, 17]] * 3 + [[20, 20, 20, 23, 23]] * 2
+
+
+# A classifier of one's own.
+
+
+def own(method: va.Method) -> va.Classifier:
+    backbone = va.load_backbone("random:tiny")
+    model = va.Classifier(va.adapt(backbone, method), va.Head(backbone.features, 3))
+    images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
+    va.fit(model, images, torch.arange(6) % 3, va.Recipe(lr=1e-2, epochs=2))
+    return model
+
+
+@pytest.mark.parametrize("method", [KAdaptation(n=4), LoRA(rank=2), LinearProbe(), va.FineTune()], ids=repr)
+def test_a_classifier_of_ones_own_is_saved_and_comes_back(method, tmp_path):
+    model = own(method)
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    path = va.save_adapter(tmp_path / "mine", model, method, "random:tiny", ["ant", "bee", "cat"])
+    loaded = va.load_model(tmp_path / "mine")
+    assert path == tmp_path / "mine" / "adapter.safetensors" and loaded.classes == ("ant", "bee", "cat")
+    assert loaded.info.method == method
+    assert torch.equal(loaded.classifier(images), model.eval()(images))
+
+
+def test_what_a_classifier_is_not_made_of_is_refused_and_nothing_is_written(tmp_path):
+    model = own(LoRA(rank=2))
+    for method, backbone, classes, said in (
+        (LoRA(rank=4), "random:tiny", None, "cannot be saved as lora on random:tiny: "),
+        (KAdaptation(n=4), "random:tiny", None, "cannot be saved as kadaptation:n=4"),
+        (LoRA(rank=2), "random:tiny@7", None, "on random:tiny@7: "),
+        (LoRA(rank=2), "random:tiny", ["ant", "ant", "bee"], "2 different class names for a head of 3 classes"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            va.save_adapter(tmp_path / "a.safetensors", model, method, backbone, classes)
+    assert not list(tmp_path.iterdir())
+    assert va.save_adapter(tmp_path / "a.safetensors", model, LoRA(rank=2), "random:tiny").name == "a.safetensors"
+    assert va.read_adapter(tmp_path / "a.safetensors")[0].classes == ("0", "1", "2")

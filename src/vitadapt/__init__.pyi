@@ -1,5 +1,6 @@
 from .adapter import load_adapter as load_adapter
 from .adapter import read_adapter as read_adapter
+from .backbone import Backbone as Backbone
 from .bank import Bank as Bank
 from .config import Recipe as Recipe
 from .config import RunConfig as RunConfig
@@ -31,6 +32,7 @@ from .methods import PHMAdapter as PHMAdapter
 from .methods import ZeroShot as ZeroShot
 from .own.model import Model as Model
 from .own.model import load_model as load_model
+from .own.model import save_adapter as save_adapter
 from .preparation import Environment as Environment
 from .results import Record as Record
 from .results import Store as Store

@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..adapter import AdapterInfo, load_adapter, read_adapter
+from ..adapter import AdapterInfo, adapter_bytes, load_adapter, read_adapter
+from ..backbone import Backbone
+from ..config import method_text
 from ..data import Examples, Geometry, open_pixels
 from ..data.examples import ImageRef
 from ..data.readers.arrays import to_refs
-from ..errors import WeightsError
+from ..errors import ConfigError, WeightsError
+from ..files import write_atomic
 from ..head import Classifier
 from ..preparation import cached_backbone
+from ..surgery import Method
 from ..train import Progress, Setting, forward_all
 
 Floats = npt.NDArray[np.float32]
@@ -63,9 +68,9 @@ class Model:
         return probabilities_of(logits)
 
 
-def geometry_of(backbone: nn.Module, info: AdapterInfo) -> Geometry:
+def geometry_of(backbone: Backbone, info: AdapterInfo) -> Geometry:
     """How images become squares for an adapter on `backbone`."""
-    return Geometry(info.image_size, cast(Any, backbone).preprocess.resize, info.squash)
+    return Geometry(info.image_size, backbone.preprocess.resize, info.squash)
 
 
 def probabilities_of(logits: Tensor) -> Floats:
@@ -81,6 +86,36 @@ def references(images: Any, name: str) -> Sequence[ImageRef]:
         if array.dtype.kind in "OUS" and array.size == len(array):  # (N,) or (N, 1)
             images = [str(one) if isinstance(one, str) else one for one in array.ravel().tolist()]
     return to_refs(images, name)
+
+
+def save_adapter(
+    path: Path | str, model: Classifier, method: Method, backbone: str, classes: Sequence[str] | None = None
+) -> Path:
+    """Write the adapter file of a classifier that you trained yourself -> its path.
+
+    To `path` if it ends in .safetensors, else into that folder. `method` is what the backbone was adapted with, and
+    `backbone` what `load_backbone` was given; `classes` are called 0, 1, ... where they are not named. The file is read
+    back before it gets its name. Raises ConfigError when the model is not made of these, WeightsError when the backbone
+    cannot be had, and StorageError.
+    """
+    side = model.backbone.image_size
+    plain, base = cached_backbone(backbone, side, "cpu")
+    count = model.head.linear.out_features
+    names = tuple(str(i) for i in range(count)) if classes is None else tuple(classes)
+    if len(set(names)) != count or len(names) != count:
+        raise ConfigError(f"{len(set(names))} different class names for a head of {count} classes")
+    data = adapter_bytes(model, AdapterInfo(method, backbone, side, names, base, model.head.spec))
+    with TemporaryDirectory(prefix="vitadapt-") as folder:
+        draft = Path(folder, ADAPTER)
+        draft.write_bytes(data)
+        try:
+            load_adapter(draft, plain, base)
+        except WeightsError as error:
+            why = str(error).removeprefix(f"{draft}: ")
+            raise ConfigError(f"this model cannot be saved as {method_text(method)} on {backbone}: {why}") from error
+    target = Path(path) if Path(path).suffix == Path(ADAPTER).suffix else Path(path, ADAPTER)
+    write_atomic(target, data)
+    return target
 
 
 def load_model(folder: Path | str, device: str = "cpu", setting: Setting | None = None) -> Model:
