@@ -193,3 +193,7 @@ def test_our_reader_of_matlab_files_reads_what_scipy_does(tmp_path: Path) -> Non
     (tmp_path / "x.mat").write_bytes((tmp_path / "x.mat").read_bytes()[:-9])
     with pytest.raises(DataError, match=r"x\.mat is not a readable MATLAB file"):
         read_mat(tmp_path / "x.mat", "row")
+
+
+def test_a_backslash_in_a_text_of_a_pickle_warns_nobody() -> None:
+    check_pickle(b"S'\\\xc3'\n.")
