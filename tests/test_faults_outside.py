@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from vitadapt.head import Classifier, Head
 from vitadapt.index import read_entries
 from vitadapt.leaderboard.files import read_folder
 from vitadapt.leaderboard.toolkit import find_pieces
+from vitadapt.limits import MIB
 from vitadapt.methods import LinearProbe
 from vitadapt.own.answers import facts, find_images
 from vitadapt.results import Store
@@ -170,3 +172,17 @@ def test_a_model_whose_record_is_damaged_says_so(tmp_path: Path) -> None:
     assert "accuracy" not in facts(tmp_path)
     (tmp_path / "fit.json").write_text("{")
     assert "delete it and fit again" in facts(tmp_path)["accuracy"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the limit is not kept")
+def test_too_little_memory_for_a_library_is_told_in_one_line() -> None:
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (300 * MIB, 300 * MIB))
+
+    alone = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }  # whose threads would complain, too
+    found = command("count", "--backbone", "random:tiny", capture_output=True, preexec_fn=limited, env=alone)
+    assert found.returncode == 1 and len(found.stderr.splitlines()) == 1 and "memory" in found.stderr

@@ -327,12 +327,26 @@ def main() -> NoReturn:
 
 
 def _usage_status(error: Exception) -> int:
-    """2 for click's usage errors, which print themselves; anything else is a bug and keeps its traceback."""
+    """2 for click's usage errors, which print themselves; 1 when memory is short or a library does not load; anything
+    else is a bug and keeps its traceback.
+    """
     show = getattr(error, "show", None)
-    if show is None:
+    if show is not None:
+        show()
+        return int(getattr(error, "exit_code", 2))
+    if _is_short_of_memory(error):
+        complain("there is not enough memory; end other programs, or take smaller images or fewer workers")
+    elif isinstance(error, ImportError) and not (error.name or __package__).startswith(__package__):
+        complain(f"a library cannot be loaded ({error}); is a limit on memory too low? 'vitadapt doctor' tells more")
+    else:
         raise error
-    show()
-    return int(getattr(error, "exit_code", 2))
+    return 1
+
+
+def _is_short_of_memory(error: Exception) -> bool:
+    """torch says so by a RuntimeError."""
+    said = isinstance(error, RuntimeError) and ("out of memory" in str(error) or "allocate memory" in str(error))
+    return said or isinstance(error, MemoryError)
 
 
 if __name__ == "__main__":
