@@ -29,7 +29,8 @@ Probabilities = npt.NDArray[np.float32]
 def networks(path: Path, model: nn.Module) -> None:
     assert_type(va.__version__, str)
     backbone = va.load_backbone("dinov2-s14-offline", image_size=98)
-    assert_type(backbone, nn.Module)
+    assert_type(backbone, va.Backbone)
+    assert_type((backbone.features, backbone.image_size), tuple[int, int])
     assert_type(va.backbone_digest(backbone), str)
     vit = va.ViT(va.ViTConfig(width=64, depth=2, heads=2, patch=8))
     assert_type(va.adapt(vit, va.LoRA(rank=2), seed=None), va.ViT)  # whatever is given comes back, and not a Module
@@ -38,7 +39,9 @@ def networks(path: Path, model: nn.Module) -> None:
     assert_type(va.trainable_state(vit), dict[str, Tensor])
     assert_type(vit.config, va.ViTConfig)
     assert_type(va.read_adapter(path), tuple[AdapterInfo, dict[str, Tensor]])
-    assert_type(va.load_adapter(path, backbone), va.Classifier)
+    loaded = va.load_adapter(path, backbone)
+    assert_type(loaded, va.Classifier)
+    assert_type(va.save_adapter(path, loaded, va.LoRA(), "dinov2-s14-offline", classes=["a", "b"]), Path)
     classifier = va.Classifier(backbone, va.Head(vit.features, 10, va.HeadSpec(start="zero")))
     assert_type(classifier.head, va.Head)
     assert_type(classifier.head.folded(), nn.Linear)
@@ -62,12 +65,12 @@ class Half(va.ThinDelta):
         return p / 2, q
 
 
-def laws(method: va.Method, backbone: nn.Module, delta: va.Delta) -> None:
+def laws(method: va.Method, backbone: va.Backbone, delta: va.Delta) -> None:
     assert_type(Half().matrix(), Tensor)
     assert_type(delta.bias(), Tensor | None)
     assert_type(LAWS, tuple[Law, ...])
     assert_type(broken_laws(method, backbone), dict[str, str])
-    assert_type(Case(method, backbone).adapted(), nn.Module)
+    assert_type(Case(method, backbone).adapted(), va.Backbone)
     check_method(method, backbone, count=1)
     assert_type(probe(backbone, method), list[TensorReport])
 
@@ -122,7 +125,7 @@ def estimator(paths: list[str], labels: list[str]) -> None:
     assert_type(va.ImageClassifier.load("model"), va.ImageClassifier)
 
 
-def bank(backbone: nn.Module, images: Tensor) -> None:
+def bank(backbone: va.Backbone, images: Tensor) -> None:
     many = va.Bank(backbone, {"pets": "pets.safetensors"}, resident=100)
     many.add("cars", Path("cars.safetensors"))
     assert_type(many.backbone, va.ViT)
@@ -134,7 +137,7 @@ def bank(backbone: nn.Module, images: Tensor) -> None:
     assert_type(many.to("cpu"), va.Bank)
 
 
-def language(backbone: nn.Module) -> Tensor:
+def language(backbone: va.Backbone) -> Tensor:
     prompts = va.Prompts(templates=("a photo of a {}.",), knowledge=va.Knowledge("knowledge.json", gpt3=2))
     texts = va.class_texts("digits", ["zero", "one"], prompts)
     assert_type(texts, list[list[str]])

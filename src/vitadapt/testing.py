@@ -49,13 +49,13 @@ class Case:
     backbone: Backbone
     count: int | None = None
 
-    def adapted(self, seed: int = 0) -> nn.Module:
+    def adapted(self, seed: int = 0) -> Backbone:
         model = adapt(self.backbone, self.method, seed)
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()  # whatever happens to it now, the backbone does not see it
         return model
 
-    def awake(self, seed: int = 0) -> nn.Module:
+    def awake(self, seed: int = 0) -> Backbone:
         """Adapted, and every trainable tensor moved away from its start."""
         model = self.adapted(seed)
         generator = torch.Generator().manual_seed(seed)
