@@ -24,7 +24,7 @@ from . import (
     cli_serve,
     cli_stats,
 )
-from .cli_options import Cache, DataRoot, Device, NoCache, Out, complain, entries_of, environment_of, records_of
+from .cli_options import AsJson, Cache, DataRoot, Device, NoCache, Out, complain, entries_of, environment_of, records_of
 from .cli_streams import open_streams, output_status
 from .errors import ConfigError, UnknownName, VitadaptError
 
@@ -182,7 +182,7 @@ def count(
     backbone: Annotated[str, typer.Option("--backbone", "-b")] = "random:clip-vit-b32",
     method: Annotated[list[str] | None, typer.Option("--method", "-m", help="Default: all methods.")] = None,
     audit: Annotated[bool, typer.Option(help="Class every trainable tensor as live, dead, stuck or shared.")] = False,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Count what each method trains on a backbone, next to the published figures."""
     from . import counting
@@ -199,8 +199,8 @@ def count(
 
 @app.command("list")
 def list_things(
-    what: Annotated[str, typer.Argument(help="methods, backbones, datasets, protocols or recipes")],
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    what: Annotated[str, typer.Argument(help="methods, backbones, datasets, protocols or recipes.")],
+    as_json: AsJson = False,
 ) -> None:
     """List what can be named."""
     from .listing import LISTINGS
@@ -344,8 +344,9 @@ def _usage_status(error: Exception) -> int:
 
 
 def _is_short_of_memory(error: Exception) -> bool:
-    """torch says so by a RuntimeError."""
-    said = isinstance(error, RuntimeError) and ("out of memory" in str(error) or "allocate memory" in str(error))
+    """torch says so by a RuntimeError, and so does python of a thread that finds no room for its stack."""
+    signs = ("out of memory", "allocate memory", "can't start new thread")
+    said = isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
     return said or isinstance(error, MemoryError)
 
 
