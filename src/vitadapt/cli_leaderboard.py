@@ -32,10 +32,10 @@ def submit(
     check: Annotated[bool, typer.Option("--check", help="Only look for problems, in a zip, JSON or folder.")] = False,
     partial: Annotated[bool, typer.Option("--partial", help="Write although data sets are missing.")] = False,
     candidate: Annotated[str, typer.Option(help="Which runs: a key from the list that is shown when unclear.")] = "",
-    method: Annotated[str | None, typer.Option("--method", "-m")] = None,
-    backbone: Annotated[str | None, typer.Option("--backbone", "-b")] = None,
+    method: Annotated[str | None, typer.Option("--method", "-m", help="Only runs of this method.")] = None,
+    backbone: Annotated[str | None, typer.Option("--backbone", "-b", help="Only runs on this backbone.")] = None,
     shots: Annotated[str | None, typer.Option(help="Images per class, or 'all'.")] = None,
-    protocol: Annotated[str | None, typer.Option()] = None,
+    protocol: Annotated[str | None, typer.Option(help="Only runs by this protocol.")] = None,
     model_name: Annotated[str, typer.Option(help="The name on the leaderboard (default: the backbone's).")] = "",
     data_root: DataRoot = None,
 ) -> None:
