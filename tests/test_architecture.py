@@ -49,6 +49,7 @@ MAY_IMPORT = {
         "own.model",
         "head",
         "weights.digest",
+        "backbone",
         "vit",
         "surgery",
         "deltas",
@@ -56,7 +57,7 @@ MAY_IMPORT = {
         "files",
         "registry",
     },
-    "text": {"vit", "surgery", "errors", "registry", "files", "limits", "weights", "data.classmap"},
+    "text": {"backbone", "vit", "surgery", "errors", "registry", "files", "limits", "weights", "data.classmap"},
 }
 
 
