@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "data": {"drafts", "errors", "registry", "files", "limits", "pickles"},
     "report": {"results", "data", "errors", "registry", "files", "metrics", "reliability", "command", "forecast"},
     "locks": {"errors", "drafts"},
+    "scratch": {"errors"},
     "leaderboard": {"results", "report.table", "data", "errors", "registry", "files", "limits", "metrics"},
     "products": set(),
     "deltas": {"products"},
@@ -56,6 +57,7 @@ MAY_IMPORT = {
         "errors",
         "files",
         "registry",
+        "scratch",
     },
     "text": {"backbone", "vit", "surgery", "errors", "registry", "files", "limits", "weights", "data.classmap"},
 }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import threading
 import weakref
 from collections import OrderedDict
@@ -19,6 +17,7 @@ from torch import Tensor
 from ..adapter import AdapterInfo
 from ..errors import WeightsError
 from ..files import bytes_digest, write_atomic
+from ..scratch import ScratchFolder
 from ..surgery import Method
 from .family import Family
 from .heads import HeadFamily
@@ -96,8 +95,7 @@ class Residents:
         self.limit, self.device = limit, device
         self._held: OrderedDict[Entry, Packed] = OrderedDict()
         self._lock = threading.Lock()
-        self._folder = Path(tempfile.mkdtemp(prefix="vitadapt-bank-"))
-        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._scratch = ScratchFolder("bank")
         self._written = 0
 
     def __contains__(self, entry: Entry) -> bool:
@@ -129,7 +127,7 @@ class Residents:
         """A file of an adapter that has none, which goes when nobody knows it any more. Raises StorageError."""
         with self._lock:
             self._written += 1
-            path = self._folder / f"{self._written}.safetensors"
+            path = self._scratch.path / f"{self._written}.safetensors"
         data = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
         write_atomic(path, data)
         file = File(path, bytes_digest(data))

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ from ..errors import ConfigError, StorageError, VitadaptError, WeightsError
 from ..files import bytes_digest, read_bounded, storage_error, write_atomic
 from ..own.model import ADAPTER, Model, geometry_of
 from ..preparation import cached_backbone
+from ..scratch import ScratchFolder
 from ..train import Setting
 from .pools import Group, Pool, kind_of
 from .refusal import Refusal, no_model, public
@@ -84,11 +83,12 @@ class Shelf:
         self._moving: dict[str, Stamp] = {}
         self._serial = 0
         self._lock = threading.Lock()
-        self._copies = Path(tempfile.mkdtemp(prefix="vitadapt-serve-"))
+        self._scratch = ScratchFolder("serve")
+        self._copies = self._scratch.path
 
     def close(self) -> None:
         """Delete the private copies."""
-        shutil.rmtree(self._copies, ignore_errors=True)
+        self._scratch.close()
 
     # ---- what requests see
 
