@@ -14,6 +14,7 @@ from vitadapt.leaderboard.collect import Collection, candidates, choose
 from vitadapt.leaderboard.files import Entry, write_seed
 from vitadapt.leaderboard.imported import import_results
 from vitadapt.leaderboard.published import read_experiment, read_result
+from vitadapt.leaderboard.score import score as scores_of
 from vitadapt.leaderboard.suite import Truth, suite
 from vitadapt.metrics import RELEASED_METRICS, performance_efficiency
 from vitadapt.report.table import columns_of, rows_of
@@ -286,6 +287,16 @@ def test_counts_that_no_file_gives_are_missing_in_a_submission_too(tmp_path):
     store = Store(tmp_path / "runs")
     (made,) = Collection(store, choose(candidates([record])), lambda _: None).entries()
     assert made.fields == fields
+
+
+@pytest.mark.parametrize("count", [-(2**31), True, "many", 2**70, float("nan"), None])
+def test_what_can_be_no_count_of_parameters_counts_as_not_given(tmp_path, count):
+    entry = write_predictions(tmp_path / "published", "dtd", 0, num_trainable_params=count)
+    truth = Truth(labels_of(suite()["dtd"]), True, "hub")
+    (record,) = imported(tmp_path / "published", truths=lambda row: truth).records
+    assert record.parameters == {} and record.pe is None and record.score is not None
+    (found,) = scores_of([entry], lambda row: truth)
+    assert found.trained is None and not found.problem
 
 
 def test_labels_of_another_order_show_up_as_another_score(tmp_path):

@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast
 
 import numpy as np
 
 from ..data.catalog import Row
 from ..errors import DataError
 from ..registry import unknown
-from .files import COUNTS, KEYS, Entry
+from .files import COUNTS, KEYS, Entry, is_count
 from .order import describe_swaps, swapped
 from .suite import Truth, Truths, required, suite
 
@@ -111,10 +112,10 @@ def _fields(entry: Entry) -> Iterator[str]:
     numbers = {}
     for key in (key for key in COUNTS if key in fields):
         value = fields[key]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < np.inf:
+        if not is_count(value):
             yield f"{key} is {value!r}, not a number of parameters"
         else:
-            numbers[key] = value
+            numbers[key] = cast(float, value)
     if len(numbers) == len(COUNTS):
         yield from _counts(numbers, fields.get("n_shot"))
 

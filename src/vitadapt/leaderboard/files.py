@@ -115,6 +115,11 @@ def join(entries: Sequence[Entry]) -> Entry:
     return Entry(fields, predictions, tuple(fault for entry in entries for fault in entry.faults))
 
 
+def is_count(value: object) -> bool:
+    """Can `value` be a number of parameters? A file may hold anything."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e18
+
+
 def _mean(dataset: str, counts: Sequence[Any]) -> float:
     try:
         return float(np.mean([float(count) for count in counts]))

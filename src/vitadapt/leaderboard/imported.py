@@ -17,7 +17,7 @@ from ..files import bytes_digest
 from ..metrics import RELEASED_METRICS, performance_efficiency
 from ..results import Record, Store
 from .check import check_predictions
-from .files import Entry
+from .files import Entry, is_count
 from .published import Log, Result
 from .suite import Truths
 from .toolkit import UNKNOWN, Cell, Piece, by_cell, find_pieces
@@ -130,7 +130,8 @@ def _parameters(result: Result | None, entry: Entry | None, log: Log | None) -> 
         found |= {"trained": result.trained, "total": result.parameters, "visual": result.backbone}
     if entry:
         keys = {"trained": "num_trainable_params", "total": "num_params", "visual": "num_backbone_params"}
-        found |= {own: entry.fields[key] for own, key in keys.items() if isinstance(entry.fields.get(key), int)}
+        told = {own: entry.fields.get(key) for own, key in keys.items()}
+        found |= {own: count for own, count in told.items() if isinstance(count, int) and is_count(count)}
     return found if "trained" in found else {}
 
 

@@ -11,7 +11,7 @@ from ..errors import DataError
 from ..metrics import RELEASED_METRICS, performance_efficiency
 from ..report.table import OverSeeds
 from .check import check_order, check_predictions
-from .files import Entry
+from .files import Entry, is_count
 from .suite import Truths, required, suite
 
 
@@ -52,8 +52,7 @@ def _score(entry: Entry, truths: Truths) -> Score:
     if row is None:
         return Score(entry.dataset or "?", "", (), None, "not a data set of the leaderboard")
     trained = entry.fields.get("num_trainable_params")
-    countable = isinstance(trained, (int, float)) and not isinstance(trained, bool) and abs(trained) < 1e18
-    known = float(cast(float, trained)) if countable else None
+    known = float(cast(float, trained)) if is_count(trained) else None
     blank = Score(entry.dataset, row.metric, (), known)
     if wrong := check_predictions(entry, row):
         return replace(blank, problem="; ".join(wrong))
