@@ -25,7 +25,15 @@ from vitadapt.shipped import find_recipe, shipped_recipes
 FOLDER = Path(__file__).parents[1] / "recipes"
 NAMES = [path.stem for path in sorted(FOLDER.glob("*.toml"))]
 PUBLISHED = [name for name in NAMES if name.startswith("elevater-")]
-CELLS = {"demo": 8, "offline-check": 36, "offline": 120, "smoke": 10, "search": 48, "elevater-released": 1600}
+CELLS = {
+    "demo": 8,
+    "offline-check": 36,
+    "offline": 120,
+    "smoke": 10,
+    "search": 48,
+    "search-kadaptation": 8,
+    "elevater-released": 1600,
+}
 LEADERBOARD = {row.name for row in catalog().values() if row.leaderboard and row.name != "imagenet-1k"}
 
 
