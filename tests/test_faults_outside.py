@@ -16,7 +16,7 @@ import torch
 
 from result_cases import record, saved
 from vitadapt.adapter import AdapterInfo, adapter_bytes
-from vitadapt.cli import _is_short_of_memory
+from vitadapt.cli_status import is_short_of_memory
 from vitadapt.errors import DataError, StorageError
 from vitadapt.files import storage_error
 from vitadapt.head import Classifier, Head
@@ -193,6 +193,6 @@ def test_too_little_memory_for_a_library_is_told_in_one_line() -> None:
 def test_the_ways_in_which_memory_runs_short_are_known() -> None:
     with pytest.raises(RuntimeError, match="allocate memory") as refused:
         torch.empty(2**58, dtype=torch.uint8)
-    assert _is_short_of_memory(refused.value)
-    assert _is_short_of_memory(MemoryError()) and _is_short_of_memory(RuntimeError("can't start new thread"))
-    assert not _is_short_of_memory(RuntimeError("shapes do not fit"))
+    assert is_short_of_memory(refused.value)
+    assert is_short_of_memory(MemoryError()) and is_short_of_memory(RuntimeError("can't start new thread"))
+    assert not is_short_of_memory(RuntimeError("shapes do not fit"))

@@ -25,8 +25,9 @@ from . import (
     cli_stats,
 )
 from .cli_options import AsJson, Cache, DataRoot, Device, NoCache, Out, complain, entries_of, environment_of, records_of
-from .cli_streams import open_streams, output_status
-from .errors import ConfigError, UnknownName, VitadaptError
+from .cli_status import INTERRUPTED, status_of
+from .cli_streams import open_streams
+from .errors import ConfigError, VitadaptError
 
 if TYPE_CHECKING:
     from .config import RunConfig
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from .preparation import Environment
     from .results import Entry, Record
 
-INTERRUPTED = 130
 
 app = typer.Typer(
     help="Adapt a pretrained vision transformer to your images by training a few thousand numbers.",
@@ -309,45 +309,11 @@ def main() -> NoReturn:
     try:
         status = app(standalone_mode=False) or 0  # the exit code of typer.Exit comes back as the value
         sys.stdout.flush()
-    except (KeyboardInterrupt, typer.Abort):
-        status = INTERRUPTED
-    except (UnknownName, ConfigError) as error:
-        complain(str(error))
-        status = 2
-    except VitadaptError as error:
-        complain(str(error))
-        status = 1
-    except (OSError, SystemExit) as error:  # click and rich leave with the latter when nobody reads them any more
-        status = output_status(error)
-    except Exception as error:  # noqa: BLE001 - told apart, and raised again unless it is a usage error
-        status = _usage_status(error)
+    except BaseException as error:  # noqa: BLE001 - told apart, and raised again when it is a bug
+        status = status_of(error)
     if status == INTERRUPTED:
         complain("interrupted; what was finished is kept, the same command goes on from there")
     sys.exit(status)
-
-
-def _usage_status(error: Exception) -> int:
-    """2 for click's usage errors, which print themselves; 1 when memory is short or a library does not load; anything
-    else is a bug and keeps its traceback.
-    """
-    show = getattr(error, "show", None)
-    if show is not None:
-        show()
-        return int(getattr(error, "exit_code", 2))
-    if _is_short_of_memory(error):
-        complain("there is not enough memory; end other programs, or take smaller images or fewer workers")
-    elif isinstance(error, ImportError) and not (error.name or __package__).startswith(__package__):
-        complain(f"a library cannot be loaded ({error}); is a limit on memory too low? 'vitadapt doctor' tells more")
-    else:
-        raise error
-    return 1
-
-
-def _is_short_of_memory(error: Exception) -> bool:
-    """torch says so by a RuntimeError, and so does python of a thread that finds no room for its stack."""
-    signs = ("out of memory", "allocate memory", "can't start new thread")
-    said = isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
-    return said or isinstance(error, MemoryError)
 
 
 if __name__ == "__main__":
