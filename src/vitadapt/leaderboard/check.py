@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import cast
 
 import numpy as np
 
@@ -115,7 +114,7 @@ def _fields(entry: Entry) -> Iterator[str]:
         if not is_count(value):
             yield f"{key} is {value!r}, not a number of parameters"
         else:
-            numbers[key] = cast(float, value)
+            numbers[key] = value
     if len(numbers) == len(COUNTS):
         yield from _counts(numbers, fields.get("n_shot"))
 

@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeGuard
 
 import numpy as np
 
@@ -115,7 +115,7 @@ def join(entries: Sequence[Entry]) -> Entry:
     return Entry(fields, predictions, tuple(fault for entry in entries for fault in entry.faults))
 
 
-def is_count(value: object) -> bool:
+def is_count(value: object) -> TypeGuard[int | float]:
     """Can `value` be a number of parameters? A file may hold anything."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e18
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 from ..errors import DataError
 from ..metrics import RELEASED_METRICS, performance_efficiency
@@ -52,7 +51,7 @@ def _score(entry: Entry, truths: Truths) -> Score:
     if row is None:
         return Score(entry.dataset or "?", "", (), None, "not a data set of the leaderboard")
     trained = entry.fields.get("num_trainable_params")
-    known = float(cast(float, trained)) if is_count(trained) else None
+    known = float(trained) if is_count(trained) else None
     blank = Score(entry.dataset, row.metric, (), known)
     if wrong := check_predictions(entry, row):
         return replace(blank, problem="; ".join(wrong))
