@@ -21,7 +21,7 @@ fuzz-guided: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/fuzz/guided.py $(FUZZ)
 
 test-faults: $(VENV)/.dev
-	VITADAPT_KILLS=240 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -rP tests/test_faults_*.py tests/test_bench_faults.py tests/test_fanout_ray.py tests/test_drafts.py tests/test_scratch.py
+	VITADAPT_KILLS=240 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -rP tests/faults tests/benchmark/parallel/test_ray.py tests/utils/test_atomic.py tests/utils/test_scratch.py
 
 # Releases. The dates in the archives are those of the last commit, so that anybody builds the same bytes (SECURITY.md).
 wheel: export SOURCE_DATE_EPOCH := $(shell git log -1 --format=%ct 2>/dev/null || echo 1577836800)
@@ -58,7 +58,7 @@ docs-output: $(VENV)/.dev
 	$(BIN)/python tools/docsite/outputs.py
 
 test-docs: $(VENV)/.dev
-	$(BIN)/pytest tests/test_docs.py tests/test_docs_site.py
+	$(BIN)/pytest tests/project/test_docs.py tests/project/test_docs_site.py
 	$(BIN)/python tools/docsite/outputs.py --check
 
 # Small changes of the core, one at a time: each should turn a test red. ARGS go to the script.

@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 
 from vitadapt import Bank
-from vitadapt.config import parse_method
-from vitadapt.head import Classifier, Head
-from vitadapt.runner import peak_memory_mb
-from vitadapt.surgery import adapt, merge, trainable
-from vitadapt.vit import ViT
+from vitadapt.methods.spec import parse_method
+from vitadapt.nn.head import Classifier, Head
+from vitadapt.nn.surgery import adapt, merge, trainable
+from vitadapt.nn.vit import ViT
+from vitadapt.utils.system import peak_memory_mb
 from vitadapt.weights import load_backbone
 
 CLASSES = 10

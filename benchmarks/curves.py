@@ -24,16 +24,18 @@ import numpy as np
 import torch
 from protocol import make_images
 
-from vitadapt.bench import expand, run_bench
-from vitadapt.config import RunConfig, parse_method
-from vitadapt.fanout.hiring import crew_for
-from vitadapt.preparation import Environment
-from vitadapt.procedure import train_final
-from vitadapt.results import Store
-from vitadapt.runner import run
-from vitadapt.task import Task
-from vitadapt.train import Setting, TensorInputs, forward_all
-from vitadapt.vit import ViT, ViTConfig
+from vitadapt.benchmark.config import RunConfig
+from vitadapt.benchmark.parallel.launch import crew_for
+from vitadapt.benchmark.results.store import Store
+from vitadapt.benchmark.runner import run
+from vitadapt.benchmark.sweep import expand, run_bench
+from vitadapt.methods.spec import parse_method
+from vitadapt.nn.setting import Setting
+from vitadapt.nn.vit import ViT, ViTConfig
+from vitadapt.training.cross_validation import train_final
+from vitadapt.training.features import Environment
+from vitadapt.training.loop import TensorInputs, forward_all
+from vitadapt.training.task import Task
 
 EPOCHS = {"epochs": 2, "probe_epochs": 2}
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")

@@ -39,22 +39,27 @@ from published import AsPublished
 from step import CLASSES, Contender, Theirs, our_model
 from torch import Tensor
 
-from vitadapt.bench import expand
-from vitadapt.config import RunConfig, method_text
+from vitadapt.benchmark.config import RunConfig
+from vitadapt.benchmark.leaderboard.suite import required, suite
+from vitadapt.benchmark.plan import Pace, pace_of
+from vitadapt.benchmark.prepare import prepare
+from vitadapt.benchmark.protocols.base import PROTOCOLS
+from vitadapt.benchmark.protocols.standard import Elevater
+from vitadapt.benchmark.protocols.steps import at_point, published_split
+from vitadapt.benchmark.results.record import Record
+from vitadapt.benchmark.results.store import Store
+from vitadapt.benchmark.runner import run
+from vitadapt.benchmark.sweep import expand
 from vitadapt.data import Examples, Geometry, open_dataset
 from vitadapt.data.parallel import each
-from vitadapt.data.pixels import decode
-from vitadapt.errors import Diverged
-from vitadapt.leaderboard.suite import required, suite
-from vitadapt.plan import Pace, pace_of
-from vitadapt.preparation import Environment, prepare
-from vitadapt.procedure import at_point, published_split
-from vitadapt.protocols import PROTOCOLS, Elevater
-from vitadapt.results import Record, Store
-from vitadapt.runner import run
-from vitadapt.task import Task, derive
-from vitadapt.train import Setting, forward_all, probabilities_of
-from vitadapt.vit import ViT
+from vitadapt.data.pixels.pixels import decode
+from vitadapt.methods.spec import method_text
+from vitadapt.nn.setting import Setting
+from vitadapt.nn.vit import ViT
+from vitadapt.training.features import Environment
+from vitadapt.training.loop import forward_all, probabilities_of
+from vitadapt.training.task import Task, derive
+from vitadapt.utils.errors import Diverged
 from vitadapt.weights import load_backbone
 
 PROTOCOL_NAMES = ("fixed", "halving", "cv", "elevater")

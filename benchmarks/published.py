@@ -14,12 +14,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from vitadapt.config import parse_method
-from vitadapt.deltas import Delta, separate_branches
 from vitadapt.methods.kadaptation import KAdaptation, Rule
-from vitadapt.products import ordinary_products
-from vitadapt.surgery import Method, adapt, add_delta, blocks, require_vit
-from vitadapt.vit import ViT
+from vitadapt.methods.spec import parse_method
+from vitadapt.nn.deltas import Delta, separate_branches
+from vitadapt.nn.matmul import ordinary_products
+from vitadapt.nn.surgery import Method, adapt, add_delta, blocks, require_vit
+from vitadapt.nn.vit import ViT
 
 
 class LaidOut(Delta):

@@ -19,10 +19,11 @@ from typing import Any, cast
 import torch
 from protocol import make_images
 
-from vitadapt.audit import probe
-from vitadapt.bench import expand
+from vitadapt.benchmark.prepare import prepare
+from vitadapt.benchmark.sweep import expand
 from vitadapt.data import Pixels, open_dataset
-from vitadapt.preparation import Environment, frozen_features, pixels_of, prepare
+from vitadapt.methods.audit import probe
+from vitadapt.training.features import Environment, frozen_features, pixels_of
 
 BATCHES = (2, 4, 16, 64)
 

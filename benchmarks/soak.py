@@ -30,9 +30,9 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from vitadapt.adapter import AdapterInfo, adapter_bytes
-from vitadapt.config import parse_method
-from vitadapt.files import write_atomic
+from vitadapt.methods.spec import parse_method
+from vitadapt.training.adapter_file import AdapterInfo, adapter_bytes
+from vitadapt.utils.files import write_atomic
 
 METHODS = ("kadaptation", "lora", "bitfit", "linear-probe", "adapter")
 CLASSES = tuple(f"class {i}" for i in range(12))
@@ -44,9 +44,9 @@ def adapter(seed: int) -> bytes:
     """An adapter of one of the methods, different for every seed."""
     import torch
 
-    from vitadapt.head import Classifier, Head
-    from vitadapt.preparation import cached_backbone
-    from vitadapt.surgery import adapt, trainable
+    from vitadapt.nn.head import Classifier, Head
+    from vitadapt.nn.surgery import adapt, trainable
+    from vitadapt.training.features import cached_backbone
 
     method = parse_method(METHODS[seed % len(METHODS)])
     backbone, digest = cached_backbone("random:tiny", None, "cpu")

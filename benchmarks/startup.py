@@ -21,8 +21,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from vitadapt.config import RunConfig, parse_method
-from vitadapt.results import Record
+from vitadapt.benchmark.config import RunConfig
+from vitadapt.benchmark.results.record import Record
+from vitadapt.methods.spec import parse_method
 
 METHODS = ("linear-probe", "kadaptation", "lora", "lora:rank=8", "adapter", "compacter", "bitfit", "layernorm")
 TARGETS = {"--help": 0.3, "results, 1,000 records, again": 1.0}

@@ -29,11 +29,11 @@ import torch.nn.functional as F
 from published import AsPublished
 from torch import Tensor, nn
 
-from vitadapt.config import parse_method
-from vitadapt.head import Classifier, Head
-from vitadapt.runner import peak_memory_mb
-from vitadapt.surgery import adapt, merge, trainable
-from vitadapt.vit import ViT
+from vitadapt.methods.spec import parse_method
+from vitadapt.nn.head import Classifier, Head
+from vitadapt.nn.surgery import adapt, merge, trainable
+from vitadapt.nn.vit import ViT
+from vitadapt.utils.system import peak_memory_mb
 from vitadapt.weights import load_backbone
 
 CLASSES = 10

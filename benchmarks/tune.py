@@ -19,13 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from vitadapt.bench import expand
-from vitadapt.config import RunConfig, method_text
+from vitadapt.benchmark.config import RunConfig
+from vitadapt.benchmark.prepare import prepare
+from vitadapt.benchmark.protocols.base import PROTOCOLS
+from vitadapt.benchmark.runner import predict
+from vitadapt.benchmark.sweep import expand
 from vitadapt.data import default_cache
-from vitadapt.preparation import Environment, pixels_of, prepare
-from vitadapt.protocols import PROTOCOLS
-from vitadapt.runner import predict
-from vitadapt.train import Setting
+from vitadapt.methods.spec import method_text
+from vitadapt.nn.setting import Setting
+from vitadapt.training.features import Environment, pixels_of
 
 
 def measure(config: RunConfig, environment: Environment, limit: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ def vitadapt(
     """The command line in this process: what the console script does, without a new interpreter for every case."""
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.chdir(tmp_path)
-    from vitadapt.cli import main
+    from vitadapt.cli.main import main
 
     def call(*arguments: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["vitadapt", *map(str, arguments)])
@@ -53,3 +54,17 @@ def vitadapt(
         return Done(int(stop.value.code or 0), said.out, said.err)
 
     return call
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip(f"no Chromium on this machine (looked for {', '.join(names)})")
+    with sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield opened
+        opened.close()

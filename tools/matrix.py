@@ -32,46 +32,46 @@ ROOT = Path(__file__).parents[1]
 
 NEEDED_BY_TESTS = ("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "httpx>=0.27", "jsonschema>=4.20")
 TESTS = (  # every library that one of the bounds is about is used by one of these
-    "adapter",
-    "bank",
-    "cli",
-    "cli_model",
-    "config",
-    "data_folder",
-    "data_images",
-    "data_pixels",
-    "data_storages",
-    "data_table",
-    "doctor",
-    "estimator",
-    "export",
-    "export_cli",
-    "export_push",
-    "extras",
-    "fanout",
-    "fanout_ray",
-    "index",
-    "live_models",
-    "methods",
-    "metrics",
-    "neighbours",
-    "own_hub",
-    "peft",
-    "products",
-    "protocols",
-    "report_cli",
-    "report_figures",
-    "results",
-    "server",
-    "server_faults",
-    "statistics",
-    "surgery",
-    "text_knowledge",
-    "text_tower",
-    "train",
-    "vit",
-    "weights_files",
-    "weights_parity",
+    "training/test_adapter_file",
+    "serving/test_bank",
+    "cli/test_main",
+    "classifier/test_fit",
+    "benchmark/test_config",
+    "data/readers/test_image_folder",
+    "data/test_images",
+    "data/pixels/test_pixels",
+    "data/readers/test_shared_storages",
+    "data/readers/test_csv_table",
+    "cli/test_doctor",
+    "classifier/test_estimator",
+    "classifier/export/test_export",
+    "classifier/export/test_commands",
+    "classifier/export/test_hub",
+    "cli/test_extras",
+    "benchmark/parallel/test_workers",
+    "benchmark/parallel/test_ray",
+    "benchmark/results/test_index",
+    "weights/test_adapt_external",
+    "methods/test_methods",
+    "metrics/test_scores",
+    "data/checks/test_near_duplicates",
+    "data/readers/test_hf_datasets",
+    "methods/test_peft",
+    "nn/test_matmul",
+    "benchmark/protocols/test_protocols",
+    "report/test_commands",
+    "report/test_figures",
+    "benchmark/results/test_store",
+    "serving/test_server",
+    "serving/test_server_faults",
+    "metrics/test_significance",
+    "nn/test_surgery",
+    "text/test_knowledge",
+    "text/test_towers",
+    "training/test_loop",
+    "nn/test_vit",
+    "weights/test_checkpoint_files",
+    "weights/test_parity",
 )
 RESOLUTIONS = {"lowest": "lowest-direct", "highest": "highest"}
 
@@ -166,7 +166,7 @@ def run(corner: Corner, place: Path, tests: tuple[str, ...]) -> dict[str, object
         python = environment / "bin" / "python"
         uv("pip", "install", "--python", python, "--requirements", pins, *NEEDED_BY_TESTS, "--constraints", pins)
         uv("pip", "install", "--python", python, "--no-deps", ROOT)
-        files = [str(ROOT / "tests" / f"test_{name}.py") for name in tests]
+        files = [str(ROOT / "tests" / f"{name}.py") for name in tests]
         options = ["--rootdir", str(ROOT), "-p", "no:cacheprovider", "-rf", "-n", "2", "--maxfail", "40"]
         options += ["-W", "ignore::DeprecationWarning", "-W", "ignore::FutureWarning"]  # each release warns of others
         done = subprocess.run(
@@ -191,7 +191,7 @@ def say(text: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run a part of the tests with the oldest and the newest versions.")
     parser.add_argument("--corner", action="append", help="e.g. 3.10:lowest; repeatable. Default: all four.")
-    parser.add_argument("--tests", nargs="+", default=TESTS, help="names of test files, without test_ and .py")
+    parser.add_argument("--tests", nargs="+", default=TESTS, help="test files below tests/, without .py")
     parser.add_argument("--list", action="store_true", help="tell the corners and stop")
     parser.add_argument("--json", type=Path, help="write the outcome to this file")
     options = parser.parse_args()

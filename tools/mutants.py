@@ -35,31 +35,30 @@ import torch  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = "(clip-like or class+average)"  # of backbones, for the laws
-METHODS = ("test_methods.py", "-k")
+METHODS = ("methods/test_methods.py", "-k")
 DELTAS = (
-    "test_surgery.py",
+    "nn/test_surgery.py",
     *METHODS,
     f"{FAMILIES} and (kadaptation or lora) or no-qkv-bias and (bitfit or fine-tune) or not test_law",
 )
 CORE = {  # file -> what pytest is given
-    "search.py": ("test_search.py",),
-    "metrics.py": ("test_metrics.py",),
-    "data/fewshot.py": ("test_data_fewshot.py",),
-    "data/folds.py": ("test_data_fewshot.py", "test_protocols.py"),
-    "products.py": ("test_products.py",),
-    "deltas.py": DELTAS,
-    "surgery.py": DELTAS,
+    "benchmark/protocols/search.py": ("benchmark/protocols/test_search.py",),
+    "metrics/scores.py": ("metrics/test_scores.py",),
+    "data/sampling/few_shot.py": ("data/sampling/test_few_shot.py",),
+    "data/sampling/folds.py": ("data/sampling/test_few_shot.py", "benchmark/protocols/test_protocols.py"),
+    "nn/matmul.py": ("nn/test_matmul.py",),
+    "nn/deltas.py": DELTAS,
+    "nn/surgery.py": DELTAS,
     "methods/kadaptation.py": (*METHODS, f"{FAMILIES} and (kadaptation) or not test_law"),
     "methods/lora.py": (*METHODS, f"{FAMILIES} and (lora) or not test_law"),
     "methods/compacter.py": (*METHODS, f"{FAMILIES} and (compacter or phm-adapter) or not test_law"),
     "methods/adapter.py": (*METHODS, f"{FAMILIES} and (adapter) or not test_law"),
-    "methods/_bottleneck.py": (*METHODS, f"{FAMILIES} and (adapter or compacter) or not test_law"),
-    "methods/phm_adapter.py": (*METHODS, f"{FAMILIES} and (phm-adapter) or not test_law"),
+    "methods/bottleneck.py": (*METHODS, f"{FAMILIES} and (adapter or compacter) or not test_law"),
     "methods/selective.py": (
         *METHODS,
         f"{FAMILIES} and (bitfit or layernorm or attention or fine-tune) or not test_law",
     ),
-    "methods/released.py": ("test_released.py",),
+    "methods/released.py": ("benchmark/protocols/test_released.py",),
 }
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult}
 OPERATORS |= {ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult, ast.MatMult: ast.Add}

@@ -12,7 +12,7 @@ INTERRUPTED = 130
 def start() -> NoReturn:
     """Exit status as `cli.main`. Ctrl-C outside of a command, as while modules are imported, ends in one line, too."""
     try:
-        from .cli import main
+        from .cli.main import main
 
         main()
     except KeyboardInterrupt:

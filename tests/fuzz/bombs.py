@@ -16,17 +16,17 @@ from pathlib import Path
 
 from PIL import Image
 
+from vitadapt.benchmark.leaderboard.submission import read_entries
 from vitadapt.data import open_dataset
 from vitadapt.data.archives import tar_members, zip_members
 from vitadapt.data.examples import FileRef
+from vitadapt.data.readers.helpers import text_of
 from vitadapt.data.readers.idx import read_idx
-from vitadapt.data.readers.native.matlab import read_mat
-from vitadapt.data.readers.native.storage import text_of
-from vitadapt.data.readers.native.unpickle import read_pickle
-from vitadapt.data.readers.native.voc import objects
-from vitadapt.errors import VitadaptError
-from vitadapt.files import parse_json, parse_toml
-from vitadapt.leaderboard.files import read_entries
+from vitadapt.data.readers.matlab import read_mat
+from vitadapt.data.readers.restricted_pickle import read_pickle
+from vitadapt.data.readers.voc import objects
+from vitadapt.utils.errors import VitadaptError
+from vitadapt.utils.files import parse_json, parse_toml
 
 ROOM = 2 << 30  # bytes of address space that a reader may take beyond what this process has already
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]
 
 BINARY = (
     *("zip", "tar", "tar pax", "hub mnist", "webdataset mnist", "idx gzipped", "safetensors", "torch zip"),

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vitadapt.errors import VitadaptError, printable
+from vitadapt.utils.errors import VitadaptError, printable
 
 Prepare = Callable[[Path], list[Path]]
 Read = Callable[[Path], object]

@@ -20,7 +20,7 @@ from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]
 
 import torch  # noqa: E402
 from law import Target, outcome  # noqa: E402

@@ -12,42 +12,44 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import elevater_cases
+import leaderboard_cases
+import native_cases
 import numpy as np
 import torch
 from law import Target
 from pictures import image_seeds
 from torch import nn
 
-import elevater_cases
-import leaderboard_cases
-import native_cases
-from vitadapt.adapter import AdapterInfo, adapter_bytes, load_adapter
-from vitadapt.bench import read_bench
+from vitadapt.benchmark.analysis.groups import rows_of
+from vitadapt.benchmark.leaderboard.check import check
+from vitadapt.benchmark.leaderboard.import_results import import_results
+from vitadapt.benchmark.leaderboard.score import score, total
+from vitadapt.benchmark.leaderboard.submission import Entry, read_folder, write_seed, write_zip
+from vitadapt.benchmark.leaderboard.submission import read_entries as read_submission
+from vitadapt.benchmark.leaderboard.suite import Truth, suite
+from vitadapt.benchmark.results.index import read_entries
+from vitadapt.benchmark.results.store import Store
+from vitadapt.benchmark.sweep import read_bench
+from vitadapt.classifier.fit_record import read_record
+from vitadapt.classifier.model import load_model
+from vitadapt.classifier.predict import facts
 from vitadapt.data import open_dataset
 from vitadapt.data.archives import tar_members, zip_members
 from vitadapt.data.catalog import catalog
+from vitadapt.data.checks.images import look
 from vitadapt.data.examples import FileRef, ImageRef
 from vitadapt.data.images import Geometry, to_pixels
-from vitadapt.data.looks import look
-from vitadapt.data.subsets import make_manifest, read_manifest, subset_rows
-from vitadapt.head import Classifier, Head
-from vitadapt.index import read_entries
-from vitadapt.leaderboard.check import check
-from vitadapt.leaderboard.files import Entry, read_folder, write_seed, write_zip
-from vitadapt.leaderboard.files import read_entries as read_submission
-from vitadapt.leaderboard.imported import import_results
-from vitadapt.leaderboard.score import score, total
-from vitadapt.leaderboard.suite import Truth, suite
+from vitadapt.data.sampling.manifests import make_manifest, read_manifest, subset_rows
 from vitadapt.methods import LoRA
-from vitadapt.own.answers import facts
-from vitadapt.own.model import ADAPTER, load_model
-from vitadapt.own.record import read_record
-from vitadapt.report.table import columns_of, rows_of
-from vitadapt.results import Store
-from vitadapt.surgery import adapt, seeded, trainable
+from vitadapt.nn.backbone import backbone_digest
+from vitadapt.nn.head import Classifier, Head
+from vitadapt.nn.surgery import adapt, seeded, trainable
+from vitadapt.report.table import columns_of
 from vitadapt.text.knowledge import Knowledge
 from vitadapt.text.prompts import read_class_names
-from vitadapt.weights import backbone_digest, load_backbone, load_state_file
+from vitadapt.training.adapter_file import ADAPTER, AdapterInfo, adapter_bytes, load_adapter
+from vitadapt.weights import load_backbone, load_state_file
 
 TARGETS: dict[str, Target] = {}
 GEOMETRY = Geometry(8)
@@ -334,7 +336,7 @@ def _imported(folder: Path) -> None:
 
 @target("toolkit", _imported)
 def _toolkit(folder: Path) -> list[Path]:
-    import test_leaderboard_import as cases
+    import toolkit_cases as cases
 
     base = folder / "logs" / "lora" / "1" / "vitb32" / "log"
     log = cases.write(base / "mnist" / f"finetuning_5_{cases.DATE}_rank0.txt", cases.log_text())
@@ -475,9 +477,8 @@ def _timm_folder(folder: Path) -> list[Path]:
 
 @target("open_clip folder", _backbone)
 def _open_clip_folder(folder: Path) -> list[Path]:
-    from safetensors.torch import save_file
-
     import weights_cases
+    from safetensors.torch import save_file
 
     state = weights_cases.open_clip_model().state_dict()
     save_file({name: t.contiguous().clone() for name, t in state.items()}, folder / "open_clip_model.safetensors")
@@ -529,7 +530,7 @@ def _fitted(folder: Path) -> list[Path]:
 
 
 def _peft_read(folder: Path) -> None:
-    from vitadapt.export.peft_import import import_peft
+    from vitadapt.classifier.export.peft_import import import_peft
 
     out = folder / "out"
     shutil.rmtree(out, ignore_errors=True)

@@ -10,7 +10,7 @@ def program() -> Any:
     """The root of the command line: a group with `commands`, each with `params` and `help`."""
     import typer
 
-    from vitadapt.cli import app
+    from vitadapt.cli.main import app
 
     return typer.main.get_command(app)
 

@@ -4,9 +4,9 @@ Importing this package does not import torch.
 """
 
 from .examples import ArrayRef, Dataset, Examples, FileRef, ImageObjectRef, ImageRef, IndexArray, LabelArray
-from .fewshot import sample_few_shot, validation_split
-from .pixels import Geometry, Pixels, cache_size, content_digests, default_cache, open_pixels
-from .sources import READERS, from_arrays, list_datasets, open_dataset
+from .open import READERS, from_arrays, list_datasets, open_dataset
+from .pixels.pixels import Geometry, Pixels, cache_size, content_digests, default_cache, open_pixels
+from .sampling.few_shot import sample_few_shot, validation_split
 
 __all__ = [
     "READERS",

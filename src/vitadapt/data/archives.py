@@ -21,8 +21,8 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 from PIL import Image
 
-from ..errors import DataError
-from ..limits import ARCHIVE_MEMBERS, IMAGE_FILE, MIB
+from ..utils.errors import DataError
+from ..utils.limits import ARCHIVE_MEMBERS, IMAGE_FILE, MIB
 from .examples import FileRef, hexdigest, shown
 from .images import UnreadableImage, open_image
 

@@ -2,110 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-from ..errors import DataError
-from ..files import shipped_table
-from ..registry import Registry
-from .classmap import map_classes
+from ..utils.errors import DataError
+from ..utils.files import shipped_table
+from ..utils.registry import Registry
 from .examples import Dataset, Examples
-
-Options = Mapping[str, Any]  # one entry of `sources`: the reader's name and its options
-
-
-@dataclass(frozen=True)
-class Row:
-    """What is known about a dataset without reading it: one table of catalog.toml."""
-
-    name: str
-    classes: tuple[str, ...]
-    licence: str
-    home: str
-    get: str
-    sizes: Mapping[str, int]
-    sources: tuple[Options, ...]
-    metric: str = "accuracy"
-    squash: bool = False
-    leaderboard: str = ""
-    also: tuple[str, ...] = ()
-    multilabel: bool = False
-    rebuildable: bool = True
-    torchvision: Mapping[str, Any] = field(default_factory=dict)  # the class that downloads it and its arguments
-    spellings: Mapping[str, str] = field(default_factory=dict)  # other spelling -> class name
-
-    @property
-    def split(self) -> str:
-        """The rule behind the splits of the original archives."""
-        if not self.leaderboard:
-            return "given"
-        return "elevater" if self.rebuildable else "native"
-
-    @property
-    def repo(self) -> str | None:
-        """The Hugging Face repository with a copy in shards."""
-        return next((options["repo"] for options in self.sources if "repo" in options), None)
-
-    @property
-    def fetchable(self) -> bool:
-        """Can a program get it, without anybody's consent?"""
-        return bool(self.torchvision or self.repo)
-
-    @property
-    def how_to_get(self) -> str:
-        """What a person without the data can do."""
-        if not self.fetchable:
-            return self.get
-        return f"vitadapt data fetch {self.name} --data-root FOLDER, or the option --download, or by hand: {self.get}"
-
-    def order(self, names: Sequence[str], where: str) -> tuple[int, ...]:
-        """The class index of every one of a copy's own class `names`. Raises DataError unless they match one to one."""
-        return tuple(map_classes(names, self.classes, self.spellings, where).tolist())
-
-
-@dataclass(frozen=True, eq=False)
-class Contents:
-    """What a reader found: splits labelled with the catalog's class indices, and what it decided.
-
-    `order[i]` is the class index of the copy's own class i; empty when the copy numbers the classes like the catalog.
-    `split` is the rule behind the splits, as `Dataset` has it; empty for that of the original archives.
-    """
-
-    splits: Mapping[str, Examples]
-    notes: tuple[str, ...] = ()
-    order: tuple[int, ...] = ()
-    split: str = ""
-
-
-@dataclass(frozen=True)
-class Reader:
-    """How one kind of storage is found and read.
-
-    `places(options, root)` lists where it would look, best first; `has(options, place)` tells cheaply whether the data
-    is there; `read(row, options, place)` gives the splits (or Contents, when there is more to tell) and raises
-    DataError when they are damaged. A place is the text that a message shows: a folder, or a Python package.
-    """
-
-    places: Callable[[Options, Path | None], list[str]]
-    has: Callable[[Options, str], bool]
-    read: Callable[[Row, Options, str], Mapping[str, Examples] | Contents]
-
-
-READERS: Registry[Reader] = Registry("reader")
+from .readers.reader import READERS, Contents, Options, Row
 
 
 @cache
 def catalog() -> Registry[Row]:
     """The named datasets, built-in ones first. A third party adds its own with `catalog().register(name)(Row(...))`."""
-    from . import readers  # noqa: F401  (fills READERS; here because every reader imports this file)
 
     rows: Registry[Row] = Registry("dataset")
     folder = files(__package__)
-    for name, told in shipped_table("vitadapt.data", "catalog.toml").items():
+    for name, told in shipped_table(__package__, "catalog.toml").items():
         fields = dict(told)
         lines = fields.pop("classes", None)
         if lines is None:

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ..errors import DataError
-from ..files import read_bounded, settled
-from ..limits import IMAGE_FILE
+from ..utils.errors import DataError
+from ..utils.files import read_bounded, settled
+from ..utils.limits import IMAGE_FILE
 from .images import UnreadableImage, load_image, open_image, orientation
 
 LabelArray = npt.NDArray[Any]  # (N,) int64, or (N, C) uint8 multi-hot for multi-label data

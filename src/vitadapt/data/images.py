@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import DataError
-from ..limits import IMAGE_PIXELS
+from ..utils.errors import DataError
+from ..utils.limits import IMAGE_PIXELS
 
 Pixel8 = npt.NDArray[np.uint8]
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from ..errors import DataError
+from ..utils.errors import DataError
 from .images import UnreadableImage
 
 T = TypeVar("T")

@@ -4,15 +4,13 @@ A method is a frozen dataclass (fields = hyper-parameters = identity) with one v
 package registers the built-in ones; a third party registers its own with `@METHODS.register("my-method")`.
 """
 
-from ._registry import METHODS
 from .adapter import Adapter
-from .compacter import Compacter
+from .compacter import Compacter, PHMAdapter
 from .kadaptation import KAdaptation
 from .lora import LoRA
-from .phm_adapter import PHMAdapter
+from .registry import METHODS
 from .released import AdapterReleased, CompacterReleased, KAdaptationReleased, LoRAReleased
-from .selective import Attention, BitFit, FineTune, LayerNorm
-from .unadapted import LinearProbe, ZeroShot
+from .selective import Attention, BitFit, FineTune, LayerNorm, LinearProbe, ZeroShot
 
 __all__ = [
     "METHODS",

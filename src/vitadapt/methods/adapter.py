@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ..errors import ConfigError
-from ..surgery import Method, blocks, insert, require_vit
-from ..vit import Activation, ViT
-from ._bottleneck import Bottleneck
-from ._registry import METHODS
+from ..nn.surgery import Method, blocks, insert, require_vit
+from ..nn.vit import Activation, ViT
+from ..utils.errors import ConfigError
+from .bottleneck import Bottleneck
+from .registry import METHODS
 
 
 @METHODS.register("adapter")

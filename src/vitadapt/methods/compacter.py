@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from ..surgery import Method, blocks, insert, require_vit
-from ..vit import Activation, ViT
-from ._bottleneck import Bottleneck
-from ._registry import METHODS
+from ..nn.surgery import Method, blocks, insert, require_vit
+from ..nn.vit import Activation, ViT
+from ..utils.errors import ConfigError
+from .bottleneck import Bottleneck
+from .registry import METHODS
 
 
 class Rules(nn.Module):
@@ -80,3 +80,16 @@ class Compacter(Method):
         if self.rank < 1:
             raise ConfigError("compacter: rank must be at least 1; full-rank weights are the method phm-adapter")
         insert_phm_bottlenecks(vit, self.bottleneck, self.n, self.rank, self.activation)
+
+
+@METHODS.register("phm-adapter")
+@dataclass(frozen=True)
+class PHMAdapter(Method):
+    """Adapters whose projections are sum_{i<n} R_i (x) W_i with full W_i and shared R_i."""
+
+    bottleneck: int = 64
+    n: int = 4
+    activation: Activation = "gelu_tanh"
+
+    def adapt(self, vit: ViT) -> None:
+        insert_phm_bottlenecks(vit, self.bottleneck, self.n, 0, self.activation)

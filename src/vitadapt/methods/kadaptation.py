@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from ..surgery import Delta, Method, ThinDelta, add_delta, blocks, check_slots, require_vit, slot_shape
-from ..vit import Block, Slot, ViT
-from ._registry import METHODS
+from ..nn.surgery import Delta, Method, ThinDelta, add_delta, blocks, check_slots, require_vit, slot_shape
+from ..nn.vit import Block, Slot, ViT
+from ..utils.errors import ConfigError
+from .registry import METHODS
 
 
 class Rule(nn.Module):

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from ..surgery import Method, ThinDelta, add_delta, blocks, check_slots, slot_shape
-from ..vit import Slot, ViT
-from ._registry import METHODS
+from ..nn.surgery import Method, ThinDelta, add_delta, blocks, check_slots, slot_shape
+from ..nn.vit import Slot, ViT
+from ..utils.errors import ConfigError
+from .registry import METHODS
 
 
 class LowRank(ThinDelta):

@@ -1,8 +1,8 @@
 """The four methods as the published code of KAdaptation (PEViT, commit be6fb43) computes them, defects included.
 
 They exist to reproduce published numbers and run only under the protocol `elevater-released`. What each does apart
-from its paper is named by its number (docs/released.md); `breaks` lists the laws of `vitadapt.testing` that it breaks
-for that reason, and a test holds it to exactly those:
+from its paper is named by its number (docs/released.md); `breaks` lists the laws of `vitadapt.methods.testing`
+that it breaks for that reason, and a test holds it to exactly those:
 
     kadaptation-released   Q1-Q7: no factor ever receives a gradient, and the update mixes heads, tokens and images
     lora-released          Q3, Q4: the update mixes heads, tokens and images
@@ -19,14 +19,14 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from ..surgery import Method, add_delta, blocks, insert, require_vit
-from ..vit import ViT
-from ._bottleneck import Bottleneck
-from ._registry import METHODS
+from ..nn.surgery import Method, add_delta, blocks, insert, require_vit
+from ..nn.vit import ViT
+from ..utils.errors import ConfigError
+from .bottleneck import Bottleneck
 from .compacter import PHMLinear, Rules, insert_phm_bottlenecks
 from .kadaptation import Rule, ThinKronecker, thin_factors
 from .lora import LowRank
+from .registry import METHODS
 
 TERMS = 32  # n of KAdaptation
 RANK = 4  # of LoRA

@@ -7,11 +7,11 @@ from functools import partial
 
 import numpy as np
 
-from ..forecast import LEVEL, Forecast
-from ..metrics import share_interval
-from ..reliability import calibration_bins, ece
-from .fitted import Answers, Fitted
-from .panels import INK, MUTED, PAPER, Axes, Panel, Picture, Tag, clean, colour, log_axis
+from ..metrics.calibration import calibration_bins, ece
+from ..metrics.learning_curve import LEVEL, Forecast
+from ..metrics.scores import share_interval
+from .figure import INK, MUTED, PAPER, Axes, Panel, Picture, Tag, clean, colour, log_axis
+from .fitted_model import Answers, Fitted
 
 MOST_CELLS = 40  # classes of a confusion matrix that can be drawn
 MORE = (10, 20, 50)  # further labels per class that the forecast speaks of

@@ -5,19 +5,20 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, StorageError
-from ..files import write_atomic
-from ..registry import unknown
-from ..results import Record
-from .costs import pareto
-from .figures import FIGURES
-from .panels import MOST_PANELS, Panel, Picture, colour, dash, style, untagged
-from .subject import Predictions, Subject
+from ..benchmark.results.record import Record
+from ..utils.errors import ConfigError, StorageError
+from ..utils.files import write_atomic
+from ..utils.registry import unknown
+from .cost_figures import accuracy, cost, pareto
+from .figure import MOST_PANELS, Panel, Picture, colour, dash, style, untagged
+from .figure_data import Predictions, Subject
+from .score_figures import heatmap, seeds
+from .training_figures import learning, reliability, search
 
 ENDINGS = (".png", ".svg", ".pdf")
 __all__ = ["ENDINGS", "pareto", "plot", "plot_accuracy"]
@@ -115,3 +116,14 @@ def _legend(figure: Any, names: Sequence[str], columns: int) -> None:
 
     lines = [Line2D([], [], color=colour(i), linestyle=dash(i), lw=1.6) for i in range(len(names))]
     figure.legend(lines, names, loc="outside lower center", ncols=min(columns, len(names)), fontsize=8, handlelength=3)
+
+
+FIGURES: dict[str, Callable[[Subject], Picture]] = {
+    "accuracy": accuracy,
+    "heatmap": heatmap,
+    "seeds": seeds,
+    "learning": learning,
+    "reliability": reliability,
+    "cost": cost,
+    "search": search,
+}

@@ -9,9 +9,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..errors import WeightsError
-from ..surgery import State
-from ..weights.fetch import fetching, package
+from ..nn.surgery import State
+from ..utils.errors import WeightsError
+from ..utils.optional import fetching, package
 from ..weights.hugging_face_config import activation_named
 from .tower import TextConfig, TextTower
 

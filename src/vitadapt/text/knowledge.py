@@ -17,10 +17,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from ..data.classmap import class_key
-from ..errors import ConfigError
-from ..files import bytes_digest, expanded, parse_json, read_bounded, read_text
-from ..limits import JSON_FILE
+from ..data.class_names import class_key
+from ..utils.errors import ConfigError
+from ..utils.files import bytes_digest, expanded, parse_json, read_bounded, read_text
+from ..utils.limits import JSON_FILE
 
 Dictionary = Literal["none", "wiktionary", "wordnet-definition", "wordnet-hierarchy"]
 Items = Mapping[str, Sequence[str | None]]  # class -> what is said about it; None is an empty entry

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import WeightsError
-from ..surgery import State, seeded
-from ..vit import Activation, quick_gelu
-from ..weights.fetch import package
+from ..nn.surgery import State, seeded
+from ..nn.vit import Activation, quick_gelu
+from ..utils.errors import WeightsError
+from ..utils.optional import package
 from ..weights.hints import heads_of_64
 from .tower import TextConfig, TextTower
 

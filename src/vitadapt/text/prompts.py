@@ -16,9 +16,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..data.classmap import class_key
-from ..errors import ConfigError
-from ..files import parse_json, read_text
+from ..data.class_names import class_key
+from ..utils.errors import ConfigError
+from ..utils.fields import build
+from ..utils.files import parse_json, read_text
 from .knowledge import Knowledge
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
@@ -141,3 +142,13 @@ def _names_in(content: Any) -> list[str]:
     if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
         raise ValueError("holds no list of names")
     return content
+
+
+def build_prompts(values: Mapping[str, Any]) -> Prompts:
+    """Prompts from plain values. Raises UnknownName or ConfigError."""
+    fields = dict(values)
+    knowledge = fields.pop("knowledge", None)
+    known = build(Knowledge, knowledge, "knowledge") if knowledge else None
+    if known is None and knowledge is not None:
+        raise ConfigError("knowledge: needs a path")
+    return build(Prompts, fields, "prompts", knowledge=known)

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..backbone import Backbone
-from ..errors import NotApplicable, WeightsError
-from ..files import shipped_table
-from ..registry import Registry
-from ..vit import Activation, ViT
-from ..weights.fetch import MissingPackage
-from ..weights.files import load_state_file, read_json
-from ..weights.names import backbones
+from ..nn.backbone import Backbone
+from ..nn.vit import Activation, ViT
+from ..utils.errors import NotApplicable, WeightsError
+from ..utils.files import shipped_table
+from ..utils.optional import MissingPackage
+from ..utils.registry import Registry
+from ..weights.catalog import backbones
+from ..weights.checkpoint_files import load_state_file, read_json
 from ..weights.sources import hub_folder, open_clip_checkpoint, split_query, split_seed
 from . import hugging_face_tower, open_clip_tower
 from .tower import TextConfig, TextTower, check_pair

@@ -9,10 +9,9 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from ..backbone import Backbone
-from ..errors import WeightsError
-from ..vit import Activation
-from ..weights.digest import backbone_digest
+from ..nn.backbone import Backbone, backbone_digest
+from ..nn.vit import Activation
+from ..utils.errors import WeightsError
 
 Progress = Callable[[str, int, int], None]
 

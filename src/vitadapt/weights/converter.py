@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import torch
 
-from ..errors import WeightsError
-from ..vit import ViTConfig
-from .building import config_of_tensors, shapes_of
+from ..nn.vit import ViTConfig
+from ..utils.errors import WeightsError
+from .build import config_of_tensors, shapes_of
 from .hints import NO_HINTS, Hints
-from .rules import Rule, State
+from .renaming import Rule, State
 
 FOREIGN = {
     "*attn_pool*": "attention pooling",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from .converter import Converter
 from .hints import NORMALISATIONS, Hints, heads_of_64
-from .rules import Missing, Rule, State, pair
+from .renaming import Missing, Rule, State, pair
 
 
 def _clip_rules(outer: str) -> tuple[Rule, ...]:

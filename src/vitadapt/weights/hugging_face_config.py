@@ -7,10 +7,10 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from ..errors import WeightsError
-from ..vit import ACTIVATIONS, Activation, Preprocess
+from ..nn.vit import ACTIVATIONS, Activation, Preprocess
+from ..utils.errors import WeightsError
 from .hints import NORMALISATIONS, Hints
-from .live import Live, expect, square
+from .inspection import Live, expect, square
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "clip_vision_model": {"num_attention_heads": 12, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},

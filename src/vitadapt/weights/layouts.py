@@ -8,15 +8,15 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from ..errors import WeightsError
-from ..registry import unknown
-from ..vit import Preprocess, ViT
+from ..nn.vit import Preprocess, ViT
+from ..utils.errors import WeightsError
+from ..utils.registry import unknown
 from . import hugging_face, hugging_face_config, openai_clip, timm
-from .building import build
+from .build import build
 from .converter import Converted, Converter
 from .hints import NO_HINTS, Hints
-from .live import Live, expect
-from .rules import State
+from .inspection import Live, expect
+from .renaming import State
 
 CONVERTERS: dict[str, Converter] = {
     layout.name: layout for layout in (*openai_clip.LAYOUTS, *timm.LAYOUTS, *hugging_face.LAYOUTS)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..backbone import Backbone
-from ..errors import ConfigError, WeightsError
-from ..limits import IMAGE_SIDE
-from ..registry import unknown
-from ..vit import ViT
-from .extractor import FeatureExtractor
-from .fetch import MissingPackage
-from .names import GENERAL_FORMS, BackboneRow, architecture, backbones
+from ..nn.backbone import Backbone
+from ..nn.vit import ViT
+from ..utils.errors import ConfigError, WeightsError
+from ..utils.limits import IMAGE_SIDE
+from ..utils.optional import MissingPackage
+from ..utils.registry import unknown
+from .catalog import GENERAL_FORMS, BackboneRow, architecture, backbones
+from .feature_extractor import FeatureExtractor
 from .sources import SOURCES
 
 FORMS = ", ".join(GENERAL_FORMS)

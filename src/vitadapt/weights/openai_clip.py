@@ -8,12 +8,12 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from ..errors import WeightsError
-from ..vit import Preprocess
+from ..nn.vit import Preprocess
+from ..utils.errors import WeightsError
 from .converter import Converter
 from .hints import NORMALISATIONS, Hints, heads_of_64
-from .live import Live, activation_of, expect, norm_eps_of, square
-from .rules import Rule, State, pair
+from .inspection import Live, activation_of, expect, norm_eps_of, square
+from .renaming import Rule, State, pair
 
 _BLOCK = "transformer.resblocks.{i}."
 

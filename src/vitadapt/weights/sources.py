@@ -10,23 +10,22 @@ from typing import Any
 
 import torch
 
-from ..backbone import Backbone
-from ..errors import ConfigError, WeightsError
-from ..files import expanded
-from ..limits import NUMBER_DIGITS
-from ..registry import Registry, unknown
-from ..surgery import seeded
-from ..vit import ViT
-from .building import build
-from .extractor import extractor
-from .fetch import fetching, package
-from .files import WEIGHT_FILES, load_state_file, read_json
-from .hints import NO_HINTS, Hints
+from ..nn.backbone import Backbone
+from ..nn.surgery import seeded
+from ..nn.vit import ViT
+from ..utils.errors import ConfigError, WeightsError
+from ..utils.files import expanded
+from ..utils.limits import NUMBER_DIGITS
+from ..utils.optional import fetching, package
+from ..utils.registry import Registry, unknown
+from .build import build
+from .checkpoint_files import WEIGHT_FILES, load_state_file, read_json
+from .feature_extractor import extractor
+from .hints import NO_HINTS, Hints, config_of, parse_hints
 from .hugging_face_config import hints_of_config
 from .layouts import from_module, read_state
 from .offline import load_offline
 from .openai_clip import ORIGINAL, hints_of_open_clip
-from .query import config_of, parse_hints
 from .timm import hints_of_config as timm_hints
 from .timm import preprocess_of
 from .torchscript import is_torchscript

@@ -1,5 +1,37 @@
 """Readers, one file per kind of storage. Importing this package registers those that the catalog refers to."""
 
-from . import hub, idx, native, numbered, openclipart, packaged, shards
+from . import (
+    bundled,
+    cifar,
+    class_folders,
+    elevater,
+    fer2013,
+    gtsrb,
+    hdf5,
+    idx,
+    index_files,
+    kitti,
+    matlab,
+    numbered_folders,
+    openclipart,
+    voc,
+    webdataset,
+)
 
-__all__ = ["hub", "idx", "native", "numbered", "openclipart", "packaged", "shards"]
+__all__ = [
+    "bundled",
+    "cifar",
+    "class_folders",
+    "elevater",
+    "fer2013",
+    "gtsrb",
+    "hdf5",
+    "idx",
+    "index_files",
+    "kitti",
+    "matlab",
+    "numbered_folders",
+    "openclipart",
+    "voc",
+    "webdataset",
+]

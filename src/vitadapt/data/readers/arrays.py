@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ...errors import DataError
+from ...utils.errors import DataError
 from ..examples import ArrayRef, Dataset, Examples, FileRef, ImageObjectRef, ImageRef, LabelArray
-from ..splits import check_classes
+from ..sampling.splits import check_classes
 
 _CHANNELS = (1, 3, 4)
 

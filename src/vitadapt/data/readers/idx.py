@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import DataError
-from ..catalog import READERS, Options, Reader, Row
+from ...utils.errors import DataError
 from ..examples import ArrayRef, Examples
-from .native.storage import bytes_of, unzipped
+from .helpers import bytes_of, unzipped
+from .reader import READERS, Options, Reader, Row
 
 _PREFIX = {"train": "train", "test": "t10k"}
 

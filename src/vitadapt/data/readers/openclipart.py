@@ -23,13 +23,13 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
-from ...errors import DataError
-from ...files import read_bounded
-from ...limits import IMAGE_FILE
-from ..catalog import READERS, Options, Reader, Row
+from ...utils.errors import DataError
+from ...utils.files import read_bounded
+from ...utils.limits import IMAGE_FILE
 from ..examples import Examples
-from .folder import class_examples
 from .idx import places
+from .image_folder import class_examples
+from .reader import READERS, Options, Reader, Row
 
 Parts = tuple[list[Path], list[Path]]  # train, test
 

@@ -1,0 +1,122 @@
+"""How many points of a published-style number are owed to choosing the epoch by the test set, and to all else that the
+honest protocol does otherwise. docs/released.md says how to read it.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...training.recipe import protocol_table
+from ..protocols.released import BEST, LAST
+from ..results.record import Record
+
+SAME = ("backbone", "image_size", "shots", "precision", "dataset", "seed", "subset")
+SETTING = SAME[:4]
+Cell = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Optimism:
+    """Scores of one method on one dataset (or, as "average", on all), in percent, averaged over seeds.
+
+    best, last: the published-style number, and the same training's last epoch. seeds: how many cells stand behind them.
+    honest: the corrected method under the honest protocol on `pairs` of these cells; gap: best minus that, on the same.
+    """
+
+    setting: tuple[tuple[str, Any], ...]
+    method: str
+    dataset: str
+    seeds: int
+    best: float
+    last: float
+    corrected: str
+    pairs: int = 0
+    honest: float | None = None
+    gap: float | None = None
+
+    @property
+    def selection(self) -> float:
+        """Points that come from choosing the epoch by the test set."""
+        return self.best - self.last
+
+
+@dataclass
+class _Scores:
+    best: list[float] = field(default_factory=list)
+    last: list[float] = field(default_factory=list)
+    honest: list[float] = field(default_factory=list)
+    gap: list[float] = field(default_factory=list)
+
+
+def optimism_of(records: Sequence[Record]) -> list[Optimism]:
+    """A row per method and dataset, and an average over datasets where there are several; none without such records."""
+    table, known = protocol_table(), _by_cell(records)
+    found: dict[tuple[Any, ...], dict[str, _Scores]] = defaultdict(lambda: defaultdict(_Scores))
+    for record in sorted(records, key=_cell_order):
+        if BEST not in record.scores:
+            continue
+        protocol = table[record.config["protocol"]]
+        corrected = protocol["methods"][record.config["method"]["name"]]["corrected"]
+        setting = tuple((name, record.config.get(name)) for name in SETTING)
+        scores = found[(setting, record.method, corrected)][record.config["dataset"]]
+        scores.best.append(record.scores[BEST])
+        scores.last.append(record.scores[LAST])
+        honest = known.get((protocol["honest"], corrected, _cell(record)))
+        if honest is not None:
+            scores.honest.append(honest)
+            scores.gap.append(record.scores[BEST] - honest)
+    return [row for (setting, *who), by in found.items() for row in _rows(setting, who[0], who[1], by)]
+
+
+def _cell(record: Record) -> Cell:
+    return tuple(record.config.get(name) for name in SAME)
+
+
+def _cell_order(record: Record) -> tuple[str, str]:
+    return str(_cell(record)), record.digest
+
+
+def _by_cell(records: Sequence[Record]) -> dict[tuple[str, str, Cell], float]:
+    """(protocol, method with no field changed, cell) -> score; of several heads or recipes the first by digest."""
+    found: dict[tuple[str, str, Cell], float] = {}
+    for record in sorted(records, key=_cell_order):
+        name = record.method.partition(" ")[0]
+        if record.score is not None and not record.imported:
+            found.setdefault((record.config["protocol"], name, _cell(record)), record.score)
+    return found
+
+
+def _rows(setting: tuple[tuple[str, Any], ...], method: str, corrected: str, by: dict[str, _Scores]) -> list[Optimism]:
+    rows = [
+        Optimism(
+            setting,
+            method,
+            dataset,
+            len(scores.best),
+            statistics.fmean(scores.best),
+            statistics.fmean(scores.last),
+            corrected,
+            len(scores.gap),
+            _mean(scores.honest),
+            _mean(scores.gap),
+        )
+        for dataset, scores in by.items()
+    ]
+    return [*rows, _average(rows)] if len(rows) > 1 else rows
+
+
+def _average(rows: Sequence[Optimism]) -> Optimism:
+    """The mean over datasets, of which each counts once."""
+    paired, one = [row for row in rows if row.gap is not None], rows[0]
+    best, last = (statistics.fmean(getattr(row, name) for row in rows) for name in ("best", "last"))
+    honest, gap = (_mean([getattr(row, name) for row in paired]) for name in ("honest", "gap"))
+    cells, pairs = sum(row.seeds for row in rows), sum(row.pairs for row in rows)
+    return Optimism(one.setting, one.method, "average", cells, best, last, one.corrected, pairs, honest, gap)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None

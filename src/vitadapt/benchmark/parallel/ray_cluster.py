@@ -1,0 +1,185 @@
+"""A crew on a Ray cluster: one task per cell. Results travel through Ray, so that nodes need no common disk."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ...data import default_cache
+from ...training.features import Environment
+from ...utils.errors import CellBusy, ConfigError, FanoutError, StorageError
+from ..config import RunConfig
+from ..results.store import Store
+from .executor import Busy, Event, Lost, Outcome, Watch
+from .ray_node import Failed, Job, run_cell
+
+AHEAD = 2  # cells that are waiting in the cluster's queue, so that no node is idle between two cells
+KNOCK = 10.0  # seconds that the head of a cluster gets to answer
+MANY = 256  # cells in flight at most: each is a lock held open here
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one cell takes of a node: cores, which are its threads, and GPUs (0.25 packs four cells on one)."""
+
+    cpus: int = 1
+    gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.cpus < 1:
+            raise ConfigError(f"--threads must be at least 1, got {self.cpus}")
+        if self.gpus < 0 or (self.gpus > 1 and self.gpus != int(self.gpus)):
+            raise ConfigError(f"--gpus-per-cell takes a part of one GPU or a whole number of them, got {self.gpus}")
+
+
+@dataclass(frozen=True)
+class Flight:
+    """A cell in the cluster and the lock that is held for it here."""
+
+    config: RunConfig
+    claim: ExitStack
+
+
+class Cluster:
+    """Tasks on the Ray cluster at `address`; "local" starts one on this machine, for as long as it is needed."""
+
+    def __init__(self, store: Store, environment: Environment, watch: Watch, address: str, share: Share) -> None:
+        self.store, self.watch, self.address, self.share = store, watch, address, share
+        cache = environment.cache.absolute() if environment.cache else None
+        root = environment.data_root.absolute() if environment.data_root else None
+        device = "cuda" if share.gpus else environment.setting.device.replace("cuda", "cpu")
+        setting = replace(environment.setting, progress=None, device=device.partition(":")[0])
+        self.job = Job(
+            environment=replace(environment, cache=cache, data_root=root, setting=setting),
+            own_cache=_is_default(environment.cache),
+            threads=share.cpus,
+            folder=Path.cwd(),
+        )
+        self.flights: dict[Any, Flight] = {}
+        self._said: list[Event] = []
+        self._ours = False
+
+    def __enter__(self) -> Cluster:
+        self.ray = _import_ray()
+        if not self.ray.is_initialized():
+            _connect(self.ray, self.address)
+            self._ours = True
+        needs = {"num_cpus": self.share.cpus, "num_gpus": self.share.gpus, "max_retries": 0}
+        self.task = self.ray.remote(**needs)(run_cell)
+        self.reference = self.ray.put(self.job)
+        if not self._slots():
+            self.watch.note(
+                f"no node of the cluster has {self.share.cpus} cores and {self.share.gpus:g} GPUs for a cell; "
+                "waiting for one (Ctrl-C stops)"
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for reference, flight in self.flights.items():
+            self.ray.cancel(reference, force=True)
+            flight.claim.close()
+        self.flights.clear()
+        if self._ours:
+            self.ray.shutdown()
+
+    def room(self) -> bool:
+        return not self._said and len(self.flights) < min(MANY, self._slots() + AHEAD)
+
+    def give(self, config: RunConfig) -> None:
+        claim = ExitStack()
+        try:
+            claim.enter_context(self.store.lock(config.digest(), wait=False))
+        except CellBusy:
+            self._said.append(Busy(config))
+            return
+        self.watch.started(config)
+        self.flights[self.task.remote(config, self.reference)] = Flight(config, claim)
+
+    def events(self, timeout: float) -> list[Event]:
+        said, self._said = self._said, []
+        if self.flights and not said:
+            landed, _ = self.ray.wait(list(self.flights), num_returns=1, timeout=timeout)
+            said = [self._landed(reference) for reference in landed]
+        return said
+
+    def _landed(self, reference: Any) -> Event:
+        """Fetch what a cell gave and keep it, still under its lock."""
+        flight = self.flights.pop(reference)
+        with flight.claim:
+            try:
+                return self._kept(flight.config, self.ray.get(reference))
+            except self.ray.exceptions.RayTaskError as error:  # the node could not even begin: nothing else would help
+                reason = str(error.cause or error).splitlines()[-1]
+                return self._failed(flight.config, Failed(f"a node cannot run cells: {reason}", str(error)))
+            except self.ray.exceptions.RayError as error:
+                return Lost(flight.config, f"its worker or node is gone ({type(error).__name__})")
+
+    def _kept(self, config: RunConfig, given: dict[str, bytes] | Failed) -> Event:
+        if isinstance(given, Failed):
+            return self._failed(config, given)
+        self.store.sweep(config.digest())
+        try:
+            return Outcome(config, self.store.accept(config.digest(), given))
+        except StorageError as error:
+            return Outcome(config, None, str(error))
+
+    def _failed(self, config: RunConfig, failed: Failed) -> Event:
+        with suppress(StorageError):  # a full disk must not stop the others
+            self.store.fail(config.digest(), failed.trace)
+        return Outcome(config, None, failed.reason)
+
+    def _slots(self) -> int:
+        """How many cells the living nodes can run at once."""
+        total = 0
+        for node in self.ray.nodes():
+            has = node["Resources"] if node["Alive"] else {}
+            fits = [has.get("CPU", 0.0) // self.share.cpus]
+            if self.share.gpus:
+                fits.append(has.get("GPU", 0.0) // self.share.gpus)
+            total += int(min(fits))
+        return total
+
+
+def _is_default(cache: Path | None) -> bool:
+    try:
+        return cache == default_cache()
+    except StorageError:  # a user without a home has no default, and named this one
+        return False
+
+
+def _import_ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError as error:
+        raise FanoutError('--ray needs another library: pip install "vitadapt[ray]"') from error
+    return ray
+
+
+def _connect(ray: Any, address: str) -> None:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
+        options["include_dashboard"] = False
+    try:
+        _knock(address)
+        ray.init(address=address, **options)
+    except (OSError, RuntimeError, ValueError) as error:  # OSError: refused, unknown host, no answer
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FanoutError(f"--ray {address}: no such cluster ({reason}); 'ray start --head' makes one") from error
+
+
+def _knock(address: str) -> None:
+    """Whether anybody listens at host:port. Ray itself would try for minutes. Raises OSError or ValueError."""
+    host, colon, port = address.rpartition(":")
+    if colon and "://" not in address:
+        socket.create_connection((host, int(port)), timeout=KNOCK).close()

@@ -1,0 +1,288 @@
+"""The published protocol as released: it looks at the test set after every epoch, and its number is the best of them.
+
+It exists to repeat published numbers and to measure what they owe to that look; docs/released.md describes it with the
+Q numbers of its peculiarities. A protocol of this kind stands in UNBLINDED and not in PROTOCOLS: those are never given
+the test set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...methods import METHODS
+from ...metrics.scores import RELEASED_METRICS, per_class
+from ...nn.head import Classifier, Head
+from ...nn.setting import Setting
+from ...nn.surgery import adapt, load_trainable_state, seeded, trainable_state
+from ...training.checkpoint import running_statistics
+from ...training.loop import FitLog, Inputs, forward_all, loss_of, make_optimizer
+from ...training.recipe import Recipe, protocol_table, recipe_for
+from ...training.task import Task, Trained
+from ...utils.errors import ConfigError, Diverged
+from ...utils.registry import Registry
+from ..config import RunConfig
+from .base import PROTOCOLS, Budget, Procedure
+from .search import Choice, Grid, Probe, coarse_to_fine, neighbours
+from .standard import Elevater
+from .steps import at_point, published_shots, published_split
+from .trials import Diary
+
+Rows = Iterable[Tensor]  # batches of row numbers; every pass is a new order
+BEST, LAST = "best on test", "last epoch"  # keys of `Record.scores`
+SEED = 0  # of torch's generator, once per run, and of the generator that shuffles (Q25, Q26)
+
+
+@dataclass(frozen=True)
+class OpenTest:
+    """The test images and their labels, for protocols that look at them while they train."""
+
+    images: Inputs
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What such a protocol found: the classifier and the test probabilities of its best epoch there.
+
+    score: in percent, as published. scores: that and others, by how they were arrived at.
+    """
+
+    trained: Trained
+    probabilities: np.ndarray
+    score: float
+    scores: dict[str, float]
+
+    def per_class(self, labels: np.ndarray) -> np.ndarray:
+        """(C,) in 0..1, where an image whose probabilities are not numbers counts as class 0 (Q36)."""
+        return per_class(labels, np.nan_to_num(self.probabilities))
+
+
+class OpenProcedure(Protocol):
+    """A protocol that sees the test set; otherwise as `Procedure`."""
+
+    def __call__(self, task: Task, test: OpenTest) -> Seen: ...
+
+    def budget(self, config: RunConfig, labels: Tensor) -> Budget: ...
+
+    def draws(self, shots: int | None) -> int | None: ...
+
+
+UNBLINDED: Registry[OpenProcedure] = Registry("protocol that sees the test set")
+
+
+def procedure_of(protocol: str) -> Procedure | OpenProcedure:
+    """The protocol of that name, of either kind. Raises UnknownName."""
+    return UNBLINDED[protocol] if protocol in UNBLINDED else PROTOCOLS[protocol]
+
+
+def left_neighbours(peak: int, span: int, last: int) -> list[Probe]:
+    """As `neighbours`, but what counts for the right one is a training with the weight decay of the left one (Q24)."""
+    found = neighbours(peak, span, last)
+    return [(max(peak - span, 0), credited) for _, credited in found]
+
+
+@dataclass(frozen=True)
+class Switches:
+    """In what the published trainers differ: a row of [elevater-released.methods] in protocols.toml."""
+
+    corrected: str  # the method without the defects
+    left_decay: bool = False
+    resets_order: bool = False  # the order of images begins anew with every training, and is not torch's own at the end
+
+    @staticmethod
+    def of(config: RunConfig) -> Switches:
+        row = protocol_table()[config.protocol]["methods"][METHODS.name_of(config.method)]
+        return Switches(**row)
+
+
+@dataclass(frozen=True)
+class ElevaterReleased:
+    """Published code as it is: elevater with the best epoch on the TEST set as its result; for published numbers only.
+
+    A recipe with a learning rate above 0 replaces the search, as the published --no-tuning does.
+    """
+
+    grid: Grid = field(default_factory=Grid)
+    epochs: int = 10
+
+    def __call__(self, task: Task, test: OpenTest) -> Seen:
+        check_published(task.config)
+        split, switches = published_split(task.config, task.labels), Switches.of(task.config)
+        shuffle, recipe, chosen = torch.Generator().manual_seed(SEED), task.recipe, dict[str, Any]()
+        diary = Diary(task.trials, task.identity(), shuffle)
+        with seeded(SEED):
+            if not recipe.lr:
+                train, held = task.take(split.train), task.take(split.held)
+                choice = self._search(train, held, switches, shuffle, diary)
+                recipe = at_point(recipe, choice.lr, choice.weight_decay)
+                trace = [[t.lr, t.weight_decay, self.epochs, t.score, t.stage] for t in choice.trials]
+                chosen = {"validation": choice.score, "trials": len(trace), "trace": trace}
+            chosen |= {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+            seen = self._final(task.take(split.final), test, at_point(recipe, recipe.lr, recipe.weight_decay), switches)
+        diary.remove()
+        trained = seen.trained
+        return replace(seen, trained=replace(trained, chosen={**chosen, **trained.chosen}))
+
+    def _search(self, train: Task, held: Task, switches: Switches, shuffle: torch.Generator, diary: Diary) -> Choice:
+        rows, labels = Shuffled(len(train.labels), shuffle), held.labels.numpy()
+
+        def trial(lr: float, decay: float) -> float:
+            if switches.resets_order:
+                shuffle.manual_seed(SEED)
+            scores: list[float] = []
+            model, recipe = classifier(train), replace(at_point(train.recipe, lr, decay), epochs=self.epochs)
+
+            def look() -> None:
+                scores.append(score_of(train, labels, look_at(model, held.images, train.setting)))
+
+            fit_released(model, train, recipe, rows, look, f"search {len(diary.scores) + 1}/{self.grid.most_trials}")
+            return max(scores)
+
+        refine = left_neighbours if switches.left_decay else neighbours
+        choice = coarse_to_fine(lambda lr, decay: diary.score(lambda: trial(lr, decay)), self.grid, refine)
+        return choice if choice.score else replace(choice, lr=0.0, weight_decay=0.0)
+
+    def _final(self, task: Task, test: OpenTest, recipe: Recipe, switches: Switches) -> Seen:
+        shuffle = torch.Generator().manual_seed(SEED) if switches.resets_order else None
+        model, best = classifier(task), Best()
+
+        def look() -> None:
+            probabilities = look_at(model, test.images, task.setting)
+            best.offer(score_of(task, test.labels, probabilities), probabilities, model)
+
+        log = fit_released(model, task, recipe, Shuffled(len(task.labels), shuffle, recipe.batch_size), look)
+        return best.seen(model, log)
+
+    def budget(self, config: RunConfig, labels: Tensor) -> Budget:
+        whole, recipe = Elevater(self.grid, self.epochs).budget(config, labels), config.resolved().recipe
+        if recipe is None or not recipe.lr:
+            return whole
+        return Budget(0, recipe.epochs * len(published_split(config, labels).final), 0)
+
+    def draws(self, shots: int | None) -> int | None:
+        return published_shots(shots)
+
+
+@dataclass
+class Best:
+    """The first epoch with the largest score above zero so far, and the scores of all epochs, in percent."""
+
+    scores: list[float] = field(default_factory=list)
+    probabilities: np.ndarray | None = None
+    state: dict[str, Tensor] = field(default_factory=dict)
+    statistics: dict[str, Tensor] = field(default_factory=dict)
+
+    def offer(self, score: float, probabilities: np.ndarray, model: nn.Module) -> None:
+        if score > max(self.scores, default=0.0):
+            self.probabilities, self.state = probabilities, trainable_state(model)
+            self.statistics = {name: tensor.clone() for name, tensor in running_statistics(model).items()}
+        self.scores.append(score)
+
+    def seen(self, model: Classifier, log: FitLog) -> Seen:
+        """The outcome, with `model` as it was at the best epoch. Raises Diverged when no epoch scored above zero."""
+        if self.probabilities is None:
+            raise Diverged("no epoch scored above zero on the test set, where published code stops without a result")
+        load_trainable_state(model, self.state)
+        for name, tensor in running_statistics(model).items():
+            tensor.copy_(self.statistics[name])
+        best = max(self.scores)
+        chosen = {"epoch": self.scores.index(best) + 1, "test_scores": self.scores}
+        scores = {BEST: best, LAST: self.scores[-1]}
+        return Seen(Trained(model.eval(), chosen, log), self.probabilities, best, scores)
+
+
+def check_published(config: RunConfig) -> None:
+    """Raises ConfigError for what the published code has no counterpart of."""
+    own, prescribed, head = config.resolved().recipe, recipe_for(config.protocol, config.method), config.head_spec
+    assert own is not None
+    free = {name: getattr(own, name) for name in ("lr", "weight_decay", "epochs")}
+    if own != replace(prescribed, **free) or (own.weight_decay and not own.lr):
+        raise ConfigError(f"protocol {config.protocol}: a recipe may set epochs, lr, and weight_decay with lr alone")
+    if head.norm == "standard" or head.scale != 1 or head.learn_scale:
+        raise ConfigError(f"protocol {config.protocol}: a head needs norm=batch or norm=none, and scale=1 (Q10)")
+    if config.precision != "fp32":
+        raise ConfigError(f"protocol {config.protocol} computes in fp32 (Q12); leave --precision out")
+
+
+def classifier(task: Task) -> Classifier:
+    """A fresh classifier, drawn from torch's generator as it stands. A head without text starts as PyTorch's layer."""
+    backbone, spec = adapt(task.backbone, task.config.method, None), task.config.head_spec
+    head = Head(task.features.shape[1], task.classes, spec)
+    if spec.start != "text":
+        head.linear.reset_parameters()
+    elif task.text is None:
+        raise ConfigError(f"{task.config.backbone} has no text tower to make a head of class names from")
+    else:
+        head.start_from(task.text.features)
+    return Classifier(backbone, head.to(task.setting.device)).eval()
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Rows 0..count-1 in batches, in a new order every pass, as a DataLoader draws it (Q26): from `generator` a number
+    that nothing uses and then the order; without one both from torch's own, the order by way of a generator it seeds.
+    """
+
+    count: int
+    generator: torch.Generator | None
+    size: int = 64
+
+    def __iter__(self) -> Iterator[Tensor]:
+        _draw(self.generator)
+        order = self.generator or torch.Generator().manual_seed(_draw(None))
+        yield from torch.randperm(self.count, generator=order).split(self.size)
+
+
+def _draw(generator: torch.Generator | None) -> int:
+    return int(torch.empty((), dtype=torch.int64).random_(generator=generator))
+
+
+def fit_released(
+    model: Classifier, task: Task, recipe: Recipe, rows: Rows, look: Callable[[], None], label: str = "train"
+) -> FitLog:
+    """Train `model` and `look` after every epoch; a loss that is not a number does not end it.
+
+    The head is in training mode during the first epoch alone, so that the statistics of its norm stay as they are then;
+    the backbone never is (Q13). A batch of one image is left out (Q20).
+    """
+    optimizer, log, setting = make_optimizer(model, recipe), FitLog(), task.setting
+    labels = task.labels.to(setting.device)
+    model.eval()
+    model.head.train()
+    for epoch in range(recipe.epochs):
+        total, count = torch.zeros((), device=setting.device), 0
+        for chunk in rows:
+            if len(chunk) == 1:
+                continue
+            optimizer.zero_grad(set_to_none=True)
+            loss = loss_of(model(task.images.gather(chunk).to(setting.device)), labels[chunk.to(labels.device)])
+            loss.backward()
+            optimizer.step()
+            total, count, log.steps = total + loss.detach() * len(chunk), count + len(chunk), log.steps + 1
+        model.eval()
+        log.losses.append(float(total) / max(count, 1))
+        look()
+        setting.report(label, epoch + 1, recipe.epochs)
+    return log
+
+
+def look_at(model: Classifier, images: Inputs, setting: Setting) -> np.ndarray:
+    """Softmax probabilities (N, C), for several labels too (Q33), in batches of 64 in the images' order (Q3, Q19)."""
+    _draw(None)  # as every pass of a DataLoader, whose workers are seeded with it
+    logits = forward_all(model, images, replace(setting, progress=None), "test", batch_size=64)
+    probabilities: np.ndarray = logits.softmax(dim=-1).numpy()
+    return probabilities
+
+
+def score_of(task: Task, labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """The published form of the dataset's metric, in percent (Q34-Q36)."""
+    return 100 * RELEASED_METRICS[task.metric](labels, probabilities)
+
+
+UNBLINDED.register("elevater-released")(ElevaterReleased())

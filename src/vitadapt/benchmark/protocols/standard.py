@@ -1,0 +1,196 @@
+"""Named ways to go from labelled training images to a trained classifier. None of them can see the test set.
+
+docs/protocols.md describes them: what is tried, for how long, what is chosen by what, and where it comes from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ...data.sampling.folds import stratified_folds
+from ...nn.surgery import trainable
+from ...training.cross_validation import cross_validated, train_final
+from ...training.recipe import Recipe
+from ...training.task import Task, Trained, derive, rows_digest
+from ..config import RunConfig
+from .base import PROTOCOLS, Budget, Procedure
+from .search import Grid, Point, coarse_to_fine, draw_points, halve, rung_sizes, try_all
+from .steps import (
+    States,
+    after,
+    at_point,
+    best_epoch,
+    finish,
+    growth,
+    published_shots,
+    published_split,
+    refuse_searched,
+)
+from .trials import Score, Trials
+
+__all__ = ["PROTOCOLS", "Budget", "Procedure", "Task", "Trained", "derive"]
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """One recipe per method, no search; every labelled image is trained on and the last epoch counts."""
+
+    def __call__(self, task: Task) -> Trained:
+        return train_final(task, task.recipe)
+
+    def budget(self, config: RunConfig, labels: Tensor) -> Budget:
+        return Budget(0, _recipe(config).epochs * len(labels), 0)
+
+    def draws(self, shots: int | None) -> int | None:
+        return shots
+
+
+@dataclass(frozen=True)
+class Elevater:
+    """The published search, coarse to fine over lr and weight decay on a fifth held out; last epoch of a run on all.
+
+    A trial trains for `epochs`; its best epoch on the images held out is its score.
+    """
+
+    grid: Grid = field(default_factory=Grid)
+    epochs: int = 10
+
+    def __call__(self, task: Task) -> Trained:
+        if not trainable(task.build(0)):
+            return train_final(task, task.recipe)
+        refuse_searched(task.config)
+        split = published_split(task.config, task.labels)
+        train, held, part = task.take(split.train), task.take(split.held), rows_digest(split.train)
+        trials = Trials(task.trials, task.identity(), self.grid.most_trials)
+
+        def score(lr: float, decay: float) -> float | None:
+            recipe = replace(at_point(task.recipe, lr, decay), epochs=self.epochs)
+            key = [lr, decay, self.epochs, part]
+            return first(trials.score(key, lambda label: best_epoch(train, held, recipe, label)))
+
+        choice = coarse_to_fine(score, self.grid)
+        return finish(task, choice, at_point(task.recipe, choice.lr, choice.weight_decay), split.final, self.epochs)
+
+    def budget(self, config: RunConfig, labels: Tensor) -> Budget:
+        split, most = published_split(config, labels), self.grid.most_trials
+        trained = most * self.epochs * len(split.train) + _recipe(config).epochs * len(split.final)
+        return Budget(most, trained, most * self.epochs * len(split.held))
+
+    def draws(self, shots: int | None) -> int | None:
+        return published_shots(shots)
+
+
+@dataclass(frozen=True)
+class Halving:
+    """The space and split of elevater by successive halving: many short trainings, of which the best third goes on.
+
+    Equal scores are told apart by the likelihood of the images held out.
+    per_lr: candidates per learning rate. rungs: after which epochs they are compared. keep: one in `keep` goes on.
+    """
+
+    grid: Grid = field(default_factory=Grid)
+    per_lr: int = 3
+    rungs: tuple[int, ...] = (3, 9, 27)
+    keep: int = 3
+
+    def __call__(self, task: Task) -> Trained:
+        tensors = trainable(task.build(0))
+        if not tensors:
+            return train_final(task, task.recipe)
+        refuse_searched(task.config)
+        split, rungs = published_split(task.config, task.labels), self._rungs(task.recipe)
+        train, held, part = task.take(split.train), task.take(split.held), rows_digest(split.train)
+        points = draw_points(self.grid, self.per_lr, derive(task.config.seed, "candidates"))
+        trials = Trials(task.trials, task.identity(), sum(rung_sizes(len(points), rungs, self.keep)))
+        states = States(task, len(points) * sum(p.numel() for p in tensors.values()))
+
+        def score(lr: float, decay: float, epochs: int) -> tuple[float, float] | None:
+            recipe, stint = at_point(task.recipe, lr, decay), replace(train, checkpoint=states.path(lr, decay))
+            found = trials.score([lr, decay, epochs, part], lambda label: after(stint, held, recipe, epochs, label))
+            return (found[0], found[1]) if found else None
+
+        choice = halve(score, points, rungs, self.keep)
+        states.remove()
+        recipe = at_point(task.recipe, choice.lr, choice.weight_decay)
+        return finish(task, choice, recipe, split.final, rungs[-1])
+
+    def _rungs(self, recipe: Recipe) -> list[int]:
+        return [min(rung, recipe.epochs) for rung in self.rungs]
+
+    def budget(self, config: RunConfig, labels: Tensor) -> Budget:
+        split, recipe = published_split(config, labels), _recipe(config)
+        rungs = self._rungs(recipe)
+        sizes = rung_sizes(len(self.grid.lrs) * self.per_lr, rungs, self.keep)
+        epochs = sum(size * more for size, more in zip(sizes, growth(rungs), strict=True))
+        trained = epochs * len(split.train) + recipe.epochs * len(split.final)
+        return Budget(sum(sizes), trained, sum(sizes) * len(split.held))
+
+    def draws(self, shots: int | None) -> int | None:
+        return published_shots(shots)
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """The fixed recipe, its lr and weight decay chosen by cross-validation over all labelled images; final run on all.
+
+    lr_factors, decay_factors: what both learning rates, and the weight decay, of the recipe are multiplied by. The
+    recipe itself comes first, so that it stays unless another point is strictly better. At 1 shot there is no choice.
+    """
+
+    folds: int = 5
+    lr_factors: tuple[float, ...] = (1.0, 0.3, 3.0)
+    decay_factors: tuple[float, ...] = (1.0, 100.0)
+
+    def __call__(self, task: Task) -> Trained:
+        folds, recipe = self._folds(task.config, len(task.labels)), task.recipe
+        if folds < 2 or not trainable(task.build(0)):
+            return train_final(task, recipe)
+        fold = stratified_folds(task.labels.numpy(), folds, derive(task.config.seed, "folds"))
+        points, part = self._points(recipe), rows_digest(torch.from_numpy(fold))
+        trials = Trials(task.trials, task.identity(), len(points))
+
+        def score(lr: float, decay: float) -> float | None:
+            tried, key = self._at(recipe, lr, decay), [lr, decay, recipe.epochs, part]
+            return first(trials.score(key, lambda label: cross_validated(task, tried, fold, label)))
+
+        choice = try_all(score, points)
+        return finish(task, choice, self._at(recipe, choice.lr, choice.weight_decay), None, recipe.epochs)
+
+    def _points(self, recipe: Recipe) -> list[Point]:
+        return [(recipe.lr * lr, recipe.weight_decay * more) for lr in self.lr_factors for more in self.decay_factors]
+
+    def _at(self, recipe: Recipe, lr: float, decay: float) -> Recipe:
+        factor = lr / recipe.lr if recipe.lr else 1.0
+        return replace(recipe, lr=lr, head_lr=recipe.head_lr * factor, weight_decay=decay)
+
+    def _folds(self, config: RunConfig, images: int) -> int:
+        return min(self.folds, config.shots or self.folds, images)
+
+    def budget(self, config: RunConfig, labels: Tensor) -> Budget:
+        images, folds = len(labels), self._folds(config, len(labels))
+        points = len(self.lr_factors) * len(self.decay_factors) if folds > 1 else 0
+        trained = (points * (folds - 1) + 1) * _recipe(config).epochs * images
+        return Budget(points * folds, trained, points * images)
+
+    def draws(self, shots: int | None) -> int | None:
+        return shots
+
+
+def first(score: Score | None) -> float | None:
+    """The number that a search compares; None when the trial diverged."""
+    return None if score is None else score[0]
+
+
+def _recipe(config: RunConfig) -> Recipe:
+    recipe = config.resolved().recipe
+    assert recipe is not None
+    return recipe
+
+
+PROTOCOLS.register("fixed")(Fixed())
+PROTOCOLS.register("elevater")(Elevater())
+PROTOCOLS.register("halving")(Halving())
+PROTOCOLS.register("cv")(CrossValidation())

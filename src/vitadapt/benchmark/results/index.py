@@ -1,0 +1,85 @@
+"""The entries of a large store without opening every record: one file that remembers what the records said.
+
+RUNS/index holds, behind a checksum, the entry of every record with the size and times of its file. A record whose file
+looks otherwise, or was so young that it could change unseen, is read itself. Nothing depends on the index: it may be
+deleted at any time, and a damaged one counts as absent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ...utils.errors import StorageError
+from ...utils.files import read_sealed, settled, write_sealed
+from .record import Entry
+from .store import Store
+
+FORMAT = 2
+WORTH = 500  # records that had to be read themselves, beyond which the index is written again
+
+Stamp = list[int]
+Known = dict[str, tuple[Stamp, dict[str, Any]]]  # file name -> how the file looked, and its entry
+
+_FIELDS = tuple(f.name for f in dataclasses.fields(Entry))
+
+
+def read_entries(store: Store) -> tuple[list[Entry], list[str]]:
+    """As `Store.records`, but only what tables need, and in a large store with the help of its index.
+
+    Raises StorageError when there is no such folder.
+    """
+    path = store.root / "index"
+    known, fresh = _read(path), Known()
+    found, damaged = dict[str, Entry](), list[str]()
+    for name, stamp in _stamps(store.files()).items():
+        kept = known.get(name)
+        if stamp is not None and kept is not None and kept[0] == stamp:
+            found[name] = Entry(**kept[1])
+            continue
+        try:
+            found[name] = record = store.read(store.root / "records" / name)
+        except FileNotFoundError:  # discarded since the folder was listed
+            continue
+        except StorageError as error:
+            damaged.append(str(error))
+            continue
+        entry = {field: getattr(record, field) for field in _FIELDS}
+        fresh[name] = (stamp or [], {**entry, "images": {**record.images, "train": record.drawn}})
+    lasting = {name: item for name, item in fresh.items() if item[0]}
+    if len(lasting) > WORTH:
+        _write(path, {name: item for name, item in known.items() if name in found} | lasting)
+    return [found[name] for name in sorted(found)], sorted(damaged)
+
+
+def _stamps(files: Iterable[os.DirEntry[str]]) -> dict[str, Stamp | None]:
+    """Size and times of every record's file; None for one that may still change within the clock's tick, or that does
+    not show them.
+    """
+    stamps: dict[str, Stamp | None] = {}
+    for file in files:
+        try:
+            look = file.stat()
+        except OSError:  # gone, or out of reach: reading it tells which
+            stamps[file.name] = None
+        else:
+            stamps[file.name] = [look.st_size, look.st_mtime_ns, look.st_ctime_ns] if settled(look) else None
+    return stamps
+
+
+def _read(path: Path) -> Known:
+    body = read_sealed(path)
+    plain: Mapping[str, Any] = json.loads(body) if body else {}
+    return plain["files"] if plain.get("format") == FORMAT and plain["fields"] == list(_FIELDS) else {}
+
+
+def _write(path: Path, known: Known) -> None:
+    body = json.dumps({"format": FORMAT, "fields": _FIELDS, "files": known}, separators=(",", ":"))
+    try:
+        write_sealed(path, body.encode())
+    except StorageError:  # a folder that one may only read: the next reader takes as long as this one
+        return

@@ -1,0 +1,219 @@
+"""From a configuration to a record, top to bottom."""
+
+from __future__ import annotations
+
+import traceback
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from torch import nn
+
+from ..data import Dataset, Examples, content_digests
+from ..data.pixels.pixels import Pixels
+from ..data.sampling.few_shot import class_sizes
+from ..methods.audit import LEARNABLE, require_learnable
+from ..metrics.scores import METRICS, per_class, performance_efficiency
+from ..nn.backbone import Backbone
+from ..nn.setting import Setting
+from ..nn.surgery import trainable
+from ..training.adapter_file import AdapterInfo, adapter_bytes
+from ..training.features import Environment, frozen_features, pixels_of
+from ..training.loop import forward_all, probabilities_of
+from ..training.recipe import protocol_table
+from ..utils.errors import Diverged, StorageError
+from ..utils.files import bytes_digest
+from ..utils.system import peak_memory_mb, versions
+from ..weights.catalog import backbones
+from .config import RunConfig
+from .prepare import Clock, Prepared, cached_probe, prepare
+from .protocols.base import PROTOCOLS
+from .protocols.released import UNBLINDED, OpenTest, Seen, procedure_of
+from .protocols.standard import Task, Trained
+from .results.record import Record
+from .results.store import Store
+
+
+class SealedTest:
+    """The test labels. They can be asked for one score, once."""
+
+    def __init__(self, labels: np.ndarray, metric: str) -> None:
+        self._labels, self._metric, self._asked = labels, METRICS[metric], False
+
+    def score(self, probabilities: np.ndarray) -> tuple[float, np.ndarray]:
+        """(score, per-class scores) in percent. Raises RuntimeError when asked a second time."""
+        if self._asked:
+            raise RuntimeError("the test set has been scored already; choose nothing by it")
+        self._asked = True
+        return 100 * self._metric(self._labels, probabilities), 100 * per_class(self._labels, probabilities)
+
+
+def run(
+    config: RunConfig,
+    store: Store | Path | str = "runs",
+    environment: Environment | None = None,
+    *,
+    wait: bool = True,
+) -> Record:
+    """Run one cell and record it in `store`; a cell that is recorded already is returned as it stands.
+
+    A training that diverges is recorded as such. Any other error leaves its trace in the store and is raised.
+    Raises CellBusy, unless told to `wait`, when another process is running this cell.
+    """
+    environment = environment or Environment()
+    store = store if isinstance(store, Store) else Store(store)
+    config = config.resolved()
+    digest = config.digest()
+    with store.lock(digest, wait):
+        done = store.get(digest)
+        if done is not None:
+            return done
+        store.sweep(digest)
+        try:
+            return _run(config, digest, store, environment)
+        except Exception:
+            trace = traceback.format_exc()
+            with suppress(StorageError):  # where the trace cannot be kept the error itself must still be told
+                store.fail(digest, trace)
+            raise
+
+
+def _run(config: RunConfig, digest: str, store: Store, environment: Environment) -> Record:
+    clock = Clock()
+    if LEARNABLE not in config.method.breaks:
+        require_learnable(cached_probe(config.backbone, config.image_size, cast(Any, config.method)))
+    ready = prepare(config, environment, clock)
+    task = replace(ready.task, checkpoint=store.path("checkpoints", digest), trials=store.path("trials", digest))
+    dataset = ready.dataset
+    with clock.phase("data"):
+        test = pixels_of(dataset.splits["test"], dataset, task.backbone, environment)
+    labels = dataset.splits["test"].labels
+    record = _blank_record(config, digest, dataset, ready.pool, task, environment)
+    record = replace(record, notes=[*record.notes, *ready.said])
+    try:
+        with clock.phase("train"):
+            trained, seen = _train(task, OpenTest(test, labels))
+    except Diverged as error:
+        notes = [*record.notes, str(error)]
+        record = replace(record, status="diverged", notes=notes, chosen=error.chosen, seconds=clock.seconds)
+        return _kept(store, record, None, labels, None)
+    with clock.phase("test"):
+        if seen is not None:
+            probabilities, score, by_class = seen.probabilities, seen.score, 100 * seen.per_class(labels)
+            record = replace(record, scores=seen.scores)
+        else:
+            probabilities = predict(trained, ready.frozen, test, dataset, environment, task.setting)
+            score, by_class = SealedTest(labels, dataset.metric).score(probabilities)
+    record = _finished(record, trained, score, by_class, clock)
+    return _kept(store, record, probabilities, labels, adapter_bytes(trained.model, _info(config, ready)))
+
+
+def _kept(store: Store, record: Record, probabilities: np.ndarray | None, labels: np.ndarray, adapter: Any) -> Record:
+    """The record of this cell, by whoever was first: a lock does not survive everything, such as an emptied folder."""
+    return store.get(record.digest) or store.add(record, probabilities, labels, adapter)
+
+
+def _info(config: RunConfig, ready: Prepared) -> AdapterInfo:
+    """What the adapter file of this cell says: nothing of when and how fast, so that equal cells give equal bytes."""
+    dataset, row = ready.dataset, backbones().get(config.backbone)
+    size = ready.task.backbone.image_size
+    info = AdapterInfo(config.method, config.backbone, size, dataset.classes, ready.base, config.head_spec)
+    summary = {"images": len(ready.pool), "dataset": dataset.name, "protocol": config.protocol, "seed": config.seed}
+    return replace(info, squash=dataset.squash, training=summary, base_licence=row.licence if row else "")
+
+
+def _train(task: Task, test: OpenTest) -> tuple[Trained, Seen | None]:
+    """The trained classifier, and what a protocol that looks at the test set saw there; no other is given `test`."""
+    name = task.config.protocol
+    if name not in UNBLINDED:
+        return PROTOCOLS[name](task), None
+    seen = UNBLINDED[name](task, test)
+    return seen.trained, seen
+
+
+def predict(
+    trained: Trained, base: str, test: Pixels, dataset: Dataset, environment: Environment, setting: Setting
+) -> np.ndarray:
+    """Test probabilities (N, C), in one pass.
+
+    A head that never saw a label knows no threshold per class: even of several labels it tells the relative likelihood.
+    """
+    model = trained.model.eval()
+    if trainable(model.backbone):
+        logits = forward_all(model, test, setting, "test")
+    else:
+        features = frozen_features(model.backbone, base, test, environment, "test")
+        logits = model.head(features.to(setting.device)).detach().cpu()
+    multilabel = dataset.splits["test"].multilabel and bool(trainable(model))
+    probabilities: np.ndarray = probabilities_of(logits.float(), multilabel).numpy()
+    return probabilities
+
+
+def _blank_record(
+    config: RunConfig, digest: str, dataset: Dataset, pool: Examples, task: Task, environment: Environment
+) -> Record:
+    test = content_digests(dataset.splits["test"], environment.cache)
+    return Record(
+        digest=digest,
+        config=config.to_dict(),
+        status="ok",
+        metric=dataset.metric,
+        score=None,
+        pe=None,
+        classes=list(dataset.classes),
+        per_class=[],
+        parameters={},
+        chosen={},
+        seconds={},
+        peak_memory_mb=0.0,
+        versions=versions(),
+        images={
+            "train": content_digests(pool, environment.cache),
+            "test": bytes_digest("\n".join(test).encode()),
+            "test_count": len(test),
+        },
+        losses=[],
+        notes=[*dataset.notes, *_drawn(config, dataset, pool)],
+        caveat=protocol_table().get(config.protocol, {}).get("caveat", ""),
+        split=dataset.split,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def _drawn(config: RunConfig, dataset: Dataset, pool: Examples) -> list[str]:
+    """What a reader of "K shots" must know: more were drawn, or some classes have fewer images."""
+    drawn = procedure_of(config.protocol).draws(config.shots)
+    if drawn is None or config.subset is not None or not len(pool):
+        return []
+    notes = []
+    if drawn != config.shots:
+        notes.append(f"{drawn} labelled images per class: {config.shots} to train on, the rest to choose by")
+    small = int((class_sizes(pool.labels, dataset.classes) < drawn).sum())
+    if small:
+        notes.append(f"{small} classes have fewer than {drawn} training images; all of theirs are used")
+    return notes
+
+
+def _finished(record: Record, trained: Trained, score: float, by_class: np.ndarray, clock: Clock) -> Record:
+    parameters = count_parameters(trained.model.backbone, trained.model.head)
+    return replace(
+        record,
+        score=score,
+        pe=performance_efficiency(score, parameters["trained"]),
+        per_class=[None if np.isnan(value) else float(value) for value in by_class],
+        parameters=parameters,
+        chosen=trained.chosen,
+        seconds={name: round(value, 3) for name, value in clock.seconds.items()},
+        peak_memory_mb=round(peak_memory_mb(), 1),
+        losses=trained.log.losses,
+    )
+
+
+def count_parameters(backbone: Backbone, head: nn.Module) -> dict[str, int]:
+    """Trainable numbers in the backbone and the head, their sum, all numbers of both, and the backbone's ("visual")."""
+    body, top = (sum(p.numel() for p in trainable(part).values()) for part in (backbone, head))
+    visual, above = (sum(p.numel() for p in part.parameters()) for part in (backbone, head))
+    return {"backbone": body, "head": top, "trained": body + top, "total": visual + above, "visual": visual}

@@ -1,0 +1,201 @@
+"""A benchmark as data: a TOML file whose lists are multiplied into cells, and the loop that runs what is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..data.open import check_spec
+from ..methods.spec import method_text, parse_method
+from ..nn.head_spec import head_text, parse_head
+from ..text import Prompts, read_class_names
+from ..text.prompts import build_prompts
+from ..training.features import Environment
+from ..training.recipe import Recipe, recipe_for
+from ..utils.errors import ConfigError
+from ..utils.fields import build
+from ..utils.files import expanded
+from ..utils.registry import unknown
+from ..weights.load import check_name
+from .config import RunConfig, read_toml
+from .parallel.executor import Alone, Hire, Outcome, Watch
+from .parallel.schedule import fan_out
+from .results.store import Store
+
+MOST = 100_000  # cells of one part of a benchmark file
+AXES = ("backbone", "dataset", "method", "shots", "seed", "image_size", "protocol", "precision", "head", "subset")
+
+
+def read_bench(path: Path) -> list[RunConfig]:
+    """The cells of a benchmark file, or of the shipped one of that name (`shipped.find_recipe`).
+
+    Every [[bench.part]] is multiplied by itself, with the keys that it lacks taken from [bench]; the parts follow one
+    another. Raises ConfigError or UnknownName naming the file.
+    """
+    path = find_recipe(path)
+    plain = read_toml(path)
+    for section in plain:
+        if section not in ("title", "bench", "recipe", "prompts"):
+            raise unknown(f"section of {path}", section, ("bench", "recipe", "prompts"))
+    if "bench" not in plain:
+        raise ConfigError(f"{path}: has no [bench] section")
+    if not isinstance(plain["bench"], dict):
+        raise ConfigError(f"{path}: write [bench], with one bracket, and the keys below it")
+    common = dict(plain["bench"])
+    parts = common.pop("part", [{}])
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        raise ConfigError(f"{path}: write [[bench.part]], with two brackets, for every part")
+    recipe, prompts = plain.get("recipe", {}), plain.get("prompts", {})
+    return [cell for part in parts for cell in expand({**common, **part}, recipe, prompts)]
+
+
+def select(configs: Iterable[RunConfig], wanted: Sequence[str]) -> list[RunConfig]:
+    """The cells that fit every key of `wanted`, "key=value" as in [bench]; several values of a key are alternatives.
+
+    Raises UnknownName for a key or for a value that no cell has, ConfigError when no cell has all of them.
+    """
+    cells = list(configs)
+    asked: dict[str, set[str]] = {}
+    for text in wanted:
+        name, _, value = text.partition("=")
+        if name not in AXES:
+            raise unknown("key of --only", name, AXES, "Write key=value.")
+        there = {_said(cell, name) for cell in cells}
+        if value not in there:
+            raise unknown(f"{name} of these cells", value, there)
+        asked.setdefault(name, set()).add(value)
+    fitting = [cell for cell in cells if all(_said(cell, name) in values for name, values in asked.items())]
+    if not fitting:
+        raise ConfigError(f"--only {' '.join(wanted)}: no cell fits all of these")
+    return fitting
+
+
+def _said(cell: RunConfig, axis: str) -> str:
+    """What a benchmark file would say for this axis of a cell."""
+    value = getattr(cell, axis)
+    if axis == "method":
+        return method_text(value)
+    if axis == "head":
+        return head_text(cell.head_spec)
+    return "all" if axis == "shots" and value is None else str(value)
+
+
+def expand(
+    axes: Mapping[str, Any], recipe: Mapping[str, Any] | None = None, prompts: Mapping[str, Any] | None = None
+) -> list[RunConfig]:
+    """Every combination of the lists in `axes`; `recipe` changes fields of what the protocol prescribes, and `prompts`
+    (fields of `Prompts`, where class_names may be a file) replace the built-in ones.
+
+    Order: dataset, shots, seed and backbone outermost, methods innermost, so that images and weights are shared.
+    """
+    for name in axes:
+        if name not in AXES:
+            raise unknown("key of [bench]", name, AXES)
+    lists = {name: value if isinstance(value, list) else [value] for name, value in axes.items()}
+    for name in ("backbone", "dataset", "method"):
+        if not lists.get(name):
+            raise ConfigError(f"[bench] needs {name}")
+    order = ("dataset", "subset", "shots", "seed", "backbone", "image_size", "protocol", "precision", "head", "method")
+    names = [name for name in order if name in lists]
+    if (count := math.prod(len(lists[name]) for name in names)) > MOST:
+        raise ConfigError(f"[bench] multiplies into {count:,} cells, more than {MOST:,}; split it into several files")
+    products = itertools.product(*(lists[name] for name in names))
+    said = read_prompts(prompts) if prompts else None
+    cells = [_cell(dict(zip(names, values, strict=True)), recipe or {}, said) for values in products]
+    if said:
+        check_prompts(cells)
+    return cells
+
+
+def read_prompts(values: Mapping[str, Any]) -> Prompts:
+    """Prompts from plain values, where class_names may be a file. Raises UnknownName or ConfigError."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"prompts: {values!r} is no table of fields; write name = value below [prompts]")
+    fields = dict(values)
+    if isinstance(fields.get("class_names"), str):
+        fields["class_names"] = read_class_names(expanded(fields["class_names"]))
+    return build_prompts(fields)
+
+
+def _cell(values: dict[str, Any], recipe: Mapping[str, Any], prompts: Prompts | None) -> RunConfig:
+    for name in ("method", "head", "backbone", "dataset"):
+        if not isinstance(values.get(name, ""), str):
+            raise ConfigError(f"[bench] {name} = {values[name]!r} is no text; put it into quotes")
+    method = parse_method(values.pop("method"))
+    head = parse_head(values.pop("head")) if "head" in values else None
+    if values.get("shots") == "all":
+        values["shots"] = None
+    config = build(RunConfig, values, "[bench]", method=method, head=head, prompts=prompts)
+    changed = None
+    if recipe:
+        build(Recipe, recipe, "recipe")  # names and types first
+        prescribed = dataclasses.asdict(recipe_for(config.protocol, method))
+        changed = build(Recipe, {**prescribed, **recipe}, "recipe")
+    return dataclasses.replace(config, recipe=changed).resolved()
+
+
+def check_names(configs: Iterable[RunConfig]) -> None:
+    """Raises UnknownName for a backbone or dataset that cannot exist: before the first cell, not after hours."""
+    cells = list(configs)
+    for backbone in dict.fromkeys(config.backbone for config in cells):
+        check_name(backbone)
+    for dataset in dict.fromkeys(config.dataset for config in cells):
+        check_spec(dataset)
+
+
+def run_bench(
+    configs: Iterable[RunConfig],
+    store: Store,
+    environment: Environment,
+    watch: Watch | None = None,
+    hire: Hire = Alone,
+) -> list[Outcome]:
+    """Run every cell that is not recorded yet; an error in one leaves its trace in the store and the others go on.
+
+    `hire` makes the crew (see `vitadapt.benchmark.parallel`); the default works in this process. Cells that
+    are given twice run once. The outcomes are in the order of `configs`. Raises FanoutError when there is no crew.
+    """
+    watch = watch or Watch()
+    cells = [(config.digest(), config) for config in configs]
+    outcomes = {}
+    for digest, config in dict(cells).items():
+        record = store.get(digest)
+        if record is not None:
+            outcomes[digest] = Outcome(config, record, fresh=False)
+    missing = {digest: config for digest, config in cells if digest not in outcomes}
+    watch.surveyed(len(dict(cells)), len(missing))
+    if missing:
+        with hire(store, environment, watch) as crew:
+            for outcome in fan_out(list(missing.values()), store, crew, watch):
+                watch.finished(outcome)
+                outcomes[outcome.config.digest()] = outcome
+    return [outcomes[digest] for digest, _ in cells]
+
+
+def check_prompts(configs: list[RunConfig]) -> None:
+    """Raises ConfigError when prompts were given and no cell makes a head of them."""
+    if configs and not any(config.head_spec.start == "text" for config in configs):
+        raise ConfigError("class names, templates and knowledge are for heads made of text; add --head text")
+
+
+@cache
+def shipped_recipes() -> dict[str, Path]:
+    """Name -> file of every benchmark that comes with the package, by name."""
+    return {path.stem: path for path in sorted(Path(__file__).with_name("recipes").glob("*.toml"))}
+
+
+def find_recipe(path: Path) -> Path:
+    """`path` itself when it is a file or looks like one (a folder before it, .toml behind it), else the shipped recipe
+    of that name. Raises UnknownName.
+    """
+    if path.is_file() or len(path.parts) != 1 or path.suffix == ".toml":
+        return path
+    known = shipped_recipes()
+    if str(path) not in known:
+        raise unknown("recipe", str(path), known, "A recipe of your own is named by its file.")
+    return known[str(path)]

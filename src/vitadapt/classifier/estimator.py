@@ -1,0 +1,231 @@
+"""A scikit-learn classifier of images: a frozen vision transformer, adapted by training a few thousand numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.multiclass import check_classification_targets
+
+from ..benchmark.config import RunConfig
+from ..data import Examples, Geometry, open_pixels
+from ..methods import KAdaptation
+from ..nn.head import Classifier
+from ..nn.head_spec import HeadSpec
+from ..nn.setting import Setting
+from ..nn.surgery import Method
+from ..training.adapter_file import ADAPTER, AdapterInfo, adapter_bytes
+from ..training.cross_validation import train_final
+from ..training.features import Environment, cached_backbone, frozen_features
+from ..training.recipe import Recipe, recipe_for
+from ..training.task import Task
+from ..utils.errors import ConfigError, DataError
+from ..utils.files import write_atomic
+from ..weights.catalog import backbones
+from .model import Model, load_model, references
+
+
+class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
+    """Learns classes of images from few examples.
+
+    X is a sequence of paths, PIL images or arrays, a uint8 array (N, H, W, 3) or a tensor (N, 3, H, W); y are strings
+    or integers. Fields of the method and of the recipe are parameters too: `method__rank`, `recipe__epochs`.
+
+    image_size: pixels; None for the backbone's own. recipe: None for the one that suits the method. seed: of
+    initialisation and order. cache: folder for decoded images and features; None keeps them in memory.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "dinov2-s14-offline",
+        method: Method = KAdaptation(),  # noqa: B008 - frozen
+        *,
+        image_size: int | None = None,
+        recipe: Recipe | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+        precision: str = "fp32",
+        cache: Path | str | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.method = method
+        self.image_size = image_size
+        self.recipe = recipe
+        self.seed = seed
+        self.device = device
+        self.precision = precision
+        self.cache = cache
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The arguments of the constructor; with `deep` also the fields of method and recipe, after two underscores."""
+        params: dict[str, Any] = super().get_params(deep=False)
+        if deep:
+            for name in _PARTS:
+                fields = getattr(params[name], "__dataclass_fields__", {})
+                params |= {f"{name}__{field}": getattr(params[name], field) for field in fields}
+        return params
+
+    def set_params(self, **params: Any) -> ImageClassifier:
+        """Change arguments; raises ValueError for a name that is none."""
+        from dataclasses import replace
+
+        own = {name: value for name, value in params.items() if "__" not in name}
+        super().set_params(**own)
+        for name in _PARTS:
+            nested = {key.removeprefix(f"{name}__"): v for key, v in params.items() if key.startswith(f"{name}__")}
+            if not nested:
+                continue
+            value = getattr(self, name)
+            if value is None and name == "recipe":
+                value = recipe_for("fixed", self.method)
+            strange = sorted(nested.keys() - getattr(value, "__dataclass_fields__", {}).keys())
+            if strange:
+                raise ValueError(f"{name} {value} has no field {strange[0]!r}; see get_params()")
+            setattr(self, name, replace(value, **nested))
+        left = sorted(key for key in params if "__" in key and key.split("__")[0] not in _PARTS)
+        if left:
+            raise ValueError(f"invalid parameter {left[0]!r}; see get_params()")
+        return self
+
+    def fit(self, X: Any, y: Any) -> ImageClassifier:
+        """Train on images and their labels. Raises DataError for what is not images, or fewer than two classes."""
+        refs, labels = references(X, "X"), _labels(y)
+        if len(refs) != len(labels):
+            raise ValueError(f"X has {len(refs)} images and y has {len(labels)} labels; give one label per image")
+        if not len(refs):
+            raise ValueError("X has no images; give at least one per class")
+        self.classes_, numbers = np.unique(labels, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise DataError(f"y has one class only ({self.classes_[0]!r}); at least two are needed")
+        task, base = self._task(Examples(refs, numbers.astype(np.int64)))
+        trained = train_final(task, task.recipe)
+        backbone = task.backbone
+        row = backbones().get(self.backbone)
+        info = AdapterInfo(
+            self.method,
+            self.backbone,
+            backbone.image_size,
+            tuple(map(str, self.classes_.tolist())),
+            base,
+            training={"images": len(refs), "seed": self.seed, "labels": self.classes_.dtype.kind, **trained.chosen},
+            base_licence=row.licence if row else "",
+        )
+        self._keep(Model(trained.model, info, Path(), Setting(self.device, self.precision)))
+        return self
+
+    def _keep(self, model: Model) -> None:
+        self.model_ = model
+        self.n_features_in_ = 3 * model.info.image_size**2
+
+    def _task(self, examples: Examples) -> tuple[Task, str]:
+        setting = Setting(self.device, self.precision)
+        environment = Environment(cache=Path(self.cache) if self.cache else None, setting=setting)
+        config = RunConfig(
+            self.backbone,
+            self.method,
+            "images",
+            shots=None,
+            seed=self.seed,
+            image_size=self.image_size,
+            precision=cast(Any, self.precision),
+            recipe=self.recipe,
+        )
+        if config.head_spec.start == "text":
+            raise ConfigError("this method trains no head; use a method that does, such as LinearProbe()")
+        backbone, base = cached_backbone(self.backbone, self.image_size, self.device)
+        geometry = Geometry(backbone.image_size, backbone.preprocess.resize, False)
+        images = open_pixels(examples, geometry, environment.cache)
+        task = Task(
+            config=config,
+            backbone=backbone,
+            images=images,
+            labels=torch.from_numpy(examples.labels),
+            classes=int(examples.labels.max()) + 1,
+            features=frozen_features(backbone, base, images, environment, "features"),
+            setting=setting,
+        )
+        return task, base
+
+    def predict_proba(self, X: Any) -> npt.NDArray[np.float32]:
+        """(N, C) probabilities, in the order of `classes_`. Raises NotFittedError and DataError."""
+        return self._model().predict_proba(X)
+
+    def predict(self, X: Any) -> npt.NDArray[Any]:
+        """(N,) labels as they were given to `fit`. Raises NotFittedError and DataError."""
+        probabilities = self.predict_proba(X)
+        return np.asarray(self.classes_[probabilities.argmax(axis=1)])
+
+    @property
+    def classifier_(self) -> Classifier:
+        """The trained module: uint8 images (B, 3, S, S) -> logits (B, C). Raises NotFittedError."""
+        return self._model().classifier
+
+    @property
+    def head_(self) -> HeadSpec:
+        """What its head is. Raises NotFittedError."""
+        return self._model().info.head
+
+    def save(self, path: Path | str) -> Path:
+        """Write the adapter file: to `path` if it ends in .safetensors, else into that folder -> its path.
+
+        Raises NotFittedError and StorageError.
+        """
+        model, target = self._model(), Path(path)
+        target = target if target.suffix == ".safetensors" else target / ADAPTER
+        write_atomic(target, adapter_bytes(model.classifier, model.info))
+        return target
+
+    @classmethod
+    def load(cls, path: Path | str, device: str = "cpu") -> ImageClassifier:
+        """What `save` or `vitadapt fit` wrote, ready to predict. Raises WeightsError."""
+        model = load_model(path, device)
+        info = model.info
+        kind = {"i": np.int64, "u": np.int64, "f": np.float64, "b": np.bool_}.get(info.training.get("labels", "U"))
+        loaded = cls(info.backbone, info.method, image_size=info.image_size, device=device)
+        loaded.classes_ = _as(info.classes, kind)
+        loaded._keep(model)
+        return loaded
+
+    def _model(self) -> Model:
+        if not hasattr(self, "model_"):
+            raise NotFittedError("this ImageClassifier is not fitted yet; call fit(images, labels) first")
+        return self.model_
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        tags.input_tags.string = True
+        tags.non_deterministic = False
+        return tags
+
+
+_PARTS = ("method", "recipe")
+
+
+def _labels(y: Any) -> np.ndarray:
+    """(N,) strings or numbers. Raises ValueError for anything but one label per image."""
+    if y is None:
+        raise ValueError("fit requires y to be passed, but the target y is None")
+    values = np.asarray(y.detach().cpu() if hasattr(y, "detach") else y)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1:
+        raise ValueError(f"y has the shape {values.shape}; give one label per image, (N,)")
+    if values.dtype == object:
+        values = np.array([str(value) if isinstance(value, str) else value for value in values.tolist()])
+    check_classification_targets(values)
+    return values
+
+
+def _as(classes: Sequence[str], kind: Any) -> np.ndarray:
+    """Class names as the labels that they were."""
+    if kind is np.bool_:
+        return np.array([name == "True" for name in classes])
+    return np.array(classes) if kind is None else np.array([float(name) for name in classes]).astype(kind)

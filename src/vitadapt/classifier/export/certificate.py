@@ -1,0 +1,101 @@
+"""The certificate of an export: how far the exported model, run by its library, is from ours; its size and speed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from ...training.adapter_file import enlarged, pictures_of_the_test
+from ...utils.errors import WeightsError
+from .deployed import Deployed, Shipment
+
+Run = Callable[[Tensor], Tensor]
+"""uint8 images (B, 3, S, S) -> logits (B, C)."""
+
+FILE = "certificate.json"
+TOLERANCE = 1e-3
+"""Largest difference that is let through: this part of the largest logit, and of 1 at least."""
+_RANDOM_IMAGES = 4
+_REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was found when the exported files were opened again and run by the library they are for.
+
+    self_test, random: largest absolute difference of the logits on the two pictures of the adapter's self-test and on
+    random images. largest_logit: what to compare them with. bytes: of all files. milliseconds and speed_ratio: the
+    median time of a batch of random images, ours merged, theirs, and ours / theirs.
+    """
+
+    target: str
+    library: str
+    self_test: float
+    random: float
+    largest_logit: float
+    bytes: int
+    milliseconds: tuple[float, float]
+    speed_ratio: float
+    files: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """For people."""
+        ours, theirs = self.milliseconds
+        return [
+            f"run by          {self.library}",
+            f"difference      {self.self_test:.1e} on the self-test, {self.random:.1e} on random images "
+            f"(largest logit {self.largest_logit:.3g})",
+            f"size            {self.bytes / 1e6:.2f} MB in {len(self.files)} files: {', '.join(self.files)}",
+            f"speed           {theirs:.1f} ms for {_RANDOM_IMAGES} images, vitadapt's own {ours:.1f} ms "
+            f"(x {self.speed_ratio:.2f})",
+        ]
+
+
+@torch.no_grad()
+def certify(target: str, packages: tuple[str, ...], shipment: Shipment, run: Run, folder: Path) -> Certificate:
+    """Compare `run`, which uses the files in `folder`, with our own classifier, and write certificate.json there.
+
+    Raises WeightsError when they differ by more than the tolerance.
+    """
+    ours = Deployed(shipment).eval()
+    size = shipment.image_size
+    generator = torch.Generator().manual_seed(0)
+    random = torch.randint(0, 256, (_RANDOM_IMAGES, 3, size, size), dtype=torch.uint8, generator=generator)
+    groups = {"self_test": enlarged(pictures_of_the_test(), size), "random": random}
+    device = next(shipment.classifier.parameters()).device
+    wanted = {name: shipment.classifier(images.to(device)).float().cpu() for name, images in groups.items()}
+    found = {name: run(images) for name, images in groups.items()}
+    differences = {name: float((found[name] - wanted[name]).abs().max()) for name in groups}
+    largest = max(float(logits.abs().max()) for logits in wanted.values())
+    if not max(differences.values()) <= TOLERANCE * max(1.0, largest):
+        raise WeightsError(
+            f"export to {target}: the exported model's answers differ by {max(differences.values()):.2g} "
+            f"(largest logit {largest:.2g}); nothing was written; please report it with the backbone and the method"
+        )
+    times = _milliseconds(ours, random), _milliseconds(run, random)
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    bytes_ = sum((folder / name).stat().st_size for name in files)
+    library = ", ".join(f"{package} {metadata.version(package)}" for package in packages)
+    certificate = Certificate(
+        target, library, **differences, largest_logit=largest, bytes=bytes_, milliseconds=times,
+        speed_ratio=times[0] / times[1], files=tuple(files),
+    )  # fmt: skip
+    (folder / FILE).write_text(json.dumps(asdict(certificate), indent=1) + "\n", "utf-8")
+    return certificate
+
+
+def _milliseconds(run: Run, images: Tensor) -> float:
+    seconds = []
+    for _ in range(_REPEATS):
+        start = time.perf_counter()
+        run(images)
+        seconds.append(time.perf_counter() - start)
+    return 1000 * median(seconds)

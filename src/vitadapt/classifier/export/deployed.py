@@ -1,0 +1,157 @@
+"""What is shipped: a trained classifier with the backbone it stands on, and the parts that other programs know."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ...data.images import Geometry
+from ...nn.backbone import Backbone
+from ...nn.head import Classifier, Head, unprojected
+from ...nn.surgery import merge
+from ...nn.vit import ViT
+from ...training.adapter_file import AdapterInfo
+from ...training.features import cached_backbone
+from ...utils.errors import NotApplicable, NotMergeable
+from ..model import load_model
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """A trained classifier, in eval mode and not merged, and the frozen backbone that it changes."""
+
+    classifier: Classifier
+    base: Backbone
+    info: AdapterInfo
+
+    @property
+    def image_size(self) -> int:
+        return self.info.image_size
+
+    @property
+    def geometry(self) -> Geometry:
+        """How images become squares."""
+        return Geometry(self.image_size, self.base.preprocess.resize, self.info.squash)
+
+    @property
+    def shorter_side(self) -> int:
+        """Pixels of the shorter side before the centre crop."""
+        return round(self.image_size * self.geometry.resize)
+
+
+class PlainHead(nn.Module):
+    """features (B, E) -> logits (B, C): W g + b with g = (f - centre) / spread, divided by its length if `unit`.
+
+    The same numbers as a `Head` in eval mode, from four tensors that any program can read.
+    """
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.unit = head.spec.length == "unit"
+        plain = head.linear if self.unit else head.folded()
+        centre, spread = torch.zeros(plain.in_features), torch.ones(plain.in_features)
+        scale = torch.ones(())
+        if self.unit:
+            norm = head.channels
+            known = (norm.running_mean, norm.running_var) if norm else (head.centre, head.spread)
+            centre, spread = cast(Tensor, known[0]), cast(Tensor, known[1])
+            spread = (spread + norm.eps).sqrt() if norm else spread.expand(plain.in_features)
+            scale = head.scale.detach()
+        tensors = {"weight": scale * plain.weight, "bias": scale * plain.bias, "centre": centre, "spread": spread}
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor.detach().float().cpu().clone())
+
+    def forward(self, features: Tensor) -> Tensor:
+        weight, bias, centre, spread = self.buffers()
+        scaled = (features - centre) / spread
+        return F.linear(F.normalize(scaled, dim=-1) if self.unit else scaled, weight, bias)
+
+    def linear(self) -> tuple[Tensor, Tensor]:
+        """W (C, E) and b (C,) of the plain linear layer. Raises NotMergeable for a head that is none."""
+        if self.unit:
+            raise NotMergeable(
+                "the head compares directions (its features are brought to unit length), which a plain linear "
+                "classifier cannot; export --to onnx, torch-export or open_clip, which keep it"
+            )
+        return cast(Tensor, self.weight), cast(Tensor, self.bias)
+
+
+class Deployed(nn.Module):
+    """uint8 images (B, 3, S, S), or floats in 0..1 -> logits (B, C): normalisation, network and head as one module."""
+
+    def __init__(self, shipment: Shipment) -> None:
+        super().__init__()
+        self.backbone, self.head = merged_if_possible(shipment), PlainHead(shipment.classifier.head)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return cast(Tensor, self.head(self.backbone(images)))
+
+
+def load_shipment(path: Path | str) -> Shipment:
+    """The model in a folder made by `fit`, or in an adapter file. Raises WeightsError (see `load_model`)."""
+    model = load_model(path)
+    info = model.info
+    backbone, _ = cached_backbone(info.backbone, info.image_size, "cpu")
+    base = unprojected(backbone)[0] if info.head.projection == "merged" else backbone
+    return Shipment(model.classifier, base, info)
+
+
+def merged(shipment: Shipment, what: str) -> ViT:
+    """A copy of the adapted backbone with all deltas folded into its weights.
+
+    Raises NotApplicable when it is no plain ViT (`what` is wanted of it), and NotMergeable.
+    """
+    backbone = shipment.classifier.backbone
+    if not isinstance(backbone, ViT):
+        raise NotApplicable(f"{what} needs a plain vision transformer, and {shipment.info.backbone} is none; use onnx")
+    try:
+        return merge(copy.deepcopy(backbone)).cpu().requires_grad_(False)
+    except NotMergeable as error:
+        raise NotMergeable(f"{error}; or export --to onnx or torch-export, which hold any model") from error
+
+
+def merged_if_possible(shipment: Shipment) -> nn.Module:
+    """A copy of the adapted backbone, merged unless a method inserted modules."""
+    backbone = copy.deepcopy(shipment.classifier.backbone).cpu().requires_grad_(False)
+    try:
+        return merge(backbone)
+    except NotMergeable:
+        return backbone
+
+
+FILE = "head.safetensors"
+
+
+FORMULA = "logits = weight @ g + bias, g = (features - centre) / spread"
+
+
+def write_head(head: PlainHead, folder: Path, classes: tuple[str, ...]) -> None:
+    """head.safetensors; its metadata say the formula and the classes."""
+    formula = FORMULA + (", divided by its Euclidean length" if head.unit else "")
+    about = {"formula": formula, "unit": json.dumps(head.unit), "classes": json.dumps(classes)}
+    save_file({name: t.contiguous() for name, t in head.state_dict().items()}, folder / FILE, about)
+
+
+def read_head(folder: Path) -> Callable[[Tensor], Tensor] | None:
+    """features (B, E) -> logits (B, C) by the file alone; None where there is none."""
+    if not (folder / FILE).is_file():
+        return None
+    with safe_open(str(folder / FILE), framework="pt") as file:
+        t = {name: file.get_tensor(name) for name in ("weight", "bias", "centre", "spread")}
+        unit = json.loads(file.metadata()["unit"])
+
+    def logits(features: Tensor) -> Tensor:
+        g = (features - t["centre"]) / t["spread"]
+        return F.linear(F.normalize(g, dim=-1) if unit else g, t["weight"], t["bias"])
+
+    return logits

@@ -1,0 +1,54 @@
+"""Write an adapted model for another program, run it there, and certify the agreement."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from ...utils.atomic import draft_folder, make_folder
+from ...utils.errors import ConfigError, StorageError
+from ...utils.files import sha256_of, storage_error
+from . import graphs, hugging_face, open_clip, peft_lora, timm  # noqa: F401 - each registers its target
+from .certificate import Certificate, certify
+from .deployed import Shipment
+from .targets import TARGETS, write_json
+
+SUMS = "SHA256SUMS"
+
+
+def export(shipment: Shipment, to: str, folder: Path | str) -> Certificate:
+    """Write the model for `to` into the new `folder`, all or nothing, and certify it.
+
+    Raises UnknownName, ConfigError when `folder` is in use, NotApplicable and NotMergeable when the target cannot hold
+    the model, WeightsError when its library is missing or computes something else, and StorageError.
+    """
+    target, folder = TARGETS[to], Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} is in use already; choose another folder with -o, or empty it")
+    try:
+        make_folder(folder.parent)
+        with draft_folder(folder) as new:
+            target.write(shipment, new)
+            write_json(new / "labels.json", list(shipment.info.classes))
+            certificate = certify(to, target.packages, shipment, target.reopen(new, shipment), new)
+            _write_sums(new)
+    except (OSError, SafetensorError) as error:
+        raise _refusal(folder, error) from error
+    return certificate
+
+
+def _write_sums(folder: Path) -> None:
+    """SHA256SUMS of all files in `folder`, as `sha256sum --check SHA256SUMS` reads it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [f"{sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    (folder / SUMS).write_text("".join(lines), "utf-8")
+
+
+def _refusal(folder: Path, error: OSError | SafetensorError) -> StorageError:
+    """safetensors reports a full disk in words of its own."""
+    if isinstance(error, OSError):
+        return storage_error(folder, error)
+    full = "No space left" in str(error) or "StorageFull" in str(error)
+    return storage_error(folder, OSError(errno.ENOSPC if full else errno.EIO, str(error)))

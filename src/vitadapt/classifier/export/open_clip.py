@@ -1,0 +1,104 @@
+"""Export to open_clip: the image tower in its names, for `create_model(ARCH, pretrained_image_path=...)`, and the head.
+
+Only the image tower was adapted; the text tower stays where it was, and `visual.safetensors` is loaded over the image
+tower of a model of the same architecture (open_clip_config.json says which).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ...nn.vit import ViT, ViTConfig
+from ...utils.errors import NotApplicable
+from ...utils.optional import package
+from ...weights import CONVERTERS
+from ...weights.checkpoint_files import load_state_file, read_json
+from .certificate import Run
+from .deployed import PlainHead, Shipment, merged, read_head, write_head
+from .targets import TARGETS, Target, normaliser, write_json
+
+WEIGHTS = "visual.safetensors"
+_NO_TEXT = {"context_length": 8, "vocab_size": 8, "width": 32, "heads": 1, "layers": 1}
+"""open_clip builds no image tower alone; the certificate's model gets the smallest of text towers."""
+
+
+def _write(shipment: Shipment, folder: Path) -> None:
+    vit = merged(shipment, "open_clip")
+    config, state = _with_projection(vit)
+    _check(config)
+    theirs = CONVERTERS["openai-clip"].write(config, state, "")
+    save_file({name: t.contiguous() for name, t in theirs.items()}, folder / WEIGHTS, {"format": "pt"})
+    write_json(folder / "open_clip_config.json", _config(config, shipment.geometry.squash))
+    write_head(PlainHead(shipment.classifier.head), folder, shipment.info.classes)
+
+
+def _with_projection(vit: ViT) -> tuple[ViTConfig, dict[str, Tensor]]:
+    """open_clip's towers always have an output projection: the identity where ours has none."""
+    config, state = vit.config, vit.state_dict()
+    if config.projection:
+        return config, state
+    return replace(config, projection=config.width), state | {"projection.weight": torch.eye(config.width)}
+
+
+def _check(config: ViTConfig) -> None:
+    foreign = {
+        "registers": bool(config.registers),
+        "no class token": not config.class_token,
+        "a bias of the patch embedding": config.patch_bias,
+        f"the activation {config.activation}": config.activation not in ("gelu", "quick_gelu"),
+        "pooling of class token and average together": config.pooling == "class+average",
+        "no final norm": config.final_norm == "none",
+    }
+    if found := [what for what, holds in foreign.items() if holds]:
+        raise NotApplicable(f"open_clip's image towers cannot hold {found[0]}; export --to timm, hf or onnx")
+
+
+def _config(config: ViTConfig, squash: bool) -> dict[str, Any]:
+    average = config.pooling == "average"
+    vision: dict[str, Any] = {
+        "image_size": config.image_size,
+        "layers": config.depth,
+        "width": config.width,
+        "head_width": config.width // config.heads,
+        "patch_size": config.patch,
+        "mlp_ratio": config.mlp_width / config.width,
+    }
+    vision |= {"ls_init_value": 1.0} if config.layer_scale else {}
+    vision |= {"no_ln_pre": True} if not config.ln_pre else {}
+    vision |= {"pool_type": "avg", "final_ln_after_pool": config.norm_after_pool} if average else {}
+    vision |= {"norm_kwargs": {"eps": config.norm_eps}} if config.norm_eps != 1e-5 else {}
+    model = {
+        "embed_dim": config.projection,
+        "quick_gelu": config.activation == "quick_gelu",
+        "vision_cfg": vision,
+    }
+    preprocess: dict[str, Any] = {"mean": list(config.preprocess.mean), "std": list(config.preprocess.std)}
+    preprocess |= {
+        "size": config.image_size,
+        "interpolation": "bicubic",
+        "resize_mode": "squash" if squash else "shortest",
+    }
+    return {"model_cfg": model, "preprocess_cfg": preprocess}
+
+
+def _reopen(folder: Path, shipment: Shipment) -> Run:
+    open_clip = package("open_clip", "clip")
+    about = read_json(folder / "open_clip_config.json")
+    model = open_clip.CLIP(**about["model_cfg"], text_cfg=_NO_TEXT).eval()
+    model.visual.load_state_dict(load_state_file(folder / WEIGHTS))
+    normalised, head = normaliser(about["preprocess_cfg"]), read_head(folder)
+    assert head is not None, "written above"
+
+    def run(images: Tensor) -> Tensor:
+        return head(model.encode_image(normalised(images)))
+
+    return run
+
+
+TARGETS.register("open_clip")(Target("open_clip", ("open_clip_torch",), _write, _reopen))

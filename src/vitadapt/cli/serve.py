@@ -1,0 +1,104 @@
+"""`vitadapt serve`: a folder of models behind HTTP."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..utils.errors import ConfigError
+from .options import Device, complain, environment_of
+
+if TYPE_CHECKING:
+    from ..serving.server.run import Address
+
+app = typer.Typer()
+_MIB = 1 << 20
+
+
+@app.command()
+def serve(
+    folder: Annotated[
+        Path, typer.Argument(help="Models: folders made by fit, adapter files; or one model. Watched for changes.")
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    token: Annotated[
+        str, typer.Option(envvar="VITADAPT_TOKEN", help="Wanted of every request; lets models be uploaded.")
+    ] = "",
+    allow_anyone: Annotated[bool, typer.Option("--allow-anyone", help="Listen to other machines without a token.")] = (
+        False
+    ),
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A name by which this server may be called; repeatable.")
+    ] = None,
+    resident: Annotated[int | None, typer.Option(help="Adapters kept in memory (default: all).")] = None,
+    batch: Annotated[int, typer.Option(help="Images that the network looks at together.")] = 32,
+    wait_ms: Annotated[float, typer.Option(help="How long an idle network waits for more images.")] = 5.0,
+    queue: Annotated[int, typer.Option(help="Images accepted and not answered yet; then 503.")] = 512,
+    max_bytes: Annotated[int, typer.Option(help="Of one request.")] = 20 * _MIB,
+    max_pixels: Annotated[int, typer.Option(help="Of one picture.")] = 50_000_000,
+    max_images: Annotated[int, typer.Option(help="Of one request.")] = 32,
+    max_memory: Annotated[int, typer.Option(help="Bytes of all requests in progress.")] = 512 * _MIB,
+    max_requests: Annotated[int, typer.Option(help="Answered at a time; then 503.")] = 512,
+    timeout: Annotated[float, typer.Option(help="Seconds until an answer must be there.")] = 60.0,
+    read_timeout: Annotated[float, typer.Option(help="Seconds for the body of a request; its header has a third.")] = (
+        30.0
+    ),
+    poll: Annotated[float, typer.Option(help="Seconds between looks at the folder.")] = 1.0,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of the network.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16 (autocast).")] = "fp32",
+    device: Device = "auto",
+) -> None:
+    """Serve models over HTTP, many adapters on one backbone: predictions, heat maps, and a page to try them."""
+    _require_extra()
+    from dataclasses import replace
+
+    import torch
+
+    from ..serving.server.limits import Limits
+    from ..serving.server.run import Address, run
+    from ..serving.server.service import Service
+
+    if not folder.exists():
+        raise ConfigError(f"{folder}: no such folder; make a model with 'vitadapt fit PHOTOS --out {folder}/NAME'")
+    if precision not in ("fp32", "bf16"):
+        raise ConfigError(f"--precision is fp32 or bf16, not {precision}")
+    for option, value in {"--resident": resident, "--threads": threads, "--poll": poll}.items():
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"{option} must be a number above 0")
+    limits = Limits(
+        batch=batch, wait=wait_ms / 1000, queue=queue, body=max_bytes, pixels=max_pixels, images=max_images,
+        memory=max_memory, requests=max_requests, connections=2 * max_requests, header=read_timeout / 3,
+        read=read_timeout, answer=timeout,
+    )  # fmt: skip
+    address = Address(host, port, token, tuple(allow_host or ()))
+    _check_address(address, allow_anyone)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    setting = replace(environment_of(None, True, None, device).setting, precision=precision)
+    service = Service(folder, setting, limits, resident, poll, complain)
+    run(service, address, complain)
+
+
+def _require_extra() -> None:
+    """Raises ConfigError when a package of the extra is missing."""
+    from importlib.util import find_spec
+
+    missing = [name for name in ("fastapi", "uvicorn", "python_multipart", "prometheus_client") if not find_spec(name)]
+    if missing:
+        raise ConfigError(f'serve needs {", ".join(missing)}: pip install "vitadapt[server]"')
+
+
+def _check_address(address: Address, allow_anyone: bool) -> None:
+    """Raises ConfigError for an address that others can reach, unless a token guards it or it is wanted so."""
+    if address.loopback or address.token:
+        return
+    if not allow_anyone:
+        raise ConfigError(
+            f"--host {address.host} can be reached by other machines: set --token (or VITADAPT_TOKEN), "
+            "or say --allow-anyone"
+        )
+    complain(f"warning: anyone who can reach {address.host} may use these models")

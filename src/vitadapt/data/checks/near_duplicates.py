@@ -1,0 +1,231 @@
+"""Groups of pictures that show nearly the same: copies, crops, mirror images, frames of one scene.
+
+A held-out picture that has a twin among the training pictures tests memory, not skill. Two pictures belong together
+when one of them, mirrored or not, fits a window of the other: the best window is looked for coarsely (8 x 8 cells, 100
+windows) and then exactly (16 x 16 cells, any window), and the correlation of the cells in colour must be high. Where a
+backbone's features agree, too, a lower correlation is enough: that joins pictures of one scene in which something
+moved. Groups are closed: whoever belongs to one member belongs to all.
+
+Every pair is compared, but with 64 numbers each: 1,000 pictures take some four seconds of one core, 10,000 some three
+minutes.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ..examples import Examples, ImageRef, IndexArray
+from ..images import to_rgb, upright
+from ..parallel import Progress, each
+
+Floats = npt.NDArray[np.float32]
+Reals = npt.NDArray[np.floating[Any]]  # in whatever precision
+
+SIDE = 48  # pixels of the small pictures that are compared
+COARSE, FINE = 8, 16  # cells along one side
+LOOSE = 0.75  # coarse correlation from which a pair is looked at exactly
+SAME = 0.945  # exact correlation that is enough by itself
+ALIKE, AGREEING = 0.88, 0.82  # exact correlation and cosine of centred features that are enough together
+FEW = 4  # pairs per picture that are looked at exactly
+_FLAT = 0.7 / 255  # contrast below this is noise
+_STEPS = (0.06, 0.03, 0.015)  # by which a window's edges are moved, in parts of the picture
+_MOVES = ((1, 1), (-1, -1), (1, -1), (-1, 1), (1, 0), (0, -1))  # of the two edges along an axis
+_WINDOWS = [(0.0, 1.0), *((a, a + s) for s in (0.85, 0.72, 0.6) for a in (0.0, (1 - s) / 2, 1 - s))]  # along one axis
+_BLOCK = 256
+
+
+def groups(
+    examples: Examples,
+    features: Reals | None = None,
+    progress: Progress | None = None,
+    workers: int | None = None,
+) -> IndexArray:
+    """(N,) the number of each picture's group, 0, 1, 2 .. in the order of first appearance.
+
+    `features` (N, E) are those of a frozen backbone, if there is one. Labels play no part. Raises DataError that names
+    all unreadable images, ValueError when `features` are of another number of pictures.
+    """
+    small = list(each(thumbnail, examples.refs, "comparing", progress, workers))
+    return groups_of(np.array(small, dtype=np.uint8).reshape(-1, SIDE, SIDE, 3), features)
+
+
+def thumbnail(ref: ImageRef) -> npt.NDArray[np.uint8]:
+    """The whole picture, upright, squeezed into (48, 48, 3). Raises DataError naming it."""
+    return np.asarray(to_rgb(upright(ref.read())).resize((SIDE, SIDE), Image.Resampling.BOX))
+
+
+def groups_of(small: npt.NDArray[np.uint8], features: Reals | None = None) -> IndexArray:
+    """`groups` of thumbnails (N, 48, 48, 3)."""
+    if features is not None and len(features) != len(small):
+        raise ValueError(f"features of {len(features)} pictures for {len(small)}")
+    return _closed(len(small), _pairs(small, features))
+
+
+def _pairs(small: npt.NDArray[np.uint8], features: Reals | None) -> npt.NDArray[np.int64]:
+    """(M, 2) pictures that belong together."""
+    _, first, twin = np.unique(small.reshape(len(small), 3 * SIDE**2), axis=0, return_index=True, return_inverse=True)
+    equal = np.column_stack([first[twin.reshape(-1)], np.arange(len(small))])
+    if len(first) < 2:
+        return equal
+    rows = np.sort(first)  # equal pictures are compared once
+    agreeing = None if features is None else _unit(features[rows] - features[rows].mean(axis=0))
+    whole, mirrored, start = _candidates(small[rows], agreeing)
+    found = _fit(small[rows], whole, mirrored, start)
+    enough = np.full(len(found), SAME)
+    if agreeing is not None:
+        cosine = (agreeing[whole[:, 0]] * agreeing[whole[:, 1]]).sum(axis=1)
+        enough[cosine >= AGREEING] = ALIKE
+    return np.concatenate([equal, rows[whole[found >= enough]]])
+
+
+def _candidates(
+    small: npt.NDArray[np.uint8], features: Floats | None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+    """(M, 2) pairs (whole picture, picture with the window), (M,) mirrored?, (M, 2) numbers of the window's axes.
+
+    Of each picture the few others that it fits best, and the few whose features are nearest.
+    """
+    grey = _integral(small.mean(axis=3, keepdims=True) / 255)
+    places = np.array(list(product(range(len(_WINDOWS)), repeat=2)))
+    windows = np.stack([_coarse(grey, _WINDOWS[y], _WINDOWS[x]) for y, x in places])  # (windows, N, cells)
+    mirrors = windows[0].reshape(-1, COARSE, COARSE)[:, :, ::-1].reshape(windows[0].shape)
+    queries = np.stack([windows[0], mirrors])  # (2, N, cells)
+    found = []
+    for begin in range(0, len(small), _BLOCK):
+        own = np.arange(begin, min(begin + _BLOCK, len(small)))
+        best = np.full((len(own), len(small)), -np.inf, dtype=np.float32)
+        for query, cells in product(queries[:, own], windows):
+            np.maximum(best, query @ cells.T, out=best)
+        rows, others = _promising(best, own, features)
+        scores = np.einsum("fmc,wmc->mfw", queries[:, own[rows]], windows[:, others])  # again, to know the window
+        chosen = scores.reshape(len(rows), 2 * len(windows)).argmax(axis=1)
+        found.append((np.column_stack([own[rows], others]), chosen >= len(windows), places[chosen % len(windows)]))
+    pairs, mirrored, start = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return pairs, mirrored, start
+
+
+def _promising(best: Floats, own: npt.NDArray[np.int64], features: Floats | None) -> tuple[IndexArray, IndexArray]:
+    """Rows and columns of `best` that deserve an exact look. `best` of a picture with itself is set aside."""
+    best[np.arange(len(own)), own] = -np.inf
+    few = min(FEW, best.shape[1] - 1)
+    chosen = np.zeros(best.shape, dtype=bool)
+    np.put_along_axis(chosen, np.argpartition(-best, few - 1, axis=1)[:, :few], True, axis=1)
+    chosen &= best >= LOOSE
+    if features is not None:
+        cosine = features[own] @ features.T
+        cosine[np.arange(len(own)), own] = -np.inf
+        near = np.zeros(best.shape, dtype=bool)
+        np.put_along_axis(near, np.argpartition(-cosine, few - 1, axis=1)[:, :few], True, axis=1)
+        chosen |= near & (cosine >= AGREEING)
+    rows, others = np.nonzero(chosen)
+    return rows, others
+
+
+def _fit(
+    small: npt.NDArray[np.uint8],
+    pairs: npt.NDArray[np.int64],
+    mirrored: npt.NDArray[np.bool_],
+    start: npt.NDArray[np.int64],
+) -> Floats:
+    """(M,) the correlation, in colour, of each whole picture with the window of the other that fits it best."""
+    found = [np.zeros(0, dtype=np.float32)]
+    axes, everything = np.array(_WINDOWS), np.array([[0.0, 1.0]])
+    for begin in range(0, len(pairs), _BLOCK):
+        part = slice(begin, begin + _BLOCK)
+        rows, place = np.unique(pairs[part], return_inverse=True)
+        integral, (whole, other) = _integral(small[rows] / 255), place.reshape(-1, 2).T
+        wanted = _cells(integral[whole], everything, everything, FINE)
+        wanted[mirrored[part]] = wanted[mirrored[part]][:, :, ::-1]
+        found.append(_climb(integral[other], wanted, axes[start[part, 0]], axes[start[part, 1]]))
+    return np.concatenate(found)
+
+
+def _climb(integral: Floats, wanted: Floats, y: Reals, x: Reals) -> Floats:
+    """Move the edges of the windows y, x (M, 2) by ever smaller steps while that makes them fit better -> (M,)."""
+    target = _standard(wanted)
+    best = _agreement(target, integral, y, x)
+    for step in _STEPS:
+        alive = np.flatnonzero(best >= ALIKE - 2 * step)  # others are too far away to arrive
+        part, goal, own_y, own_x = integral[alive], target[alive], y[alive], x[alive]
+        for axis, move in product((0, 1), _MOVES):
+            tried = [own_y, own_x]
+            tried[axis] = _moved(tried[axis], step * np.array(move))
+            score = _agreement(goal, part, *tried)
+            better = score > best[alive]
+            best[alive[better]] = score[better]
+            own_y, own_x = np.where(better[:, None], tried[0], own_y), np.where(better[:, None], tried[1], own_x)
+        y[alive], x[alive] = own_y, own_x
+    return best
+
+
+def _agreement(target: Floats, integral: Floats, y: Reals, x: Reals) -> Floats:
+    found: Floats = (_standard(_cells(integral, y, x, FINE)) * target).sum(axis=1)
+    return found
+
+
+def _moved(window: Reals, move: Reals) -> Reals:
+    """Edges (M, 2) within the picture and at least half of it apart; where they would not be, they stay."""
+    moved = np.clip(window + move, 0, 1)
+    return np.where((moved[:, 1] - moved[:, 0] >= 0.5)[:, None], moved, window)
+
+
+def _integral(images: Reals) -> Floats:
+    """(N, S, S, C) -> sums over everything above and to the left of each corner, (N, S + 1, S + 1, C)."""
+    sums = (images - images.mean()).cumsum(axis=1).cumsum(axis=2)  # centred: single precision is enough for them
+    return np.pad(sums, ((0, 0), (1, 0), (1, 0), (0, 0))).astype(np.float32)
+
+
+def _coarse(grey: Floats, y: tuple[float, float], x: tuple[float, float]) -> Floats:
+    """The window (y, x) of every picture as (N, cells), standardised."""
+    return _standard(_cells(grey, np.array([y]), np.array([x]), COARSE))
+
+
+def _cells(integral: Floats, y: Reals, x: Reals, cells: int) -> Floats:
+    """Mean colours of a window's cells: (N, S + 1, S + 1, C), edges y and x (N or 1, 2) -> (N, cells, cells, C)."""
+    steps = np.linspace(0, 1, cells + 1)
+    rows, columns = ((edge[:, :1] + (edge[:, 1:] - edge[:, :1]) * steps) * SIDE for edge in (y, x))
+    strips = _at(integral, rows)
+    corners = _at(strips.transpose(0, 2, 1, 3), columns)
+    area = np.diff(rows)[:, None, :, None] * np.diff(columns)[:, :, None, None]
+    means = np.diff(np.diff(corners, axis=1), axis=2) / area
+    return np.asarray(means.transpose(0, 2, 1, 3), dtype=np.float32)
+
+
+def _at(sums: Reals, places: Reals) -> Reals:
+    """Sums (N, S + 1, ...) between rows, at `places` (N or 1, K): exact, because pixels are constant inside."""
+    low = np.minimum(places.astype(np.int64), SIDE - 1)
+    part = (places - low)[:, :, None, None]
+    row = np.arange(len(sums))[:, None]
+    return np.asarray(sums[row, low] * (1 - part) + sums[row, low + 1] * part)
+
+
+def _standard(cells: Floats) -> Floats:
+    """(N, ...) -> (N, numbers) with mean 0 and, unless there is next to no contrast, length 1."""
+    flat = cells.reshape(len(cells), math.prod(cells.shape[1:]))
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    length = np.sqrt(np.square(flat).sum(axis=1, keepdims=True) + flat.shape[1] * _FLAT**2)
+    return np.asarray(flat / length, dtype=np.float32)
+
+
+def _unit(features: Reals) -> Floats:
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    return np.asarray(features / np.maximum(lengths, 1e-12), dtype=np.float32)
+
+
+def _closed(count: int, pairs: npt.NDArray[np.int64]) -> IndexArray:
+    """Connected components of the pairs, numbered by first appearance."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    links = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    _, label = connected_components(links, directed=False)
+    _, first, number = np.unique(label, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[number]

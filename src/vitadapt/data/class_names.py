@@ -1,0 +1,54 @@
+"""Class ids are matched by name, because the same data set is numbered differently wherever it is published."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ..utils.errors import DataError
+from .examples import IndexArray, LabelArray
+
+_SHOWN = 5  # names that a message gives
+
+
+def class_key(name: str) -> str:
+    """The form under which two publications' spellings of a class are the same: case, blanks and `_ - /`."""
+    return " ".join(re.sub(r"[_\-/]", " ", unicodedata.normalize("NFC", name)).split()).casefold()
+
+
+def map_classes(
+    own: Sequence[str], catalog: Sequence[str], aliases: Mapping[str, str] | None = None, where: str = "the data"
+) -> IndexArray:
+    """(C,) the catalog's id of every class of `own`. `aliases` gives the catalog's spelling of other spellings.
+
+    Raises DataError listing the names when the two do not match one to one.
+    """
+    ids = {class_key(name): i for i, name in enumerate(catalog)}
+    other = {class_key(name): class_key(meant) for name, meant in (aliases or {}).items()}
+    keys = [key if (key := class_key(name)) in ids else other.get(key, key) for name in own]
+    unknown = [name for name, key in zip(own, keys, strict=True) if key not in ids]
+    present = set(keys)
+    missing = [name for name in catalog if class_key(name) not in present]
+    twice = [catalog[ids[key]] for key, count in Counter(keys).items() if count > 1 and key in ids]
+    found = [("unknown", unknown), ("missing", missing), ("given twice", twice)]
+    if problems := [f"{what}: {_some(names)}" for what, names in found if names]:
+        raise DataError(
+            f"{where} has {len(own)} classes that do not match the {len(catalog)} expected ones "
+            f"({'; '.join(problems)}); get the data again, or correct the names"
+        )
+    return np.array([ids[key] for key in keys], dtype=np.int64)
+
+
+def relabel(labels: LabelArray, order: Sequence[int] | IndexArray) -> LabelArray:
+    """`labels`, (N,) or multi-hot (N, C), when what they call class i is class order[i]."""
+    ids = np.asarray(order, dtype=np.int64)
+    return ids[labels] if labels.ndim == 1 else labels[:, np.argsort(ids)]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(repr(name) for name in names[:_SHOWN]) + more

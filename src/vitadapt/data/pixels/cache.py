@@ -1,0 +1,139 @@
+"""The file behind cached pixels: a plain .npy of uint8 with a seal behind it, written atomically, checked on opening.
+
+The seal is the blake2b of the header and of the blake2b of every image, so that a flipped byte or a cut-off file is
+noticed, whatever caused it. numpy itself can open the file: it ignores what stands behind the array.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import logging
+import math
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from filelock import FileLock
+
+from ...utils.atomic import draft
+from ...utils.errors import StorageError
+from ..images import Pixel8
+from ..parallel import each
+
+Shape = tuple[int, ...]
+
+_SEAL = 32  # bytes
+_REMEDY = "choose another folder with --cache DIR, or decode on the fly with --no-cache"
+_log = logging.getLogger(__name__)
+_verified: set[tuple[str, int, int, int]] = set()  # files whose seal this process has checked
+
+
+def file_size(shape: Shape) -> int:
+    """Bytes on disk of an array of `shape`."""
+    return len(_header(shape)) + math.prod(shape) + _SEAL
+
+
+def open_or_build(path: Path, shape: Shape, images: Iterator[Pixel8]) -> Pixel8:
+    """The array of `shape` in `path`, read-only and memory-mapped; built from `images` when absent or damaged.
+
+    Several processes may ask at once: one builds, the others wait. Raises StorageError when there is no room or no
+    permission (nothing half-written is kept), and whatever `images` raises.
+    """
+    try:
+        if (array := _open(path, shape)) is not None:
+            return array
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            return _open_or_build_locked(path, shape, images)
+    except (OSError, NotImplementedError) as error:  # the latter from a file system without locks
+        raise _refusal(path, shape, error) from error
+
+
+def _open_or_build_locked(path: Path, shape: Shape, images: Iterator[Pixel8]) -> Pixel8:
+    if (array := _open(path, shape)) is not None:  # somebody else built it while we waited
+        return array
+    if path.exists():
+        _log.warning("%s is damaged and is built again", path)
+    if shutil.disk_usage(path.parent).free < file_size(shape):
+        raise OSError(errno.ENOSPC, "not enough free space")
+    _write(path, shape, images)
+    _verified.add(_identity(path))
+    return _map(path, shape)
+
+
+def _refusal(path: Path, shape: Shape, error: OSError | NotImplementedError) -> StorageError:
+    size = f"{file_size(shape) / 2**20:.1f} MiB"
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StorageError(f"no room for {size} of decoded images in {path.parent}; free some, {_REMEDY}")
+    reason = (getattr(error, "strerror", None) or str(error)).lower()
+    return StorageError(f"cannot keep {size} of decoded images in {path.parent} ({reason}); {_REMEDY}")
+
+
+def _write(path: Path, shape: Shape, images: Iterator[Pixel8]) -> None:
+    with draft(path) as file:
+        _write_sealed(file, shape, images)
+
+
+def _write_sealed(file: BinaryIO, shape: Shape, images: Iterator[Pixel8]) -> None:
+    file.write(_header(shape))
+    leaves = []
+    for image in images:
+        file.write(image.tobytes())
+        leaves.append(_leaf(image))
+    file.write(_seal(shape, leaves))
+
+
+def _open(path: Path, shape: Shape) -> Pixel8 | None:
+    """The array in `path`, or None when it is absent or damaged."""
+    try:
+        identity = _identity(path)
+    except FileNotFoundError:
+        return None
+    if identity not in _verified:
+        if not _is_whole(path, shape):
+            return None
+        _verified.add(identity)
+    return _map(path, shape)
+
+
+def _identity(path: Path) -> tuple[str, int, int, int]:
+    status = path.stat()
+    return str(path.absolute()), status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _is_whole(path: Path, shape: Shape) -> bool:
+    if path.stat().st_size != file_size(shape):
+        return False
+    with path.open("rb") as file:
+        header = file.read(len(_header(shape)))
+        file.seek(-_SEAL, os.SEEK_END)
+        seal = file.read()
+    array = _map(path, shape)
+    leaves = each(lambda row: _leaf(array[row]), range(shape[0]), "checking")
+    return header == _header(shape) and seal == _seal(shape, leaves)
+
+
+def _map(path: Path, shape: Shape) -> Pixel8:
+    return np.memmap(path, dtype=np.uint8, mode="r", offset=len(_header(shape)), shape=shape)
+
+
+def _header(shape: Shape) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+def _leaf(image: Pixel8) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=_SEAL).digest()
+
+
+def _seal(shape: Shape, leaves: Iterable[bytes]) -> bytes:
+    state = hashlib.blake2b(_header(shape), digest_size=_SEAL)
+    for leaf in leaves:
+        state.update(leaf)
+    return state.digest()

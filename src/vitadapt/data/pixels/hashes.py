@@ -1,0 +1,87 @@
+"""Content hashes of images, remembered per file so that a data set is read for hashing once only."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from PIL import Image
+
+from ..examples import Examples, ImageRef, Stamped, hexdigest
+from ..images import UnreadableImage, to_rgb, upright
+from ..parallel import Progress, each
+
+_FILE = "digests.sqlite"
+_DIGEST = 32  # hexadecimal digits
+_TABLE = "CREATE TABLE IF NOT EXISTS digests (stamp TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID"
+
+
+def content_digests(
+    examples: Examples, cache: Path | None, progress: Progress | None = None, workers: int | None = None
+) -> list[str]:
+    """The content hash of every image, in order.
+
+    Hashes of files are remembered in the folder `cache` under path, size and times; None remembers nothing.
+    Raises one DataError that names all images that cannot be read.
+    """
+    stamps = _stamps(examples.refs) if cache else {}
+    known = _recall(cache, sorted(set(stamps.values()))) if cache else {}
+    digests = {i: known[stamp] for i, stamp in stamps.items() if stamp in known}
+    missing = [i for i in range(len(examples)) if i not in digests]
+    fresh = each(lambda i: examples.refs[i].digest(), missing, "hashing", progress, workers)
+    new = dict(zip(missing, fresh, strict=True))
+    if cache:
+        _remember(cache, [(stamps[i], digest) for i, digest in new.items() if i in stamps])
+    digests.update(new)
+    return [digests[i] for i in range(len(examples))]
+
+
+def _stamps(refs: Sequence[ImageRef]) -> dict[int, str]:
+    pairs = ((i, ref.stamp()) for i, ref in enumerate(refs) if isinstance(ref, Stamped))
+    return {i: stamp for i, stamp in pairs if stamp is not None}
+
+
+def _recall(cache: Path, stamps: list[str]) -> dict[str, str]:
+    if not stamps or not (cache / _FILE).exists():
+        return {}
+    try:
+        with closing(sqlite3.connect(cache / _FILE, timeout=10)) as memory:
+            find = "SELECT stamp, digest FROM digests WHERE stamp = ?"
+            rows = [row for stamp in stamps for row in memory.execute(find, (stamp,))]
+    except sqlite3.Error:  # damaged or locked: hashing again costs time, not correctness
+        return {}
+    return {stamp: kept[:_DIGEST] for stamp, kept in rows if kept == _sealed(stamp, kept[:_DIGEST])}
+
+
+def _remember(cache: Path, rows: list[tuple[str, str]]) -> None:
+    if not rows:
+        return
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(cache / _FILE, timeout=10)) as memory, memory:
+            memory.execute(_TABLE)
+            sealed = [(stamp, _sealed(stamp, digest)) for stamp, digest in rows]
+            memory.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", sealed)
+    except (OSError, sqlite3.OperationalError):  # locked, read-only, disk full: nothing is lost
+        return
+    except sqlite3.DatabaseError:  # not a database (any more): start afresh next time
+        (cache / _FILE).unlink(missing_ok=True)
+
+
+def _sealed(stamp: str, digest: str) -> str:
+    """The digest with a check behind it, because SQLite does not notice a flipped byte."""
+    return digest + hexdigest(stamp, digest)[:8]
+
+
+def pixel_digest(ref: ImageRef) -> str:
+    """The hash of the upright RGB pixels: the same for every lossless storage of an image. Raises DataError."""
+    try:
+        return _pixels(to_rgb(upright(ref.read())))
+    except ValueError as error:
+        raise UnreadableImage(ref.name, str(error)) from error
+
+
+def _pixels(shown: Image.Image) -> str:
+    return hexdigest(shown.tobytes(), f"\0{shown.size}")

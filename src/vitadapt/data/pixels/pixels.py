@@ -1,0 +1,163 @@
+"""Decoded pixels: every image is decoded, resized and cropped once, into a memory-mapped file of uint8.
+
+The file is named by what it contains (the content of the images in their order, the geometry, the version of the
+pipeline and of the decoders), so it is never stale and can be shared by runs, seeds and methods.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+import platformdirs
+from PIL import features
+
+from ...utils.errors import StorageError
+from ..examples import Examples, ImageRef, hexdigest
+from ..images import VERSION, Geometry, Pixel8, UnreadableImage, to_pixels
+from ..parallel import Progress, each
+from . import cache as pixelfile
+from .hashes import content_digests
+
+__all__ = ["Geometry", "Pixels", "cache_size", "content_digests", "default_cache", "open_pixels"]
+
+if TYPE_CHECKING:  # torch takes seconds to import and only `gather` needs it
+    from torch import Tensor
+
+_IN_MEMORY = 1 << 30  # bytes of decoded images that streaming keeps
+
+
+class Pixels(ABC):
+    """uint8 images (N, 3, S, S), decoded already or on demand."""
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """Names the content of all images in their order and how they were decoded; equal keys mean equal bytes."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def _fetch(self, rows: npt.NDArray[np.int64]) -> Pixel8:
+        """A new array (n, 3, S, S)."""
+
+    def gather(self, rows: npt.NDArray[np.integer[Any]] | Tensor) -> Tensor:
+        """The images at `rows` as a contiguous uint8 copy (n, 3, S, S). Raises IndexError for rows outside 0..N-1."""
+        import torch
+
+        index = rows.cpu().numpy() if isinstance(rows, torch.Tensor) else np.asarray(rows)
+        if index.size and not (index.min() >= 0 and index.max() < len(self)):
+            raise IndexError(f"rows {index.min()}..{index.max()} of {len(self)} images")
+        return torch.from_numpy(self._fetch(index.astype(np.int64).reshape(-1)))
+
+
+class ArrayPixels(Pixels):
+    """Images in an array (N, 3, S, S), in memory or memory-mapped."""
+
+    def __init__(self, array: Pixel8, key: str) -> None:
+        self.array, self._key = array, key
+
+    @property
+    def key(self) -> str:
+        return self._key
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def _fetch(self, rows: npt.NDArray[np.int64]) -> Pixel8:
+        return np.ascontiguousarray(self.array[rows])
+
+
+class StreamedPixels(Pixels):
+    """Images decoded when they are asked for; the first gigabyte of them stays in memory."""
+
+    def __init__(self, examples: Examples, geometry: Geometry, workers: int | None = None) -> None:
+        self.examples, self.geometry, self.workers = examples, geometry, workers
+        self._kept: dict[int, Pixel8] = {}
+
+    @cached_property
+    def key(self) -> str:
+        return _key(content_digests(self.examples, None, workers=self.workers), self.geometry)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def _fetch(self, rows: npt.NDArray[np.int64]) -> Pixel8:
+        refs = self.examples.refs
+        wanted = [row for row in dict.fromkeys(rows.tolist()) if row not in self._kept]
+        decoded = each(lambda row: decode(refs[row], self.geometry), wanted, "decoding", workers=self.workers)
+        fresh = dict(zip(wanted, decoded, strict=True))
+        size = self.geometry.size
+        images = np.empty((len(rows), 3, size, size), dtype=np.uint8)
+        for place, row in enumerate(rows.tolist()):
+            images[place] = fresh[row] if row in fresh else self._kept[row]
+        room = _IN_MEMORY // (3 * size * size) - len(self._kept)
+        self._kept.update(list(fresh.items())[: max(room, 0)])
+        return images
+
+
+def decode(ref: ImageRef, geometry: Geometry) -> Pixel8:
+    """One image as uint8 (3, S, S). Raises DataError naming it."""
+    return to_pixels(ref.read(), geometry, ref.name)
+
+
+def _as_hashed(ref: ImageRef, digest: str, geometry: Geometry) -> Pixel8:
+    """`decode` of an image that still has the content under whose name its pixels are kept. Raises UnreadableImage."""
+    pixels = decode(ref, geometry)
+    if ref.digest() != digest:  # rewritten meanwhile, or damaged by a disk that changes no times
+        raise UnreadableImage(ref.name, "its content is not what it was when it was hashed")
+    return pixels
+
+
+def default_cache() -> Path:
+    """Where pixels are kept unless the user says otherwise. Raises StorageError when the user has no home."""
+    try:
+        folder = Path(platformdirs.user_cache_dir("vitadapt"))
+    except RuntimeError:  # said by newer platformdirs; older ones give the text "~/.cache" back
+        folder = Path()
+    if not folder.is_absolute():
+        raise StorageError("this user has no home folder for a cache; name one with --cache DIR, or use --no-cache")
+    return folder / "pixels"
+
+
+def cache_size(examples: Examples, geometry: Geometry) -> int:
+    """Bytes that `open_pixels` would write for these images."""
+    return pixelfile.file_size(_shape(examples, geometry))
+
+
+def open_pixels(
+    examples: Examples,
+    geometry: Geometry,
+    cache: Path | None,
+    progress: Progress | None = None,
+    workers: int | None = None,
+) -> Pixels:
+    """The decoded `examples`, from the folder `cache` when they were decoded before; None decodes on demand.
+
+    Both ways give the same bytes. `progress(stage, done, total)` is called now and then; the stage of decoding tells
+    how large the cache will be. Raises one DataError that
+    names all unreadable images (streaming: when they are gathered) and StorageError when the cache cannot be written.
+    """
+    if cache is None or not len(examples):
+        return StreamedPixels(examples, geometry, workers)
+    digests = content_digests(examples, cache, progress, workers)
+    key = _key(digests, geometry)
+    stage = f"decoding {len(examples)} images into {cache_size(examples, geometry) / 1e6:.1f} MB of cache"
+    known = list(zip(examples.refs, digests, strict=True))
+    images = each(lambda pair: _as_hashed(*pair, geometry), known, stage, progress, workers)
+    return ArrayPixels(pixelfile.open_or_build(cache / f"{key}.npy", _shape(examples, geometry), images), key)
+
+
+def _shape(examples: Examples, geometry: Geometry) -> tuple[int, ...]:
+    return (len(examples), 3, geometry.size, geometry.size)
+
+
+def _key(digests: list[str], geometry: Geometry) -> str:
+    codecs = [features.version(codec) for codec in ("jpg", "webp", "jpg_2000")]  # other decoders, other bytes
+    return hexdigest(f"{VERSION} {PIL.__version__} {codecs} {geometry}\n", "\n".join(digests))

@@ -1,0 +1,118 @@
+"""A CSV table of images: columns `path`, `label` and perhaps `split`; several labels are separated by | or ;."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...utils.errors import DataError
+from ...utils.files import read_bounded
+from ...utils.limits import LIST_FILE
+from ..examples import Dataset, Examples, FileRef, LabelArray
+from ..sampling.splits import SPLITS, check_classes, check_known, split_rule, with_test
+
+_NAMED = 3  # examples that a message gives
+
+
+@dataclass(frozen=True)
+class Line:
+    """One image of the table."""
+
+    number: int
+    path: str
+    labels: tuple[str, ...]
+    split: str
+
+
+def read_table(path: Path) -> Dataset:
+    """The images that the CSV file `path` lists, in its order; paths are relative to its folder.
+
+    Raises DataError naming the line for a missing column, an empty path or label, an unknown split, a file that is
+    missing or listed twice, and for everything that a folder of images is refused for.
+    """
+    lines = list(_lines(path))
+    if not lines:
+        raise DataError(f"{path} lists no images")
+    _check_files(path, lines)
+    by_split = {split: [line for line in lines if line.split == split] for split in ("train", "val", "test")}
+    by_split = {split: found for split, found in by_split.items() if found}
+    if "train" not in by_split:
+        raise DataError(f"{path} lists no images for train; give some lines the split train")
+    classes = check_classes(str(path), {label for line in by_split["train"] for label in line.labels})
+    for split, found in by_split.items():
+        check_known(f"{path}: {split}", {label for line in found for label in line.labels}, classes)
+    several = any(len(line.labels) > 1 for line in lines)
+    examples = {split: _examples(path, found, classes, several) for split, found in by_split.items()}
+    splits, notes = with_test(str(path), classes, examples, [line.path for line in by_split["train"]])
+    return Dataset(path.stem, classes, splits, notes=notes, split=split_rule(by_split))
+
+
+def _lines(path: Path) -> Iterator[Line]:
+    rows = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    try:
+        columns = [name.strip().lower() for name in next(rows, [])]
+        for name in ("path", "label"):
+            if name not in columns:
+                raise DataError(f"{path}: line 1 must name the columns path,label[,split]; {name} is missing")
+        if twice := [name for name in columns if name and columns.count(name) > 1]:
+            raise DataError(f"{path}: line 1 names the column {twice[0]!r} twice; keep one of them")
+        for row in rows:
+            if row:
+                yield _line(f"{path}: line {rows.line_num}", rows.line_num, columns, row)
+    except csv.Error as error:
+        raise DataError(f"{path}: line {rows.line_num} is not valid CSV ({error}); save the table again") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        data = read_bounded(path, LIST_FILE)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise DataError(f"{path} cannot be read ({reason}); check the file") from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = data[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}: line {number} is not UTF-8; save the table as UTF-8") from error
+
+
+def _line(where: str, number: int, columns: Sequence[str], row: Sequence[str]) -> Line:
+    if len(row) != len(columns):
+        raise DataError(f"{where} has {len(row)} fields instead of {len(columns)}; put quotes around commas")
+    cells = dict(zip(columns, (cell.strip() for cell in row), strict=True))
+    labels = tuple(label.strip() for label in re.split(r"[|;]", cells["label"]))
+    if not cells["path"] or not all(labels):
+        raise DataError(f"{where} has an empty {'label' if cells['path'] else 'path'}")
+    split = cells.get("split", "train")
+    if split.lower() not in SPLITS:
+        raise DataError(f"{where} has the unknown split {split!r}; write train, val or test")
+    return Line(number, cells["path"], labels, SPLITS[split.lower()])
+
+
+def _check_files(path: Path, lines: list[Line]) -> None:
+    missing = [line for line in lines if not os.path.isfile(path.parent / line.path)]
+    if missing:
+        named = ", ".join(f"{line.path} (line {line.number})" for line in missing[:_NAMED])
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        raise DataError(f"{path} lists files that do not exist below {path.parent}: {named}{more}")
+    seen: dict[Path, int] = {}
+    for line in lines:
+        first = seen.setdefault(path.parent / line.path, line.number)
+        if first != line.number:
+            raise DataError(f"{path}: {line.path} is in line {first} and in line {line.number}; keep one (labels: a|b)")
+
+
+def _examples(path: Path, lines: list[Line], classes: tuple[str, ...], several: bool) -> Examples:
+    place = {label: c for c, label in enumerate(classes)}
+    labels: LabelArray = np.zeros((len(lines), len(classes)), dtype=np.uint8)
+    for row, line in enumerate(lines):
+        labels[row, [place[label] for label in line.labels]] = 1
+    refs = tuple(FileRef(path.parent / line.path) for line in lines)
+    return Examples(refs, labels if several else labels.argmax(axis=1).astype(np.int64))

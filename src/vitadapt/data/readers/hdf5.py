@@ -1,0 +1,137 @@
+"""Arrays in HDF5 files, one file of images and one of labels per split; each plain or gzipped.
+
+Options: `files` (split -> the stem that `_x.h5` and `_y.h5` follow).
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ...utils.errors import DataError
+from ...utils.limits import ARCHIVE_MEMBERS, ARRAY_FILE, IMAGE_FILE
+from ..examples import ArrayRef, Examples, FileRef, hexdigest
+from ..images import UnreadableImage
+from .helpers import Stored, register, unzipped
+from .reader import Options
+
+# What h5py raises on damaged files.
+_DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError, AttributeError)
+
+
+@dataclass(eq=False)
+class H5Images:
+    """The images `x` (N, H, W, C) of one HDF5 file, read one by one through one handle per process, in turns."""
+
+    path: Path
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _open: tuple[int, Any] | None = field(default=None, repr=False)
+
+    def __getstate__(self) -> Path:
+        return self.path
+
+    def __setstate__(self, path: Path) -> None:
+        self.path, self._lock, self._open = path, threading.Lock(), None
+
+    def row(self, row: int) -> npt.NDArray[Any]:
+        """Image `row`, (H, W, C). Raises DataError when it cannot be read."""
+        with self._lock:
+            if self._open is None or self._open[0] != os.getpid():  # a handle does not survive a fork
+                self._open = os.getpid(), open_variable(self.path, "x", 4)
+            try:
+                return np.asarray(self._open[1][row])
+            except _DAMAGE as error:
+                raise UnreadableImage(f"{self.path}[{row}]", "damaged") from error
+
+
+@dataclass(frozen=True, eq=False)
+class H5Ref:
+    """One image of an HDF5 file."""
+
+    images: H5Images
+    row: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.images.path}[{self.row}]"
+
+    def read(self) -> Image.Image:
+        return self._array().read()
+
+    def digest(self) -> str:
+        return self._array().digest()
+
+    def stamp(self) -> str | None:
+        """That of the file, and the row."""
+        stamp = FileRef(self.images.path).stamp()
+        return None if stamp is None else hexdigest(stamp, f"\0{self.row}")
+
+    def _array(self) -> ArrayRef:
+        return ArrayRef(self.images.row(self.row), self.name)
+
+
+def load(folder: Path, options: Options) -> Stored:
+    """Raises DataError for a file that is missing or damaged, and for images and labels that do not match."""
+    return Stored({split: load_split(folder, stem) for split, stem in options["files"].items()})
+
+
+def load_split(folder: Path, stem: str) -> Examples:
+    """The images of `stem`_x.h5 with the labels of `stem`_y.h5; nothing is decoded yet. Raises DataError."""
+    images, labels = (plain_or_gzipped(folder / f"{stem}_{part}.h5") for part in "xy")
+    count = len(open_variable(images, "x", 4))
+    try:
+        values = np.asarray(open_variable(labels, "y", 4)).reshape(-1)  # (N, 1, 1, 1) -> (N,)
+    except _DAMAGE as error:
+        raise DataError(f"{labels} is damaged; get it again") from error
+    if count != len(values):
+        raise DataError(f"{images} has {count} images but {labels.name} {len(values)} labels; get the files again")
+    store = H5Images(images)
+    return Examples(tuple(H5Ref(store, row) for row in range(count)), values.astype(np.int64))
+
+
+def plain_or_gzipped(path: Path) -> Path:
+    """`path`, or `path`.gz when only that exists. Raises DataError when neither does."""
+    zipped = path.with_name(f"{path.name}.gz")
+    if not path.is_file() and not zipped.is_file():
+        raise DataError(f"{path} is missing; get it, plain or as {zipped.name}")
+    return path if path.is_file() else zipped
+
+
+def open_variable(path: Path, key: str, axes: int) -> Any:
+    """The array `key` of an HDF5 file, not read yet. Raises DataError when the file is damaged or lacks it."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise DataError(f'{path} needs h5py to be read; pip install "vitadapt[data]"') from error
+    source = io.BytesIO(unzipped(path, ARRAY_FILE)) if path.suffix == ".gz" else path
+    try:
+        file = h5py.File(source, "r")
+        variable = file.get(key) if type(file.get(key, getlink=True)) is h5py.HardLink else None
+        if not isinstance(variable, h5py.Dataset) or variable.ndim != axes or variable.dtype.kind not in "iu":
+            raise DataError(f"{path} has no array {key} of whole numbers with {axes} axes; get it again")
+        if variable.external or variable.is_virtual:
+            raise DataError(f"{path} keeps {key} in other files, which are not read; get it again")
+        if _too_large(variable):
+            raise DataError(f"{path} declares {key} of shape {variable.shape}, larger than images are; get it again")
+        return variable
+    except _DAMAGE as error:
+        raise DataError(f"{path} is not a readable HDF5 file; get it again") from error
+
+
+def _too_large(variable: Any) -> bool:
+    """Would one image, or what has to be decompressed for it, or the number of images, fill the memory?"""
+    count, *image = variable.shape
+    pieces = (image, variable.chunks or ())
+    return count > ARCHIVE_MEMBERS or any(math.prod(p) * variable.dtype.itemsize > IMAGE_FILE for p in pieces)
+
+
+register("h5-arrays", load)

@@ -1,0 +1,162 @@
+"""What the readers of original archives share: where they look, how classes are numbered, and files that must exist.
+
+A reader here only says what lies in a folder, in the folder's own numbering (`Stored`); `register` turns that into a
+reader of the catalog. Options that all of them know: `folders` (below the data root, best first), `marker` (what must
+exist there, or alternatives) and `classes` (names for its own numbers, where it has no names and
+numbers the classes in another way).
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from ...utils.errors import DataError
+from ...utils.files import read_bounded
+from ...utils.limits import ARRAY_FILE, GIB, LIST_FILE, NUMBER_DIGITS
+from ..class_names import relabel
+from ..examples import Examples, FileRef
+from .reader import READERS, Contents, Options, Reader, Row
+
+_NAMED = 3  # examples that a message gives
+_INTEGER = re.compile(rf"[+-]?0*[0-9]{{1,{NUMBER_DIGITS}}}")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The splits of a storage. `classes` are its names in its own order; empty when its numbers are the catalog's."""
+
+    splits: Mapping[str, Examples]
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def register(name: str, load: Callable[[Path, Options], Stored]) -> None:
+    """File `load(folder, options)` as the catalog's reader `name`. Raises ValueError when the name is taken."""
+
+    def read(row: Row, options: Options, place: str) -> Contents:
+        return contents(row, options, place, load(Path(place), options))
+
+    READERS.register(name)(Reader(places, has, read))
+
+
+def places(options: Options, root: Path | None) -> list[str]:
+    """The `folders` of a source below the data root."""
+    return [str(root / folder) for folder in options["folders"]] if root else []
+
+
+def has(options: Options, place: str) -> bool:
+    """Does what marks this storage lie there?"""
+    return Path(place).is_dir() and first_of(Path(place), options["marker"]).exists()
+
+
+def contents(row: Row, options: Options, place: str, stored: Stored) -> Contents:
+    """`stored` in the catalog's numbering. Raises DataError for labels without a class, or unknown classes."""
+    names = tuple(options.get("classes", stored.classes))
+    count = len(names) or len(row.classes)
+    for split, examples in stored.splits.items():
+        labels = examples.labels
+        if not examples.multilabel and len(labels) and not 0 <= labels.min() <= labels.max() < count:
+            shown = f"{labels.min()}..{labels.max()}, outside 0..{count - 1}"
+            raise DataError(f"{place}: {split} has labels {shown} of {row.name}; get the data again")
+    if not names:
+        return Contents(stored.splits, stored.notes)
+    order = row.order(names, place)
+    splits = {split: Examples(part.refs, relabel(part.labels, order)) for split, part in stored.splits.items()}
+    return Contents(splits, stored.notes, order)
+
+
+def text_of(path: Path) -> str:
+    """The text of an index file. Raises DataError naming it when it is missing, unreadable or not UTF-8."""
+    try:
+        return bytes_of(path, LIST_FILE).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not a text file in UTF-8; get the data again") from error
+
+
+def bytes_of(path: Path, most: int = ARRAY_FILE) -> bytes:
+    """The content of a file of at most `most` bytes. Raises DataError naming it when it is missing or unreadable."""
+    try:
+        return read_bounded(path, most)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; unpack the whole archive") from error
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise DataError(f"{path} cannot be read ({reason}); get the data again") from error
+
+
+def unzipped(path: Path, most: int = ARRAY_FILE) -> bytes:
+    """What a gzipped file unfolds into. Raises DataError when it is damaged, or that is more than `most` bytes."""
+    try:
+        with gzip.open(path) as stream:
+            data = stream.read(most + 1) if path.stat().st_size <= most else bytes(most + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be decompressed; get it again") from error
+    if len(data) > most:
+        raise DataError(f"{path} unfolds into more than {most / GIB:g} GiB; decompress it: gunzip --keep {path}")
+    return data
+
+
+def lines_of(path: Path) -> Iterator[tuple[str, str]]:
+    """(where it is, for messages; the line) for every line that is neither empty nor a comment."""
+    for number, line in enumerate(text_of(path).splitlines(), start=1):
+        if (stripped := line.strip()) and not stripped.startswith("#"):
+            yield f"{path}: line {number}", stripped
+
+
+def first_of(folder: Path, names: str | Sequence[str]) -> Path:
+    """The first of the alternative `names` that exists in `folder`, or where the first should be."""
+    candidates = [folder / name for name in ([names] if isinstance(names, str) else names)]
+    return next((path for path in candidates if path.exists()), candidates[0])
+
+
+def file_refs(index: Path, folder: Path, names: Iterable[str]) -> tuple[FileRef, ...]:
+    """The files of `folder` that `index` lists. Raises DataError naming those that lie outside it or do not exist."""
+    paths = [_as_spelt(folder / inside(index, name)) for name in names]
+    missing = [path for path in paths if not os.path.isfile(path)]
+    if missing:
+        named = ", ".join(os.fspath(path.relative_to(folder)) for path in missing[:_NAMED])
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        raise DataError(f"{index} lists files that are not in {folder}: {named}{more}; unpack the whole archive")
+    return tuple(FileRef(path) for path in paths)
+
+
+def _as_spelt(path: Path) -> Path:
+    """`path`, or the file that differs from it in the case of its suffix, as some copying tools leave it."""
+    if os.path.isfile(path):  # which takes impossible names for absent, too
+        return path
+    others = (path.with_suffix(change(path.suffix)) for change in (str.upper, str.lower))
+    return next((other for other in others if os.path.isfile(other)), path)
+
+
+def inside(index: Path, name: str) -> PurePosixPath:
+    """`name` as a path below a folder. Raises DataError when it would lead out of it."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name or "\\" in name:
+        raise DataError(f"{index} lists {name!r}, which is not a path below its folder; get the data again")
+    return path
+
+
+def integer(where: str, text: str) -> int:
+    """`text` as a whole number. Raises DataError saying `where` when it is not one."""
+    if not _INTEGER.fullmatch(text.strip()):
+        raise DataError(f"{where} has {text[:30]!r} where a number was expected; get the data again")
+    return int(text)
+
+
+def by_name(pairs: Mapping[str, Sequence[tuple[FileRef, str]]]) -> Stored:
+    """Splits of (file, class name), numbered by the sorted names of all splits."""
+    classes = tuple(sorted({name for part in pairs.values() for _, name in part}))
+    ids = {name: i for i, name in enumerate(classes)}
+    splits = {
+        split: Examples(tuple(ref for ref, _ in part), np.array([ids[name] for _, name in part], dtype=np.int64))
+        for split, part in pairs.items()
+    }
+    return Stored(splits, classes)

@@ -1,0 +1,100 @@
+"""Datasets of the Hugging Face hub, through its library `datasets`: hf:USER/NAME, or hf: and a local folder.
+
+Images stay as they are stored until one is asked for. No code of a dataset is run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...utils.errors import DataError
+from ...utils.optional import fetching, package
+from .. import Dataset, Examples
+from ..examples import hexdigest
+from ..images import UnreadableImage, open_image
+from ..sampling.splits import SPLITS, check_classes, split_rule, with_test
+
+PREFIX = "hf:"
+
+
+@dataclass(frozen=True, eq=False)
+class HubRef:
+    """The image in row `index` of a table, in its column `column`."""
+
+    table: Any
+    index: int
+    column: str
+    split: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}[{self.index}]"
+
+    def read(self) -> Any:
+        return open_image(self._bytes(), self.name)
+
+    def digest(self) -> str:
+        return hexdigest(self._bytes())
+
+    def _bytes(self) -> bytes:
+        cell = self.table[self.index][self.column] or {}
+        if cell.get("bytes"):
+            return bytes(cell["bytes"])
+        try:
+            with open(cell.get("path") or "", "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise UnreadableImage(self.name, "no such file") from error
+
+
+def read_hub(spec: str) -> Dataset:
+    """The dataset hf:USER/NAME with its one image column and its one column of class labels.
+
+    Raises MissingPackage without `datasets`, WeightsError when it cannot be fetched, and DataError for other columns.
+    """
+    repository = spec.removeprefix(PREFIX)
+    library = package("datasets", "hf")
+    with fetching(spec):
+        found = library.load_dataset(repository)
+    tables = {SPLITS[name]: table for name, table in found.items() if name in SPLITS}
+    if "train" not in tables:
+        raise DataError(f"{spec} has the splits {', '.join(found)}, and none is called train")
+    image, label = _columns(spec, library, tables["train"])
+    classes = _classes(tables["train"], label, spec)
+    examples = {split: _examples(library, table, split, image, label, classes) for split, table in tables.items()}
+    keys = [ref.name for ref in examples["train"].refs]
+    splits, notes = with_test(spec, classes, examples, keys)
+    return Dataset(repository.rpartition("/")[2], classes, splits, notes=notes, split=split_rule(examples))
+
+
+def _columns(spec: str, library: Any, table: Any) -> tuple[str, str]:
+    features = table.features
+    images = [name for name, kind in features.items() if isinstance(kind, library.Image)]
+    labels = [name for name, kind in features.items() if isinstance(kind, library.ClassLabel)]
+    labels = labels or [name for name in ("label", "labels", "class") if name in features]
+    if len(images) != 1 or len(labels) != 1:
+        raise DataError(
+            f"{spec} has the columns {', '.join(features)}; one of images and one of class labels are needed"
+        )
+    return images[0], labels[0]
+
+
+def _classes(table: Any, label: str, spec: str) -> tuple[str, ...]:
+    names = getattr(table.features[label], "names", None)
+    values = set(table[label])
+    return check_classes(spec, {names[value] for value in values} if names else map(str, values))
+
+
+def _examples(library: Any, table: Any, split: str, image: str, label: str, classes: tuple[str, ...]) -> Examples:
+    names = getattr(table.features[label], "names", None)
+    place = {name: c for c, name in enumerate(classes)}
+    said = [names[value] if names else str(value) for value in table[label]]
+    strange = sorted(set(said) - place.keys())
+    if strange:
+        raise DataError(f"{split} has the class {strange[0]!r}, which train lacks")
+    stored = table.cast_column(image, library.Image(decode=False))
+    refs = tuple(HubRef(stored, i, image, split) for i in range(len(stored)))
+    return Examples(refs, np.array([place[name] for name in said], dtype=np.int64))

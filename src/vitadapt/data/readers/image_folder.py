@@ -1,0 +1,145 @@
+"""A folder of images: class folders, or `train`, `test` and perhaps `val` folders of class folders."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ...utils.errors import DataError
+from ..examples import Dataset, Examples, FileRef, is_utf8, shown
+from ..images import SUFFIXES
+from ..sampling.splits import SPLITS, Complain, check_classes, check_known, refuse, split_rule, with_test
+
+Files = Mapping[str, list[str]]  # class name -> paths of its images below the class folders' parent, with /
+
+
+def read_folder(path: Path, complain: Complain = refuse) -> Dataset:
+    """The images below `path`; class = folder name, nested folders included, everything in sorted order.
+
+    Complains of an empty class, two spellings of one class, a test class that train lacks, a dangling link, a folder
+    that cannot be listed, and leaves out what cannot be used. Raises DataError when there is no folder, or no or one
+    class.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path} is not a folder" if path.exists() else f"{path}: no such folder")
+    skipped: Counter[str] = Counter()
+    parts = _split_folders(path, _folders(path, Counter(), complain))
+    if parts is None:
+        parts = {"train": path}
+    else:
+        skipped["folders beside the splits"] += len(_folders(path, skipped, _unheard)) - len(parts)
+    files = {split: files_by_class(folder, skipped, complain) for split, folder in parts.items()}
+    classes = check_classes(str(parts["train"]), files["train"], complain)
+    for split in sorted(files.keys() - {"train"}):
+        check_known(str(parts[split]), files[split], classes, complain)
+    examples = {split: class_examples(parts[split], files[split], classes) for split in files}
+    keys = [name for label in classes for name in files["train"][label]]
+    splits, notes = with_test(str(path), classes, examples, keys, complain)
+    left_out = [f"skipped {count} {what}" for what, count in sorted(skipped.items()) if count]
+    if nested := sum(name.count("/") > 1 for part in files.values() for names in part.values() for name in names):
+        left_out.append(f"{nested} images lie in folders below those of the classes and belong to these classes")
+    return Dataset(path.resolve().name, classes, splits, notes=(*notes, *left_out), split=split_rule(files))
+
+
+def _split_folders(path: Path, folders: list[str]) -> dict[str, Path] | None:
+    """Split -> folder, or None when the folders are classes."""
+    named = [name for name in folders if name.lower() in SPLITS]
+    parts = {SPLITS[name.lower()]: path / name for name in named}
+    only_splits = bool(named) and len(named) == len(folders)
+    if not only_splits and not {"train", "test"} <= parts.keys():
+        return None
+    if "train" not in parts:
+        raise DataError(f"{path} has {', '.join(named)} but no train folder; add it")
+    if len(parts) < len(named):
+        raise DataError(f"{path}: {', '.join(named)} are two names for one split; keep one of them")
+    if not only_splits and not _folders(parts["train"], Counter(), _unheard):
+        return None  # a class that happens to be called train
+    return parts
+
+
+def _unheard(error: DataError) -> None:
+    """For a second look at a folder: what is wrong with it has been told."""
+
+
+def _folders(path: Path, skipped: Counter[str], complain: Complain) -> list[str]:
+    """Visible folders in `path`, sorted; what else lies there is counted in `skipped`."""
+    try:
+        names = sorted(os.listdir(path))
+    except OSError as error:
+        complain(_unlistable(error))
+        return []
+    visible = [name for name in names if not _hidden(name)]
+    for name in visible:
+        if not (path / name).exists():
+            complain(DataError(f"{shown(path / name)} is a link to nothing; remove or repair it"))
+    folders = [name for name in visible if (path / name).is_dir()]
+    skipped["hidden files or folders"] += len(names) - len(visible)
+    skipped["files beside the folders"] += len(visible) - len(folders)
+    return folders
+
+
+def files_by_class(path: Path, skipped: Counter[str], complain: Complain = refuse) -> Files:
+    """The images of every class folder in `path`; what is left out is counted in `skipped`.
+
+    Complains of classes without images and folders that cannot be listed; raises DataError when there is no class.
+    """
+    names = _folders(path, skipped, complain)
+    if not names:
+        raise DataError(f"{path} has no class folders; put the images of each class into a folder named like the class")
+    files = {name: _images(path, name, skipped, complain) for name in names}
+    for name, images in files.items():
+        if not images:
+            complain(DataError(f"{shown(path / name)} has no images; add some or remove the folder"))
+        if not is_utf8(name):
+            complain(DataError(f"{path}: the name of the class folder {name!r} is not UTF-8; rename it"))
+    return {name: images for name, images in files.items() if images and is_utf8(name)}
+
+
+def _images(path: Path, label: str, skipped: Counter[str], complain: Complain) -> list[str]:
+    found: list[str] = []
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(path / label, onerror=lambda e: complain(_unlistable(e)), followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link back to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not _hidden(name))
+        for name in names:
+            if reason := _not_an_image(name):
+                skipped[reason] += 1
+                continue
+            file = os.path.join(parent, name)
+            if not os.path.isfile(file):
+                what = "is a link to nothing" if os.path.islink(file) else "is not a regular file"
+                complain(DataError(f"{shown(file)} {what}; remove or repair it"))
+                continue
+            found.append(os.path.relpath(file, path).replace(os.sep, "/"))
+    return sorted(found)
+
+
+def _not_an_image(name: str) -> str | None:
+    if _hidden(name):
+        return "hidden files or folders"
+    return None if os.path.splitext(name)[1].lower() in SUFFIXES else "files that are not images"
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _unlistable(error: OSError) -> DataError:
+    return DataError(
+        f"{error.filename} cannot be listed ({(error.strerror or str(error)).lower()}); check its permissions"
+    )
+
+
+def class_examples(path: Path, files: Files, classes: tuple[str, ...]) -> Examples:
+    """The files below `path` in the order of the classes; label = position in `classes`."""
+    refs = [FileRef(path / name) for label in classes for name in files.get(label, ())]
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(files.get(label, ())) for label in classes])
+    return Examples(tuple(refs), labels)

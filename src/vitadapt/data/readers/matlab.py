@@ -1,0 +1,108 @@
+"""Labels in MATLAB files: Oxford Flowers (labels and split by image number) and Stanford Cars (annotation records)."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...utils.errors import DataError
+from ...utils.limits import IMAGE_FILE
+from ..examples import Examples
+from .helpers import Stored, bytes_of, file_refs, first_of, register
+from .mat5 import read_variables
+from .reader import Options
+
+_DAMAGE = (ValueError, TypeError, LookupError, OverflowError, MemoryError, struct.error, zlib.error)
+
+
+def read_mat(path: Path, *keys: str) -> list[Any]:
+    """The variables `keys` of a .mat file, as `read_variables` has them.
+
+    Raises DataError when the file is missing, is damaged or lacks one of them.
+    """
+    data = bytes_of(path, IMAGE_FILE)
+    try:
+        table = read_variables(data, IMAGE_FILE)
+    except _DAMAGE as error:
+        raise DataError(f"{path} is not a readable MATLAB file; get the data again") from error
+    if absent := [key for key in keys if key not in table]:
+        raise DataError(f"{path} has no {', '.join(absent)}; get the data again")
+    return [table[key] for key in keys]
+
+
+def whole_numbers(path: Path, key: str, values: Any) -> npt.NDArray[np.int64]:
+    """`values` (a row, a column, or one number per entry of a list) as integers.
+
+    Raises DataError when they are anything else.
+    """
+    parts = values if isinstance(values, list) else [values]
+    if not all(isinstance(part, np.ndarray) and part.size in part.shape for part in parts):
+        raise DataError(f"{path}: {key} is not a list of whole numbers; get the data again")
+    if isinstance(values, list) and any(part.size != 1 for part in parts):
+        raise DataError(f"{path}: {key} is not one number for every record; get the data again")
+    numbers = np.concatenate([np.empty(0), *(part.ravel() for part in parts)])
+    if not (np.abs(numbers) < 2**53).all() or (numbers != np.floor(numbers)).any():
+        raise DataError(f"{path}: {key} is not a list of whole numbers; get the data again")
+    return numbers.astype(np.int64)
+
+
+def texts(path: Path, key: str, values: Any) -> Sequence[str]:
+    """`values` as texts. Raises DataError when they are anything else."""
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise DataError(f"{path}: {key} is not a list of texts; get the data again")
+    return values
+
+
+def load_numbered(folder: Path, options: Options) -> Stored:
+    """Images called by number, `labels` from 1 in one file and the image numbers of each split in another.
+
+    Options: `labels`, `lists` (split -> variable), `split_file`, `images`, `pattern` (the name of image number {}).
+    Raises DataError when the numbers lead beyond the labels or one image is in two splits.
+    """
+    path, split_path = folder / options["labels"], folder / options["split_file"]
+    labels = whole_numbers(path, "labels", read_mat(path, "labels")[0])
+    lists = options["lists"]
+    rows = {
+        split: whole_numbers(split_path, key, values)
+        for (split, key), values in zip(lists.items(), read_mat(split_path, *lists.values()), strict=True)
+    }
+    listed = np.concatenate(list(rows.values()))
+    if not len(listed) or listed.min() < 1 or listed.max() > len(labels):
+        raise DataError(f"{split_path} lists images outside 1..{len(labels)}, the labels of {path.name}")
+    if len(np.unique(listed)) < len(listed):
+        raise DataError(f"{split_path} lists an image twice; get the data again")
+    splits = {}
+    for split, numbers in rows.items():
+        names = [options["pattern"].format(number) for number in numbers.tolist()]
+        splits[split] = Examples(file_refs(split_path, folder / options["images"], names), labels[numbers - 1] - 1)
+    return Stored(splits)
+
+
+def load_records(folder: Path, options: Options) -> Stored:
+    """Records with `fname` and `class` (from 1), one file per split, and a file of class names.
+
+    Options: `names` (the file with `class_names`), `lists` (split -> file, or alternatives), `images` (split -> folder,
+    or alternatives). Raises DataError when records lack labels: the official file of the test set does.
+    """
+    names_path = first_of(folder, options["names"])
+    classes = tuple(texts(names_path, "class_names", read_mat(names_path, "class_names")[0]))
+    splits = {}
+    for split, names in options["lists"].items():
+        path = first_of(folder, names)
+        records = read_mat(path, "annotations")[0]
+        if not isinstance(records, dict) or not {"fname", "class"} <= records.keys():
+            raise DataError(f"{path} has no fname and class for every image; take the file with labels")
+        files = file_refs(path, first_of(folder, options["images"][split]), texts(path, "fname", records["fname"]))
+        labels = whole_numbers(path, "class", records["class"])
+        splits[split] = Examples(files, labels - 1)
+    return Stored(splits, classes)
+
+
+register("mat-numbered", load_numbered)
+register("mat-records", load_records)

@@ -1,0 +1,78 @@
+"""PASCAL VOC: image lists per split and an XML file of objects per image; an image has the class of every object.
+
+Options: `lists` (split -> list of image ids), `objects` and `images` (folders), `classes` and `difficult`: what an
+image is for a class of which it shows only objects marked difficult. The original challenge left such images out of a
+class's evaluation; here "negative" (the default) does not count those objects, and "positive" counts them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from ...utils.errors import ConfigError, DataError
+from ...utils.limits import ANNOTATION_FILE
+from ..examples import Examples
+from .helpers import Stored, bytes_of, file_refs, inside, lines_of, register
+from .reader import Options
+
+_DIFFICULT = {"negative": False, "positive": True}
+
+
+def load(folder: Path, options: Options) -> Stored:
+    """Multi-hot labels (N, C). Raises DataError for missing or damaged files and for an object of an unknown class."""
+    rule, classes = options.get("difficult", "negative"), tuple(options["classes"])
+    if rule not in _DIFFICULT:
+        raise ConfigError(f"difficult = {rule!r} is unknown; write {' or '.join(_DIFFICULT)}")
+    splits = {}
+    for split, below in options["lists"].items():
+        index = folder / below
+        names = [line.split()[0] for _, line in lines_of(index)]
+        refs = file_refs(index, folder / options["images"], (f"{name}.jpg" for name in names))
+        labels = np.zeros((len(names), len(classes)), dtype=np.uint8)
+        for row, name in enumerate(names):
+            path = folder / options["objects"] / inside(index, f"{name}.xml")
+            labels[row, places_of(path, classes, _DIFFICULT[rule])] = 1
+        splits[split] = Examples(refs, labels)
+    counted = "present" if _DIFFICULT[rule] else "absent"
+    return Stored(splits, classes, (f"objects marked difficult count as {counted}",))
+
+
+def places_of(path: Path, classes: tuple[str, ...], difficult_too: bool) -> list[int]:
+    """The classes of the objects in the XML file. Raises DataError when it is damaged or names an unknown class."""
+    found = []
+    for item in objects(path):
+        name = (item.findtext("name") or "").strip()
+        if name not in classes:
+            raise DataError(f"{path} has an object of the unknown class {name!r}; get the data again")
+        if difficult_too or (item.findtext("difficult") or "0").strip() != "1":
+            found.append(classes.index(name))
+    return found
+
+
+class _Declared(Exception):
+    """A declaration could make a short file expand without end, in whatever encoding it is written."""
+
+
+class _Builder(ElementTree.TreeBuilder):
+    def doctype(self, name: str, public: str | None, system: str | None) -> None:
+        raise _Declared
+
+
+def objects(path: Path) -> list[ElementTree.Element]:
+    """The objects at the top of an annotation. Raises DataError when it is not one."""
+    data = bytes_of(path, ANNOTATION_FILE)
+    try:
+        root = ElementTree.fromstring(data, ElementTree.XMLParser(target=_Builder()))
+    except _Declared as error:
+        raise DataError(f"{path} has declarations that annotations never need; get the data again") from error
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise DataError(f"{path} is not valid XML; get the data again") from error
+    if root.tag != "annotation":
+        raise DataError(f"{path} is not an annotation; get the data again")
+    return root.findall("object")
+
+
+register("voc", load)

@@ -1,0 +1,184 @@
+"""Where a classifier looks: one number per patch of an image, and a picture of them.
+
+The network itself never builds its attention weights (`scaled_dot_product_attention`), so each block is gone through
+again part by part, with all deltas and inserted modules; `retraced` gives the same numbers as the block.
+
+rollout: attention with the residual path as half of it, multiplied from the first block to the last (Abnar & Zuidema
+2020). The same for every class. gradient: attention weighted by its gradient for one class, positive parts only,
+accumulated over the blocks (Chefer et al. 2021); the gradient is the mean over attention that grows from nothing (Hao
+et al. 2021), for at its full strength a sure network hardly depends on any one weight. input: gradient for one class by
+the pixels, times their distance from the mean; works with every backbone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ..utils.errors import ConfigError, NotApplicable
+from ..utils.registry import unknown
+from .head import Classifier
+from .vit import Block, ViT
+
+COLOURS = ((48, 18, 59), (70, 107, 227), (40, 187, 236), (49, 242, 153), (163, 252, 60), (237, 208, 58), (251, 128, 34))
+"""From cold to hot; the ends of the scale are told apart in grey, too."""
+STEPS = 8  # strengths of attention over which its gradient is averaged
+INPUT_GRID = 16  # squares along one side of a heat map of the input's gradient, unless there are patches
+
+
+def retraced(block: Block, x: Tensor, strength: float = 1.0) -> tuple[Tensor, Tensor]:
+    """(the block's output (B, N, D), its attention weights (B, H, N, N)) of tokens x (B, N, D).
+
+    With another `strength` than 1 the weights act as if they were multiplied by it.
+    """
+    attention = block.attention
+    q, k, v = (
+        part.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for part in attention.qkv(block.norm1(x))
+    )  # (B, H, N, D/H)
+    weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
+    (mixed,) = attention.out((strength * weights @ v).transpose(1, 2).flatten(2))
+    x = x + block._behind("attention", block.scale1(mixed))
+    return x + block._behind("mlp", block.scale2(block.mlp(block.norm2(x)))), weights
+
+
+def explain(model: Classifier, images: Tensor, kind: str = "gradient", target: int | None = None) -> Tensor:
+    """Heat (B, h, w), 0 to 1 within each image, of images (B, 3, S, S); `target` None asks for the most probable class.
+
+    Raises UnknownName for a kind that does not exist, NotApplicable for attention of a network that has none,
+    ConfigError for a class that does not exist.
+    """
+    if kind not in HEATS:
+        raise unknown("kind of explanation", kind, HEATS)
+    classes = model.head.linear.out_features
+    if target is not None and not 0 <= target < classes:
+        raise ConfigError(f"class {target} does not exist; there are {classes}, counted from 0")
+    training = model.training
+    heat = HEATS[kind](model.eval(), images.to(next(model.parameters()).device), target)
+    model.train(training)
+    low, high = heat.amin(dim=(1, 2), keepdim=True), heat.amax(dim=(1, 2), keepdim=True)
+    return ((heat - low) / (high - low).clamp_min(1e-12)).detach().cpu()
+
+
+def rollout(model: Classifier, images: Tensor, target: int | None) -> Tensor:
+    """(B, h, w) share of each patch in the tokens that are read; `target` plays no part."""
+    with torch.no_grad():
+        _, maps = _attentions(_vit(model), images)
+        flow = torch.eye(maps[0].shape[-1], device=images.device).expand(len(images), -1, -1)
+        for weights in maps:
+            mean = weights.mean(dim=1)  # (B, H, N, N) -> (B, N, N)
+            flow = (mean + torch.eye(mean.shape[-1], device=mean.device)) / 2 @ flow
+    return _read(_vit(model), flow, images)
+
+
+def gradient(model: Classifier, images: Tensor, target: int | None) -> Tensor:
+    """(B, h, w) relevance of each patch for one class."""
+    vit = _vit(model)
+    with torch.no_grad():
+        chosen = _chosen(model(images), target)
+        weights = _attentions(vit, images)[1]
+    slopes = [torch.zeros_like(part) for part in weights]
+    for step in range(1, STEPS + 1):
+        with torch.enable_grad():
+            x, maps = _attentions(vit, images, step / STEPS)
+            found = torch.autograd.grad(_sum(model.head(vit.pool(x)), chosen), maps)
+        for total, slope in zip(slopes, found, strict=True):
+            total += slope / STEPS
+    own = torch.eye(weights[0].shape[-1], device=images.device)
+    relevance = own.expand(len(images), -1, -1)
+    for part, slope in zip(weights, slopes, strict=True):
+        positive = (part * slope).clamp_min(0).mean(dim=1)  # (B, H, N, N) -> (B, N, N)
+        relevance = relevance + positive @ relevance
+    return _read(vit, relevance - own, images)  # what a token is to itself says nothing about the class
+
+
+def input_gradient(model: Classifier, images: Tensor, target: int | None) -> Tensor:
+    """(B, h, w) mean over each patch of |gradient by a pixel x its distance from the image's mean|."""
+    pixels = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    with torch.enable_grad():
+        pixels = pixels.detach().requires_grad_()
+        logits = model(pixels)
+        (slope,) = torch.autograd.grad(_sum(logits, _chosen(logits, target)), pixels)
+    middle = pixels.mean(dim=(2, 3), keepdim=True)
+    strength = (slope * (pixels - middle)).detach().abs().sum(dim=1, keepdim=True)  # (B, 1, S, S)
+    backbone = model.backbone
+    if isinstance(backbone, ViT):
+        return F.avg_pool2d(strength, backbone.config.patch)[:, 0]
+    return F.adaptive_avg_pool2d(strength, INPUT_GRID)[:, 0]
+
+
+HEATS: dict[str, Callable[[Classifier, Tensor, int | None], Tensor]] = {
+    "gradient": gradient,
+    "rollout": rollout,
+    "input": input_gradient,
+}
+
+
+def _vit(model: Classifier) -> ViT:
+    backbone = model.backbone
+    if isinstance(backbone, ViT):
+        return backbone
+    raise NotApplicable(f"{type(backbone).__name__} has no attention to look at; use --kind input with this backbone")
+
+
+def _attentions(vit: ViT, images: Tensor, strength: float = 1.0) -> tuple[Tensor, list[Tensor]]:
+    """The last block's tokens (B, N, D), and every block's attention weights (B, H, N, N)."""
+    x = vit.embed(images)
+    if torch.is_grad_enabled() and not x.requires_grad:
+        x = x.detach().requires_grad_()  # nothing need be trainable for the weights to have gradients
+    maps = []
+    for block in vit.blocks:
+        x, weights = retraced(cast(Block, block), x, strength)
+        maps.append(weights)
+    return x, maps
+
+
+def _chosen(logits: Tensor, target: int | None) -> Tensor:
+    """(B,) the class asked for; each image's most probable one for None."""
+    return logits.argmax(dim=1) if target is None else torch.full((len(logits),), target, device=logits.device)
+
+
+def _sum(logits: Tensor, classes: Tensor) -> Tensor:
+    """The sum over images of the logit (B, C) of its class (B,): no image's gradient depends on another."""
+    return logits.gather(1, classes[:, None]).sum()
+
+
+def _read(vit: ViT, flow: Tensor, images: Tensor) -> Tensor:
+    """What the patches (columns) are to the tokens that pooling reads (rows): (B, N, N) -> (B, h, w)."""
+    config, prefix = vit.config, vit.config.prefix
+    rows = {
+        "class": lambda: flow[:, 0],
+        "average": lambda: flow[:, prefix:].mean(dim=1),
+        "class+average": lambda: flow[:, 0] + flow[:, prefix:].mean(dim=1),
+    }
+    h, w = (side // config.patch for side in images.shape[2:])
+    return cast(Tensor, rows[config.pooling]()[:, prefix:].unflatten(1, (h, w)))
+
+
+def overlay(image: Image.Image, heat: Tensor, strength: float = 0.62) -> Image.Image:
+    """`image` in grey where it is cold, and in the heat's colours where it is warm; heat (h, w) in 0..1."""
+    rgb = np.asarray(image.convert("RGB"), dtype=np.float32)
+    height, width = rgb.shape[:2]
+    smooth = F.interpolate(heat[None, None].float(), size=(height, width), mode="bicubic", align_corners=False)
+    warmth = smooth[0, 0].clamp(0, 1).numpy()
+    places = np.linspace(0, 1, len(COLOURS))
+    colours = np.stack([np.interp(warmth, places, channel) for channel in np.array(COLOURS).T], axis=-1)
+    grey = rgb @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    base = 0.55 * np.repeat(grey[..., None], 3, axis=2) + 0.45 * rgb
+    part = strength * (0.35 + 0.65 * warmth[..., None])
+    return Image.fromarray(np.rint(base * (1 - part) + colours * part).clip(0, 255).astype(np.uint8))
+
+
+def side_by_side(image: Image.Image, heat: Tensor, gap: int = 12) -> Image.Image:
+    """What the model sees, and the same under its heat."""
+    width, height = image.size
+    sheet = Image.new("RGB", (2 * width + gap, height), "white")
+    sheet.paste(image.convert("RGB"), (0, 0))
+    sheet.paste(overlay(image, heat), (width + gap, 0))
+    return sheet

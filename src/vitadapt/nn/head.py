@@ -1,0 +1,163 @@
+"""The classifier: a backbone and a linear head in fp32; and how a head starts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..utils.errors import ConfigError, NotMergeable
+from .backbone import Backbone
+from .head_spec import ZERO, HeadSpec
+from .surgery import Method, adapt, require_vit
+
+
+@dataclass(frozen=True)
+class TextStart:
+    """Text features of the classes (C, E), and the factor of the logits that their tower was trained with."""
+
+    features: Tensor
+    scale: float | None = None
+
+
+class ChannelNorm(nn.BatchNorm1d):
+    """Batch norm without weight and bias that uses its stored statistics for a single row, which has no variance."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and len(x) == 1:
+            return F.batch_norm(x, self.running_mean, self.running_var, eps=self.eps)
+        return super().forward(x)
+
+
+class Head(nn.Module):
+    """features (B, E) -> logits (B, C) in fp32: scale * (W g + b), where g are the features after norm and length.
+
+    With the default `spec`, g = (f - centre) / spread and W and b start at zero. `centre` (E,) and `spread` (a scalar)
+    are statistics of the frozen backbone's features on the training images, fixed before training: one learning rate
+    then suits backbones whose features differ in size by orders of magnitude, and every row is still treated alone.
+    `folded` gives the equivalent plain linear layer. `pretrained` is what scale "pretrained" stands for. Raises
+    ConfigError when that is asked for and not known.
+    """
+
+    def __init__(self, features: int, classes: int, spec: HeadSpec = ZERO, pretrained: float | None = None) -> None:
+        super().__init__()
+        self.spec = spec
+        self.linear = nn.Linear(features, classes)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+        self.register_buffer("centre", torch.zeros(features))
+        self.register_buffer("spread", torch.ones(()))
+        self.channels = ChannelNorm(features) if spec.norm == "batch" else None
+        scale = _scale(spec, classes, pretrained)
+        if scale != 1 or spec.learn_scale:
+            self.log_scale = nn.Parameter(torch.tensor(math.log(scale)), requires_grad=spec.learn_scale)
+
+    def standardise(self, features: Tensor) -> None:
+        """Set centre and spread from features (N, E) of the training images; without any they stay as they are."""
+        if not len(features):
+            return
+        features = features.float()
+        centre = features.mean(dim=0)
+        spread = (features - centre).square().mean().sqrt()
+        cast(Tensor, self.centre).copy_(centre)
+        cast(Tensor, self.spread).copy_(spread if spread > 0 else torch.ones_like(spread))
+
+    @torch.no_grad()
+    def start_from(self, text: Tensor) -> None:
+        """Begin with text features (C, E) as weights: the logits are scale * T f for every f.
+
+        Centre and spread, when they are set, are undone: W = spread T and b = T centre, which without them is W = T
+        and b = 0.
+        """
+        text = text.to(self.linear.weight)
+        self.linear.weight.copy_(text * cast(Tensor, self.spread))
+        self.linear.bias.copy_(text @ cast(Tensor, self.centre))
+
+    @torch.no_grad()
+    def balance(self, features: Tensor) -> None:
+        """Shift all biases by one number so that the mean logit over `features` and classes is zero.
+
+        Multi-label problems need it: cosines of images and texts are all positive, so that every class would start
+        as "certainly present". The order of the classes, and their softmax, stay.
+        """
+        was, _ = self.training, self.eval()
+        self.linear.bias.sub_(self(features).mean() / self.scale)
+        self.train(was)
+
+    @property
+    def scale(self) -> Tensor:
+        """The factor of the logits."""
+        return self.log_scale.exp() if hasattr(self, "log_scale") else torch.ones_like(cast(Tensor, self.spread))
+
+    def forward(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            scaled = (features.float() - cast(Tensor, self.centre)) / cast(Tensor, self.spread)
+            if self.channels is not None:
+                scaled = self.channels(scaled)
+            if self.spec.length == "unit":
+                scaled = F.normalize(scaled, dim=-1)
+            logits = cast(Tensor, self.linear(scaled))
+            return logits * self.log_scale.exp() if hasattr(self, "log_scale") else logits
+
+    def folded(self) -> nn.Linear:
+        """A plain linear layer with the same logits. Raises NotMergeable when features are brought to unit length."""
+        if self.spec.length == "unit":
+            raise NotMergeable("a head that brings features to unit length is not linear; keep it as it is")
+        centre, spread = cast(Tensor, self.centre), cast(Tensor, self.spread)
+        if self.channels is not None:
+            mean, var = cast(Tensor, self.channels.running_mean), cast(Tensor, self.channels.running_var)
+            centre, spread = mean, (var + self.channels.eps).sqrt()
+        plain = nn.Linear(self.linear.in_features, self.linear.out_features)
+        with torch.no_grad():
+            plain.weight.copy_(self.scale * self.linear.weight / spread)
+            plain.bias.copy_(self.scale * self.linear.bias - plain.weight @ centre)
+        return plain
+
+
+def _scale(spec: HeadSpec, classes: int, pretrained: float | None) -> float:
+    if spec.scale == "classes":
+        return math.log(max(classes, 2))
+    if spec.scale == "pretrained":
+        if pretrained is None:
+            raise ConfigError("head: scale=pretrained, but the checkpoint does not tell its logit scale; give a number")
+        return pretrained
+    return float(spec.scale)
+
+
+@dataclass(frozen=True)
+class _Unprojected(Method):
+    """The backbone without its output projection."""
+
+    def adapt(self, vit: Any) -> None:
+        vit.projection = nn.Identity()
+        vit.config = replace(vit.config, projection=0)
+
+
+def unprojected(backbone: Backbone) -> tuple[Backbone, Tensor]:
+    """A copy of `backbone` without its output projection, sharing all weights, and that projection P (E, D).
+
+    Raises NotApplicable for other networks than a ViT, ConfigError for one without a projection.
+    """
+    vit = require_vit(backbone)
+    if not vit.config.projection:
+        raise ConfigError("head: projection=merged needs a backbone with an output projection (a CLIP)")
+    weight = cast(nn.Linear, vit.projection).weight.detach()
+    return adapt(backbone, _Unprojected()).requires_grad_(False), weight
+
+
+class Classifier(nn.Module):
+    """Images (B, 3, S, S) -> logits (B, C)."""
+
+    def __init__(self, backbone: Backbone, head: Head) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, images: Tensor) -> Tensor:
+        return cast(Tensor, self.head(self.backbone(images)))

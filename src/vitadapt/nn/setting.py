@@ -1,0 +1,28 @@
+"""Where a network computes, in what precision, and who is shown how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how precisely arithmetic happens; the part of a run that should not change its result."""
+
+    device: str = "cpu"
+    precision: str = "fp32"
+    progress: Progress | None = None
+
+    def autocast(self) -> AbstractContextManager[None]:
+        kind = torch.device(self.device).type
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+    def report(self, label: str, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(label, done, total)

@@ -1,0 +1,106 @@
+"""What is known of a fitted model, as plain values: from this its page and its card are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from ..data.examples import ImageRef
+from ..metrics.learning_curve import Forecast
+from ..metrics.scores import accuracy, share_interval
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Pictures with their labels (N,) and what a model says of them (N, C)."""
+
+    refs: Sequence[ImageRef]
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def predicted(self) -> np.ndarray:
+        """(N,) the most probable class."""
+        return np.asarray(self.probabilities.argmax(axis=1)) if len(self) else np.zeros(0, dtype=np.int64)
+
+    @cached_property
+    def wrong(self) -> np.ndarray:
+        """Rows that are answered wrongly, the most confident first."""
+        rows = np.flatnonzero(self.predicted != self.labels)
+        return rows[np.argsort(-self.probabilities.max(axis=1)[rows], kind="stable")]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step of the ladder. Scores in percent; None for what was not measured."""
+
+    name: str
+    cross_validated: float | None = None
+    deviation: float | None = None  # standard deviation over the folds
+    held_out: float | None = None
+    trained: int | None = None  # parameters
+    seconds: float | None = None
+    kept: bool = False
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted model.
+
+    held_out: what it says of pictures that took no part in anything. cross: what models trained on the other folds say
+    of the training pictures. interval: 95 %, in percent; worked out by Wilson's formula when it is not given.
+    counts: training pictures per class. size: bytes of the adapter file. licence: of the model; base_licence: of its
+    backbone. folds: of the cross-validation. base_model: its name at the Hugging Face hub, if it has one.
+    """
+
+    name: str
+    classes: Sequence[str]
+    backbone: str
+    image_size: int
+    method: str
+    counts: Sequence[int]
+    held_out: Answers
+    rungs: Sequence[Rung] = ()
+    cross: Answers | None = None
+    given_interval: tuple[float, float] | None = None
+    forecast: Forecast | None = None
+    losses: Sequence[float] = ()
+    command: str = ""
+    created: str = ""
+    seed: int | None = None
+    folds: int | None = None
+    trained: int | None = None
+    size: int | None = None
+    licence: str = ""
+    base_licence: str = ""
+    base_model: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    @cached_property
+    def score(self) -> float | None:
+        """Accuracy on the held-out pictures in percent; None when there are none."""
+        held = self.held_out
+        return 100 * accuracy(held.labels, held.probabilities) if len(held) else None
+
+    @cached_property
+    def interval(self) -> tuple[float, float] | None:
+        """A 95 % interval of `score` in percent."""
+        held = self.held_out
+        if self.given_interval is not None or not len(held):
+            return self.given_interval
+        low, high = share_interval(len(held) - len(held.wrong), len(held))
+        return 100 * low, 100 * high
+
+    @cached_property
+    def confusion(self) -> np.ndarray:
+        """(C, C) held-out pictures of each class (rows) by what they were taken for (columns)."""
+        matrix = np.zeros((len(self.classes), len(self.classes)), dtype=np.int64)
+        np.add.at(matrix, (self.held_out.labels, self.held_out.predicted), 1)
+        return matrix

@@ -1,0 +1,155 @@
+"""The model card: what a model is for, how good it is and how it came about, as the Hugging Face hub reads it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+from .figure import clean
+from .fitted_model import Fitted
+
+MOST_CLASSES = 100
+SPECIAL = re.compile(r"([\\`*_\[\]<>#|~&])")
+
+
+def model_card(model: Fitted) -> str:
+    """Markdown with YAML metadata in front. No name of a class or a file can end the metadata or become markup."""
+    body = [
+        f"# {_plain(model.name)}",
+        *_about(model),
+        *_results(model),
+        *_training(model),
+        *_use(model),
+        *_limits(model),
+    ]
+    return "\n".join([*_metadata(model), *body]).rstrip() + "\n"
+
+
+def _metadata(model: Fitted) -> Iterator[str]:
+    """YAML is a superset of JSON: every value is written as JSON."""
+    yield "---"
+    if model.licence:
+        yield f"license: {_json(model.licence)}"
+    if model.base_model:
+        yield f"base_model: {_json(model.base_model)}"
+    yield "library_name: vitadapt"
+    yield "pipeline_tag: image-classification"
+    tags = ["image-classification", "vision-transformer", "parameter-efficient-fine-tuning", "vitadapt"]
+    yield f"tags: {_json([*tags, model.method.split(':')[0]])}"
+    yield 'metrics: ["accuracy"]'
+    if model.score is not None:
+        result = {
+            "task": {"type": "image-classification"},
+            "dataset": {"name": "own pictures, a held-out part", "type": "custom", "split": "held-out"},
+            "metrics": [{"type": "accuracy", "value": round(model.score / 100, 4)}],
+        }
+        yield f"model-index: {_json([{'name': clean(model.name, 90), 'results': [result]}])}"
+    yield "---\n"
+
+
+def _about(model: Fitted) -> Iterator[str]:
+    count = len(model.classes)
+    size = [f"{model.trained:,} trained parameters"] if model.trained is not None else []
+    size += [f"{model.size / 1000:,.0f} kB"] if model.size else []
+    yield f"\nSorts pictures into {count} classes. It is a small adapter ({', '.join([_code(model.method), *size])})"
+    yield f"on the frozen backbone {_code(model.backbone)} at {model.image_size} x {model.image_size} pixels.\n"
+    names = [_plain(name) for name in model.classes[:MOST_CLASSES]]
+    more = f" and {count - MOST_CLASSES} more" if count > MOST_CLASSES else ""
+    yield f"**Classes:** {', '.join(names)}{more}.\n"
+
+
+def _results(model: Fitted) -> Iterator[str]:
+    yield "## How good it is\n"
+    if model.score is None or model.interval is None:
+        yield "No pictures were held out, so nothing is known of new ones.\n"
+    else:
+        low, high = model.interval
+        yield f"**{model.score:.1f} %** of {len(model.held_out)} held-out pictures are answered rightly"
+        yield f"(95 % interval {low:.1f} to {high:.1f} %). They took no part in training or in any choice.\n"
+    if model.rungs:
+        yield "| step | cross-validated | held out | trained parameters | |"
+        yield "|:-----|----------------:|---------:|-------------------:|:--|"
+    for rung in model.rungs:
+        crossed = "–" if rung.cross_validated is None else f"{rung.cross_validated:.1f} %"
+        crossed += f" ± {rung.deviation:.1f}" if rung.deviation is not None else ""
+        held = "–" if rung.held_out is None else f"{rung.held_out:.1f} %"
+        trained = "–" if rung.trained is None else f"{rung.trained:,}"
+        yield f"| {_plain(rung.name)} | {crossed} | {held} | {trained} | {'kept' if rung.kept else ''} |"
+    yield "\nWhat was kept was chosen by cross-validation. `report.html` shows the confusions and the mistakes.\n"
+
+
+def _training(model: Fitted) -> Iterator[str]:
+    yield "## How it was made\n"
+    few, many = (min(model.counts), max(model.counts)) if len(model.counts) else (0, 0)
+    each = f"{few}" if few == many else f"{few} to {many}"
+    yield f"- {sum(model.counts):,} training pictures, {each} per class"
+    yield f"- method {_code(model.method)}, backbone {_code(model.backbone)}"
+    if model.folds is not None:
+        yield f"- {model.folds}-fold cross-validation" + (f", seed {model.seed}" if model.seed is not None else "")
+    if model.created:
+        yield f"- made {_plain(model.created)}"
+    if model.versions:
+        yield "- " + ", ".join(f"{_plain(name)} {_plain(value)}" for name, value in model.versions.items())
+    for note in model.notes:
+        yield f"- {_plain(note)}"
+    if model.command:
+        yield f"\n{_block(model.command, 'sh')}\n"
+
+
+def _use(model: Fitted) -> Iterator[str]:
+    yield "## How to use it\n"
+    yield _block("pip install vitadapt\nvitadapt predict FOLDER-OF-THIS-MODEL picture.jpg", "sh") + "\n"
+    lines = (
+        "from vitadapt import ImageClassifier",
+        'model = ImageClassifier.load("FOLDER-OF-THIS-MODEL")',
+        'model.predict(["picture.jpg"])',
+    )
+    yield _block("\n".join(lines), "python") + "\n"
+
+
+def _limits(model: Fitted) -> Iterator[str]:
+    yield "## What it is for, and what not\n"
+    yield "- It is meant for pictures like those it was made from: the same kind of camera, light, angle and subject."
+    yield "  The accuracy above holds for such pictures and for no others."
+    yield "- It always answers with one of its classes, also when a picture shows none of them. Its probability tells"
+    yield "  how sure it is; refuse answers below a threshold where a wrong one costs more than none."
+    few = [name for name, count in zip(model.classes, model.counts, strict=True) if count < 10]
+    if few:
+        named = ", ".join(_plain(name) for name in few[:10]) + (f" and {len(few) - 10} more" if len(few) > 10 else "")
+        yield f"- Fewer than ten training pictures: {named}. Expect more mistakes there."
+    yield "- Nobody has examined it for fairness between groups of people, nor for safety. Do not use it for decisions"
+    yield "  about people."
+    yield "\n## Licence\n"
+    own, base = _plain(model.licence) or "not stated", _plain(model.base_licence) or "see its source"
+    yield f"This adapter: {own}. Its backbone: {base}."
+    yield "The backbone's weights are not part of this model; their licence applies wherever it runs."
+
+
+def _json(value: object) -> str:
+    return json.dumps(_printable(value), ensure_ascii=False)
+
+
+def _printable(value: object) -> object:
+    if isinstance(value, str):
+        return clean(value, 200)
+    if isinstance(value, list):
+        return [_printable(part) for part in value]
+    return {key: _printable(part) for key, part in value.items()} if isinstance(value, dict) else value
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return SPECIAL.sub(r"\\\1", clean(text, 200))
+
+
+def _code(text: str) -> str:
+    return f"`{clean(text, 200).replace('`', chr(0x2BC))}`"
+
+
+def _block(text: str, language: str) -> str:
+    """Lines of code, in a fence longer than any inside."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    lines = "\n".join(clean(line, 1000) for line in text.splitlines())
+    return f"{fence}{language}\n{lines}\n{fence}"

@@ -1,0 +1,186 @@
+"""What an adapter left behind in a backbone, by kind of module; adapters that left the same kinds are a family.
+
+Nothing here knows a method: a delta with thin factors, any other delta, an inserted module, and tensors of the backbone
+that are not the bank's are found where they stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from types import MappingProxyType
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ...nn.deltas import Delta
+from ...nn.surgery import copy_sharing_weights, require_vit
+from ...nn.vit import Block, Slot, SlotLinear, ViT
+from ...utils.errors import NotApplicable, WeightsError
+from .calls import Branch, Call, Numbers
+from .layout import Layout
+from .thin import Makers, Merged, Parts, merging_pays, thin_of
+
+
+@dataclass(frozen=True, eq=False)
+class SlotPiece:
+    """What adapters of a family do to a `SlotLinear`: a layer of their own, or thin deltas and a bias (its name) that
+    are added to the shared one; and other deltas."""
+
+    merged: Call | None = None
+    thin: tuple[tuple[Slot, Call], ...] = ()
+    bias: str = ""
+    branches: tuple[tuple[Slot, Call], ...] = ()
+
+    @property
+    def makers(self) -> tuple[Call, ...]:
+        return tuple(call for _, call in self.thin) if self.merged is None else (self.merged,)
+
+
+Piece = SlotPiece | Call
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """Adapters of one skeleton: the same modules with the same settings at the same paths; only numbers differ.
+
+    template: a backbone adapted like them. numbers: its tensors that differ; layout: how they are packed. pieces: path
+    of a module of the plain backbone -> what stands there; makers: what it is made with. whole: paths of the blocks
+    that must compute every token. projected: is the output projection in use?
+    """
+
+    key: Hashable
+    template: ViT
+    numbers: Numbers
+    layout: Layout
+    pieces: dict[str, Piece]
+    makers: Makers
+    whole: frozenset[str]
+    projected: bool
+
+
+def dissect(
+    adapted: nn.Module, plain: ViT, known: Mapping[Hashable, Family] = MappingProxyType({})
+) -> tuple[Family, dict[str, Tensor]]:
+    """The family of an adapted backbone, one of the `known` if it is, and its own tensors by their names in it.
+
+    Raises NotApplicable for what has nothing to share with other adapters, WeightsError for another backbone.
+    """
+    model = require_vit(adapted)
+    _check_config(model, plain)
+    own = dict(_own_tensors(model, plain))
+    key = _key(model, plain, {id(tensor): name for name, tensor in own.items()})
+    return known.get(key) or family_of(copy_sharing_weights(model), plain, tuple(own)), own
+
+
+def family_of(template: ViT, plain: ViT, names: Sequence[str]) -> Family:
+    """The family of a `template` that is nobody else's, where tensors of these names are the adapters' own."""
+    template.to(plain.position.device).eval()
+    known: dict[str, Tensor] = dict(template.named_parameters()) | dict(template.named_buffers())
+    for name, parameter in plain.named_parameters():
+        if name in known and name not in names:
+            known[name].data = parameter.data  # held once, whoever holds the adapted model
+    numbers = Numbers({id(known[name]): name for name in names})
+    pieces = dict(_pieces(template, numbers))
+    makers = Makers.of([c for p in pieces.values() if isinstance(p, SlotPiece) for c in p.makers], numbers)
+    whole = (path for path, m in template.named_modules() if isinstance(m, Block) and not _tokenwise(m))
+    layout = Layout.of({name: known[name] for name in names})
+    projected = template.config.projection == plain.config.projection
+    key = _key(template, plain, numbers.names)
+    return Family(key, template, numbers, layout, pieces, makers, frozenset(whole), projected)
+
+
+def _key(model: ViT, plain: ViT, names: Mapping[int, str]) -> Hashable:
+    """Equal for models whose own tensors have the same names and whose created modules the same signatures."""
+    created = tuple(
+        (path, _signature(module.inserted if isinstance(module, Block) else module.deltas, names))
+        for path, module in model.named_modules()
+        if isinstance(module, (Block, SlotLinear))
+    )
+    return model.config.projection == plain.config.projection, tuple(names.values()), created
+
+
+def _check_config(model: ViT, plain: ViT) -> None:
+    if replace(model.config, projection=plain.config.projection) == plain.config:
+        return
+    theirs, ours = vars(model.config), vars(plain.config)
+    name = next(name for name in ours if name != "projection" and theirs[name] != ours[name])
+    raise WeightsError(f"was made for a backbone with {name}={theirs[name]}, and the bank's has {name}={ours[name]}")
+
+
+def _own_tensors(model: ViT, plain: ViT) -> Iterator[tuple[str, Tensor]]:
+    """What the adapter trains, and all that its method created."""
+    base = dict(plain.named_parameters()) | dict(plain.named_buffers())
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if name not in base or tensor.requires_grad or not _same(tensor, base[name]):
+            if "." not in name and name in base:
+                raise NotApplicable(
+                    f"has a {name} of its own: it was made for another backbone, or trains all of it and has nothing "
+                    "to share; serve it as a model of its own"
+                )
+            yield name, tensor
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape:
+        raise WeightsError(f"was made for a backbone of other shapes ({tuple(a.shape)}, expected {tuple(b.shape)})")
+    return a.data_ptr() == b.data_ptr() or torch.equal(a.detach().to(b), b)
+
+
+def _pieces(template: ViT, numbers: Numbers) -> Iterator[tuple[str, Piece]]:
+    for path, module in template.named_modules():
+        if isinstance(module, Block):
+            for place, inserted in module.inserted.items():
+                alone = not getattr(inserted, "tokenwise", False)
+                yield f"{path}.inserted.{place}", Call.of(inserted, numbers, alone)
+            for name in ("attention.qkv", "attention.out", "mlp.fc1", "mlp.fc2"):
+                layer = cast(SlotLinear, module.get_submodule(name))
+                piece = _slot_piece(layer, numbers, alone=not _tokenwise(module))
+                if piece is not None:
+                    yield f"{path}.{name}", piece
+        elif _of_the_backbone(path, module) and any(id(p) in numbers.names for p in module.parameters(recurse=False)):
+            yield path, Call.of(module, numbers)
+
+
+def _of_the_backbone(path: str, module: nn.Module) -> bool:
+    """Is this one of the plain network's modules, and none that is dealt with elsewhere?"""
+    created = {"inserted", "deltas", "shared"}.intersection(path.split("."))
+    return not created and not isinstance(module, (SlotLinear, ViT))
+
+
+def _slot_piece(layer: SlotLinear, numbers: Numbers, alone: bool) -> SlotPiece | None:
+    thin, others = thin_of(layer), {slot: d for slot, d in layer.deltas.items() if slot not in thin_of(layer)}
+    branches = tuple(
+        (cast(Slot, slot), Call.of(Branch(cast(Delta, delta)), numbers, alone)) for slot, delta in others.items()
+    )
+    bias = numbers.names.get(id(layer.bias), "")
+    if id(layer.weight) in numbers.names or (thin and merging_pays(layer)):
+        return SlotPiece(Call.of(Merged(layer), numbers), branches=branches)
+    makers = tuple((slot, Call.of(Parts(delta), numbers)) for slot, delta in thin.items())
+    return SlotPiece(None, makers, bias, branches) if makers or branches or bias else None
+
+
+def _tokenwise(block: Block) -> bool:
+    return all(getattr(module, "tokenwise", False) for module in block.inserted.values())
+
+
+def _signature(module: nn.Module, names: Mapping[int, str]) -> Hashable:
+    """Equal for modules that differ in nothing but the numbers in the adapter's tensors."""
+    settings = sorted((n, _value(v)) for n, v in vars(module).items() if not n.startswith("_") and n != "training")
+    own = chain(module._parameters.items(), module._buffers.items())
+    tensors = tuple((n, names.get(id(t)), t.shape, t.dtype) for n, t in own if t is not None)
+    children = tuple((name, _signature(child, names)) for name, child in module.named_children())
+    return type(module), tuple(settings), tensors, children
+
+
+def _value(value: object) -> tuple[str, Hashable]:
+    if isinstance(value, partial):  # a copy of one would count as another
+        return "partial", (value.func, value.args, tuple(sorted(value.keywords.items())))
+    try:
+        hash(value)
+    except TypeError:
+        return "object", id(value)  # never shared by accident: the template keeps it alive
+    return type(value).__qualname__, value

@@ -1,0 +1,179 @@
+"""The one backbone that computes for all: its modules ask the call in progress what the adapters want of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...nn.surgery import copy_sharing_weights
+from ...nn.vit import PLACES, Block, Slot, SlotLinear, ViT
+from .calls import Call
+from .family import Family, Piece, SlotPiece
+from .thin import Rows
+
+
+@dataclass(frozen=True)
+class Share:
+    """The images start..stop-1 of a batch, which belong to adapters of one family, and the tensors of these."""
+
+    family: Family
+    images: slice
+    rows: Rows
+
+
+Compute = Callable[[Tensor], Tensor]
+Part = tuple[slice, Piece, Rows]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who wants what where: path -> parts of the batch in rising order; the rest is the plain backbone's."""
+
+    size: int
+    parts: Mapping[str, Sequence[Part]] = field(default_factory=dict)
+    whole: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, size: int, shares: Sequence[Share]) -> Plan:
+        parts: dict[str, list[Part]] = {}
+        for share in shares:
+            for path, piece in share.family.pieces.items():
+                parts.setdefault(path, []).append((share.images, piece, share.rows))
+        return cls(size, parts, frozenset().union(*(share.family.whole for share in shares)))
+
+
+_NOTHING = Plan(0)
+_PLAN = ContextVar("plan", default=_NOTHING)
+
+
+@contextmanager
+def following(plan: Plan) -> Iterator[None]:
+    """Within the block, and this thread, hosts compute what `plan` says."""
+    token = _PLAN.set(plan)
+    try:
+        yield
+    finally:
+        _PLAN.reset(token)
+
+
+class Site(nn.Module):
+    """A module of the backbone, replaced for the images whose adapters have their own."""
+
+    def __init__(self, base: nn.Module, path: str) -> None:
+        super().__init__()
+        self.base, self.path = base, path
+
+    def forward(self, x: Tensor) -> Tensor:
+        plan = _PLAN.get()
+        parts = plan.parts.get(self.path)
+        if not parts:
+            return cast(Tensor, self.base(x))
+        own = [(images, partial(rows.run, cast(Call, piece))) for images, piece, rows in parts]
+        return _spliced(x, self.base, own, plan.size)
+
+
+def _spliced(x: Tensor, base: Compute, parts: Sequence[tuple[slice, Compute]], size: int) -> Tensor:
+    """Every image (B, ...) computed once: by the one of the `parts` that it belongs to, or by the `base`."""
+    found, done = [], 0
+    for images, compute in parts:
+        if images.start > done:
+            found.append(base(x[done : images.start]))
+        found.append(compute(x[images]))
+        done = images.stop
+    if done < size:
+        found.append(base(x[done:]))
+    return found[0] if len(found) == 1 else torch.cat(found)
+
+
+class InsertedSite(Site):
+    """Where modules may stand behind the attention or the MLP."""
+
+    def __init__(self, path: str, block: str) -> None:
+        super().__init__(nn.Identity(), path)
+        self.block = block
+
+    @property
+    def tokenwise(self) -> bool:
+        """May this batch be computed for the tokens that are read alone?"""
+        return self.block not in _PLAN.get().whole
+
+
+class SlotSite(nn.Module):
+    """A `SlotLinear` of the backbone: one product for all images, and what their adapters add to it."""
+
+    def __init__(self, base: SlotLinear, path: str) -> None:
+        super().__init__()
+        self.base, self.path = base, path
+
+    def forward(self, x: Tensor, slots: tuple[Slot, ...] | None = None) -> tuple[Tensor, ...]:
+        plan, base = _PLAN.get(), self.base
+        parts = cast(Sequence[tuple[slice, SlotPiece, Rows]], plan.parts.get(self.path, ()))
+        if not parts:
+            return cast(tuple[Tensor, ...], base(x, slots))
+        slots = slots or base.slots
+        own = [(i, partial(self._merged, rows, piece.merged, slots)) for i, piece, rows in parts if piece.merged]
+        if own:
+            y = _spliced(x, lambda rest: torch.cat(base(rest, slots), dim=-1), own, plan.size)
+            outputs = y.chunk(len(slots), dim=-1)
+        else:
+            outputs = base(x, slots)  # of a plain layer, and so in fresh memory that may be changed
+        for images, piece, rows in parts:
+            here = dict(zip(slots, (output[images] for output in outputs), strict=True))
+            self._add(piece, rows, x[images], here)
+        return outputs
+
+    def _merged(self, rows: Rows, call: Call, slots: tuple[Slot, ...], x: Tensor) -> Tensor:
+        """x W^T + b with the adapters' own W and b: (k, N, D_in) -> (k, N, D_out of these slots)."""
+        weight, bias = (part.to(x.dtype) for part in rows.parts(call))
+        here = slice(self.base.rows(slots[0]).start, self.base.rows(slots[-1]).stop)
+        if rows.single:
+            return F.linear(x, weight[here], bias[here])
+        return torch.baddbmm(bias[:, None, here], x, weight[:, here].mT)
+
+    def _add(self, piece: SlotPiece, rows: Rows, x: Tensor, here: Mapping[Slot, Tensor]) -> None:
+        """Change the outputs `here`, slot -> (k, N, D_out / slots), in place to those of the adapters."""
+        if piece.bias:
+            change = rows.tensors[piece.bias] - self.base.bias
+            for slot, y in here.items():
+                y += change[..., self.base.rows(slot)].unsqueeze(-2)
+        for slot, call in piece.thin:
+            if slot in here:
+                _add_thin(here[slot], x, *rows.parts(call))
+        for slot, call in piece.branches:
+            if slot in here:
+                here[slot].add_(rows.run(call, x))
+
+
+def _add_thin(y: Tensor, x: Tensor, q: Tensor, p: Tensor, shift: Tensor | None = None) -> None:
+    """y += x Q P^T + s with Q (k, D_in, R), P^T (k, R, D_out) and s (k, D_out), or all without k."""
+    y += x @ q.to(x.dtype) @ p.to(x.dtype)
+    if shift is not None:
+        y += shift.unsqueeze(-2)
+
+
+def host_of(plain: ViT) -> ViT:
+    """A copy of `plain`, sharing its weights, that follows plans. Its output projection is left to the caller."""
+    host = copy_sharing_weights(plain).eval()
+    host.projection = nn.Identity()
+    for path, module in list(host.named_modules()):
+        if isinstance(module, Block):
+            for place in PLACES:
+                module.inserted[place] = InsertedSite(f"{path}.inserted.{place}", path)
+        elif isinstance(module, SlotLinear):
+            _replace(host, path, SlotSite(module, path))
+        elif not isinstance(module, ViT) and any(True for _ in module.parameters(recurse=False)):
+            _replace(host, path, Site(module, path))
+    return host
+
+
+def _replace(host: ViT, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    cast(Any, host.get_submodule(parent))._modules[name] = module

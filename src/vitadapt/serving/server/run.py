@@ -1,0 +1,123 @@
+"""From a service to a listening process, and to its orderly end."""
+
+from __future__ import annotations
+
+import ipaddress
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import uvicorn
+
+from ...utils.errors import ConfigError, VitadaptError
+from .app import make_app
+from .connection import connection
+from .malloc import hold_little
+from .middleware import Door
+from .service import Service
+
+_BACKLOG = 1024
+_KEEP_ALIVE = 30  # seconds that an idle connection stays open: longer than clients keep theirs
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to listen, and who may ask. hosts: further names of this server."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: str = ""
+    hosts: tuple[str, ...] = ()
+
+    @property
+    def loopback(self) -> bool:
+        """Does it reach only this machine?"""
+        if self.host == "localhost":
+            return True
+        with suppress(ValueError):
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        return False
+
+    def door(self) -> Door:
+        """On a loopback address other names are refused: a page of another site could make its name mean this one."""
+        own = {"localhost", "127.0.0.1", "::1", self.host.strip("[]").lower()} if self.loopback else set()
+        return Door(self.token, frozenset(own | {host.lower() for host in self.hosts}))
+
+
+def _listener(address: Address) -> socket.socket:
+    """A socket that connections already queue at. Raises ConfigError."""
+    if not 0 <= address.port <= 65535:
+        raise ConfigError(f"--port is a number from 0 to 65535, not {address.port}")
+    listener = None
+    try:
+        found = socket.getaddrinfo(address.host.strip("[]"), address.port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(found[0], socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(found[4])
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        if listener is not None:
+            listener.close()
+        raise ConfigError(
+            f"--host {address.host} --port {address.port}: cannot listen there ({error.strerror}); "
+            "choose another --port"
+        ) from error
+    return listener
+
+
+def prepared(service: Service, address: Address) -> tuple[uvicorn.Server, socket.socket]:
+    """A server with its models loaded, and the socket to be given to its `run`.
+
+    Raises ConfigError when the address cannot be listened at, and what `Service.load` raises.
+    """
+    limits = service.limits
+    listener = _listener(address)
+    try:
+        service.load()
+    except VitadaptError:
+        listener.close()
+        service.shelf.close()
+        raise
+    config = uvicorn.Config(
+        make_app(service, address.door()),
+        http=connection(limits),
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=round(limits.read + limits.answer) + 1,
+    )
+    return uvicorn.Server(config), listener
+
+
+def run(service: Service, address: Address, tell: Callable[[str], None] = lambda _: None) -> None:
+    """Serve until SIGTERM or SIGINT; then answer what was accepted and return. Raises as `prepared`."""
+    before = {kind: signal.signal(kind, _nothing) for kind in (signal.SIGTERM, signal.SIGINT)}
+    listener = None
+    hold_little()
+    try:
+        server, listener = prepared(service, address)
+        count = len(service.shelf.models)
+        tell(f"{count} model{'' if count == 1 else 's'} at {url_of(listener)} (Ctrl-C ends it)")
+        server.run(sockets=[listener])  # it repeats the signal that ended it, which then means nothing
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+        if listener is not None:
+            listener.close()
+
+
+def _nothing(*_: object) -> None:
+    """A signal that has been heard already."""
+
+
+def url_of(listener: socket.socket) -> str:
+    """How a browser on this machine calls it."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

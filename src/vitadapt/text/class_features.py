@@ -1,0 +1,79 @@
+"""What a run needs of language: the text features of its classes, and what it should say about how they were made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from ..benchmark.config import RunConfig
+from ..data import Dataset
+from ..data.catalog import names_of, resolve
+from ..data.checks.dataset import Finding, finding
+from ..nn.backbone import Backbone
+from ..nn.head import TextStart
+from ..nn.setting import Setting
+from ..utils.errors import WeightsError
+from . import Prompts, TextTower, class_texts, load_text_tower, overlong, prompts_of, text_matrix
+from .features import CONTEXT, any_tokeniser
+
+SHOWN = 60  # characters of a text that a note repeats
+
+
+def text_start(
+    config: RunConfig, backbone: Backbone, dataset: Dataset, cache: Path | None, setting: Setting
+) -> tuple[TextStart, list[str]]:
+    """The start of a head from the classes' names, and notes for the record.
+
+    Raises NotApplicable when the backbone has no text tower, WeightsError when it cannot be had, ConfigError when the
+    prompts do not fit the classes.
+    """
+    tower = cached_text_tower(config.backbone, setting.device, backbone)
+    texts = sentences(config.dataset, dataset.classes, config.prompts)
+    matrix = text_matrix(tower, texts, cache, setting.progress)
+    return TextStart(matrix, tower.logit_scale), _notes(tower, [text for part in texts for text in part])
+
+
+def sentences(spec: str, classes: Sequence[str], prompts: Prompts | None) -> list[list[str]]:
+    """What is said about each class of the dataset `spec`. Raises ConfigError when the prompts do not fit them."""
+    return class_texts(_known_as(spec), classes, prompts, names_of(spec))
+
+
+def _known_as(spec: str) -> str:
+    """The name under which there are built-in prompts; empty for data of one's own."""
+    row = resolve(spec)
+    return row.name if row else ""
+
+
+def prompt_findings(spec: str, classes: Sequence[str], prompts: Prompts | None = None) -> list[Finding]:
+    """What the doctor says of the sentences about `classes`: which are longer than a CLIP reads.
+
+    Without a tokeniser that is a note. Raises ConfigError when the prompts do not fit the classes.
+    """
+    texts = sentences(spec, classes, prompts)
+    try:
+        tokeniser = any_tokeniser()
+    except WeightsError as error:
+        return [Finding("note", "prompts", f"the tokens of the prompts were not counted: {error}")]
+    _, templates = prompts_of(_known_as(spec), classes, prompts)
+    long = []
+    for name, said in zip(classes, texts, strict=True):
+        for i, length in enumerate(tokeniser.lengths(said)):
+            if length > CONTEXT:
+                template = templates[i % len(templates)]  # every item of knowledge meets every template
+                long.append(f"{name!r} in {template[:SHOWN]!r} ({length} tokens)")
+    what = f"{len(long)} of {sum(map(len, texts))} texts have more than {CONTEXT} tokens and will be cut"
+    return [finding("warning", "prompts", what, long)] if long else []
+
+
+@lru_cache(maxsize=1)
+def cached_text_tower(name: str, device: str, backbone: Backbone) -> TextTower:
+    """The text tower of a backbone; the last one is kept, and nothing ever writes into it."""
+    return load_text_tower(name, backbone, device)
+
+
+def _notes(tower: TextTower, texts: list[str]) -> list[str]:
+    cut = overlong(tower, texts)
+    if not cut:
+        return []
+    return [f"{len(cut)} of {len(texts)} texts have more than {tower.context} tokens and were cut: {cut[0][:SHOWN]!r}"]

@@ -1,0 +1,314 @@
+"""The adapter file: what was learnt, as safetensors with metadata. Kilobytes, never code. docs/adapter-format.md.
+
+Tensors: `backbone.NAME` for every trainable tensor of the adapted backbone, `constant.NAME` for what its method drew
+at random and does not train, `head.NAME` for the classifier head with its feature statistics, `test.images` and
+`test.logits` for the self-test. Metadata: one entry `vitadapt`, a JSON object of the fields of `AdapterInfo` (one
+entry, because the order of several is left to chance and the same run must give the same bytes), and `checksum` of all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ..data.images import VERSION
+from ..methods import METHODS
+from ..nn.backbone import Backbone, backbone_digest
+from ..nn.head import Classifier, Head, unprojected
+from ..nn.head_spec import ZERO, HeadSpec
+from ..nn.surgery import Method, adapt, constants, load_trainable_state, trainable, trainable_state
+from ..utils.errors import ConfigError, UnknownName, VitadaptError, WeightsError
+from ..utils.fields import build
+from ..utils.files import parse_json
+from .adapter_checks import check_all, check_file
+
+FORMAT = "vitadapt-adapter/3"
+FORMATS = ("vitadapt-adapter/1", "vitadapt-adapter/2", FORMAT)
+TOLERANCE = 0.01
+"""Of the self-test: this part of the largest expected logit, and of 1 at least."""
+
+_PICTURE = 8  # pixels of a side of the pictures of the self-test
+_PARTS = ("backbone", "constant", "head", "test")
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """What an adapter file says about itself.
+
+    base: digest of the backbone that it was trained on, all of whose weights its outputs depend on.
+    squash, and what `adapter_bytes` adds: activation and preprocess (how images became numbers), must be the same when
+    it is used. names and templates: what the head was made of, if of words; without a stored head it is made again.
+    training: a summary, plain JSON values. licence: of this file; base_licence: of the backbone's weights.
+    """
+
+    method: Method
+    backbone: str
+    image_size: int
+    classes: tuple[str, ...]
+    base: str
+    head: HeadSpec = ZERO
+    squash: bool = False
+    activation: str = ""
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+    licence: str = ""
+    base_licence: str = ""
+    format: str = FORMAT
+
+
+def adapter_bytes(model: Classifier, info: AdapterInfo, with_head: bool = True) -> bytes:
+    """The file's contents. Without the head it must have been made of words and not been trained.
+
+    Raises ConfigError when a head that is left out could not be made again.
+    """
+    tensors = {f"backbone.{name}": t for name, t in trainable_state(model.backbone).items()}
+    tensors |= {f"constant.{name}": t.detach().cpu() for name, t in constants(model.backbone).items()}
+    if with_head:
+        tensors |= {f"head.{name}": t.detach().cpu() for name, t in model.head.state_dict().items()}
+    elif not (info.names and info.templates) or trainable(model.head):
+        raise ConfigError("a head can be left out only when it was made of class names and templates, and not trained")
+    pictures = pictures_of_the_test()
+    tensors |= {"test.images": pictures, "test.logits": logits_of(model, pictures).cpu()}
+    info = replace(info, **facts_of(model.backbone, info), format=FORMAT)
+    about = _plain(info)
+    metadata = {"vitadapt": json.dumps({**about, "checksum": checksum_of(about, tensors)})}
+    data: bytes = save({name: t.contiguous() for name, t in tensors.items()}, metadata)
+    return data
+
+
+def checksum_of(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """BLAKE2b of all that a file says: its metadata, and name, type, shape and bytes of every tensor."""
+    state = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        state.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()
+
+
+def facts_of(backbone: Backbone, info: AdapterInfo) -> dict[str, Any]:
+    """What must be the same where the adapter is used: the activation, and the way from an image to numbers."""
+    preprocess = {
+        **asdict(backbone.preprocess),
+        "image_size": info.image_size,
+        "squash": info.squash,
+        "pixels": VERSION,
+    }
+    return {"activation": getattr(backbone.config, "activation", ""), "preprocess": json.loads(json.dumps(preprocess))}
+
+
+def _plain(info: AdapterInfo) -> dict[str, Any]:
+    """As JSON values; what is at its default is left out."""
+    method = {"name": METHODS.name_of(info.method), **asdict(cast(Any, info.method))}
+    required = {"format": info.format, "method": method, "backbone": info.backbone, "image_size": info.image_size}
+    required |= {"classes": info.classes, "base": info.base}
+    rest = {name: getattr(info, name) for name in _OPTIONAL if getattr(info, name)}
+    return {**required, **({"head": asdict(info.head)} if info.head != ZERO else {}), **rest}
+
+
+_OPTIONAL = ("squash", "activation", "preprocess", "names", "templates", "training", "licence", "base_licence")
+
+
+def pictures_of_the_test() -> Tensor:
+    """The two small pictures of the self-test, uint8 (2, 8, 8, 3): a fixed pattern without any period."""
+    return torch.arange(2 * _PICTURE * _PICTURE * 3).mul(131).remainder(251).to(torch.uint8).view(2, 8, 8, 3)
+
+
+def enlarged(pictures: Tensor, size: int) -> Tensor:
+    """Pictures (N, h, w, 3) -> (N, 3, S, S): pixel i of a side is that of number floor(i h / S), so nothing rounds."""
+    rows, columns = (torch.arange(size) * side // size for side in pictures.shape[1:3])
+    return pictures.permute(0, 3, 1, 2)[:, :, rows][:, :, :, columns].contiguous()
+
+
+@torch.no_grad()
+def logits_of(model: Classifier, pictures: Tensor) -> Tensor:
+    """Logits (N, C) in fp32 of small pictures (N, h, w, 3)."""
+    was, _ = model.training, model.eval()
+    device = next(model.parameters()).device
+    logits: Tensor = model(enlarged(pictures, model.backbone.image_size).to(device)).float()
+    model.train(was)
+    return logits
+
+
+def read_adapter(path: Path | str) -> tuple[AdapterInfo, dict[str, Tensor]]:
+    """Raises WeightsError when the file is missing, damaged, not an adapter, or of a newer format."""
+    try:
+        check_file(path)
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise WeightsError(f"{path}: cannot be read as an adapter ({error}); was it copied completely?") from error
+    try:
+        about = parse_json(metadata.get("vitadapt", "{}"))
+        if about.get("format") not in FORMATS:
+            known = " or ".join(FORMATS)
+            raise WeightsError(f"{path}: not an adapter of this format ({about.get('format')}, expected {known})")
+        if not _is_whole(about, tensors):
+            raise WeightsError(f"{path}: damaged (its checksum does not match); copy or make it again")
+        info = _info(about)
+        check_all(path, info, tensors)
+        return info, tensors
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WeightsError(f"{path}: its metadata are damaged ({error!r}); was it made by something else?") from error
+    except (ConfigError, UnknownName) as error:
+        raise WeightsError(f"{path}: {error}; a newer vitadapt may know it") from error
+
+
+def _is_whole(about: dict[str, Any], tensors: dict[str, Tensor]) -> bool:
+    """Older formats have no checksum; one that is there must be right whatever the format says: that may be damaged."""
+    if "checksum" not in about:
+        return bool(about["format"] != FORMAT)
+    rest = {name: value for name, value in about.items() if name != "checksum"}
+    return checksum_of(rest, tensors) == str(about["checksum"])
+
+
+def _info(about: dict[str, Any]) -> AdapterInfo:
+    fields = dict(about["method"])
+    method = build(METHODS[fields.pop("name")], fields, "method")
+    rest = {name: about[name] for name in _OPTIONAL if name in about}
+    rest |= {name: tuple(rest[name]) for name in ("names", "templates") if name in rest}
+    head = build(HeadSpec, about.get("head", {}), "head")
+    required = (method, about["backbone"], about["image_size"], tuple(about["classes"]), about["base"], head)
+    if not all(isinstance(about.get(name, []), list) for name in ("classes", "names", "templates")):
+        raise ValueError("a text where a list was expected")
+    return AdapterInfo(*required, **rest, format=about["format"])
+
+
+def load_adapter(path: Path | str, backbone: Backbone, base: str | None = None) -> Classifier:
+    """`backbone` adapted with what the file holds -> a classifier in eval mode.
+
+    `base` is the digest of `backbone`, if it is known already. Raises WeightsError for another backbone, activation or
+    preprocessing than it was trained with, missing or unexpected tensors, an adapter that changes nothing, and a
+    self-test whose answers are not the stored ones.
+    """
+    info, tensors = read_adapter(path)
+    try:
+        _check_base(info, backbone, base)
+        return _assembled(info, tensors, backbone)
+    except VitadaptError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    except (RuntimeError, ValueError, TypeError, LookupError) as error:
+        reason = str(error).partition("\n")[0]
+        raise WeightsError(f"{path}: what it holds does not fit its method ({reason}); make it again") from error
+
+
+def _check_base(info: AdapterInfo, backbone: Backbone, base: str | None) -> None:
+    facts = facts_of(backbone, info)
+    if info.activation and info.activation != facts["activation"]:
+        raise WeightsError(
+            f"was trained with the activation {info.activation}, and this backbone computes {facts['activation']}; "
+            f"load {info.backbone}"
+        )
+    size = backbone.image_size
+    if size != info.image_size:
+        raise WeightsError(f"was trained on images of {info.image_size} pixels; load the backbone with that image_size")
+    for name, value in facts["preprocess"].items():
+        if info.preprocess and info.preprocess.get(name) != value:
+            was = info.preprocess.get(name)
+            raise WeightsError(f"was trained with the preprocessing {name}={was}, and here it is {value}")
+    own = base or backbone_digest(backbone)
+    if own != info.base:
+        raise WeightsError(
+            f"was trained on {info.backbone} (digest {info.base}), and this backbone is another ({own}); load that one"
+        )
+
+
+def _assembled(info: AdapterInfo, tensors: dict[str, Tensor], backbone: Backbone) -> Classifier:
+    strange = sorted(name for name in tensors if name.partition(".")[0] not in _PARTS)
+    if strange:
+        raise WeightsError(f"has unexpected tensors {', '.join(strange[:3])}; was it made by something else?")
+    if info.head.projection == "merged":
+        backbone, _ = unprojected(backbone)
+    adapted = adapt(backbone, info.method)
+    load_trainable_state(adapted, _part(tensors, "backbone."))
+    _load_constants(adapted, _part(tensors, "constant."), info)
+    head = _head(info, _part(tensors, "head."), backbone)
+    model = Classifier(adapted, head).to(next(backbone.parameters()).device).eval()
+    _require_change(model, backbone)
+    _require_answers(model, _part(tensors, "test."), info)
+    return model
+
+
+def _load_constants(adapted: nn.Module, kept: dict[str, Tensor], info: AdapterInfo) -> None:
+    own = constants(adapted)
+    for name, constant in own.items():
+        if name not in kept or kept[name].shape != constant.shape:
+            raise WeightsError(f"lacks {name}, which {info.method} needs; was it copied completely?")
+        constant.copy_(kept[name])
+    if extra := sorted(kept.keys() - own.keys()):
+        raise WeightsError(f"has unexpected constants {', '.join(extra[:3])}; was it made with another method?")
+
+
+def _head(info: AdapterInfo, kept: dict[str, Tensor], backbone: Backbone) -> Head:
+    head = Head(backbone.features, len(info.classes), info.head, pretrained=1.0)
+    if not kept and info.names and info.templates:
+        return _head_of_words(info, backbone)
+    try:
+        head.load_state_dict(kept)
+    except RuntimeError as error:
+        own = head.state_dict()
+        missing, extra = sorted(own.keys() - kept.keys()), sorted(kept.keys() - own.keys())
+        what = f"missing {missing[:3]}, unexpected {extra[:3]}" if missing or extra else "shapes differ"
+        raise WeightsError(f"its head does not fit its {len(info.classes)} classes: {what}") from error
+    return head if info.method.trains_head else head.requires_grad_(False)
+
+
+def _head_of_words(info: AdapterInfo, backbone: Backbone) -> Head:
+    """The head made again of class names and templates, by the text tower beside `backbone`."""
+    from ..text import load_text_tower, text_matrix
+    from ..text.prompts import fill
+
+    tower = load_text_tower(info.backbone, backbone)
+    matrix = text_matrix(tower, [[fill(template, name) for template in info.templates] for name in info.names])
+    head = Head(matrix.shape[1], len(info.classes), info.head, tower.logit_scale)
+    head.start_from(matrix)
+    return head.requires_grad_(False)
+
+
+@torch.no_grad()
+def _require_change(model: Classifier, backbone: Backbone) -> None:
+    """Raises WeightsError when the adapted backbone does what the plain one does, or a bare head answers one thing."""
+    nothing = WeightsError("changes nothing: what it holds leaves every output as it was; train it, and save it again")
+    if trainable(model.backbone):
+        size, device = backbone.image_size, next(backbone.parameters()).device
+        images = enlarged(pictures_of_the_test(), size).to(device)
+        if torch.equal(model.backbone(images), backbone(images)):
+            raise nothing
+    elif not model.head.linear.weight.any():
+        raise nothing
+
+
+def _require_answers(model: Classifier, kept: dict[str, Tensor], info: AdapterInfo) -> None:
+    """Raises WeightsError unless the classifier says of the stored pictures what it said when it was saved."""
+    if info.format == FORMATS[0]:
+        return
+    if kept.keys() != {"images", "logits"}:
+        raise WeightsError("lacks its self-test; was it copied completely?")
+    expected = kept["logits"]
+    found = logits_of(model, kept["images"]).cpu()
+    if found.shape != expected.shape:
+        raise WeightsError(f"its self-test is of {expected.shape[-1]} classes, and it has {len(info.classes)}")
+    most = float((found - expected).abs().max())
+    if not most <= TOLERANCE * max(1.0, float(expected.abs().max())):
+        raise WeightsError(
+            f"fails its self-test: its answers differ by {most:.3g} from those when it was saved; "
+            "the file is damaged or was made for other software"
+        )
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+ADAPTER = "adapter.safetensors"

@@ -1,0 +1,63 @@
+"""Backbones, decoded images and frozen features: what trainings share, computed once and cached."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data import Dataset, Examples, Geometry, open_pixels
+from ..data.pixels.pixels import Pixels
+from ..nn.backbone import Backbone, backbone_digest
+from ..nn.setting import Setting
+from ..utils.files import read_sealed, write_sealed
+from ..utils.locks import locked
+from ..weights import load_backbone
+from .loop import forward_all
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where a run happens: nothing here changes its numbers. `cache` None decodes images anew each time.
+
+    `subset` is the file of the manifest whose digest a configuration names.
+    """
+
+    cache: Path | None = None
+    data_root: Path | None = None
+    setting: Setting = field(default_factory=Setting)
+    subset: Path | None = None
+
+
+@lru_cache(maxsize=2)
+def cached_backbone(name: str, image_size: int | None, device: str) -> tuple[Backbone, str]:
+    """A frozen backbone and its digest; the last two are kept, and nothing ever writes into them."""
+    backbone = load_backbone(name, image_size=image_size, device=device)
+    return backbone, backbone_digest(backbone)
+
+
+def pixels_of(examples: Examples, dataset: Dataset, backbone: Backbone, environment: Environment) -> Pixels:
+    """The images as `backbone` wants them, decoded once per cache."""
+    geometry = Geometry(backbone.image_size, backbone.preprocess.resize, dataset.squash)
+    return open_pixels(examples, geometry, environment.cache, environment.setting.progress)
+
+
+def frozen_features(backbone: Backbone, base: str, images: Pixels, environment: Environment, label: str) -> Tensor:
+    """Features (N, E) of the unadapted backbone in fp32, computed once per (weights, images) and kept in the cache."""
+    setting = replace(environment.setting, precision="fp32")
+    if not len(images):
+        return torch.zeros(0, backbone.features)
+    if environment.cache is None:
+        return forward_all(backbone, images, setting, label)
+    path = environment.cache / "features" / f"{base}-{images.key}.npy"
+    lock = path.with_suffix(".lock")  # several workers may ask at once: one computes, the others wait
+    with locked(lock, path.parent, "as a cache", "--cache"):
+        kept = read_sealed(path)
+        if kept is None:
+            kept = forward_all(backbone, images, setting, label).numpy().astype(np.float32).tobytes()
+            write_sealed(path, kept)
+    return torch.from_numpy(np.frombuffer(kept, dtype=np.float32).reshape(len(images), -1).copy())

@@ -1,0 +1,169 @@
+"""What a protocol is given, and the verbs it needs: build a classifier, train it, score it on images held out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..benchmark.config import RunConfig
+from ..metrics.scores import METRICS
+from ..nn.backbone import Backbone
+from ..nn.head import Classifier, Head, TextStart
+from ..nn.setting import Setting
+from ..nn.surgery import adapt, trainable
+from ..utils.errors import ConfigError, Diverged
+from ..utils.files import bytes_digest
+from .loop import FitLog, Inputs, SelectedInputs, fit, forward_all, probabilities_of
+from .recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a protocol may use: a frozen backbone, the training images with their labels, and their frozen features.
+
+    labels: (N,) class numbers or (N, C) multi-hot. features: (N, E) of the unadapted backbone, computed once.
+    text: what a head of class names is made of, when the cell asks for one. metric: the dataset's own.
+    trials: the file in which the finished trials of a search survive a kill.
+    """
+
+    config: RunConfig
+    backbone: Backbone
+    images: Inputs
+    labels: Tensor
+    classes: int
+    features: Tensor
+    setting: Setting
+    checkpoint: Path | None = None
+    text: TextStart | None = None
+    metric: str = "accuracy"
+    trials: Path | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of this cell."""
+        recipe = self.config.resolved().recipe
+        assert recipe is not None
+        return recipe
+
+    def take(self, rows: Tensor) -> Task:
+        """The same task with the images of `rows` (M,) only, in that order, and without files of its own."""
+        images = SelectedInputs(self.images, rows)
+        part = replace(self, images=images, labels=self.labels[rows], features=self.features[rows])
+        return replace(part, checkpoint=None, trials=None)
+
+    def identity(self) -> str:
+        """A digest of all that the score of a trial depends on besides its learning rate, weight decay and length."""
+        state = hashlib.blake2b(digest_size=8)
+        parts = (self.config.digest(), version("vitadapt"), torch.__version__, self.setting.device)
+        state.update(repr(parts).encode())
+        for tensor in (self.labels, self.features):
+            state.update(tensor.cpu().contiguous().numpy().tobytes())
+        return state.hexdigest()
+
+    def build(self, seed: int) -> Classifier:
+        """A fresh classifier: the backbone adapted with tensors drawn from `seed`, and a head as the cell asks for.
+
+        Raises ConfigError when the head is to start from text and the backbone has none.
+        """
+        backbone = adapt(self.backbone, self.config.method, seed)
+        return Classifier(backbone, self._head().to(self.setting.device)).eval()
+
+    def _head(self) -> Head:
+        spec, text = self.config.head_spec, self.text
+        head = Head(self.features.shape[1], self.classes, spec, text.scale if text else None)
+        if spec.norm == "standard":
+            head.standardise(self.features)
+        if spec.start == "text":
+            if text is None:
+                raise ConfigError(f"{self.config.backbone} has no text tower to make a head of class names from")
+            head.start_from(text.features)
+        if not self.config.method.trains_head:
+            return head.requires_grad_(False)
+        if spec.start == "text" and self.labels.ndim == 2:
+            head.balance(self.features)
+        return head
+
+    def fit(
+        self,
+        model: Classifier,
+        recipe: Recipe,
+        seed: int,
+        label: str = "train",
+        *,
+        until: int | None = None,
+        after_epoch: Callable[[], None] | None = None,
+    ) -> FitLog:
+        """Train `model` on all images; only the head, on the features, when nothing else trains, or nothing.
+
+        `until` and `after_epoch` are those of `train.fit`. Raises Diverged.
+        """
+        if not trainable(model):
+            return FitLog()
+        options: dict[str, Any] = {"checkpoint": self.checkpoint, "until": until, "after_epoch": after_epoch}
+        if not trainable(model.backbone):
+            return self.fit_head(model, recipe, seed, label, **options)
+        if recipe.head_start == "probe":
+            self.fit_head(model, replace(recipe, epochs=recipe.probe_epochs), seed, "head")
+        return fit(model, self.images, self.labels, recipe, seed=seed, setting=self.setting, label=label, **options)
+
+    def fit_head(self, model: Classifier, recipe: Recipe, seed: int, label: str, **options: Any) -> FitLog:
+        """Train the head alone on the frozen backbone's features. `options` as `train.fit` has them."""
+        features = self.features.to(self.setting.device)
+        self.setting.report(label, 0, 1)  # as a whole: it takes a second
+        quiet = replace(self.setting, progress=None)
+        return fit(model.head, features, self.labels, recipe, seed=seed, setting=quiet, label=label, **options)
+
+    def probabilities(self, model: Classifier, label: str = "validate") -> Tensor:
+        """(N, C) for all images of this task; from the features where the backbone is as it was.
+
+        Raises Diverged when a logit is not finite.
+        """
+        model.eval()
+        if trainable(model.backbone):
+            logits = forward_all(model, self.images, replace(self.setting, progress=None), label)
+        else:
+            logits = model.head(self.features.to(self.setting.device)).detach().cpu()
+        if not logits.isfinite().all():
+            raise Diverged("the logits are not finite; lower the learning rate or the weight decay")
+        return probabilities_of(logits.float(), self.labels.ndim == 2)
+
+    def score(self, model: Classifier) -> float:
+        """The dataset's metric over all images of this task, in percent. Raises Diverged."""
+        return self.score_of(self.probabilities(model))
+
+    def likelihood_of(self, probabilities: Tensor) -> float:
+        """Mean log of what probabilities (N, C) give to the labels: it tells apart what the metric rates alike."""
+        sure = probabilities.double().clamp(1e-12, 1 - 1e-12)
+        if self.labels.ndim == 1:
+            return float(sure.gather(1, self.labels[:, None].long()).log().mean())
+        return float(torch.where(self.labels > 0, sure, 1 - sure).log().mean())
+
+    def score_of(self, probabilities: Tensor) -> float:
+        """The dataset's metric of probabilities (N, C) for the images of this task, in percent."""
+        return 100 * METRICS[self.metric](self.labels.numpy(), probabilities.numpy())
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training: the classifier of the last epoch, what was chosen to make it, and how it went."""
+
+    model: Classifier
+    chosen: dict[str, Any]
+    log: FitLog = field(default_factory=FitLog)
+
+
+def derive(seed: int, purpose: str) -> int:
+    """An independent seed for each purpose, so that changing one stream of random numbers leaves the others alone."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=6).digest(), "big")
+
+
+def rows_digest(rows: Tensor) -> str:
+    """16 hex digits that name a choice of rows in their order."""
+    return bytes_digest(rows.numpy().tobytes())[:16]

@@ -1,0 +1,84 @@
+"""Errors meant for the person at the keyboard: one line that names what is wrong and the remedy."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from .limits import MESSAGE
+
+_UNSEEN = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]|\n(?!  )")
+
+
+def printable(text: str) -> str:
+    """`text` as a message may show it, whatever a stranger's file put into it: no control characters (a terminal obeys
+    them), none that turn the direction of writing, nothing that is not UTF-8, and no endless line.
+
+    A new line stays where an indented list begins.
+    """
+    seen = _UNSEEN.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+    return "\n".join(map(_shortened, seen.split("\n")))
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= MESSAGE else f"{line[: MESSAGE - 505]} ... {line[-500:]}"
+
+
+class VitadaptError(Exception):
+    """Base of every error that a user can act on; the command line prints it without a traceback."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+class UnknownName(VitadaptError):
+    """A name that no registry knows; the message suggests near ones."""
+
+
+class ConfigError(VitadaptError):
+    """A configuration value that cannot work (wrong field, wrong type, impossible combination)."""
+
+
+class DataError(VitadaptError):
+    """Images, labels or files that cannot be used as they are."""
+
+
+class WeightsError(VitadaptError):
+    """A checkpoint that does not fit, or cannot be read safely."""
+
+
+class NotApplicable(VitadaptError):
+    """The method cannot work on this backbone."""
+
+
+class NotMergeable(VitadaptError):
+    """The adapted model cannot be folded back into the plain weights."""
+
+
+class Diverged(VitadaptError):
+    """Training produced a loss that is not a number. `chosen`: what a search had found before, for the record."""
+
+    def __init__(self, message: str, chosen: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.chosen = chosen or {}
+
+
+class MethodDefect(VitadaptError):
+    """The audit found a trainable tensor that cannot learn."""
+
+
+class StorageError(VitadaptError):
+    """Something could not be written or read back (disk full, no permission, damaged file)."""
+
+
+class CellBusy(VitadaptError):
+    """Another process is running this very cell."""
+
+
+class FanoutError(VitadaptError):
+    """Workers, or a cluster, that cannot be had or used as asked."""
+
+
+def describe(error: BaseException) -> str:
+    """One line for a person: the message of our own errors, type and message of any other."""
+    return str(error) if isinstance(error, VitadaptError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,70 @@
+"""Dataclasses from text and TOML values, and the shortest text that says how one differs from its defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from .errors import ConfigError
+from .registry import unknown
+
+Instance = TypeVar("Instance")
+
+
+def build(kind: type[Instance], values: Mapping[str, Any], what: str, **ready: Any) -> Instance:
+    """A dataclass from text or TOML values. Raises UnknownName for a field, ConfigError for a value of a wrong type."""
+    return kind(**build_changes(kind, values, what), **ready)
+
+
+def build_changes(kind: type, values: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """`values` as fields of the dataclass `kind`, with the types they have there. Raises as `build`."""
+    fields = {f.name: f for f in dataclasses.fields(cast(Any, kind)) if f.init}
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{what}: {values!r} is no table of fields; write name = value below [{what}]")
+    for name in values:
+        if name not in fields:
+            hint = "" if fields else f"{what} has no fields"
+            raise unknown(f"field of {what}", name, fields, hint)
+    return {name: _checked(kind, name, value, what) for name, value in values.items()}
+
+
+def _checked(kind: type, name: str, value: Any, what: str) -> Any:
+    try:
+        return _adapter(kind, name).validate_python(value)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].lower()
+        raise ConfigError(f"{what}: {name}={value!r} is not possible: {reason}") from error
+
+
+@cache
+def _adapter(kind: type, name: str) -> TypeAdapter[Any]:
+    from typing import get_type_hints
+
+    return TypeAdapter(get_type_hints(kind)[name])
+
+
+def parse_fields(text: str) -> dict[str, Any]:
+    """ "rank=8,targets=q+v,bias=false" -> {"rank": "8", "targets": ("q", "v"), "bias": "false"}. Raises ConfigError."""
+    values: dict[str, Any] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = part.partition("=")
+        if not equals or not value:
+            raise ConfigError(f"cannot read {part!r}; write field=value, several separated by commas")
+        name, value = name.strip(), value.strip()
+        values[name] = tuple(value.split("+")) if name == "targets" else value
+    return values
+
+
+def changes_text(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+    """ "rank=8,targets=q+k+v": the values that are not the default ones, in the order of the defaults."""
+    changed = [(name, values[name]) for name in defaults if name in values and values[name] != defaults[name]]
+    return ",".join(f"{name}={'+'.join(value) if isinstance(value, tuple) else value}" for name, value in changed)
+
+
+def named(name: str, changes: str) -> str:
+    """ "lora" or "lora:rank=8"."""
+    return f"{name}:{changes}" if changes else name

@@ -1,0 +1,72 @@
+"""Optional packages and downloads: whatever goes wrong becomes one line with the remedy."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from .errors import WeightsError
+
+REMEDY = "use the offline backbone dinov2-s14-offline, or a local checkpoint with file:PATH"
+
+
+class MissingPackage(WeightsError):
+    """An optional package is not installed; another source may do without."""
+
+
+def package(name: str, extra: str) -> Any:
+    """The imported package. Raises MissingPackage naming the extra that installs it."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise MissingPackage(f'this needs the package {name}; pip install "vitadapt[{extra}]"') from error
+
+
+@contextmanager
+def fetching(what: str, address: str = "") -> Iterator[None]:
+    """Turns whatever a download can fail with into one WeightsError (`address`: where from; empty: the hub).
+
+    Without a connection the hub is asked for its cache only: it would repeat every request for a minute, and then use
+    the cache all the same.
+    """
+    constants: Any = sys.modules.get("huggingface_hub.constants")
+    trouble = _trouble(address, constants)
+    before = constants.HF_HUB_OFFLINE if constants else False
+    try:
+        if constants:
+            constants.HF_HUB_OFFLINE = bool(trouble)
+        yield
+    except failures() as error:
+        said = (str(error) or type(error).__name__).strip().partition("\n")[0][:200]
+        reason = f"{trouble}, and it is not in the cache" if trouble else said
+        raise WeightsError(f"could not fetch {what}: {reason}; {REMEDY}") from error
+    finally:
+        if constants:
+            constants.HF_HUB_OFFLINE = before
+
+
+def _trouble(address: str, constants: Any) -> str:
+    """Why nothing can be fetched; empty when it may be possible."""
+    if constants and constants.HF_HUB_OFFLINE and not address:
+        return "HF_HUB_OFFLINE is set"
+    if getproxies():  # a proxy may know hosts that this machine does not
+        return ""
+    host = urlsplit(address or (constants.ENDPOINT if constants else "https://huggingface.co")).hostname
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError:
+        return f"no connection to {host}"
+    return ""
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What the libraries raise when there is no connection, no such file or no such repository."""
+    general = (OSError, ValueError, RuntimeError)  # most errors of huggingface_hub and urllib derive from OSError
+    clients = (sys.modules.get(name) for name in ("httpx", "httpx2"))  # huggingface_hub talks through one
+    return (*general, *(client.HTTPError for client in clients if client))

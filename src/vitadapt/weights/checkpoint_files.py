@@ -1,0 +1,177 @@
+"""Checkpoint files as plain dictionaries of tensors; nothing in a file is unpickled freely or executed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..utils.errors import WeightsError
+from ..utils.files import parse_json, read_text
+from ..utils.limits import PICKLE_FILE, TENSORS_SHARE
+from ..utils.pickle_guard import check_pickle
+from .renaming import State
+from .torchscript import description, is_torchscript, read_torchscript, zip_names
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+"""Keys under which training programs keep the tensors."""
+
+WEIGHT_FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
+"""What the weights are called in a folder, best first."""
+
+
+def load_state_file(path: str | Path) -> State:
+    """Name -> tensor of a safetensors file, a torch checkpoint or a TorchScript archive, told by content, not by name.
+
+    Raises WeightsError naming the file and what to do about it.
+    """
+    path = Path(path)
+    if os.path.isdir(path):
+        return _load_folder(path)
+    if not os.path.isfile(path):
+        raise WeightsError(f"{path} does not exist; check the path (a relative one starts at {Path.cwd()})")
+    try:
+        state = _reader(path)(path)
+    except (OSError, zipfile.BadZipFile, struct.error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise WeightsError(f"{path} cannot be read ({reason}); download it again") from error
+    _check_tensors(state, path)
+    return state
+
+
+def _check_tensors(state: State, path: Path) -> None:
+    """Raises WeightsError for tensors that are no plain arrays, or that unfold into more than the file can hold."""
+    odd = next((name for name, t in state.items() if t.layout != torch.strided or t.is_quantized or t.is_meta), None)
+    if odd is not None:
+        raise WeightsError(f"{path}: {odd} is sparse, quantised or without content; save a plain state dict")
+    total = sum(t.numel() * t.element_size() for t in state.values())
+    if total > TENSORS_SHARE * path.stat().st_size:
+        raise WeightsError(f"{path} unfolds into {total >> 20} MiB of tensors, far more than it holds; do not trust it")
+
+
+def _reader(path: Path) -> Callable[[Path], State]:
+    with path.open("rb") as file:
+        head = file.read(512)
+    text = head.lstrip().lower()
+    if not head:
+        raise WeightsError(f"{path} is empty (0 bytes); download it again")
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise WeightsError(f"{path} is a web page, not a checkpoint; download the file itself")
+    if text.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"{path} is a Git LFS pointer, not the checkpoint; run: git lfs pull")
+    if head[8:9] == b"{":  # an 8-byte length, then JSON
+        return _load_safetensors
+    if not head.startswith((b"PK", b"\x80")):  # a zip, or the bare pickle of old versions of torch
+        raise WeightsError(f"{path} is not a checkpoint: neither safetensors nor a torch file; check what it is")
+    if is_torchscript(path):
+        return read_torchscript
+    if zipfile.is_zipfile(path) and not _has_pickle(path):
+        raise WeightsError(f"{path} is a zip without a torch checkpoint in it; unpack it and name the file inside")
+    return _load_torch
+
+
+def _has_pickle(path: Path) -> bool:
+    """Is the checkpoint in the zip, as far as can be told? What is damaged is told later."""
+    names = zip_names(path)
+    return not names or any(name.endswith("data.pkl") for name in names)
+
+
+def _load_safetensors(path: Path) -> State:
+    try:
+        state: State = load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
+        raise WeightsError(f"{path} is a damaged safetensors file ({error}); download it again") from error
+    return state
+
+
+def _load_torch(path: Path) -> State:
+    try:
+        _check_pickles(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch thinks of odd tensors, which are refused
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} holds pickled objects besides tensors, which could run code and are not loaded; "
+            "save model.state_dict() as safetensors or with torch.save"
+        ) from error
+    except _DAMAGE as error:
+        reason = str(error).partition("\n")[0]
+        raise WeightsError(f"{path} is a damaged or incomplete checkpoint ({reason}); download it again") from error
+    return _unwrap(content, path)
+
+
+# What torch raises on damaged files, and on those that were made to look like files.
+_DAMAGE = (
+    *(RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
+    *(OverflowError, MemoryError, ImportError, zipfile.BadZipFile, zlib.error, struct.error),
+)
+_PROGRAMS = 5  # of which a file consists that torch wrote before it wrote zips
+
+
+def _check_pickles(path: Path) -> None:
+    """Raises ValueError when what describes the tensors is not what torch writes, before torch reads it."""
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            check_pickle(file.read(PICKLE_FILE), _PROGRAMS)
+        return
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{info.filename} is compressed, which torch never does")
+            if info.filename.endswith(".pkl"):
+                description(archive, info.filename)
+
+
+def _unwrap(content: Any, path: Path) -> State:
+    for _ in range(3):  # deeper nesting than {"model": {"state_dict": ...}} does not occur
+        if not isinstance(content, Mapping):
+            break
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict; save model.state_dict()")
+    state = {name: t for name, t in content.items() if isinstance(name, str) and isinstance(t, Tensor)}
+    if not state:
+        keys = ", ".join(name[:60] for name in list(content)[:5] if isinstance(name, str)) or "nothing"
+        raise WeightsError(f"{path} holds no tensors (found: {keys}); save model.state_dict() instead")
+    return state
+
+
+def _load_folder(path: Path) -> State:
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        named = read_json(index).get("weight_map")
+        shards = set(map(str, named.values())) if isinstance(named, dict) else {""}
+        if strange := sorted(shard for shard in shards if not os.path.isfile(path / Path(shard).name)):
+            raise WeightsError(f"{index} names {strange[0]!r}, which is no file beside it; download the whole folder")
+        files = (path / Path(shard).name for shard in sorted(shards))
+        return {name: tensor for file in files for name, tensor in load_state_file(file).items()}
+    found = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), None)
+    if found is None:
+        raise WeightsError(f"{path} holds none of {', '.join(WEIGHT_FILES)}; name the checkpoint file itself")
+    return load_state_file(found)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises WeightsError naming the file."""
+    try:
+        content = parse_json(read_text(path))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} is not readable JSON ({error}); download it again") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} holds no JSON object; download it again")
+    return content

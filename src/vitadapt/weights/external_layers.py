@@ -1,0 +1,145 @@
+"""Layers of other libraries that carry deltas, and the hook that applies an inserted module.
+
+A layer keeps its names in the state dict and becomes a subclass of its own class. A delta's branch is computed beside a
+linear layer; where a library hands its weights to a function (the attention of open_clip), the matrix itself is added.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..nn.surgery import Delta
+from ..utils.errors import NotApplicable
+
+
+@dataclass(frozen=True)
+class Part:
+    """A weight and a bias of a carrier, and the names under which it holds them."""
+
+    weight: Tensor
+    bias: Tensor | None
+    names: tuple[str, str]
+    owner: nn.Module
+
+
+class Carrier(nn.Module):
+    """A layer of a library that carries deltas, each with the rows of its weight that it changes."""
+
+    deltas: nn.ModuleDict
+    rows: dict[str, tuple[int, int]]
+
+    def part(self, name: str) -> Part:
+        """What the delta `name` changes."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Add the deltas to the weights and become the library's class again."""
+        for name, delta in cast(Any, self.deltas).items():
+            part, (first, last) = self.part(name), self.rows[name]
+            for key, own, change in zip(
+                part.names, (part.weight, part.bias), (delta.matrix(), delta.bias()), strict=True
+            ):
+                if change is not None and own is not None:
+                    tensor = own.detach().clone()  # never in place: the memory may be shared with other models
+                    tensor[first:last] += change.to(tensor)
+                    setattr(part.owner, key, nn.Parameter(tensor, requires_grad=False))
+        del self.deltas, self.rows
+        self.__class__ = type(self).__mro__[1]
+
+
+class AdaptedLinear(nn.Linear, Carrier):
+    """A linear layer plus the branches of its deltas, (..., D_in) -> (..., D_out)."""
+
+    def part(self, name: str) -> Part:
+        return Part(self.weight, self.bias, ("weight", "bias"), self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        for name, delta in self.deltas.items():
+            first, last = self.rows[name]
+            branch = _branch(cast(Delta, delta), x).to(y.dtype)
+            y = y + (branch if last - first == y.shape[-1] else F.pad(branch, (first, y.shape[-1] - last)))
+        return y
+
+
+class AdaptedAttention(nn.MultiheadAttention, Carrier):
+    """torch's attention with deltas added to its packed q, k, v and to its output projection."""
+
+    def part(self, name: str) -> Part:
+        if name == "o":
+            return Part(self.out_proj.weight, self.out_proj.bias, ("weight", "bias"), self.out_proj)
+        return Part(self.in_proj_weight, self.in_proj_bias, ("in_proj_weight", "in_proj_bias"), self)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        turned = self.batch_first and query.dim() == 3
+        if turned:  # (B, N, D) -> (N, B, D); one and the same tensor stays one
+            turns = {id(x): x.transpose(0, 1) for x in (query, key, value)}
+            query, key, value = (turns[id(x)] for x in (query, key, value))
+        weight, bias = self._changed(("q", "k", "v"), self.in_proj_weight, self.in_proj_bias)
+        out_weight, out_bias = self._changed(("o",), self.out_proj.weight, self.out_proj.bias)
+        mixed, weights = F.multi_head_attention_forward(
+            *(query, key, value, self.embed_dim, self.num_heads, weight, bias, self.bias_k, self.bias_v),
+            *(self.add_zero_attn, self.dropout, out_weight, out_bias),
+            training=self.training,
+            key_padding_mask=key_padding_mask,
+            need_weights=need_weights,
+            attn_mask=attn_mask,
+            average_attn_weights=average_attn_weights,
+            is_causal=is_causal,
+        )
+        return (mixed.transpose(0, 1) if turned else mixed), weights
+
+    def _changed(self, names: tuple[str, ...], weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The weight and the bias with the deltas of these names added to their rows."""
+        for name in names:
+            if name not in self.deltas:
+                continue
+            delta, (first, last) = cast(Delta, self.deltas[name]), self.rows[name]
+            matrix, shift = delta.matrix().to(weight.dtype), delta.bias()
+            weight = weight + F.pad(matrix, (0, 0, first, len(weight) - last))
+            if shift is not None and bias is not None:
+                bias = bias + F.pad(shift.to(bias.dtype), (first, len(bias) - last))
+        return weight, bias
+
+
+CARRIERS = (AdaptedLinear, AdaptedAttention)
+
+
+def _branch(delta: Delta, x: Tensor) -> Tensor:
+    """The delta's branch in the precision of its own tensors, whatever that of the layer is."""
+    kind = next(delta.parameters()).dtype
+    return delta.branch(x if x.dtype == kind else x.to(kind))
+
+
+def through_inserted(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    """Forward hook: a function of the module alone, so that copies of the model use their own inserted modules."""
+    return cast(Tensor, cast(Any, module).inserted(output))
+
+
+def as_carrier(owner: nn.Module) -> Any:
+    """`owner` as a layer that carries deltas. Raises NotApplicable for a class that is not known."""
+    if isinstance(owner, CARRIERS):
+        return owner
+    known: dict[type, type] = {nn.Linear: AdaptedLinear, nn.MultiheadAttention: AdaptedAttention}
+    if type(owner) not in known:
+        raise NotApplicable(f"a layer of class {type(owner).__name__} cannot carry an update; use a plain model")
+    owner.__class__ = known[type(owner)]
+    carrier: Any = owner
+    carrier.deltas, carrier.rows = nn.ModuleDict(), {}
+    return carrier

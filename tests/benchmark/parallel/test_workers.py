@@ -1,0 +1,282 @@
+"""Cells that run side by side: each once, the same bytes as one after the other, whoever dies on the way."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from functools import partial
+
+import pytest
+from fanout_cases import cells, leftovers, make_photos, recipe_file, results
+
+from vitadapt.benchmark.parallel.executor import Busy, Lost, Outcome, Watch, attempt
+from vitadapt.benchmark.parallel.launch import crew_for
+from vitadapt.benchmark.parallel.placement import gpus_of, places
+from vitadapt.benchmark.parallel.processes import Processes
+from vitadapt.benchmark.parallel.schedule import ATTEMPTS, fan_out, shard
+from vitadapt.benchmark.results.store import Store
+from vitadapt.benchmark.sweep import expand, run_bench
+from vitadapt.training.features import Environment
+from vitadapt.utils.errors import ConfigError, StorageError
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return make_photos(tmp_path_factory.mktemp("fanout") / "photos")
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory, photos):
+    """A store in which `cells(photos)` were run one after the other."""
+    store = Store(tmp_path_factory.mktemp("serial"))
+    assert all(outcome.record for outcome in run_bench(cells(photos), store, Environment()))
+    return store
+
+
+def two_workers(store, environment, watch):
+    return Processes(store, environment, watch, places(2, threads=1))
+
+
+class Kills(Watch):
+    """Kills the workers of this process when it hears of the chosen cell, `times` times."""
+
+    def __init__(self, victim, times):
+        self.victim, self.times, self.stops, self.ends = victim, times, [], []
+
+    def advanced(self, config, label, done, total):
+        if config == self.victim and self.times:
+            self.times -= 1
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGKILL)
+
+    def stopped(self, config, why):
+        self.stops.append((config, why))
+
+    def finished(self, outcome):
+        self.ends.append(outcome.config)
+
+
+# ------------------------------------------------------------------------------------------------------------- shards
+
+
+def grid():
+    methods = ["lora", "bitfit", "linear-probe"]
+    return expand(
+        {
+            "backbone": ["random:tiny", "random:clip-vit-b32"],
+            "dataset": ["digits", "mnist-5k"],
+            "method": methods,
+            "seed": [0, 1, 2],
+        }
+    )
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5, 7, 36, 50])
+def test_shards_are_all_cells_each_once_and_equally_many(parts):
+    split = [shard(grid(), f"{i}/{parts}") for i in range(1, parts + 1)]
+    together = [config.digest() for part in split for config in part]
+    assert sorted(together) == sorted(config.digest() for config in grid())
+    assert len(set(together)) == len(together)
+    assert max(map(len, split)) - min(map(len, split)) <= 1
+
+
+def test_shards_keep_shared_images_and_weights_together():
+    for part in (shard(grid(), f"{i}/4") for i in range(1, 5)):
+        assert len({(config.dataset, config.backbone) for config in part}) == 1
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "1/0", "a/b", "-1/3", "1/2/3", "1.0/2"])
+def test_a_shard_that_is_none_is_refused(text):
+    with pytest.raises(ConfigError, match="i/n"):
+        shard(grid(), text)
+
+
+# ------------------------------------------------------------------------------------------------------------- places
+
+
+@pytest.mark.parametrize(("workers", "cores"), [(1, 8), (2, 8), (3, 8), (8, 8), (5, 2)])
+def test_workers_have_equal_threads_and_cores_of_their_own(workers, cores, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    seats = places(workers, cores=range(cores))
+    assert len(seats) == workers and len({seat.threads for seat in seats}) == 1
+    taken = Counter(core for seat in seats for core in seat.cores)
+    assert set(taken.values()) <= {1}
+    if workers <= cores:
+        assert all(len(seat.cores) == seat.threads == cores // workers for seat in seats)
+    else:  # nobody is pinned where there is less than a core for each
+        assert not taken and seats[0].threads == 1
+
+
+def test_more_workers_than_gpus_are_packed_evenly(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-7")
+    assert gpus_of("cuda") == ["4", "GPU-7"] and gpus_of("cuda:1") == ["GPU-7"] and gpus_of("cpu") == []
+    packed = Counter(seat.gpu for seat in places(5, gpus=gpus_of("cuda"), cores=range(8)))
+    assert packed == {"4": 3, "GPU-7": 2}
+
+
+def test_a_smaller_number_of_threads_that_is_asked_for_is_kept(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert places(2, cores=range(16))[0].threads == 2
+    assert places(2, threads=3, cores=range(7))[1].cores == (3, 4, 5)
+
+
+def test_workers_that_leave_room_for_a_neighbour_are_not_pinned():
+    assert not any(seat.cores for seat in places(4, threads=2, cores=range(16)))
+
+
+@pytest.mark.parametrize(
+    ("wish", "says"),
+    [
+        ({"workers": 0}, "workers"),
+        ({"workers": 2, "threads": 0}, "threads"),
+        ({"workers": 2, "ray": "local"}, "exclude"),
+        ({"gpus_per_cell": 0.5}, "--ray"),
+        ({"ray": "local", "gpus_per_cell": 1.5}, "part of one GPU"),
+        ({"ray": "local", "threads": 0}, "threads"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(wish, says):
+    with pytest.raises(ConfigError, match=says):
+        crew_for(**wish)
+
+
+# ----------------------------------------------------------------------------------------------------------- schedule
+
+
+class Scripted:
+    """A crew that says what it is told to say of a cell, and then runs it."""
+
+    def __init__(self, store, environment, watch, script=None):
+        self.store, self.environment, self.script = store, environment, script or {}
+        self.given, self.said = [], []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def room(self):
+        return len(self.said) < 2
+
+    def give(self, config):
+        self.given.append(config)
+        words = self.script.get(config, [])
+        self.said.append(words.pop(0) if words else attempt(config, self.store, self.environment))
+
+    def events(self, timeout):
+        time.sleep(0 if self.said else 0.01)
+        said, self.said = self.said, []
+        return said
+
+
+def test_a_lost_cell_is_run_again_but_not_for_ever(tmp_path, photos):
+    store, (once, always, well) = Store(tmp_path), cells(photos, seeds=1)
+    script = {once: [Lost(once, "killed")] * (ATTEMPTS - 1), always: [Lost(always, "killed")] * 99}
+    crew = Scripted(store, Environment(), Watch(), script)
+    outcomes = {outcome.config: outcome for outcome in fan_out([once, always, well], store, crew, Watch())}
+    assert outcomes[once].record and outcomes[well].record
+    assert outcomes[always].record is None and "killed" in outcomes[always].failure
+    assert Counter(map(id, crew.given)) == {id(once): ATTEMPTS, id(always): ATTEMPTS, id(well): 1}
+    assert "killed" in store.path("failures", always.digest()).read_text()
+
+
+def test_a_cell_that_another_process_runs_is_left_for_the_end_and_never_run_twice(tmp_path, photos, serial):
+    store, configs = Store(tmp_path), cells(photos)
+    held, raced = configs[0], configs[1]
+    crew = Scripted(store, Environment(), Watch(), {raced: [Busy(raced)]})
+    outcomes = []
+    with store.lock(held.digest()):
+        others = fan_out(configs, store, crew, Watch())
+        while len(outcomes) < len(configs) - 1:
+            outcomes.append(next(others))
+        store.accept(held.digest(), serial.export(held.digest()))  # the other process has finished it
+    outcomes += others
+    assert outcomes[-1].config == held and held not in crew.given
+    assert Counter(outcome.config.digest() for outcome in outcomes) == {c.digest(): 1 for c in configs}
+    assert crew.given.count(raced) == 2 and results(store) == results(serial)
+
+
+def test_a_recorded_cell_is_read_once_and_a_cell_that_is_given_twice_runs_once(tmp_path, photos, serial):
+    class Counting(Store):
+        def __init__(self, root):
+            super().__init__(root)
+            self.read_paths = Counter()
+
+        def read(self, path):
+            self.read_paths[path.name] += path.exists()
+            return super().read(path)
+
+    store, configs = Counting(serial.root), cells(photos)
+    outcomes = run_bench([*configs, *configs], store, Environment())
+    assert [outcome.config for outcome in outcomes] == [*configs, *configs]
+    assert not any(outcome.fresh for outcome in outcomes)
+    assert set(store.read_paths.values()) == {1} and len(store.read_paths) == len(configs)
+    fresh = Store(tmp_path)
+    crews = []
+
+    def hire(*parts):
+        crews.append(Scripted(*parts))
+        return crews[-1]
+
+    run_bench([configs[0], configs[0]], fresh, Environment(), hire=hire)
+    assert crews[0].given == [configs[0]]
+
+
+@pytest.mark.parametrize("kind", ["records", "predictions", "adapters"])
+def test_files_that_were_damaged_on_their_way_are_not_kept(tmp_path, serial, photos, kind):
+    digest = cells(photos)[1].digest()
+    files, store = serial.export(digest), Store(tmp_path)
+    with pytest.raises(StorageError, match=f"{kind.rstrip('s')}.*damaged"):
+        store.accept(digest, {**files, kind: files[kind][:-9] + b"?" + files[kind][-8:]})
+    assert not list(tmp_path.rglob("*.*"))
+    assert store.accept(digest, files) == store.get(digest) == serial.get(digest)
+
+
+# ---------------------------------------------------------------------------------------------------------- processes
+
+
+def test_a_killed_worker_is_replaced_and_the_bytes_are_those_of_a_serial_run(tmp_path, photos, serial):
+    store, configs = Store(tmp_path), cells(photos)
+    watch = Kills(configs[2], times=1)
+    outcomes = run_bench(configs, store, Environment(), watch, two_workers)
+    assert [outcome.failure for outcome in outcomes] == [""] * len(configs)
+    assert configs[2] in [config for config, why in watch.stops if "SIGKILL" in why]
+    assert Counter(watch.ends) == dict.fromkeys(configs, 1)
+    assert results(store) == results(serial) and leftovers(store) == []
+    assert multiprocessing.active_children() == []
+
+
+def test_a_cell_that_always_kills_its_worker_is_reported_and_the_others_go_on(tmp_path, photos, monkeypatch):
+    monkeypatch.setattr("vitadapt.benchmark.parallel.schedule.ATTEMPTS", 2)  # every new worker costs seconds
+    (fatal,) = cells(photos, 1, ("lora",), epochs=3000)
+    (well,) = cells(photos, 1, ("linear-probe",))
+    store, watch = Store(tmp_path), Kills(fatal, times=2)
+    hire = partial(Processes, places=places(1, threads=1))
+    broken, done = run_bench([fatal, well], store, Environment(), watch, hire)
+    assert broken.record is None and "2 attempts" in broken.failure and "memory" in broken.failure
+    assert isinstance(done, Outcome) and done.record is not None
+    assert [path.stem for path in (store.root / "failures").iterdir()] == [fatal.digest()]
+
+
+def test_ctrl_c_stops_all_workers_at_once_with_one_line(tmp_path, photos):
+    recipe, out = recipe_file(tmp_path / "b.toml", photos, seeds=3, epochs=60), tmp_path / "runs"
+    line = [sys.executable, "-m", "vitadapt.cli.main", "bench", str(recipe), "--out", str(out), "--no-cache"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*line, "--workers", "2"], stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+    while not list((out / "records").glob("*.json")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "goes on from there" in said and "Traceback" not in said
+    store = Store(out)
+    assert 0 < len(store.records()[0]) < 9 and store.records()[1] == []

@@ -1,0 +1,256 @@
+"""Exported models, run by the libraries they are for: the same answers, or a clear refusal."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import families
+import pytest
+import torch
+from export_cases import CLASSES, KRONECKER, shipment
+from PIL import Image
+from safetensors.torch import load_file
+
+from vitadapt.classifier.export import certificate
+from vitadapt.classifier.export.deployed import Deployed, PlainHead
+from vitadapt.classifier.export.export import export
+from vitadapt.data.images import to_pixels
+from vitadapt.methods import Adapter, BitFit, KAdaptation, LinearProbe, LoRA
+from vitadapt.nn.head_spec import ZERO, HeadSpec
+from vitadapt.nn.surgery import Method
+from vitadapt.utils.errors import ConfigError, NotApplicable, NotMergeable, UnknownName, VitadaptError, WeightsError
+from vitadapt.weights import load_backbone
+
+NEEDS = {
+    "timm": ("timm",),
+    "open_clip": ("open_clip",),
+    "hf": ("transformers",),
+    "peft": ("peft", "transformers"),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "torch-export": (),
+}
+UNIT = HeadSpec(norm="none", length="unit", scale=20.0)
+
+
+@dataclass(frozen=True)
+class Holds:
+    """A model that a target can hold."""
+
+    to: str
+    family: str
+    method: Method = KRONECKER
+    spec: HeadSpec = ZERO
+
+
+HELD = [
+    Holds("timm", "clip-like"),
+    Holds("timm", "deit-like", BitFit()),
+    Holds("timm", "dinov2-like"),
+    Holds("timm", "gap-like"),
+    Holds("timm", "plain-norm"),
+    Holds("timm", "no-qkv-bias", LoRA()),
+    Holds("open_clip", "clip-like"),
+    Holds("open_clip", "clip-like", KRONECKER, UNIT),
+    Holds("open_clip", "clip-like", KRONECKER, HeadSpec(projection="merged")),
+    Holds("hf", "clip-like"),
+    Holds("hf", "clip-like", LoRA(), UNIT),
+    Holds("hf", "deit-like"),
+    Holds("hf", "dinov2-like", LinearProbe()),
+    Holds("hf", "plain-norm", LoRA()),
+    Holds("peft", "deit-like"),
+    Holds("peft", "dinov2-like", LoRA(targets=("q", "k", "v", "o", "fc1", "fc2"))),
+    Holds("peft", "clip-like", KAdaptation(n=8, rule_rank=2, bias=False)),
+    Holds("peft", "deit-like", KAdaptation(n=4, rule_rank=0)),
+    Holds("torch-export", "deit-like", Adapter(bottleneck=8)),
+    Holds("onnx", "clip-like", KRONECKER, UNIT),
+]
+
+
+@pytest.mark.parametrize("case", HELD, ids=lambda c: f"{c.to} {c.family} {type(c.method).__name__} {c.spec.length}")
+def test_the_target_itself_gives_our_answers(case: Holds, tmp_path: Path) -> None:
+    for package in NEEDS[case.to]:
+        pytest.importorskip(package)
+    goods = shipment(case.family, case.method, case.spec)
+    found = export(goods, case.to, tmp_path / "out")
+    assert max(found.self_test, found.random) <= 1e-5 * max(1, found.largest_logit)
+    assert found.largest_logit > 0.1
+    written = json.loads((tmp_path / "out" / certificate.FILE).read_text("utf-8"))
+    assert written["target"] == case.to and written["bytes"] == found.bytes > 0
+    assert json.loads((tmp_path / "out" / "labels.json").read_text("utf-8")) == list(CLASSES)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"], "nothing else is left behind"
+
+
+@pytest.mark.parametrize(
+    ("case", "error", "said"),
+    [
+        (Holds("timm", "class+average"), WeightsError, "class token and average"),
+        (Holds("timm", "clip-like", KRONECKER, UNIT), NotMergeable, "onnx"),
+        (Holds("timm", "deit-like", Adapter(bottleneck=8)), NotMergeable, "onnx"),
+        (Holds("timm", "convnet", LinearProbe()), NotApplicable, "plain vision transformer"),
+        (Holds("open_clip", "deit-like"), NotApplicable, "patch embedding"),
+        (Holds("hf", "gap-like"), NotApplicable, "pooling"),
+        (Holds("hf", "class+average"), NotApplicable, "class token alone"),
+        (Holds("peft", "deit-like", BitFit()), NotApplicable, "export --to hf"),
+        (Holds("peft", "deit-like", Adapter(bottleneck=8)), NotApplicable, "inserts modules"),
+        (Holds("peft", "deit-like", KAdaptation(n=16, rule_rank=0)), NotApplicable, "rank"),
+        (Holds("tensorflow", "deit-like"), UnknownName, "torch-export"),
+    ],
+    ids=lambda c: f"{c.to} {c.family} {type(c.method).__name__}" if isinstance(c, Holds) else "",
+)
+def test_what_a_target_cannot_hold_is_refused_and_leaves_nothing(
+    case: Holds, error: type[VitadaptError], said: str, tmp_path: Path
+) -> None:
+    for package in NEEDS.get(case.to, ()):
+        pytest.importorskip(package)
+    with pytest.raises(error, match=said):
+        export(shipment(case.family, case.method, case.spec), case.to, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_in_use_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("precious", "utf-8")
+    with pytest.raises(ConfigError, match="in use"):
+        export(shipment("deit-like"), "timm", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_another_function_gets_no_certificate(tmp_path: Path) -> None:
+    goods, other = shipment("deit-like"), shipment("deit-like", LoRA())
+    run = Deployed(other).eval()
+    with pytest.raises(WeightsError, match="differ"):
+        certificate.certify("timm", ("torch",), goods, run, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "spec", [ZERO, UNIT, HeadSpec(norm="batch", scale=3.0), HeadSpec(length="unit", scale="classes")]
+)
+def test_a_plain_head_is_the_head(spec: HeadSpec) -> None:
+    head = shipment("deit-like", LinearProbe(), spec).classifier.head
+    if head.channels is not None:
+        head.channels.running_mean.normal_()
+        head.channels.running_var.uniform_(0.5, 2)
+    features = torch.randn(5, head.linear.in_features)
+    torch.testing.assert_close(PlainHead(head)(features), head(features), atol=1e-5, rtol=1e-5)
+
+
+def test_timm_knows_labels_and_preprocessing(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    export(shipment("deit-like"), "timm", tmp_path / "out")
+    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    assert tuple(model.pretrained_cfg["label_names"]) == CLASSES
+    assert tuple(timm.data.resolve_model_data_config(model)["input_size"]) == (3, 32, 32)
+
+
+def test_transformers_knows_labels_and_opens_it_without_being_told_the_class(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    export(shipment("dinov2-like"), "hf", tmp_path / "out")
+    model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "out")
+    assert tuple(model.config.id2label[i] for i in range(4)) == CLASSES
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "out")
+    assert processor.crop_size["height"] == 32
+
+
+def picture() -> Image.Image:
+    values = torch.randint(0, 256, (61, 87, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
+    return Image.fromarray(values.numpy())
+
+
+@pytest.mark.parametrize("squash", [False, True])
+@pytest.mark.parametrize("to", ["timm", "hf", "open_clip"])
+def test_a_picture_goes_the_same_way_in_every_library(to: str, squash: bool, tmp_path: Path) -> None:
+    for package in NEEDS[to]:
+        pytest.importorskip(package)
+    goods = shipment("clip-like")
+    config = goods.base.config
+    longer = replace(config, preprocess=replace(config.preprocess, resize=40 / 32 if to != "open_clip" else 1.0))
+    base = copy.deepcopy(goods.base)
+    base.config = longer
+    goods = replace(goods, base=base, info=replace(goods.info, squash=squash))
+    goods.classifier.backbone.config = longer
+    export(goods, to, tmp_path / "out")
+    wanted = base.normalise(torch.from_numpy(to_pixels(picture(), goods.geometry)).unsqueeze(0))
+    torch.testing.assert_close(PREPARED[to](tmp_path / "out", picture()), wanted, atol=0.05, rtol=0)
+
+
+def by_timm(folder: Path, image: Image.Image) -> torch.Tensor:
+    import timm
+
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    return timm.data.create_transform(**timm.data.resolve_model_data_config(model))(image).unsqueeze(0)
+
+
+def by_transformers(folder: Path, image: Image.Image) -> torch.Tensor:
+    import transformers
+
+    return transformers.AutoImageProcessor.from_pretrained(folder)(image, return_tensors="pt")["pixel_values"]
+
+
+def by_open_clip(folder: Path, image: Image.Image) -> torch.Tensor:
+    import open_clip
+
+    known = json.loads((folder / "open_clip_config.json").read_text("utf-8"))["preprocess_cfg"]
+    return open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**known), False)(image).unsqueeze(0)
+
+
+PREPARED = {"timm": by_timm, "hf": by_transformers, "open_clip": by_open_clip}
+
+
+def test_open_clip_loads_the_image_tower_over_its_own(tmp_path: Path) -> None:
+    open_clip = pytest.importorskip("open_clip")
+    goods, out = shipment("clip-like"), tmp_path / "out"
+    export(goods, "open_clip", out)
+    known = json.loads((out / "open_clip_config.json").read_text("utf-8"))
+    known["model_cfg"]["text_cfg"] = {"context_length": 8, "vocab_size": 32, "width": 32, "heads": 2, "layers": 1}
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "open_clip_config.json").write_text(json.dumps(known), "utf-8")
+    weights = str(out / "visual.safetensors")
+    model = open_clip.create_model(f"local-dir:{tmp_path / 'clip'}", pretrained_image_path=weights).eval()
+    images = families.random_images()
+    pixels = families.common("clip-like").normalise(images)
+    torch.testing.assert_close(model.encode_image(pixels), goods.classifier.backbone(images), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("to", ["timm", "hf", "open_clip"])
+def test_exported_weights_come_back_as_a_backbone(to: str, tmp_path: Path) -> None:
+    for package in NEEDS[to]:
+        pytest.importorskip(package)
+    goods = shipment("clip-like")
+    export(goods, to, tmp_path / "out")
+    name = {"timm": "", "hf": "", "open_clip": "/visual.safetensors?heads=2&activation=quick_gelu&mean=imagenet"}
+    back: Any = load_backbone(f"file:{tmp_path / 'out'}{name[to]}")
+    images = families.random_images()
+    if to == "timm":  # its head holds the projection
+        assert back.config.projection == 0
+    else:
+        torch.testing.assert_close(back(images), goods.classifier.backbone(images), atol=1e-5, rtol=1e-5)
+
+
+def test_onnx_says_its_labels_and_its_preprocessing(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    export(shipment("deit-like", LinearProbe()), "onnx", tmp_path / "out")
+    model = onnx.load(tmp_path / "out" / "model.onnx")
+    known = {prop.key: json.loads(prop.value) for prop in model.metadata_props if prop.key != "format"}
+    assert known["labels"] == list(CLASSES)
+    assert known["preprocessing"]["center_crop"] == 32
+
+
+def test_peft_loads_it_on_the_base_model_beside_it(tmp_path: Path) -> None:
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    goods, out = shipment("dinov2-like"), tmp_path / "out"
+    export(goods, "peft", out)
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= {path.name for path in out.iterdir()}
+    rank = json.loads((out / "adapter_config.json").read_text("utf-8"))["r"]
+    assert rank == KRONECKER.n
+    base = transformers.AutoModelForImageClassification.from_pretrained(out / "base")
+    model = peft.PeftModel.from_pretrained(base, out).merge_and_unload().eval()
+    images = families.random_images()
+    pixels = families.common("dinov2-like").normalise(images)
+    torch.testing.assert_close(model(pixel_values=pixels).logits, goods.classifier(images), atol=1e-5, rtol=1e-5)
+    assert max(load_file(out / "adapter_model.safetensors").values(), key=torch.numel).numel() <= 64 * 64

@@ -1,0 +1,362 @@
+"""fit, predict, evaluate and info as newcomers use them: from a folder of pictures to answers, wrong ones included."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from vitadapt.classifier import fit as fitting
+from vitadapt.classifier.fit import Order, fit_folder, usual_size
+from vitadapt.classifier.holdout import gather
+from vitadapt.classifier.model import load_model
+from vitadapt.cli.main import app
+from vitadapt.data import open_dataset
+from vitadapt.data.sampling.folds import folds_for, grouped_folds, hold_out_groups
+from vitadapt.methods import LinearProbe, LoRA
+from vitadapt.training.cross_validation import train_final
+from vitadapt.training.features import Environment
+from vitadapt.training.recipe import Recipe
+from vitadapt.utils.errors import CellBusy, DataError, Diverged, StorageError, VitadaptError
+from vitadapt.weights import load_backbone
+
+COLOURS = ("blue", "green", "red")
+FAST = "epochs=2,probe_epochs=5"
+
+
+def picture(number, colour, side=40):
+    """Blocks of noise, so that no two are near-duplicates, with more of one colour."""
+    small = np.random.default_rng([number, colour]).integers(0, 140, (5, 5, 3), dtype=np.uint8)
+    small[..., 2 - colour] += 80
+    return Image.fromarray(small).resize((side, side), Image.Resampling.NEAREST)
+
+
+def folder_of(root: Path, each=6, colours=COLOURS) -> Path:
+    for c, name in enumerate(colours):
+        (root / name).mkdir(parents=True)
+        for i in range(each):
+            picture(i, c).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return folder_of(tmp_path_factory.mktemp("photos") / "photos")
+
+
+@pytest.fixture(scope="module")
+def model(photos, tmp_path_factory):
+    """A model folder made by the command, and what the command said."""
+    out = tmp_path_factory.mktemp("made") / "my-model"
+    told = call("fit", photos, "--out", out, "-b", "random:tiny-clip", "--recipe", FAST, "--folds", 2, "--no-cache")
+    return out, told
+
+
+def call(*arguments, fails=False):
+    """What a command prints. A VitadaptError stands for its one line and status 1."""
+    found = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if not fails and found.exception is not None:
+        raise found.exception
+    return found.output if not fails else found
+
+
+def test_fit_leaves_a_whole_model_folder_and_says_how_good_it_is(model, photos):
+    out, told = model
+    assert sorted(path.name for path in out.iterdir()) == [
+        "README.md",
+        "adapter.safetensors",
+        "fit.json",
+        "report.html",
+    ]
+    for expected in (
+        "--backbone",
+        "--method",
+        "--image-size",
+        "--folds",
+        "--recipe",
+        "--seed",
+        "95 % interval",
+        "kept",
+    ):
+        assert expected in told
+    record = json.loads((out / "fit.json").read_text())
+    assert [rung["name"] for rung in record["ladder"]] == ["zero-shot", "linear-probe", "kadaptation"]
+    assert sum(rung["kept"] for rung in record["ladder"]) == 1
+    assert record["test"]["count"] == 6 and len(record["cross_validation"]["paths"]) == 12
+    assert not set(record["test"]["paths"]) & set(record["cross_validation"]["paths"])
+    low, high = record["test"]["interval"]
+    assert low <= record["test"]["accuracy"] <= high
+
+
+def test_the_kept_rung_is_the_best_by_cross_validation_and_the_simplest_of_equals(model):
+    ladder = json.loads((model[0] / "fit.json").read_text())["ladder"]
+    scores = [rung["score"] for rung in ladder if rung["score"] is not None]
+    assert next(rung for rung in ladder if rung["kept"])["score"] == max(scores)
+    assert ladder[scores.index(max(scores))]["kept"]
+
+
+def test_a_loaded_model_says_of_the_test_images_what_fit_recorded(model):
+    out, _ = model
+    test = json.loads((out / "fit.json").read_text())["test"]
+    found = load_model(out).predict_proba(test["paths"])
+    np.testing.assert_allclose(found, np.array(test["probabilities"]), atol=2e-6)
+
+
+def test_the_same_order_again_does_nothing_and_another_makes_the_model_anew(model, photos, tmp_path):
+    out = tmp_path / "m"
+    shutil.copytree(model[0], out)
+    before = (out / "adapter.safetensors").read_bytes()
+    options = ("-b", "random:tiny-clip", "--recipe", FAST, "--folds", 2, "--no-cache", "--out", out)
+    stamp = (out / "fit.json").stat().st_mtime_ns
+    call("fit", photos, *options)
+    assert (out / "fit.json").stat().st_mtime_ns == stamp
+    call("fit", photos, *options, "--method", "linear-probe", "--licence", "MIT")
+    assert (out / "adapter.safetensors").read_bytes() != before
+    assert "MIT" in call("info", out)
+
+
+def test_a_fit_that_was_cut_off_goes_on_where_it_was(photos, tmp_path, monkeypatch):
+    from vitadapt.classifier import model_selection as ladder
+
+    order = Order(str(photos), "random:tiny", recipe=Recipe(epochs=2, probe_epochs=2), folds=2)
+    whole = fit_folder(order, tmp_path / "whole", Environment())
+    trained, real = [], ladder.of_fold
+
+    def counted(task, recipe, fold, number, label):
+        if len(trained) == 1:
+            raise KeyboardInterrupt
+        trained.append(label)
+        return real(task, recipe, fold, number, label)
+
+    monkeypatch.setattr(ladder, "of_fold", counted)
+    with pytest.raises(KeyboardInterrupt):
+        fit_folder(order, tmp_path / "cut", Environment())
+    assert [path.name for path in (tmp_path / "cut").iterdir()] == [".unfinished"]
+    again: list[str] = []
+    monkeypatch.setattr(ladder, "of_fold", lambda *a: (again.append(a[-1]), real(*a))[1])
+    resumed = fit_folder(order, tmp_path / "cut", Environment())
+    assert again and trained[0] not in again
+    assert resumed["test"]["probabilities"] == whole["test"]["probabilities"]
+    assert [r["score"] for r in resumed["ladder"]] == [r["score"] for r in whole["ladder"]]
+
+
+def test_the_test_images_decide_nothing(photos, tmp_path):
+    """With other labels on the test part, the same rung is kept and the same adapter is written."""
+    order = {"backbone": "random:tiny", "recipe": Recipe(epochs=1, probe_epochs=2), "folds": 2}
+    for name, turn in {"right": 0, "wrong": 1}.items():
+        for c, colour in enumerate(COLOURS):
+            shutil.copytree(photos / colour, tmp_path / name / "train" / colour)
+            (tmp_path / name / "test" / COLOURS[(c + turn) % 3]).mkdir(parents=True)
+            picture(99, c).save(tmp_path / name / "test" / COLOURS[(c + turn) % 3] / "new.png")
+        fit_folder(Order(str(tmp_path / name), **order), tmp_path / f"{name}-model", Environment())
+    made = [(tmp_path / f"{name}-model" / "adapter.safetensors").read_bytes() for name in ("right", "wrong")]
+    assert made[0] == made[1]
+
+
+def test_two_images_per_class_are_enough_and_one_is_left_to_test_with(tmp_path):
+    photos = folder_of(tmp_path / "few", each=2)
+    told: list[str] = []
+    record = fit_folder(Order(str(photos), "random:tiny"), tmp_path / "m", Environment(), told.append)
+    assert record["data"]["train"] == [1, 1, 1] and record["test"]["count"] == 3
+    assert record["ladder"][0]["kept"] and "too few images" in record["ladder"][0]["note"]
+
+
+def broken(root: Path, how: str) -> Path:
+    photos = folder_of(root / "photos", each=3)
+    if how == "one class":
+        for name in COLOURS[1:]:
+            shutil.rmtree(photos / name)
+    elif how == "an empty class":
+        (photos / "yellow").mkdir()
+    elif how == "a class that cannot be read":
+        for path in (photos / "red").iterdir():
+            path.write_text("no image")
+    elif how == "nothing":
+        shutil.rmtree(photos)
+    elif how == "a picture":
+        return photos / "red" / "0.png"
+    return photos
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("one class", "at least two classes"),
+        ("an empty class", "yellow has no images"),
+        ("a class that cannot be read", "no readable image to train on of red"),
+        ("nothing", "no such file or folder"),
+        ("a picture", "give a folder of class folders"),
+    ],
+)
+def test_data_that_cannot_be_used_are_told_in_one_line_and_leave_nothing(how, message, tmp_path):
+    with pytest.raises(VitadaptError, match=message) as caught:
+        call("fit", broken(tmp_path, how), "-b", "random:tiny", "--out", tmp_path / "m", "--no-cache")
+    assert "\n" not in str(caught.value) and not (tmp_path / "m").exists()
+
+
+def test_corrupt_images_are_left_out_and_named(photos, tmp_path):
+    mine = tmp_path / "mine"
+    shutil.copytree(photos, mine)
+    (mine / "red" / "torn.png").write_bytes((mine / "red" / "0.png").read_bytes()[:60])
+    pictures = gather(mine)
+    assert any("torn.png" in note and "left out" in note for note in pictures.notes)
+    assert len(pictures.train) + len(pictures.test) == 18
+
+
+def test_near_duplicates_are_never_on_both_sides(photos, tmp_path):
+    mine = tmp_path / "mine"
+    shutil.copytree(photos, mine)
+    for name in COLOURS:
+        for i in range(3):
+            image = Image.open(mine / name / f"{i}.png")
+            image.resize((37, 37)).save(mine / name / f"copy-of-{i}.jpg", quality=80)
+    pictures = gather(mine)
+
+    def scenes(part):
+        return {(Path(ref.name).parent.name, re.findall(r"\d+", Path(ref.name).stem)[0]) for ref in part.refs}
+
+    assert len(pictures.train) + len(pictures.test) == 27 and len(pictures.test)
+    assert not scenes(pictures.train) & scenes(pictures.test)
+
+
+def test_groups_stay_together_and_every_class_keeps_something_to_learn_from():
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        labels, groups = rng.integers(0, 3, 20), rng.integers(0, 9, 20)
+        train, test = hold_out_groups([f"{i}" for i in range(20)], labels, groups)
+        assert sorted([*train, *test]) == list(range(20))
+        assert not set(groups[train]) & set(groups[test])
+        assert set(labels[train]) == set(labels)
+    labels, groups = np.repeat([0, 1], 6), np.arange(12) // 2
+    assert folds_for(labels, groups) == 3 and folds_for(labels, labels) == 0
+    fold = grouped_folds(labels, groups, 3, seed=1)
+    assert all(len(set(fold[groups == g])) == 1 for g in groups)
+    assert np.bincount(fold).tolist() == [4, 4, 4]
+
+
+def test_folders_with_other_things_and_folders_in_use_are_refused(photos, tmp_path):
+    from filelock import FileLock
+
+    order = Order(str(photos), "random:tiny")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("x")
+    with pytest.raises(StorageError, match="holds other things"):
+        fit_folder(order, tmp_path / "thesis", Environment())
+    (tmp_path / "m" / ".unfinished").mkdir(parents=True)
+    with FileLock(tmp_path / "m" / ".unfinished" / "lock"), pytest.raises(CellBusy, match="another process"):
+        fit_folder(order, tmp_path / "m", Environment())
+
+
+def test_a_cpu_looks_at_half_of_a_large_size():
+    small, large = load_backbone("random:tiny"), load_backbone("random:tiny", image_size=224)
+    assert usual_size(small, "cpu") == 32 and usual_size(large, "cpu") == 112 and usual_size(large, "cuda") == 224
+
+
+def test_predict_in_its_three_forms(model, photos):
+    out, _ = model
+    table = call("predict", out, photos / "red" / "0.png", photos / "blue", "--top", 2)
+    assert table.count(".png") == 7
+    rows = json.loads(call("predict", out, photos, "--json", "--top", 3))
+    assert len(rows) == 18 and all(abs(sum(row["top"].values()) - 1) < 1e-5 for row in rows)
+    lines = call("predict", out, photos / "red", "--csv", "--top", 2, fails=True).stdout.splitlines()
+    assert lines[0] == "image,class,rank,label,probability" and len(lines) == 13
+    unsure = json.loads(call("predict", out, photos / "red", "--json", "--threshold", 1))
+    assert all(row["class"] is None for row in unsure)
+    assert "unsure" in call("predict", out, photos / "red" / "0.png", "--threshold", 1)
+
+
+def test_predict_goes_on_after_an_image_that_cannot_be_read(model, photos, tmp_path):
+    torn = tmp_path / "torn.png"
+    torn.write_text("x")
+    found = call("predict", model[0], torn, photos / "red" / "0.png", "--csv", fails=True)
+    assert found.exit_code == 1 and "torn.png cannot be read" in found.stderr
+    assert len(found.stdout.splitlines()) == 2
+    with pytest.raises(DataError, match="no such file"):
+        call("predict", model[0], tmp_path / "absent.png")
+    with pytest.raises(VitadaptError, match="0 to 1"):
+        call("predict", model[0], torn, "--threshold", 7)
+    with pytest.raises(VitadaptError, match=r"no adapter.safetensors"):
+        call("predict", tmp_path, torn)
+
+
+def test_evaluate_matches_classes_by_name(model, photos, tmp_path):
+    out, _ = model
+    mine = tmp_path / "mine"
+    for name, other in {"red": "Red", "blue": "BLUE", "green": "violet"}.items():
+        shutil.copytree(photos / name, mine / other)
+    found = call("evaluate", out, mine, "--json", fails=True)
+    assert found.exit_code == 0 and "violet" in found.stderr
+    said = json.loads(found.stdout)
+    assert said["count"] == 12 and said["per_class"][1] is None
+    truth = ["blue" if "BLUE" in path else "red" for path in said["paths"]]
+    answers = [said["classes"][np.argmax(row)] for row in said["probabilities"]]
+    assert said["accuracy"] == pytest.approx(100 * np.mean([a == t for a, t in zip(answers, truth, strict=True)]))
+    assert "95 % interval" in call("evaluate", out, photos)
+    shutil.rmtree(mine / "Red")
+    (mine / "BLUE").rename(mine / "cyan")
+    with pytest.raises(DataError, match="none of its classes"):
+        call("evaluate", out, mine)
+
+
+def test_info_needs_no_backbone(model, monkeypatch):
+    monkeypatch.setattr("vitadapt.training.features.load_backbone", None)
+    said = json.loads(call("info", model[0], "--json"))
+    assert said["classes"] == list(COLOURS) and said["format"] == "vitadapt-adapter/3" and "accuracy" in said
+
+
+def test_a_model_that_answers_otherwise_when_read_back_is_not_left_silently(photos, tmp_path, monkeypatch):
+    real = fitting.load_model
+
+    def damaged(*arguments, **options):
+        made = real(*arguments, **options)
+        with torch.no_grad():
+            made.classifier.head.linear.weight.mul_(-1)
+        return made
+
+    monkeypatch.setattr(fitting, "load_model", damaged)
+    order = Order(str(photos), "random:tiny", recipe=Recipe(epochs=1, probe_epochs=1), folds=2)
+    with pytest.raises(StorageError, match="answers otherwise"):
+        fit_folder(order, tmp_path / "m", Environment())
+    assert not (tmp_path / "m" / "fit.json").exists()
+
+
+def test_images_with_several_labels_are_refused(tmp_path):
+    picture(0, 0).save(tmp_path / "a.png")
+    picture(1, 1).save(tmp_path / "b.png")
+    (tmp_path / "t.csv").write_text("path,label,split\na.png,x|y,train\nb.png,y,test\n")
+    assert open_dataset(tmp_path / "t.csv").splits["train"].multilabel
+    with pytest.raises(DataError, match="several labels"):
+        gather(tmp_path / "t.csv")
+
+
+def test_a_last_training_that_diverges_gives_way_to_the_next_best(photos, tmp_path, monkeypatch):
+    order = Order(str(photos), "random:tiny", LoRA(), recipe=Recipe(epochs=2, probe_epochs=2), folds=2)
+    said = []
+
+    def train(task, recipe):
+        if task.config.method == kept:
+            raise Diverged("the loss is no number")
+        return train_final(task, recipe)
+
+    fit_folder(order, tmp_path / "first", Environment())
+    kept = load_model(tmp_path / "first").info.method
+    other = LinearProbe() if kept == LoRA() else LoRA()
+    monkeypatch.setattr(fitting, "train_final", train)
+    fit_folder(order, tmp_path / "second", Environment(), said.append)
+    assert any(re.fullmatch(r"the loss is no number; kept instead: (lora|linear-probe)", line) for line in said)
+    assert load_model(tmp_path / "second").info.method == other
+
+    def never(task, recipe):
+        raise Diverged("the loss is no number")
+
+    monkeypatch.setattr(fitting, "train_final", never)
+    with pytest.raises(Diverged, match="no number"):
+        fit_folder(order, tmp_path / "third", Environment())
+    assert not (tmp_path / "third" / "fit.json").exists()

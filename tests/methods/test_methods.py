@@ -1,0 +1,269 @@
+"""Every registered method, on every family of backbones, keeps every law; and the documentation counts right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+from documented import ROWS, TABLE, documented_count
+from families import CLIP_LIKE, FAMILIES, build, common
+from torch import nn
+
+from vitadapt.methods import METHODS, Adapter, Compacter, FineTune, KAdaptation, LinearProbe, LoRA, PHMAdapter
+from vitadapt.methods.audit import LEARNABLE, TensorReport, audit, probe, require_learnable
+from vitadapt.methods.kadaptation import FullRuleKronecker, ThinKronecker
+from vitadapt.methods.spec import method_text
+from vitadapt.methods.testing import LAWS, Case, Law, check_method
+from vitadapt.nn.surgery import Method, adapt, trainable
+from vitadapt.nn.vit import SLOTS, ViT, ViTConfig
+from vitadapt.utils.errors import ConfigError, MethodDefect, NotApplicable
+
+VARIANTS: list[Method] = [
+    KAdaptation(rule_rank=0),
+    KAdaptation(n=16, rank=2, rule_rank=3, scale=2.0, bias=False),
+    KAdaptation(targets=SLOTS),
+    KAdaptation(rule_rank=0, bias=False, targets=SLOTS),
+    KAdaptation(bias=False, targets=("k",)),
+    LoRA(rank=2, alpha=8.0, targets=SLOTS),
+    Adapter(bottleneck=8, activation="gelu"),
+    Compacter(bottleneck=32, n=2, rank=3),
+    PHMAdapter(bottleneck=32, n=8),
+]
+DEFAULTS = [kind() for kind in METHODS.values() if not kind.breaks]
+NETWORK_FREE = {"linear-probe", "zero-shot", "bitfit", "layernorm", "fine-tune"}  # need no slots
+PAIRS = [
+    *product(DEFAULTS, FAMILIES),
+    *product([METHODS[name]() for name in sorted(NETWORK_FREE)], ["convnet"]),
+    *product(VARIANTS, ["clip-like", "class+average"]),
+]
+
+
+def name_in_report(value: object) -> str | None:
+    return method_text(value) if isinstance(value, Method) else getattr(value, "__name__", None)
+
+
+def expected_count(method: Method, family: str) -> int | None:
+    return documented_count(FAMILIES[family], method) if family in FAMILIES else None
+
+
+@pytest.mark.parametrize("law", LAWS, ids=name_in_report)
+@pytest.mark.parametrize(("method", "family"), PAIRS, ids=name_in_report)
+def test_law(law: Law, method: Method, family: str) -> None:
+    law(Case(method, common(family), expected_count(method, family)))
+
+
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - NETWORK_FREE))
+def test_checking_a_method_on_a_network_it_cannot_adapt_says_not_applicable(name: str) -> None:
+    with pytest.raises(NotApplicable):
+        check_method(METHODS[name](), build("convnet"))
+
+
+def test_a_method_excuses_itself_from_the_audit_by_the_name_of_a_law() -> None:
+    assert LEARNABLE in {law.__name__ for law in LAWS}
+
+
+def test_the_page_documents_every_method_once() -> None:
+    assert [name for name, *_ in ROWS] == list(dict.fromkeys(TABLE)) and TABLE.keys() == METHODS.keys()
+
+
+CLIP_B32 = ViTConfig(
+    width=768,
+    depth=12,
+    heads=12,
+    patch=32,
+    patch_bias=False,
+    ln_pre=True,
+    projection=512,
+    activation="quick_gelu",
+    norm_eps=1e-5,
+)
+FIGURES = {
+    "kadaptation": 50_176,
+    "lora": 147_456,
+    "adapter": 1_208_064,
+    "compacter": 48_448,
+    "fine-tune": 87_849_216,
+    "linear-probe": 0,
+    "zero-shot": 0,
+    "kadaptation-released": 50_176,
+    "lora-released": 147_456,
+    "adapter-released": 1_208_064,
+    "compacter-released": 48_384,
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_documented_count_at_full_size(name: str) -> None:
+    with torch.device("meta"):
+        adapted = adapt(ViT(CLIP_B32), METHODS[name]())
+    real = sum(p.numel() for p in trainable(adapted).values())
+    assert documented_count(CLIP_B32, METHODS[name]()) == TABLE[name][1] == real == FIGURES.get(name, real)
+
+
+@pytest.mark.parametrize("name", ["kadaptation", "lora", "adapter", "compacter"])
+def test_documented_count_does_not_depend_on_the_patch_size(name: str) -> None:
+    assert documented_count(replace(CLIP_B32, patch=16), METHODS[name]()) == FIGURES[name]
+    assert documented_count(replace(CLIP_B32, patch=16), FineTune()) == 86_192_640
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (LoRA(rank=0), "rank must be in 1..64, got 0"),
+        (LoRA(rank=65), "rank must be in 1..64, got 65"),
+        (LoRA(targets=("x",)), "'x' is not a slot; the slots are q, k"),
+        (LoRA(targets=()), "at least one slot"),
+        (LoRA(targets=("q", "q")), "only once"),
+        (KAdaptation(n=0), "n=0 must divide the sides of q"),
+        (KAdaptation(n=-2), "n=-2 must divide"),
+        (KAdaptation(n=48), "n=48 must divide the sides of q"),
+        (KAdaptation(rank=0), r"rank must be 1\.\.2"),
+        (KAdaptation(rank=3), r"rank must be 1\.\.2"),
+        (KAdaptation(rule_rank=-1), r"rule_rank 0\.\.32"),
+        (KAdaptation(rule_rank=33), r"rule_rank 0\.\.32"),
+        (KAdaptation(targets=("q", "qkv")), "'qkv' is not a slot"),
+        (KAdaptation(targets=()), "at least one slot"),
+        (KAdaptation(targets=("v", "v")), "only once"),
+        (Adapter(bottleneck=0), "bottleneck must be at least 1"),
+        (Adapter(activation="swish"), "'swish' is unknown; choose one of gelu"),
+        (Compacter(rank=0), "full-rank weights are the method phm-adapter"),
+        (Compacter(rank=17), "rank=17 must not exceed 16"),
+        (Compacter(n=3), "n=3 must divide the width 64"),
+        (Compacter(n=0), "n=0 must divide"),
+        (Compacter(bottleneck=6), "must divide the width 64 and the bottleneck 6"),
+        (PHMAdapter(bottleneck=0), "bottleneck 0"),
+        (PHMAdapter(n=128), "n=128 must divide"),
+    ],
+    ids=str,
+)
+def test_impossible_hyper_parameters_are_refused_in_one_line_with_the_remedy(method: Method, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as refusal:
+        adapt(build("deit-like"), method)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("rule_rank", "kind"), [(1, ThinKronecker), (3, ThinKronecker), (0, FullRuleKronecker)])
+def test_kadaptation_is_the_papers_sum_of_kronecker_products(rule_rank: int, kind: type) -> None:
+    method = KAdaptation(n=16, rank=2, rule_rank=rule_rank, scale=3.0, targets=("fc1",))
+    model = Case(method, build("clip-like")).awake()
+    delta = model.blocks[1].mlp.fc1.deltas["fc1"]
+    rule = model.shared["rule_fc1"]
+    assert type(delta) is kind
+    terms = []
+    for i in range(16):
+        slow = rule.full[i] if rule_rank == 0 else rule.s[i] @ rule.t[i].T
+        terms.append(torch.kron(slow, delta.u[i] @ delta.v[i].T))
+    torch.testing.assert_close(delta.matrix(), 3.0 * torch.stack(terms).sum(0))
+
+
+def test_kadaptation_has_the_rank_that_the_page_promises() -> None:
+    model = Case(KAdaptation(n=8, rank=2, rule_rank=3), build("clip-like")).awake().double()
+    assert torch.linalg.matrix_rank(model.blocks[0].attention.qkv.deltas["v"].matrix()) == 8 * 2 * 3
+
+
+def test_compacter_is_the_papers_sum_of_kronecker_products() -> None:
+    model = Case(Compacter(bottleneck=32, n=4, rank=2), build("clip-like")).awake()
+    inserted = model.blocks[0].inserted["mlp"]
+    x = torch.randn(2, 5, 64)
+    for layer, inputs in ((inserted.down, x), (inserted.up, x[..., :32])):
+        whole = sum(torch.kron(layer.rules.weight[i], layer.left[i] @ layer.right[i]) for i in range(4))
+        torch.testing.assert_close(layer(inputs), inputs @ whole + layer.bias)
+    assert inserted.down.rules is model.blocks[1].inserted["mlp"].up.rules is model.shared["rules"]
+
+
+def test_lora_is_the_papers_formula() -> None:
+    delta = Case(LoRA(rank=4, alpha=8.0), build("clip-like")).awake().blocks[0].attention.qkv.deltas["q"]
+    torch.testing.assert_close(delta.matrix(), 8.0 / 4 * delta.b @ delta.a)
+
+
+def test_initial_sizes_are_the_documented_ones() -> None:
+    wide = ViT(replace(CLIP_LIKE, width=512, heads=8))
+    lora, adapter, kron = (adapt(wide, m) for m in (LoRA(), Adapter(bottleneck=64), KAdaptation()))
+    a = lora.blocks[0].attention.qkv.deltas["q"].a
+    assert a.abs().max() <= 512**-0.5 and a.std().item() == pytest.approx((3 * 512) ** -0.5, rel=0.05)
+    assert adapter.blocks[0].inserted["mlp"].down.weight.std().item() == pytest.approx(512**-0.5, rel=0.05)
+    delta = kron.blocks[0].attention.qkv.deltas["q"]
+    slow = delta.rule.s @ delta.rule.t.mT
+    assert delta.v.std().item() == pytest.approx((32 / 512) ** 0.5, rel=0.15)
+    assert slow.std().item() == pytest.approx(1 / 32, rel=0.1)
+    thick, full = (
+        adapt(wide, KAdaptation(rule_rank=rank)).blocks[0].attention.qkv.deltas["q"] for rank in (8, 0)
+    )  # the sizes of A_i and B_i do not depend on their ranks
+    assert (thick.rule.s @ thick.rule.t.mT).std().item() == pytest.approx(1 / 32, rel=0.1)
+    assert full.rule.full.std().item() == pytest.approx(1 / 32, rel=0.1)
+    assert full.v.std().item() == pytest.approx((32 / 512) ** 0.5, rel=0.15)
+    assert not adapter.blocks[0].inserted["mlp"].down.bias.any()
+    generator = torch.Generator().manual_seed(0)
+    for method in (PHMAdapter(), Compacter(), Compacter(rank=8)):
+        down = adapt(wide, method).blocks[0].inserted["mlp"].down
+        assert down(torch.randn(64, 512, generator=generator)).std().item() == pytest.approx(1.0, rel=0.2)
+
+
+def test_one_kronecker_term_is_enough() -> None:
+    adapted = adapt(build("clip-like"), KAdaptation(n=1))
+    assert adapted.blocks[0].attention.qkv.deltas["q"].u.shape == (1, 64, 1)
+
+
+def test_a_bottleneck_adds_what_its_formula_says() -> None:
+    module, y = adapt(build("clip-like"), Adapter(activation="relu")).blocks[0].inserted["mlp"], torch.randn(2, 5, 64)
+    nn.init.normal_(module.up.weight)
+    assert module.tokenwise  # so that the last block computes one token only
+    torch.testing.assert_close(module(y), y + module.up(module.down(module.norm(y)).relu()))
+
+
+def test_only_zero_shot_leaves_the_head_untrained() -> None:
+    assert [name for name, kind in METHODS.items() if not kind().trains_head] == ["zero-shot"]
+
+
+def test_slow_factors_are_shared_by_blocks_and_not_by_targets() -> None:
+    model = adapt(build("clip-like"), KAdaptation())
+    deltas = [block.attention.qkv.deltas for block in model.blocks]
+    assert deltas[0]["q"].rule is deltas[1]["q"].rule is not deltas[0]["v"].rule
+    assert deltas[0]["q"].shift is deltas[0]["v"].shift is not deltas[1]["q"].shift
+
+
+def test_audit_tells_that_lora_a_waits_and_is_not_stuck() -> None:
+    reports = {report.name: report for report in probe(build("clip-like"), LoRA())}
+    waiting = reports["blocks.0.attention.qkv.deltas.q.a"]
+    assert waiting == TensorReport(waiting.name, (4, 64), 256, "live", shared=False)
+
+
+def test_audit_tells_which_tensors_are_used_in_several_places() -> None:
+    shared = {report.name for report in probe(build("clip-like"), KAdaptation()) if report.shared}
+    rules = {f"shared.rule_{slot}.{side}" for slot in "qv" for side in "st"}
+    assert shared == rules | {f"blocks.{i}.attention.qkv.deltas.q.shift" for i in range(2)}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_audit_sees_through_rounding_that_a_shift_of_all_keys_has_no_effect(family: str) -> None:
+    reports = probe(build(family), KAdaptation(targets=("k",)))
+    assert {r.name.rsplit(".", 1)[1] for r in reports if r.status == "stuck"} == {"shift"}
+    with pytest.raises(MethodDefect, match=r"blocks\.0\.attention\.qkv\.deltas\.k\.shift \(its gradient stays zero\)"):
+        require_learnable(reports)
+
+
+def test_audit_judges_in_float32_too() -> None:
+    model, images = adapt(build("clip-like"), KAdaptation(targets=("k",))), torch.rand(4, 3, 32, 32)
+    reports = audit(model, lambda m, step: m(images).square().sum())
+    assert {r.name.rsplit(".", 1)[1] for r in reports if r.status != "live"} == {"shift"}
+
+
+def test_audit_of_a_switched_off_method_finds_everything_stuck() -> None:
+    assert {r.status for r in probe(build("clip-like"), LoRA(alpha=0.0))} == {"stuck"}
+
+
+def test_audit_leaves_the_model_alone() -> None:
+    model, images = adapt(build("clip-like"), LoRA()), torch.rand(4, 3, 32, 32)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    audit(model, lambda m, step: m(images).sum())
+    assert all(torch.equal(p, before[name]) and p.grad is None for name, p in model.named_parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_audit_of_nothing_trainable_is_empty_and_sound() -> None:
+    require_learnable(probe(build("convnet"), LinearProbe()))
+    assert probe(build("convnet"), LinearProbe()) == []

@@ -1,0 +1,304 @@
+"""The plan of the house, kept by reading the source: who may import whom, who prints, and what never appears."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import vitadapt
+from vitadapt.methods import METHODS
+
+ROOT = Path(vitadapt.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+HEAVY = {"timm", "open_clip", "transformers", "huggingface_hub", "onnx", "mlxtend", "matplotlib", "peft", "ray", "nltk"}
+SPEAKING = {"cli", "__main__"}  # and nobody else
+GENERIC = {"adapter", "attention", "layernorm"}  # method names that are also plain words
+
+# The folders of the package. A folder imports only folders to its left.
+FOLDERS = (
+    *("utils", "nn", "methods", "data", "metrics", "weights", "text"),
+    *("training", "benchmark", "report", "classifier", "serving", "cli"),
+)
+NARROW = {  # what some folders are limited to, besides themselves
+    "nn": {"utils"},
+    "methods": {"utils", "nn"},
+    "data": {"utils"},
+    "weights": {"utils", "nn"},
+    "report": set(FOLDERS[: FOLDERS.index("report")]) - {"training", "nn"},
+}
+PENDING = {("text", "benchmark"), ("training", "benchmark")}  # until a task carries a configuration of its own
+
+
+def module_of(path: Path) -> str:
+    """src/vitadapt/data/images.py -> "data.images"; the package itself is ""."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"), str(path))
+
+
+def package_of(path: Path) -> list[str]:
+    """The package in which a file's relative imports start, as parts below the package's root."""
+    parts = [part for part in module_of(path).split(".") if part]
+    return parts if path.name == "__init__.py" else parts[:-1]
+
+
+def imports(tree: ast.AST, package: list[str]) -> Iterator[str]:
+    """Every module of this package that is imported, wherever in a file: its name without "vitadapt."."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            whole = [alias.name.split(".") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ["vitadapt", *package[: len(package) - node.level + 1]] if node.level else []
+            stem = [*base, *filter(None, (node.module or "").split("."))]
+            whole = [[*stem, alias.name] for alias in node.names]
+            whole = [parts if ".".join(parts[1:]) in MODULES else stem for parts in whole]
+        else:
+            continue
+        yield from (".".join(parts[1:]) for parts in whole if parts[0] == "vitadapt")
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    return imports(tree(path), package_of(path))
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("from ..nn.vit import ViT", ["nn.vit"]),
+        ("from ..nn import surgery, head", ["nn.surgery", "nn.head"]),
+        ("from .registry import METHODS", ["methods.registry"]),
+        ("from . import lora", ["methods.lora"]),
+        ("def f():\n  from vitadapt.data.pixels.pixels import Pixels", ["data.pixels.pixels"]),
+        ("import vitadapt.cli.main", ["cli.main"]),
+        ("from vitadapt import ViT", [""]),
+        ("import torch\nfrom numpy import array", []),
+    ],
+)
+def test_the_reading_of_imports_is_right(source: str, expected: list[str]) -> None:
+    assert list(imports(ast.parse(source), ["methods"])) == expected
+
+
+def below(name: str, rooms: set[str]) -> bool:
+    return any(name == room or name.startswith(f"{room}.") for room in rooms)
+
+
+def top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements that run on import: not those in functions, nor under `if TYPE_CHECKING`."""
+    for node in body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from top_level(node.orelse)
+            continue
+        yield node
+        for part in ("body", "orelse", "finalbody"):
+            if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                yield from top_level(getattr(node, part, []))
+
+
+def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    """(dotted name of what is called, the call)."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def speaks(path: Path) -> bool:
+    return below(module_of(path), SPEAKING)
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+every_file = pytest.mark.parametrize("path", FILES, ids=named)
+
+
+def folder_of(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def allowed(folder: str) -> set[str]:
+    """The folders that a folder may import."""
+    return {folder, *NARROW.get(folder, FOLDERS[: FOLDERS.index(folder)])}
+
+
+def test_the_package_holds_these_folders_the_public_door_and_nothing_else() -> None:
+    found = {path.name for path in ROOT.iterdir() if path.name != "__pycache__"}
+    assert found == {*FOLDERS, "__init__.py", "__init__.pyi", "__main__.py", "py.typed"}
+
+
+@every_file
+def test_a_folder_imports_only_folders_to_its_left(path: Path) -> None:
+    folder = folder_of(module_of(path))
+    if folder not in FOLDERS:
+        return
+    others = {folder_of(name) for name in imports_of(path)} - {"", "__main__"}
+    wrong = [name for name in others if name not in allowed(folder) and (folder, name) not in PENDING]
+    assert not wrong
+
+
+def test_no_two_files_import_one_another() -> None:
+    graph = {name: set(imports_of(path)) - {name, ""} for name, path in MODULES.items() if name}
+    assert set(graphlib.TopologicalSorter(graph).static_order()) == MODULES.keys() - {""}
+
+
+def test_the_tests_are_laid_out_like_the_package() -> None:
+    own = {"faults", "fixtures", "fuzz", "golden", "project", "support"}
+    found = {path.name for path in Path(__file__).parents[1].iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert found <= {*FOLDERS, *own}
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
+
+
+def test_the_nouns_of_the_page_are_where_it_says() -> None:
+    rows = re.findall(r"^\| ([A-Z]\w+) \| `([\w./]+)` \|", PAGE.read_text("utf-8"), re.MULTILINE)
+    assert len(rows) >= 10
+    modules = {noun: f"vitadapt.{file.removesuffix('.py').replace('/', '.')}" for noun, file in rows}
+    assert not [noun for noun, name in modules.items() if not hasattr(importlib.import_module(name), noun)]
+
+
+@every_file
+def test_nothing_imports_the_command_line(path: Path) -> None:
+    assert speaks(path) or not [name for name in imports_of(path) if below(name, SPEAKING)]
+
+
+@every_file
+def test_only_the_command_line_prints(path: Path) -> None:
+    spoken = ("print", "pprint", "echo", "secho", "stdout.write", "stderr.write")
+    said = [name for name, _ in calls(path) if name in spoken or name.endswith(tuple(f".{word}" for word in spoken))]
+    assert speaks(path) or not said
+
+
+@every_file
+def test_nothing_heavy_is_imported_before_it_is_needed(path: Path) -> None:
+    names = []
+    for node in top_level(tree(path).body):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.append(node.module or "")
+    assert not {name.split(".")[0] for name in names} & HEAVY
+
+
+def test_opening_the_package_loads_nothing_heavy() -> None:
+    program = "import sys, vitadapt; print(sorted({'torch', 'numpy', 'pandas'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def strings(node: ast.expr) -> set[str]:
+    """The string constants of a comparison's operand, those in a tuple, list or set included."""
+    parts = node.elts if isinstance(node, (ast.Tuple, ast.List, ast.Set)) else [node]
+    return {part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)}
+
+
+def compared_with_methods(tree: ast.AST) -> list[str]:
+    """Comparisons (and match cases) that decide by the name of a registered method."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            text, constants = ast.unparse(node), set().union(*map(strings, [node.left, *node.comparators]))
+        elif isinstance(node, ast.MatchValue):
+            text, constants = ast.unparse(node), strings(node.value)
+        else:
+            continue
+        names = constants & METHODS.keys()
+        if names - GENERIC or (names and "method" in text):
+            found.append(f"line {node.lineno}: {text}")
+    return found
+
+
+@every_file
+def test_no_branch_asks_for_the_name_of_a_method(path: Path) -> None:
+    assert below(module_of(path), {"methods"}) or not compared_with_methods(tree(path))
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("if name == 'lora': pass", 1),
+        ("x = method in ('adapter', 'bitfit')", 1),
+        ("match kind:\n  case 'kadaptation': pass", 1),
+        ("if method_name != 'attention': pass", 1),
+        ("if place == 'attention': pass", 0),
+        ("if name == 'lora-ish': pass", 0),
+    ],
+)
+def test_the_search_for_such_branches_finds_them(source: str, expected: int) -> None:
+    assert len(compared_with_methods(ast.parse(source))) == expected
+
+
+FORBIDDEN = {
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "os.system",
+    "pickle.load",
+    "pickle.loads",
+    "marshal.loads",
+    "joblib.load",
+    "torch.jit.load",
+    "yaml.load",
+    "torch.hub.load",
+}
+
+
+def unsafe(call: ast.Call, name: str) -> bool:
+    """Could this call run code from a file that a user was given?"""
+    given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+    if name.endswith("torch.load") or name == "torch.load":
+        return given.get("weights_only") != "True"
+    return name in FORBIDDEN or any(
+        given.get(flag) not in (None, "False") for flag in ("trust_remote_code", "allow_pickle", "shell")
+    )
+
+
+@every_file
+def test_no_file_of_a_user_is_ever_executed(path: Path) -> None:
+    assert not [f"line {call.lineno}: {name}" for name, call in calls(path) if unsafe(call, name)]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("torch.load(f)", True),
+        ("torch.load(f, weights_only=False)", True),
+        ("torch.load(f, weights_only=True)", False),
+        ("np.load(f, allow_pickle=True)", True),
+        ("np.load(f, allow_pickle=False)", False),
+        ("model.eval()", False),
+        ("eval(text)", True),
+        ("pickle.loads(b)", True),
+        ("AutoModel.from_pretrained(n, trust_remote_code=True)", True),
+    ],
+)
+def test_the_search_for_such_calls_finds_them(source: str, expected: bool) -> None:
+    call = ast.parse(source, mode="eval").body
+    assert isinstance(call, ast.Call) and unsafe(call, ast.unparse(call.func)) is expected
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_public_name_exists(name: str) -> None:
+    if name == "__main__":
+        pytest.skip("importing it starts the program")
+    module = importlib.import_module(f"vitadapt.{name}" if name else "vitadapt")
+    names = getattr(module, "__all__", [])
+    assert len(set(names)) == len(names)
+    assert [missing for missing in names if not hasattr(module, missing)] == []

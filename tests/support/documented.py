@@ -1,0 +1,51 @@
+"""The parameter-count formulas of docs/methods.md, read from its table."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+from vitadapt.methods import METHODS
+from vitadapt.nn.surgery import Method
+from vitadapt.nn.vit import Slot, ViTConfig
+
+PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
+ROW = re.compile(r"^\| ([a-z-]+) \| `(.+)` \| ([\d,]+) \|$", re.MULTILINE)
+ROWS = ROW.findall(PAGE.read_text("utf-8"))
+TABLE = {name: (formula, int(figure.replace(",", ""))) for name, formula, figure in ROWS}
+
+
+def shape(config: ViTConfig, slot: Slot) -> tuple[int, int]:
+    """(D_out, D_in) of a slot, from the configuration alone."""
+    sides = {"fc1": (config.mlp_width, config.width), "fc2": (config.width, config.mlp_width)}
+    return sides.get(slot, (config.width, config.width))
+
+
+def variables(config: ViTConfig, method: Method) -> dict[str, int]:
+    """What docs/methods.md says its variables mean."""
+    fields = asdict(method)
+    shapes = [shape(config, slot) for slot in fields.pop("targets", ())]
+    return {
+        "L": config.depth,
+        "D": config.width,
+        "M": config.mlp_width,
+        "P": config.patch,
+        "N": config.grid**2 + (config.class_token and config.class_position),
+        "F": config.width * (2 if config.pooling == "class+average" else 1),
+        "E": config.projection,
+        "final_norm": int(config.final_norm == "affine"),
+        **{name: getattr(config, name) for name in ("class_token", "registers", "patch_bias", "qkv_bias")},
+        **{name: getattr(config, name) for name in ("ln_pre", "layer_scale")},
+        "slots": len(shapes),
+        "rows": sum(rows for rows, _ in shapes),
+        "cols": sum(cols for _, cols in shapes),
+        "widths": sum({rows for rows, _ in shapes}),
+        **fields,
+    }
+
+
+def documented_count(config: ViTConfig, method: Method) -> int:
+    """The value of the documented formula for `method` on a backbone of this shape."""
+    formula, _ = TABLE[METHODS.name_of(method)]
+    return int(eval(formula, {"__builtins__": {}}, variables(config, method)))  # noqa: S307 - our own page

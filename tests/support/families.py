@@ -1,0 +1,75 @@
+"""The kinds of backbone that the laws are tried on, at toy size: data, and one function that builds them."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from vitadapt.nn.surgery import seeded
+from vitadapt.nn.vit import Preprocess, ViT, ViTConfig
+
+TINY = {"width": 64, "depth": 2, "heads": 2, "patch": 8, "image_size": 32}
+
+CLIP_LIKE = ViTConfig(
+    **TINY,
+    patch_bias=False,
+    ln_pre=True,
+    projection=48,
+    activation="quick_gelu",
+    norm_eps=1e-5,
+    preprocess=Preprocess(),
+)
+
+FAMILIES: dict[str, ViTConfig] = {
+    "clip-like": CLIP_LIKE,
+    "deit-like": ViTConfig(**TINY),
+    "dinov2-like": ViTConfig(**TINY, layer_scale=True, registers=2, class_position=False, antialias=True),
+    "gap-like": ViTConfig(**TINY, class_token=False, pooling="average", norm_after_pool=True),
+    "class+average": ViTConfig(**TINY, pooling="class+average", hidden=96, activation="gelu_tanh"),
+    "no-qkv-bias": ViTConfig(**TINY, qkv_bias=False, activation="relu"),
+    "plain-norm": ViTConfig(**TINY, final_norm="plain"),
+}
+
+
+class ConvNet(nn.Module):
+    """A network without slots, with the attributes that every feature extractor has: (B, 3, S, S) -> (B, E)."""
+
+    features, image_size, preprocess = 24, 32, Preprocess()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 16, 4, stride=4), nn.BatchNorm2d(16)
+        self.body, self.last = nn.Conv2d(16, 24, 3), nn.GroupNorm(4, 24)
+
+    def train(self, mode: bool = True) -> ConvNet:
+        super().train(mode)
+        self.norm.eval()  # as the package's own extractor does: its statistics are the pretrained ones
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.to(self.stem.weight.dtype) / (255 if images.dtype == torch.uint8 else 1)
+        return self.last(self.body(self.norm(self.stem(x)).relu())).mean(dim=(2, 3))
+
+
+@cache
+def common(family: str) -> nn.Module:
+    """The backbone of the family that all tests share, "convnet" included: frozen, in eval mode; for reading only."""
+    with seeded(0):
+        model = ViT(FAMILIES[family]) if family in FAMILIES else ConvNet()
+        for parameter in model.parameters():  # no tensor at zero or one: a swapped or forgotten one must show
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return model.eval().requires_grad_(False)
+
+
+def build(family: str) -> nn.Module:
+    """A copy of the common backbone of the family, to be changed at will."""
+    return copy.deepcopy(common(family))
+
+
+def random_images(count: int = 3, size: int = 32, seed: int = 0) -> Tensor:
+    """uint8 images (count, 3, size, size)."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)

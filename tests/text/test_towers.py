@@ -1,0 +1,130 @@
+"""Text towers give what the libraries' own models give, and refuse what they could only guess."""
+
+import pytest
+import torch
+from text_cases import LONG, TEXTS, hf_clip, hf_folder, open_clip_clip, open_clip_folder, openai_file
+
+from vitadapt.text import load_text_tower, overlong
+from vitadapt.utils.errors import NotApplicable, WeightsError
+from vitadapt.weights import load_backbone
+
+
+def tower_of(name):
+    return load_text_tower(name, load_backbone(name))
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_an_openai_file_gives_open_clips_features(tmp_path, quick):
+    import open_clip
+
+    model = open_clip_clip(quick)
+    tower = tower_of(openai_file(tmp_path, quick))
+    tokens = open_clip.SimpleTokenizer()(TEXTS)
+    assert torch.equal(tower.tokenise(TEXTS), tokens)
+    with torch.no_grad():
+        expected = model.encode_text(tokens)
+    torch.testing.assert_close(tower.encode(TEXTS), expected, atol=1e-5, rtol=0)
+    assert tower.logit_scale == pytest.approx(float(model.logit_scale.detach().exp()))
+
+
+def test_an_open_clip_folder_gives_the_same(tmp_path):
+    tower = tower_of(open_clip_folder(tmp_path))
+    with torch.no_grad():
+        expected = open_clip_clip().encode_text(tower.tokenise(TEXTS))
+    torch.testing.assert_close(tower.encode(TEXTS), expected, atol=1e-5, rtol=0)
+
+
+def test_a_hugging_face_folder_gives_transformers_features(tmp_path):
+    from transformers import AutoTokenizer
+
+    tower = tower_of(hf_folder(tmp_path))
+    texts = ["a cat.", "dogs, a type of pet", "abc " * 30]
+    tokenizer = AutoTokenizer.from_pretrained(str(tmp_path))
+    inputs = tokenizer(texts, padding=True, truncation=True, max_length=24, return_tensors="pt")
+    with torch.no_grad():
+        expected = hf_clip().get_text_features(**inputs)
+    expected = getattr(expected, "pooler_output", expected)
+    torch.testing.assert_close(tower.encode(texts), expected, atol=1e-5, rtol=0)
+
+
+def test_image_and_text_of_one_file_live_in_one_space(tmp_path):
+    name = openai_file(tmp_path)
+    backbone = load_backbone(name)
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = open_clip_clip().encode_image(backbone.normalise(images))
+        torch.testing.assert_close(backbone(images), expected, atol=1e-5, rtol=0)
+    assert load_text_tower(name, backbone).features == backbone.features == 48
+
+
+@pytest.mark.parametrize("make", [openai_file, hf_folder])
+def test_a_sentence_that_is_too_long_keeps_its_end_token_and_is_reported(tmp_path, make):
+    tower = tower_of(make(tmp_path))
+    tokens = tower.tokenise([LONG])
+    assert tokens.shape == (1, tower.context) and int(tokens[0, -1]) == tower.config.end
+    assert overlong(tower, ["a cat", LONG]) == [LONG]
+    other = LONG.replace("a photo of", "one")
+    assert not torch.allclose(tower.encode([LONG]), tower.encode([other]))
+
+
+def test_a_sentence_that_just_fits_is_not_reported():
+    tower = tower_of("random:tiny-clip")
+    fits, too_long = " ".join(["cat"] * 75), " ".join(["cat"] * 76)
+    assert tower.tokenise.lengths([fits, too_long]) == [77, 78]
+    assert overlong(tower, [fits, too_long]) == [too_long]
+
+
+def test_a_text_does_not_see_the_others(tmp_path):
+    tower = tower_of(openai_file(tmp_path))
+    whole = tower.encode(TEXTS + TEXTS, batch_size=3)
+    alone = torch.cat([tower.encode([text]) for text in TEXTS])
+    torch.testing.assert_close(whole, torch.cat([alone, alone]), atol=1e-5, rtol=0)
+
+
+def test_random_towers_depend_on_their_seed_alone():
+    first = tower_of("random:tiny-clip")
+    torch.randn(3)
+    assert tower_of("random:tiny-clip").digest() == first.digest() == tower_of("random:tiny-clip@0").digest()
+    assert tower_of("random:tiny-clip@1").digest() != first.digest()
+
+
+@pytest.mark.parametrize("name", ["random:tiny", "random:timm/resnet18"])
+def test_a_backbone_without_language_says_so(name):
+    with pytest.raises(NotApplicable, match="no text tower"):
+        tower_of(name)
+
+
+def test_a_checkpoint_of_the_image_tower_alone_says_so(tmp_path):
+    state = {k: v for k, v in open_clip_clip().state_dict().items() if k.startswith("visual.")}
+    torch.save(state, tmp_path / "visual.pt")
+    with pytest.raises(NotApplicable, match="no text tower"):
+        tower_of(f"file:{tmp_path / 'visual.pt'}?activation=quick_gelu")
+
+
+def test_two_activations_in_one_model_are_refused(tmp_path):
+    with pytest.raises(WeightsError, match=r"quick_gelu.*text tower gelu"):
+        tower_of(hf_folder(tmp_path, hidden_act="gelu"))
+
+
+def test_an_activation_that_the_person_got_wrong_is_refused(tmp_path):
+    name = open_clip_folder(tmp_path)
+    with pytest.raises(WeightsError, match="image tower computes gelu and the text tower quick_gelu"):
+        tower_of(f"{name}?activation=gelu")
+
+
+def test_towers_of_two_models_are_refused(tmp_path):
+    with pytest.raises(WeightsError, match="not of one model"):
+        load_text_tower(openai_file(tmp_path), load_backbone(hf_folder(tmp_path)))
+
+
+def test_a_text_tower_with_more_than_openais_is_refused(tmp_path):
+    with pytest.raises(WeightsError, match="pool_type"):
+        tower_of(open_clip_folder(tmp_path, pool_type="last"))
+
+
+def test_a_hugging_face_file_without_its_folder_is_refused(tmp_path):
+    hf_folder(tmp_path)
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "model.safetensors").rename(tmp_path / "alone" / "weights.safetensors")
+    with pytest.raises(WeightsError, match=r"config\.json and the tokeniser"):
+        tower_of(f"file:{tmp_path / 'alone' / 'weights.safetensors'}?activation=quick_gelu")

@@ -1,0 +1,197 @@
+"""A live model of another library, adapted: the same numbers as our own ViT, and still that library's model."""
+
+from __future__ import annotations
+
+import copy
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import weights_cases
+from torch import nn
+
+import vitadapt as va
+from vitadapt.methods import Adapter, Attention, BitFit, FineTune, KAdaptation, LayerNorm, LinearProbe, LoRA
+from vitadapt.methods.released import LoRAReleased
+from vitadapt.nn.surgery import Method, trainable
+from vitadapt.utils.errors import NotApplicable, NotMergeable, WeightsError
+from vitadapt.weights import from_module
+
+ALL_SLOTS = ("q", "k", "v", "o", "fc1", "fc2")
+CASES = {
+    "timm vit_tiny_patch16_224": "timm",
+    "timm vit_small_patch14_reg4_dinov2": "timm",
+    "open_clip quick gelu": "open_clip",
+    "open_clip layer scale, mlp ratio 3": "open_clip",
+    "hf CLIPVisionModelWithProjection": "transformers",
+    "hf ViTModel": "transformers",
+    "hf Dinov2Model": "transformers",
+}
+METHODS: dict[str, Method] = {
+    "lora": LoRA(targets=ALL_SLOTS),
+    "kadaptation": KAdaptation(n=8),
+    "adapter": Adapter(bottleneck=8),
+    "bitfit": BitFit(),
+    "layernorm": LayerNorm(),
+}
+
+
+@dataclass(frozen=True)
+class Shaken(Method):
+    """A method whose tensors have been moved, so that what it adds is not zero; for both ways the same."""
+
+    inner: Method
+
+    def adapt(self, vit: Any) -> None:
+        self.inner.adapt(vit)
+        for parameter in trainable(vit).values():
+            parameter.data = parameter.data + 0.05 * torch.randn(parameter.shape)
+
+
+def features(case: str, model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    return weights_cases.BY_NAME[case].features(model, images)
+
+
+def inside(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What trains, apart from a classifier behind the features."""
+    return {name: p for name, p in trainable(model).items() if not name.startswith("head.")}
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> str:
+    pytest.importorskip(CASES[request.param])
+    return request.param
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_outputs_and_gradients_are_those_of_our_own_vit(case: str, method: str) -> None:
+    live, shaken = weights_cases.model(case), Shaken(METHODS[method])
+    ours, theirs = va.adapt(from_module(live), shaken), va.adapt(live, shaken)
+    images = weights_cases.images()
+    wanted, found = ours(images), features(case, theirs, ours.normalise(images))
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    assert weights_cases.largest(wanted.detach(), from_module(live)(images)) > 1e-3
+    weights = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(3))
+    (wanted * weights).sum().backward()
+    (found * weights).sum().backward()
+    grads = [[p.grad for p in tensors.values()] for tensors in (trainable(ours), inside(theirs))]
+    assert sum(g.numel() for g in grads[0]) == sum(g.numel() for g in grads[1])
+    norms = [float(torch.cat([g.flatten().double() for g in those]).norm()) for those in grads]
+    assert norms[0] > 0
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4)
+
+
+def test_it_is_still_the_librarys_model(case: str) -> None:
+    live = weights_cases.model(case)
+    before = {name: tensor.clone() for name, tensor in live.state_dict().items()}
+    adapted = va.adapt(live, Shaken(LoRA(targets=ALL_SLOTS)))
+    assert type(adapted) is type(live)
+    assert live.state_dict().keys() <= adapted.state_dict().keys()
+    assert all(torch.equal(before[name], tensor) for name, tensor in live.state_dict().items())
+    outputs = [
+        model(pixel_values=weights_cases.images()) if CASES[case] == "transformers" else None
+        for model in (live, adapted)
+    ]
+    if outputs[0] is not None:
+        assert outputs[0].keys() == outputs[1].keys()
+        assert [t.shape for t in outputs[0].to_tuple()] == [t.shape for t in outputs[1].to_tuple()]
+
+
+def test_copies_modes_and_files_keep_working(case: str) -> None:
+    live, images = weights_cases.model(case), weights_cases.images()
+    adapted = va.adapt(live, Shaken(KAdaptation(n=8)))
+    with torch.no_grad():
+        wanted = features(case, adapted, images)
+        twin = copy.deepcopy(adapted)
+        assert torch.equal(features(case, twin, images), wanted)
+        for parameter in trainable(adapted).values():
+            parameter.zero_()
+        assert torch.equal(features(case, twin, images), wanted), "a copy has tensors of its own"
+        file = io.BytesIO()
+        torch.save(twin.state_dict(), file)
+        file.seek(0)
+        adapted.load_state_dict(torch.load(file, weights_only=True))
+        assert torch.equal(features(case, adapted, images), wanted)
+        torch.testing.assert_close(features(case, adapted.train().eval(), images), wanted)
+        double = features(case, adapted.to(torch.float64), images.double())
+    torch.testing.assert_close(double.float(), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_merged_it_is_the_plain_class_with_other_weights(case: str) -> None:
+    live, images = weights_cases.model(case), weights_cases.images()
+    adapted = va.adapt(live, Shaken(KAdaptation(n=8, targets=ALL_SLOTS)))
+    wanted = features(case, adapted, images).detach()
+    merged = va.merge(adapted)
+    assert merged.state_dict().keys() == live.state_dict().keys()
+    assert [type(m) for m in merged.modules()] == [type(m) for m in live.modules()]
+    torch.testing.assert_close(features(case, merged, images).detach(), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_training_step_moves_what_the_method_made_and_nothing_else(case: str) -> None:
+    live, images = weights_cases.model(case), weights_cases.images()
+    adapted = va.adapt(live, LoRA()).train()
+    before = {name: tensor.clone() for name, tensor in adapted.state_dict().items()}
+    optimiser = torch.optim.AdamW(inside(adapted).values(), lr=1e-2)
+    for _ in range(2):  # A moves only once B is no longer zero
+        optimiser.zero_grad()
+        features(case, adapted, images).square().mean().backward()
+        optimiser.step()
+    moved = {name for name, tensor in adapted.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == inside(adapted).keys()
+
+
+def test_a_whole_clip_is_adapted_in_its_image_tower_alone() -> None:
+    live = weights_cases.open_clip_model()
+    adapted = va.adapt(live, LoRA())
+    assert type(adapted) is type(live)
+    assert all(name.startswith("visual.") for name in trainable(adapted))
+
+
+def test_a_classifier_behind_the_features_trains_with_the_method() -> None:
+    pytest.importorskip("timm")
+    live = weights_cases.timm_model("vit_tiny_patch16_224", num_classes=3)
+    assert {"head.weight", "head.bias"} <= trainable(va.adapt(live, LoRA())).keys()
+    assert trainable(va.adapt(live, LinearProbe())).keys() == {"head.weight", "head.bias"}
+
+
+def test_a_hugging_face_classifier_keeps_its_outputs_and_trains_its_head() -> None:
+    pytest.importorskip("transformers")
+    live: Any = weights_cases.hf_model("Dinov2ForImageClassification", "Dinov2Config", num_labels=3)
+    adapted: Any = va.adapt(live, LoRA())
+    labels = torch.tensor([0, 2])
+    out, plain = (model(pixel_values=weights_cases.images(), labels=labels) for model in (adapted, live))
+    assert type(out) is type(plain)
+    torch.testing.assert_close(out.loss, plain.loss)
+    assert {"classifier.weight", "classifier.bias"} <= trainable(adapted).keys()
+
+
+def test_bottlenecks_cannot_be_merged_and_say_so() -> None:
+    pytest.importorskip("timm")
+    adapted = va.adapt(weights_cases.timm_model("vit_tiny_patch16_224"), Adapter(bottleneck=8))
+    with pytest.raises(NotMergeable, match="inserted"):
+        va.merge(adapted)
+
+
+def test_published_defects_need_our_own_vit() -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(NotApplicable, match="our own ViT"):
+        va.adapt(weights_cases.timm_model("vit_tiny_patch16_224"), LoRAReleased())
+
+
+def test_other_networks_take_the_methods_that_choose_among_their_tensors() -> None:
+    timm = pytest.importorskip("timm")
+    network = timm.create_model("resnet18", pretrained=False, num_classes=0)
+    assert trainable(va.adapt(network, BitFit()))
+    with pytest.raises(WeightsError, match="ResNet"):
+        va.adapt(network, LoRA())
+
+
+@pytest.mark.parametrize("method", [Attention(), FineTune()])
+def test_thawed_tensors_are_the_librarys_own(method: Method) -> None:
+    pytest.importorskip("transformers")
+    live = weights_cases.model("hf ViTModel")
+    adapted = va.adapt(live, method)
+    assert adapted.state_dict().keys() == live.state_dict().keys()
+    assert trainable(adapted)
