@@ -14,8 +14,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from vitadapt.classifier import fit as fitting
-from vitadapt.classifier.fit import Order, fit_folder, usual_size
-from vitadapt.classifier.holdout import gather
+from vitadapt.classifier.fit import FitConfig, fit_folder, usual_size
+from vitadapt.classifier.holdout import train_test_split
 from vitadapt.classifier.model import load_model
 from vitadapt.cli.main import app
 from vitadapt.data import open_dataset
@@ -55,8 +55,8 @@ def photos(tmp_path_factory):
 def model(photos, tmp_path_factory):
     """A model folder made by the command, and what the command said."""
     out = tmp_path_factory.mktemp("made") / "my-model"
-    told = call("fit", photos, "--out", out, "-b", "random:tiny-clip", "--recipe", FAST, "--folds", 2, "--no-cache")
-    return out, told
+    messages = call("fit", photos, "--out", out, "-b", "random:tiny-clip", "--recipe", FAST, "--folds", 2, "--no-cache")
+    return out, messages
 
 
 def call(*arguments, fails=False):
@@ -68,7 +68,7 @@ def call(*arguments, fails=False):
 
 
 def test_fit_leaves_a_whole_model_folder_and_says_how_good_it_is(model, photos):
-    out, told = model
+    out, messages = model
     assert sorted(path.name for path in out.iterdir()) == [
         "README.md",
         "adapter.safetensors",
@@ -85,10 +85,10 @@ def test_fit_leaves_a_whole_model_folder_and_says_how_good_it_is(model, photos):
         "95 % interval",
         "kept",
     ):
-        assert expected in told
+        assert expected in messages
     record = json.loads((out / "fit.json").read_text())
-    assert [rung["name"] for rung in record["ladder"]] == ["zero-shot", "linear-probe", "kadaptation"]
-    assert sum(rung["kept"] for rung in record["ladder"]) == 1
+    assert [candidate["name"] for candidate in record["ladder"]] == ["zero-shot", "linear-probe", "kadaptation"]
+    assert sum(candidate["kept"] for candidate in record["ladder"]) == 1
     assert record["test"]["count"] == 6 and len(record["cross_validation"]["paths"]) == 12
     assert not set(record["test"]["paths"]) & set(record["cross_validation"]["paths"])
     low, high = record["test"]["interval"]
@@ -97,8 +97,8 @@ def test_fit_leaves_a_whole_model_folder_and_says_how_good_it_is(model, photos):
 
 def test_the_kept_rung_is_the_best_by_cross_validation_and_the_simplest_of_equals(model):
     ladder = json.loads((model[0] / "fit.json").read_text())["ladder"]
-    scores = [rung["score"] for rung in ladder if rung["score"] is not None]
-    assert next(rung for rung in ladder if rung["kept"])["score"] == max(scores)
+    scores = [candidate["score"] for candidate in ladder if candidate["score"] is not None]
+    assert next(candidate for candidate in ladder if candidate["kept"])["score"] == max(scores)
     assert ladder[scores.index(max(scores))]["kept"]
 
 
@@ -123,11 +123,11 @@ def test_the_same_order_again_does_nothing_and_another_makes_the_model_anew(mode
 
 
 def test_a_fit_that_was_cut_off_goes_on_where_it_was(photos, tmp_path, monkeypatch):
-    from vitadapt.classifier import model_selection as ladder
+    from vitadapt.classifier import model_selection as selection
 
-    order = Order(str(photos), "random:tiny", recipe=Recipe(epochs=2, probe_epochs=2), folds=2)
-    whole = fit_folder(order, tmp_path / "whole", Environment())
-    trained, real = [], ladder.of_fold
+    config = FitConfig(str(photos), "random:tiny", recipe=Recipe(epochs=2, probe_epochs=2), folds=2)
+    whole = fit_folder(config, tmp_path / "whole", Environment())
+    trained, real = [], selection.of_fold
 
     def counted(task, recipe, fold, number, label):
         if len(trained) == 1:
@@ -135,35 +135,35 @@ def test_a_fit_that_was_cut_off_goes_on_where_it_was(photos, tmp_path, monkeypat
         trained.append(label)
         return real(task, recipe, fold, number, label)
 
-    monkeypatch.setattr(ladder, "of_fold", counted)
+    monkeypatch.setattr(selection, "of_fold", counted)
     with pytest.raises(KeyboardInterrupt):
-        fit_folder(order, tmp_path / "cut", Environment())
+        fit_folder(config, tmp_path / "cut", Environment())
     assert [path.name for path in (tmp_path / "cut").iterdir()] == [".unfinished"]
     again: list[str] = []
-    monkeypatch.setattr(ladder, "of_fold", lambda *a: (again.append(a[-1]), real(*a))[1])
-    resumed = fit_folder(order, tmp_path / "cut", Environment())
+    monkeypatch.setattr(selection, "of_fold", lambda *a: (again.append(a[-1]), real(*a))[1])
+    resumed = fit_folder(config, tmp_path / "cut", Environment())
     assert again and trained[0] not in again
     assert resumed["test"]["probabilities"] == whole["test"]["probabilities"]
     assert [r["score"] for r in resumed["ladder"]] == [r["score"] for r in whole["ladder"]]
 
 
 def test_the_test_images_decide_nothing(photos, tmp_path):
-    """With other labels on the test part, the same rung is kept and the same adapter is written."""
-    order = {"backbone": "random:tiny", "recipe": Recipe(epochs=1, probe_epochs=2), "folds": 2}
+    """With other labels on the test part, the same candidate is kept and the same adapter is written."""
+    settings = {"backbone": "random:tiny", "recipe": Recipe(epochs=1, probe_epochs=2), "folds": 2}
     for name, turn in {"right": 0, "wrong": 1}.items():
         for c, colour in enumerate(COLOURS):
             shutil.copytree(photos / colour, tmp_path / name / "train" / colour)
             (tmp_path / name / "test" / COLOURS[(c + turn) % 3]).mkdir(parents=True)
             picture(99, c).save(tmp_path / name / "test" / COLOURS[(c + turn) % 3] / "new.png")
-        fit_folder(Order(str(tmp_path / name), **order), tmp_path / f"{name}-model", Environment())
+        fit_folder(FitConfig(str(tmp_path / name), **settings), tmp_path / f"{name}-model", Environment())
     made = [(tmp_path / f"{name}-model" / "adapter.safetensors").read_bytes() for name in ("right", "wrong")]
     assert made[0] == made[1]
 
 
 def test_two_images_per_class_are_enough_and_one_is_left_to_test_with(tmp_path):
     photos = folder_of(tmp_path / "few", each=2)
-    told: list[str] = []
-    record = fit_folder(Order(str(photos), "random:tiny"), tmp_path / "m", Environment(), told.append)
+    messages: list[str] = []
+    record = fit_folder(FitConfig(str(photos), "random:tiny"), tmp_path / "m", Environment(), messages.append)
     assert record["data"]["train"] == [1, 1, 1] and record["test"]["count"] == 3
     assert record["ladder"][0]["kept"] and "too few images" in record["ladder"][0]["note"]
 
@@ -205,9 +205,9 @@ def test_corrupt_images_are_left_out_and_named(photos, tmp_path):
     mine = tmp_path / "mine"
     shutil.copytree(photos, mine)
     (mine / "red" / "torn.png").write_bytes((mine / "red" / "0.png").read_bytes()[:60])
-    pictures = gather(mine)
-    assert any("torn.png" in note and "left out" in note for note in pictures.notes)
-    assert len(pictures.train) + len(pictures.test) == 18
+    images = train_test_split(mine)
+    assert any("torn.png" in note and "left out" in note for note in images.notes)
+    assert len(images.train) + len(images.test) == 18
 
 
 def test_near_duplicates_are_never_on_both_sides(photos, tmp_path):
@@ -217,13 +217,13 @@ def test_near_duplicates_are_never_on_both_sides(photos, tmp_path):
         for i in range(3):
             image = Image.open(mine / name / f"{i}.png")
             image.resize((37, 37)).save(mine / name / f"copy-of-{i}.jpg", quality=80)
-    pictures = gather(mine)
+    images = train_test_split(mine)
 
     def scenes(part):
         return {(Path(ref.name).parent.name, re.findall(r"\d+", Path(ref.name).stem)[0]) for ref in part.refs}
 
-    assert len(pictures.train) + len(pictures.test) == 27 and len(pictures.test)
-    assert not scenes(pictures.train) & scenes(pictures.test)
+    assert len(images.train) + len(images.test) == 27 and len(images.test)
+    assert not scenes(images.train) & scenes(images.test)
 
 
 def test_groups_stay_together_and_every_class_keeps_something_to_learn_from():
@@ -244,14 +244,14 @@ def test_groups_stay_together_and_every_class_keeps_something_to_learn_from():
 def test_folders_with_other_things_and_folders_in_use_are_refused(photos, tmp_path):
     from filelock import FileLock
 
-    order = Order(str(photos), "random:tiny")
+    config = FitConfig(str(photos), "random:tiny")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("x")
     with pytest.raises(StorageError, match="holds other things"):
-        fit_folder(order, tmp_path / "thesis", Environment())
+        fit_folder(config, tmp_path / "thesis", Environment())
     (tmp_path / "m" / ".unfinished").mkdir(parents=True)
     with FileLock(tmp_path / "m" / ".unfinished" / "lock"), pytest.raises(CellBusy, match="another process"):
-        fit_folder(order, tmp_path / "m", Environment())
+        fit_folder(config, tmp_path / "m", Environment())
 
 
 def test_a_cpu_looks_at_half_of_a_large_size():
@@ -321,9 +321,9 @@ def test_a_model_that_answers_otherwise_when_read_back_is_not_left_silently(phot
         return made
 
     monkeypatch.setattr(fitting, "load_model", damaged)
-    order = Order(str(photos), "random:tiny", recipe=Recipe(epochs=1, probe_epochs=1), folds=2)
+    config = FitConfig(str(photos), "random:tiny", recipe=Recipe(epochs=1, probe_epochs=1), folds=2)
     with pytest.raises(StorageError, match="answers otherwise"):
-        fit_folder(order, tmp_path / "m", Environment())
+        fit_folder(config, tmp_path / "m", Environment())
     assert not (tmp_path / "m" / "fit.json").exists()
 
 
@@ -333,24 +333,24 @@ def test_images_with_several_labels_are_refused(tmp_path):
     (tmp_path / "t.csv").write_text("path,label,split\na.png,x|y,train\nb.png,y,test\n")
     assert open_dataset(tmp_path / "t.csv").splits["train"].multilabel
     with pytest.raises(DataError, match="several labels"):
-        gather(tmp_path / "t.csv")
+        train_test_split(tmp_path / "t.csv")
 
 
 def test_a_last_training_that_diverges_gives_way_to_the_next_best(photos, tmp_path, monkeypatch):
-    order = Order(str(photos), "random:tiny", LoRA(), recipe=Recipe(epochs=2, probe_epochs=2), folds=2)
-    said = []
+    config = FitConfig(str(photos), "random:tiny", LoRA(), recipe=Recipe(epochs=2, probe_epochs=2), folds=2)
+    messages = []
 
     def train(task, recipe):
         if task.config.method == kept:
             raise Diverged("the loss is no number")
         return train_final(task, recipe)
 
-    fit_folder(order, tmp_path / "first", Environment())
+    fit_folder(config, tmp_path / "first", Environment())
     kept = load_model(tmp_path / "first").info.method
     other = LinearProbe() if kept == LoRA() else LoRA()
     monkeypatch.setattr(fitting, "train_final", train)
-    fit_folder(order, tmp_path / "second", Environment(), said.append)
-    assert any(re.fullmatch(r"the loss is no number; kept instead: (lora|linear-probe)", line) for line in said)
+    fit_folder(config, tmp_path / "second", Environment(), messages.append)
+    assert any(re.fullmatch(r"the loss is no number; kept instead: (lora|linear-probe)", line) for line in messages)
     assert load_model(tmp_path / "second").info.method == other
 
     def never(task, recipe):
@@ -358,5 +358,5 @@ def test_a_last_training_that_diverges_gives_way_to_the_next_best(photos, tmp_pa
 
     monkeypatch.setattr(fitting, "train_final", never)
     with pytest.raises(Diverged, match="no number"):
-        fit_folder(order, tmp_path / "third", Environment())
+        fit_folder(config, tmp_path / "third", Environment())
     assert not (tmp_path / "third" / "fit.json").exists()

@@ -19,7 +19,7 @@ from vitadapt.benchmark.leaderboard.submission import read_folder
 from vitadapt.benchmark.leaderboard.toolkit import find_pieces
 from vitadapt.benchmark.results.index import read_entries
 from vitadapt.benchmark.results.store import Store
-from vitadapt.classifier.predict import facts, find_images
+from vitadapt.classifier.predict import find_images, model_facts
 from vitadapt.cli.exit_status import is_short_of_memory
 from vitadapt.methods import LinearProbe
 from vitadapt.nn.backbone import backbone_digest
@@ -172,9 +172,9 @@ def test_a_model_whose_record_is_damaged_says_so(tmp_path: Path) -> None:
     backbone = load_backbone("random:tiny")
     info = AdapterInfo(LinearProbe(), "random:tiny", 32, ("a", "b"), backbone_digest(backbone))
     (tmp_path / "adapter.safetensors").write_bytes(adapter_bytes(Classifier(backbone, Head(64, 2)), info))
-    assert "accuracy" not in facts(tmp_path)
+    assert "accuracy" not in model_facts(tmp_path)
     (tmp_path / "fit.json").write_text("{")
-    assert "delete it and fit again" in facts(tmp_path)["accuracy"]
+    assert "delete it and fit again" in model_facts(tmp_path)["accuracy"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the limit is not kept")

@@ -33,7 +33,7 @@ from vitadapt.benchmark.results.store import Store
 from vitadapt.benchmark.sweep import read_bench
 from vitadapt.classifier.fit_record import read_record
 from vitadapt.classifier.model import load_model
-from vitadapt.classifier.predict import facts
+from vitadapt.classifier.predict import model_facts
 from vitadapt.data import open_dataset
 from vitadapt.data.archives import tar_members, zip_members
 from vitadapt.data.catalog import catalog
@@ -515,7 +515,7 @@ def _adapter(folder: Path) -> list[Path]:
 
 
 def _model(folder: Path) -> None:
-    json.dumps(facts(folder))
+    json.dumps(model_facts(folder))
     read_record(folder)
     model = load_model(folder)
     assert model.predict_proba([np.zeros((9, 9, 3), np.uint8)]).shape == (1, 3)

@@ -28,7 +28,7 @@ from ..training.task import Task
 from ..utils.errors import ConfigError, DataError
 from ..utils.files import write_atomic
 from ..weights.catalog import backbones
-from .model import Model, load_model, references
+from .model import Model, image_refs, load_model
 
 
 class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
@@ -95,7 +95,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
 
     def fit(self, X: Any, y: Any) -> ImageClassifier:
         """Train on images and their labels. Raises DataError for what is not images, or fewer than two classes."""
-        refs, labels = references(X, "X"), _labels(y)
+        refs, labels = image_refs(X, "X"), _labels(y)
         if len(refs) != len(labels):
             raise ValueError(f"X has {len(refs)} images and y has {len(labels)} labels; give one label per image")
         if not len(refs):
@@ -116,10 +116,10 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
             training={"images": len(refs), "seed": self.seed, "labels": self.classes_.dtype.kind, **trained.chosen},
             base_licence=row.licence if row else "",
         )
-        self._keep(Model(trained.model, info, Path(), Setting(self.device, self.precision)))
+        self._set_model(Model(trained.model, info, Path(), Setting(self.device, self.precision)))
         return self
 
-    def _keep(self, model: Model) -> None:
+    def _set_model(self, model: Model) -> None:
         self.model_ = model
         self.n_features_in_ = 3 * model.info.image_size**2
 
@@ -189,7 +189,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         kind = {"i": np.int64, "u": np.int64, "f": np.float64, "b": np.bool_}.get(info.training.get("labels", "U"))
         loaded = cls(info.backbone, info.method, image_size=info.image_size, device=device)
         loaded.classes_ = _as(info.classes, kind)
-        loaded._keep(model)
+        loaded._set_model(model)
         return loaded
 
     def _model(self) -> Model:

@@ -35,18 +35,18 @@ from ..utils.files import bytes_digest, storage_error, write_atomic
 from ..utils.system import versions
 from ..weights.catalog import backbones
 from .documents import write_pages
-from .fit_record import FORMAT, RECORD, about, read_record, record_text, scores
-from .holdout import Pictures, gather
+from .fit_record import FORMAT, RECORD, read_record, record_text, scores, selection_record
+from .holdout import TrainTestSplit, train_test_split
 from .model import Model, load_model
-from .model_selection import Climbed, Tell, best, climb
+from .model_selection import Candidate, Message, cross_validate, select
 
 _WORK = ".unfinished"
-_LARGE = 224  # pixels from which a CPU looks at half the backbone's own image size unless told otherwise
-_REPEATED = 4  # test images that the model written is asked about again
+_LARGE = 224  # pixels; from this image size on, a CPU uses half of it unless the user chooses a size
+_REPEATED = 4  # test images on which the model in memory and the one read back are compared
 
 
 @dataclass(frozen=True)
-class Order:
+class FitConfig:
     """What is to be fitted; nothing else changes the numbers. image_size: None for `usual_size`."""
 
     data: str
@@ -61,8 +61,8 @@ class Order:
     precision: str = "fp32"
     licence: str = ""
 
-    def config(self, image_size: int) -> RunConfig:
-        """The configuration of the topmost rung."""
+    def run_config(self, image_size: int) -> RunConfig:
+        """The configuration of the candidate with the method that was asked for."""
         return RunConfig(
             self.backbone,
             self.method,
@@ -87,21 +87,25 @@ def usual_size(backbone: Backbone, device: str) -> int:
 
 
 def fit_folder(
-    order: Order, out: Path, environment: Environment | None = None, tell: Tell = lambda _: None, command: str = ""
+    config: FitConfig,
+    out: Path,
+    environment: Environment | None = None,
+    message: Message = lambda _: None,
+    command: str = "",
 ) -> dict[str, Any]:
-    """Examine, divide, climb, train, measure once, write -> what `fit.json` says.
+    """Examine the images, split them, select, train, test once, write -> what `fit.json` says.
 
-    A finished model of the same order and images is left as it is; what was cut off goes on. Raises StorageError when
-    `out` holds something else, CellBusy when it is being written to, and what the parts raise.
+    A finished model of the same images and settings is left as it is; an interrupted fit continues. Raises StorageError
+    when `out` holds something else, CellBusy when it is being written to, and what the parts raise.
     """
     environment = environment or Environment()
     _require_room(out)
-    pictures = gather(order.data, environment.data_root, environment.setting.progress)
+    data = train_test_split(config.data, environment.data_root, environment.setting.progress)
     work = out / _WORK
     try:
         make_folder(work)
         with FileLock(work / "lock", timeout=0):
-            record = _fit(order, pictures, out, environment, tell, command)
+            record = _fit(config, data, out, environment, message, command)
     except Timeout as error:
         raise CellBusy(f"{out}: another process is making a model there; wait for it, or choose --out") from error
     except OSError as error:
@@ -119,147 +123,147 @@ def _require_room(out: Path) -> None:
 
 
 def _fit(
-    order: Order, pictures: Pictures, out: Path, environment: Environment, tell: Tell, command: str
+    config: FitConfig, data: TrainTestSplit, out: Path, environment: Environment, message: Message, command: str
 ) -> dict[str, Any]:
     start, device = time.perf_counter(), environment.setting.device
-    size = order.image_size or usual_size(cached_backbone(order.backbone, None, device)[0], device)
-    identity = _identity(order, size, pictures, environment)
+    size = config.image_size or usual_size(cached_backbone(config.backbone, None, device)[0], device)
+    identity = _identity(config, size, data, environment)
     known = read_record(out) if (out / RECORD).exists() else None
     if known is not None and known["identity"] == identity and (out / ADAPTER).exists():
-        tell(f"{out} is the model of these very images and settings already; nothing to do")
+        message(f"{out} is the model of these very images and settings already; nothing to do")
         return known
-    if order.image_size is None:
-        tell(f"images are looked at with {size} x {size} pixels")
-    for line in (*_findings(pictures), *pictures.notes):
-        tell(line)
-    test = "given" if pictures.given else "held out"
-    tell(f"{len(pictures.train)} images to train on, {len(pictures.test)} {test} to test with")
-    task, base, said = _task(order.config(size), pictures, environment)
-    if said:
-        tell(said)
-    fold = _folds(order, pictures)
-    done = climb(task, fold, out / _WORK, tell)
-    kept = best(done)
-    tell(f"kept: {kept.name}")
-    kept, trained = _final(kept, done, out / _WORK, tell)
-    info = _info(order, kept.task, base, pictures, trained)
+    if config.image_size is None:
+        message(f"images are looked at with {size} x {size} pixels")
+    for line in (*_findings(data), *data.notes):
+        message(line)
+    test = "given" if data.given else "held out"
+    message(f"{len(data.train)} images to train on, {len(data.test)} {test} to test with")
+    task, base, notes = _task(config.run_config(size), data, environment)
+    if notes:
+        message(notes)
+    fold = _folds(config, data)
+    candidates = cross_validate(task, fold, out / _WORK, message)
+    selected = select(candidates)
+    message(f"kept: {selected.name}")
+    selected, trained = _train(selected, candidates, out / _WORK, message)
+    info = _info(config, selected.task, base, data, trained)
     record = {
         "format": FORMAT,
         "identity": identity,
         "command": command,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **about(kept, done, pictures, fold),
+        **selection_record(selected, candidates, data, fold),
     }
     (out / RECORD).unlink(missing_ok=True)  # it would speak of another adapter
     write_atomic(out / ADAPTER, adapter_bytes(trained.model, info))
     model = load_model(out, setting=environment.setting, device=device)
-    record |= _measured(trained, model, pictures, environment)
+    record |= _tested(trained, model, data, environment)
     record |= {"losses": trained.log.losses, "versions": versions(), "licence": info.licence}
     record |= {"base_licence": info.base_licence, "seconds": time.perf_counter() - start}
-    write_pages(record, pictures, task, out, tell)
+    write_pages(record, data, task, out, message)
     write_atomic(out / RECORD, record_text(record).encode())
     return record
 
 
-def _findings(pictures: Pictures) -> list[str]:
-    return [f"{f.level}: {f.message}" for f in pictures.findings if f.level != "note"]
+def _findings(data: TrainTestSplit) -> list[str]:
+    return [f"{f.level}: {f.message}" for f in data.findings if f.level != "note"]
 
 
-def _identity(order: Order, size: int, pictures: Pictures, environment: Environment) -> str:
-    """Names the order together with the content of all images."""
-    parts = [order.config(size).digest(), str(order.folds), order.licence, *pictures.classes]
-    for part in (pictures.train, pictures.test):
+def _identity(config: FitConfig, size: int, data: TrainTestSplit, environment: Environment) -> str:
+    """Names the settings together with the content of all images."""
+    parts = [config.run_config(size).digest(), str(config.folds), config.licence, *data.classes]
+    for part in (data.train, data.test):
         parts += [*content_digests(part, environment.cache), str(part.labels.tolist())]
     return bytes_digest("\n".join(parts).encode())
 
 
-def _task(config: RunConfig, pictures: Pictures, environment: Environment) -> tuple[Task, str, str]:
-    """What the ladder climbs on, the digest of the backbone, and what should be said about its text."""
+def _task(config: RunConfig, data: TrainTestSplit, environment: Environment) -> tuple[Task, str, str]:
+    """What the candidates train on, the digest of the backbone, and notes about its text."""
     backbone, base = cached_backbone(config.backbone, config.image_size, environment.setting.device)
     if config.head_spec.projection == "merged":
         raise ConfigError("head: projection=merged is for benchmarks; leave it out here")
-    images = pixels_of(pictures.train, pictures.dataset, backbone, environment)
-    text, said = _text(config, backbone, pictures, environment)
+    images = pixels_of(data.train, data.dataset, backbone, environment)
+    text, notes = _text(config, backbone, data, environment)
     task = Task(
         config=config,
         backbone=backbone,
         images=images,
-        labels=torch.from_numpy(pictures.train.labels),
-        classes=len(pictures.classes),
+        labels=torch.from_numpy(data.train.labels),
+        classes=len(data.classes),
         features=frozen_features(backbone, base, images, environment, "features"),
         setting=replace(environment.setting, precision=config.precision),
         text=text,
     )
-    return task, base, said
+    return task, base, notes
 
 
 def _text(
-    config: RunConfig, backbone: Backbone, pictures: Pictures, environment: Environment
+    config: RunConfig, backbone: Backbone, data: TrainTestSplit, environment: Environment
 ) -> tuple[TextStart | None, str]:
     """The start of a head of class names, where the backbone has a text tower that can be had."""
     try:
-        text, notes = text_start(config, backbone, pictures.dataset, environment.cache, environment.setting)
+        text, notes = text_start(config, backbone, data.dataset, environment.cache, environment.setting)
         return text, "; ".join(notes)
     except NotApplicable as error:
         if config.head_spec.start == "text":
             raise
         return None, "" if config.prompts is None else str(error)
     except WeightsError as error:
-        return None, f"no zero-shot rung: {error}"
+        return None, f"zero-shot is left out: {error}"
 
 
-def _folds(order: Order, pictures: Pictures) -> np.ndarray | None:
-    folds = folds_for(pictures.train.labels, pictures.groups, order.folds)
+def _folds(config: FitConfig, data: TrainTestSplit) -> np.ndarray | None:
+    folds = folds_for(data.train.labels, data.groups, config.folds)
     if not folds:
         return None
-    return grouped_folds(pictures.train.labels, pictures.groups, folds, derive(order.seed, "folds"))
+    return grouped_folds(data.train.labels, data.groups, folds, derive(config.seed, "folds"))
 
 
-def _final(kept: Climbed, done: list[Climbed], work: Path, tell: Tell) -> tuple[Climbed, Trained]:
-    """The classifier of the kept rung, trained on all training images; if it diverges, that of the next best."""
-    checkpoint = work / f"{kept.task.identity()}.checkpoint"
+def _train(selected: Candidate, candidates: list[Candidate], work: Path, message: Message) -> tuple[Candidate, Trained]:
+    """The selected candidate, trained on all training images; if that diverges, the next best one."""
+    checkpoint = work / f"{selected.task.identity()}.checkpoint"
     try:
-        return kept, train_final(replace(kept.task, checkpoint=checkpoint), kept.task.recipe)
+        return selected, train_final(replace(selected.task, checkpoint=checkpoint), selected.task.recipe)
     except Diverged as error:
-        rest = [rung for rung in done if rung.name != kept.name]
-        if not rest:
+        others = [candidate for candidate in candidates if candidate.name != selected.name]
+        if not others:
             raise
-        kept = best(rest)
-        tell(f"{error}; kept instead: {kept.name}")
-        return _final(kept, rest, work, tell)
+        selected = select(others)
+        message(f"{error}; kept instead: {selected.name}")
+        return _train(selected, others, work, message)
 
 
-def _info(order: Order, task: Task, base: str, pictures: Pictures, trained: Trained) -> AdapterInfo:
-    config, row = task.config, backbones().get(order.backbone)
-    worded = config.head_spec.start == "text"
-    names, templates = prompts_of("", pictures.classes, order.prompts) if worded else ([], [])
-    assert config.image_size is not None
-    training = {"images": len(pictures.train), "protocol": config.protocol, "seed": config.seed, **trained.chosen}
+def _info(config: FitConfig, task: Task, base: str, data: TrainTestSplit, trained: Trained) -> AdapterInfo:
+    run, row = task.config, backbones().get(config.backbone)
+    from_text = run.head_spec.start == "text"
+    names, templates = prompts_of("", data.classes, config.prompts) if from_text else ([], [])
+    assert run.image_size is not None
+    training = {"images": len(data.train), "protocol": run.protocol, "seed": run.seed, **trained.chosen}
     return AdapterInfo(
-        config.method,
-        config.backbone,
-        config.image_size,
-        pictures.classes,
+        run.method,
+        run.backbone,
+        run.image_size,
+        data.classes,
         base,
-        config.head_spec,
+        run.head_spec,
         names=tuple(names),
         templates=tuple(templates),
         training={**training, "steps": trained.log.steps},
-        licence=order.licence,
+        licence=config.licence,
         base_licence=row.licence if row else "",
     )
 
 
-def _measured(trained: Trained, model: Model, pictures: Pictures, environment: Environment) -> dict[str, Any]:
-    """The one look at the test images, by the model as it was read back from its file.
+def _tested(trained: Trained, model: Model, data: TrainTestSplit, environment: Environment) -> dict[str, Any]:
+    """The test images, used once, with the model as it was read back from its file.
 
-    Raises StorageError when what was read back answers otherwise than what was trained.
+    Raises StorageError when the model that was read back gives other answers than the one that was trained.
     """
-    test = pictures.test
+    test = data.test
     probabilities = model.predict_refs(test.refs, environment.cache)
-    few = test.take(np.arange(min(_REPEATED, len(test))))
-    if len(few):
-        expected = replace(model, classifier=trained.model).predict_refs(few.refs, environment.cache)
-        if not np.allclose(expected, probabilities[: len(few)], atol=1e-3):
+    some = test.take(np.arange(min(_REPEATED, len(test))))
+    if len(some):
+        expected = replace(model, classifier=trained.model).predict_refs(some.refs, environment.cache)
+        if not np.allclose(expected, probabilities[: len(some)], atol=1e-3):
             raise StorageError(f"{model.path}: the model read back answers otherwise than the one written; try again")
     return {"test": scores(test.labels, probabilities) | {"paths": [ref.name for ref in test.refs]}}

@@ -13,46 +13,48 @@ from ..metrics.scores import per_class, share_interval
 from ..nn.head_spec import head_text
 from ..utils.errors import StorageError
 from ..utils.files import checksum, parse_json, read_text
-from .holdout import Pictures
-from .model_selection import Climbed
+from .holdout import TrainTestSplit
+from .model_selection import Candidate
 
 FORMAT = "vitadapt-fit/2"
 FORMATS = ("vitadapt-fit/1", FORMAT)  # the first had no checksum
 RECORD = "fit.json"
 
 
-def about(kept: Climbed, done: list[Climbed], pictures: Pictures, fold: np.ndarray | None) -> dict[str, Any]:
-    """Data, classes, settings, the ladder, and what cross-validation said of every training image."""
-    config, labels = kept.task.config, pictures.train.labels
+def selection_record(
+    selected: Candidate, candidates: list[Candidate], data: TrainTestSplit, fold: np.ndarray | None
+) -> dict[str, Any]:
+    """Data, classes, settings, candidates, and the probabilities from cross-validation of every training image."""
+    config, labels = selected.task.config, data.train.labels
     ladder = [
         {
-            "name": rung.name,
-            "score": rung.score,
-            "deviation": rung.deviation,
-            "trained": rung.trained,
-            "seconds": rung.seconds,
-            "kept": rung.name == kept.name,
-            "note": rung.note,
+            "name": candidate.name,
+            "score": candidate.score,
+            "deviation": candidate.deviation,
+            "trained": candidate.parameters,
+            "seconds": candidate.seconds,
+            "kept": candidate.name == selected.name,
+            "note": candidate.note,
         }
-        for rung in done
+        for candidate in candidates
     ]
     cross = {
-        "paths": [ref.name for ref in pictures.train.refs],
+        "paths": [ref.name for ref in data.train.refs],
         "labels": labels.tolist(),
-        "groups": pictures.groups.tolist(),
+        "groups": data.groups.tolist(),
         "fold": None if fold is None else fold.tolist(),
-        "probabilities": None if kept.probabilities is None else _plain(kept.probabilities),
+        "probabilities": None if selected.probabilities is None else _plain(selected.probabilities),
     }
     return {
         "data": {
-            "name": pictures.name,
-            "train": np.bincount(labels, minlength=len(pictures.classes)).tolist(),
-            "test": np.bincount(pictures.test.labels, minlength=len(pictures.classes)).tolist(),
-            "given": pictures.given,
-            "findings": [f"{f.level}: {f.message}" for f in pictures.findings],
-            "notes": list(pictures.notes),
+            "name": data.name,
+            "train": np.bincount(labels, minlength=len(data.classes)).tolist(),
+            "test": np.bincount(data.test.labels, minlength=len(data.classes)).tolist(),
+            "given": data.given,
+            "findings": [f"{f.level}: {f.message}" for f in data.findings],
+            "notes": list(data.notes),
         },
-        "classes": list(pictures.classes),
+        "classes": list(data.classes),
         "backbone": config.backbone,
         "image_size": config.image_size,
         "method": method_text(config.method),

@@ -22,7 +22,7 @@ _OURS = {"duplicates across splits", "split size", "reading"}  # findings that t
 
 
 @dataclass(frozen=True)
-class Pictures:
+class TrainTestSplit:
     """Images to train on and to measure with. groups: (N,) of the training images; near-duplicates share a number.
 
     given: did the test part come with the data? findings: what the doctor says.
@@ -43,13 +43,15 @@ class Pictures:
         return Dataset(self.name, self.classes, {"train": self.train, "test": self.test or self.train})
 
 
-def gather(spec: str | Path | Dataset, root: Path | None = None, progress: Progress | None = None) -> Pictures:
+def train_test_split(
+    spec: str | Path | Dataset, root: Path | None = None, progress: Progress | None = None
+) -> TrainTestSplit:
     """Open, examine and divide the images that `spec` names (as for `open_dataset`).
 
     Images that cannot be read are left out, with a note. Raises DataError when nothing to learn from is left, and
     UnknownName for a misspelt name.
     """
-    dataset = opened(spec, root)
+    dataset = open_images(spec, root)
     if any(part.multilabel for part in dataset.splits.values()):
         raise DataError(f"{dataset.name}: images with several labels are not for this; use 'vitadapt run'")
     report = examine(dataset, progress=progress)
@@ -68,7 +70,7 @@ def gather(spec: str | Path | Dataset, root: Path | None = None, progress: Progr
         twins = int(np.isin(other, own).sum())
         if twins:
             notes.append(f"{twins} test images have a near-duplicate in train: the accuracy is too good by them")
-        return Pictures(dataset.name, dataset.classes, train, test, own, True, findings, tuple(notes))
+        return TrainTestSplit(dataset.name, dataset.classes, train, test, own, True, findings, tuple(notes))
     rows, held = hold_out_groups([_key(ref.name) for ref in train.refs], train.labels, own)
     copies = len(train) - len(np.unique(own))
     if copies:
@@ -77,10 +79,12 @@ def gather(spec: str | Path | Dataset, root: Path | None = None, progress: Progr
     if alone:
         notes.append(f"no picture to test with could be spared of {_some(alone)}; add different ones")
     parts = {"train": train.take(rows), "test": train.take(held)}
-    return Pictures(dataset.name, dataset.classes, parts["train"], parts["test"], own[rows], False, findings, (*notes,))
+    return TrainTestSplit(
+        dataset.name, dataset.classes, parts["train"], parts["test"], own[rows], False, findings, (*notes,)
+    )
 
 
-def opened(spec: str | Path | Dataset, root: Path | None = None) -> Dataset:
+def open_images(spec: str | Path | Dataset, root: Path | None = None) -> Dataset:
     """`open_dataset`, which here also knows hf:REPO. Raises as it does, and as `read_hub`."""
     if isinstance(spec, str) and spec.startswith(PREFIX):
         return read_hub(spec)

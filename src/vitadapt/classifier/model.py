@@ -47,7 +47,7 @@ class Model:
         """How images become squares."""
         return geometry_of(self.classifier.backbone, self.info)
 
-    def telling(self, progress: Progress | None) -> Model:
+    def with_progress(self, progress: Progress | None) -> Model:
         """The same model, which reports how far it is."""
         return replace(self, setting=replace(self.setting, progress=progress))
 
@@ -56,7 +56,7 @@ class Model:
 
         Raises DataError naming what is not an image.
         """
-        return self.predict_refs(references(images, "images"))
+        return self.predict_refs(image_refs(images, "images"))
 
     def predict_refs(self, refs: Sequence[ImageRef], cache: Path | None = None) -> Floats:
         """(N, C) probabilities of undecoded images. Raises DataError naming all that cannot be read."""
@@ -79,7 +79,7 @@ def probabilities_of(logits: Tensor) -> Floats:
     return probabilities
 
 
-def references(images: Any, name: str) -> Sequence[ImageRef]:
+def image_refs(images: Any, name: str) -> Sequence[ImageRef]:
     """One reference per image, in whatever form they come; a table's column of paths is one, too. Raises DataError."""
     if hasattr(images, "__array__") and not hasattr(images, "detach"):
         array = np.asarray(images)

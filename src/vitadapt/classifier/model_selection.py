@@ -1,4 +1,4 @@
-"""The ladder: from the simplest classifier to the method that was asked for; cross-validation keeps one rung."""
+"""Candidates, from the simplest classifier to the method that was asked for; cross-validation selects one of them."""
 
 from __future__ import annotations
 
@@ -17,28 +17,38 @@ from ..training.task import Task
 from ..utils.errors import Diverged
 from ..utils.files import bytes_digest, read_sealed, write_sealed
 
-Tell = Callable[[str], None]
+Message = Callable[[str], None]  # shows one line to the user
 
 
 @dataclass(frozen=True)
-class Climbed:
-    """One rung after cross-validation. probabilities (N, C): of every training image, by what was trained without it.
+class Candidate:
+    """One classifier that cross-validation compares with others.
 
-    score and deviation (over folds) in percent; None with a `note` that says why.
+    parameters: how many numbers it trains. probabilities (N, C): of every training image, by a model that was trained
+    without this image. score and deviation (over the folds): percent, or None; then `note` says why.
     """
 
     name: str
     task: Task
-    trained: int
+    parameters: int
     probabilities: np.ndarray | None = None
     score: float | None = None
     deviation: float | None = None
     seconds: float = 0.0
+    diverged: bool = False
     note: str = ""
 
+    @property
+    def summary(self) -> str:
+        """Its result in one line."""
+        if self.score is None:
+            return self.note
+        spread = "" if self.deviation is None else f" ± {self.deviation:.1f}"
+        return f"{self.score:.1f} %{spread} by cross-validation, {self.parameters:,} trained numbers"
 
-def rungs(task: Task) -> Iterator[Task]:
-    """From the simplest to the one asked for; `task` has the text of the classes when its backbone knows any."""
+
+def tasks(task: Task) -> Iterator[Task]:
+    """One task per candidate, the simplest first; zero-shot needs the text of the classes in `task`."""
     if task.text is not None:
         yield replace(task, config=replace(task.config, method=ZeroShot(), head=None, recipe=None))
     if task.config.method != LinearProbe() and task.config.method.trains_head:
@@ -48,54 +58,45 @@ def rungs(task: Task) -> Iterator[Task]:
         yield task
 
 
-def climb(task: Task, fold: np.ndarray | None, work: Path, tell: Tell) -> list[Climbed]:
-    """Every rung, cross-validated over `fold` (N,) (None: too few images for that); finished folds are kept in `work`.
+def cross_validate(task: Task, fold: np.ndarray | None, work: Path, message: Message) -> list[Candidate]:
+    """All candidates with their scores over `fold` (N,) (None: too few images). Finished folds are stored in `work`.
 
-    Once a rung makes no mistake the ones above it, which cannot win, are not tried.
+    After a candidate without any mistake the others are not tried: they cannot be better.
     """
-    done: list[Climbed] = []
-    for part in rungs(task):
-        name = method_text(part.config.method)
-        trained = sum(p.numel() for p in trainable(part.build(0)).values())
-        rung = Climbed(name, part, trained)
-        if any(other.score == 100 for other in done):
-            rung = replace(rung, note="not tried: a simpler one makes no mistake")
+    candidates: list[Candidate] = []
+    for part in tasks(task):
+        parameters = sum(p.numel() for p in trainable(part.build(0)).values())
+        candidate = Candidate(method_text(part.config.method), part, parameters)
+        if any(other.score == 100 for other in candidates):
+            candidate = replace(candidate, note="not tried: a simpler one makes no mistake")
         elif fold is None:
-            rung = replace(rung, note="not compared: too few images")
+            candidate = replace(candidate, note="not compared: too few images")
         else:
-            rung = _validated(rung, fold, work)
-        tell(f"{name}: {_said(rung)}")
-        done.append(rung)
-    return done
+            candidate = _scored(candidate, fold, work)
+        message(f"{candidate.name}: {candidate.summary}")
+        candidates.append(candidate)
+    return candidates
 
 
-def best(done: list[Climbed]) -> Climbed:
-    """The rung with the highest score; the simplest of equals, and the simplest that trains when none has a score."""
-    scored = [rung for rung in done if rung.score is not None]
-    if scored:
-        return max(scored, key=lambda rung: rung.score or 0.0)
-    able = [rung for rung in done if rung.trained and not rung.note.startswith("diverged")]
-    return (able or done)[0]
+def select(candidates: list[Candidate]) -> Candidate:
+    """The one with the highest score, the simplest of equals. Without any score: the simplest that trains."""
+    if any(candidate.score is not None for candidate in candidates):
+        return max(candidates, key=lambda candidate: -1.0 if candidate.score is None else candidate.score)
+    able = [candidate for candidate in candidates if candidate.parameters and not candidate.diverged]
+    return (able or candidates)[0]
 
 
-def _said(rung: Climbed) -> str:
-    if rung.score is None:
-        return rung.note
-    spread = f" ± {rung.deviation:.1f}" if rung.deviation is not None else ""
-    return f"{rung.score:.1f} %{spread} by cross-validation, {rung.trained:,} trained numbers"
-
-
-def _validated(rung: Climbed, fold: np.ndarray, work: Path) -> Climbed:
+def _scored(candidate: Candidate, fold: np.ndarray, work: Path) -> Candidate:
     start = time.perf_counter()
-    labels = rung.task.labels.numpy()
+    labels = candidate.task.labels.numpy()
     try:
-        probabilities = _out_of_fold(rung, fold, work)
+        probabilities = _out_of_fold(candidate, fold, work)
     except Diverged as error:
-        return replace(rung, note=f"diverged: {error}")
+        return replace(candidate, diverged=True, note=f"diverged: {error}")
     right = probabilities.argmax(axis=1) == labels
     by_fold = [right[fold == number].mean() for number in np.unique(fold)]
     return replace(
-        rung,
+        candidate,
         probabilities=probabilities,
         score=100 * float(right.mean()),
         deviation=100 * float(np.std(by_fold, ddof=1)),
@@ -103,20 +104,20 @@ def _validated(rung: Climbed, fold: np.ndarray, work: Path) -> Climbed:
     )
 
 
-def _out_of_fold(rung: Climbed, fold: np.ndarray, work: Path) -> np.ndarray:
-    """(N, C); a fold that was finished before, by the same software on the same images, is read back."""
-    task, pooled = rung.task, np.zeros((len(fold), rung.task.classes), dtype=np.float32)
-    if not trainable(task.build(0)):
+def _out_of_fold(candidate: Candidate, fold: np.ndarray, work: Path) -> np.ndarray:
+    """(N, C); a fold that was finished before, by the same software on the same images, is read from `work`."""
+    task, pooled = candidate.task, np.zeros((len(fold), candidate.task.classes), dtype=np.float32)
+    if not candidate.parameters:
         return np.asarray(task.probabilities(task.build(0)).numpy())
     numbers = np.unique(fold).tolist()
     for number in numbers:
         key = bytes_digest(f"{task.identity()} {number}".encode() + fold.tobytes())
         path = work / f"{key}.fold"
-        kept = read_sealed(path)
-        if kept is None:
-            label = f"{rung.name}, fold {number + 1} of {len(numbers)}"
+        stored = read_sealed(path)
+        if stored is None:
+            label = f"{candidate.name}, fold {number + 1} of {len(numbers)}"
             found = of_fold(task, task.recipe, fold, number, label)
-            kept = np.ascontiguousarray(found.numpy(), dtype=np.float32).tobytes()
-            write_sealed(path, kept)
-        pooled[fold == number] = np.frombuffer(kept, dtype=np.float32).reshape(-1, task.classes)
+            stored = np.ascontiguousarray(found.numpy(), dtype=np.float32).tobytes()
+            write_sealed(path, stored)
+        pooled[fold == number] = np.frombuffer(stored, dtype=np.float32).reshape(-1, task.classes)
     return pooled

@@ -21,7 +21,7 @@ from ..nn.head_spec import head_text
 from ..training.adapter_file import ADAPTER, read_adapter
 from ..utils.errors import DataError, StorageError, WeightsError
 from .fit_record import RECORD, read_record
-from .holdout import opened
+from .holdout import open_images
 from .model import Model
 
 _BATCH = 64
@@ -53,7 +53,7 @@ def _unlisted(error: OSError) -> NoReturn:
     raise DataError(f"{error.filename}: this folder cannot be listed ({error.strerror})") from error
 
 
-def answer(
+def predict_images(
     model: Model,
     refs: Sequence[ImageRef],
     top: int = 1,
@@ -72,7 +72,7 @@ def answer(
             known = list(zip(part, model.predict_refs(part), strict=True))
         except DataError:
             known = _one_by_one(model, part, broken)
-        rows += [row(ref.name, model.classes, probabilities, top, threshold) for ref, probabilities in known]
+        rows += [prediction(ref.name, model.classes, probabilities, top, threshold) for ref, probabilities in known]
         if progress is not None:
             progress("predict", start + len(part), len(refs))
     return rows, broken
@@ -88,7 +88,7 @@ def _one_by_one(model: Model, refs: Sequence[ImageRef], broken: list[str]) -> li
     return known
 
 
-def row(
+def prediction(
     image: str, classes: Sequence[str], probabilities: np.ndarray, top: int = 1, threshold: float | None = None
 ) -> dict[str, Any]:
     """What is said of one image from its probabilities (C,): the command line and the server say the same."""
@@ -114,13 +114,13 @@ def csv_text(rows: Sequence[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def labelled(spec: str, classes: Sequence[str], root: Path | None = None) -> tuple[Examples, list[str]]:
+def labelled_images(spec: str, classes: Sequence[str], root: Path | None = None) -> tuple[Examples, list[str]]:
     """All images of `spec`, or its test part where one was given, with labels as numbers in `classes`; and notes.
 
     Classes are matched by name (case, blanks and underscores do not count). Images of classes that the model does not
     know are left out, with a note. Raises DataError when no class matches.
     """
-    dataset = opened(spec, root)
+    dataset = open_images(spec, root)
     parts = list(dataset.splits.values()) if dataset.split == "held-out" else [dataset.splits["test"]]
     if any(part.multilabel for part in parts):
         raise DataError(f"{spec}: images with several labels; this wants one each")
@@ -136,7 +136,7 @@ def labelled(spec: str, classes: Sequence[str], root: Path | None = None) -> tup
     return Examples(refs, labels).take(rows), notes
 
 
-def facts(folder: Path) -> dict[str, Any]:
+def model_facts(folder: Path) -> dict[str, Any]:
     """What a model folder, or an adapter file, says of itself; no backbone is loaded. Raises WeightsError."""
     path = folder / ADAPTER if folder.is_dir() else folder
     if not path.is_file():

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from ..classifier.fit import Order
+    from ..classifier.fit import FitConfig
     from ..classifier.model import Model
 
 app = typer.Typer()
@@ -33,7 +33,7 @@ _OFFLINE = "dinov2-s14-offline"
 def fit(
     data: Annotated[str, typer.Argument(help="A folder of class folders, a CSV file, a name, or hf:REPO.")],
     backbone: Annotated[str, typer.Option("--backbone", "-b", help="See 'vitadapt list backbones'.")] = _OFFLINE,
-    method: Annotated[str, typer.Option("--method", "-m", help="The topmost rung.")] = "kadaptation",
+    method: Annotated[str, typer.Option("--method", "-m", help="Compared with simpler ones.")] = "kadaptation",
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.")] = Path("my-model"),
     image_size: Annotated[
         int | None, typer.Option(help="Pixels (default: the backbone's own; on a CPU half of a large one).")
@@ -55,21 +55,21 @@ def fit(
     from ..classifier.fit import fit_folder
 
     said = {"recipe": recipe, "head": head, "class_names": class_names, "templates": template}
-    order = _order(data, backbone, method, {"image_size": image_size, "folds": folds, "seed": seed}, said)
+    config = _fit_config(data, backbone, method, {"image_size": image_size, "folds": folds, "seed": seed}, said)
     from dataclasses import replace
 
-    order = replace(order, precision=precision, licence=licence)
+    config = replace(config, precision=precision, licence=licence)
     environment = environment_of(cache, no_cache, data_root, device)
-    _print_defaults(order, environment.setting.device, out)
-    with _bar() as (progress, tell):
+    _print_defaults(config, environment.setting.device, out)
+    with _bar() as (progress, message):
         setting = replace(environment.setting, progress=progress)
-        record = fit_folder(order, out, replace(environment, setting=setting), tell, _command())
+        record = fit_folder(config, out, replace(environment, setting=setting), message, _command())
     _print_result(record, out)
 
 
-def _order(data: str, backbone: str, method: str, plain: dict[str, Any], said: dict[str, Any]) -> Order:
+def _fit_config(data: str, backbone: str, method: str, plain: dict[str, Any], said: dict[str, Any]) -> FitConfig:
     from ..benchmark.sweep import read_prompts
-    from ..classifier.fit import Order
+    from ..classifier.fit import FitConfig
     from ..methods.spec import parse_method
     from ..nn.head_spec import parse_head
     from ..training.recipe import recipe_for
@@ -87,7 +87,7 @@ def _order(data: str, backbone: str, method: str, plain: dict[str, Any], said: d
         base = recipe_for("fixed", wanted)
         recipe = replace(base, **build_changes(type(base), parse_fields(said["recipe"]), "recipe"))
     prompts = {name: said[name] for name in ("class_names", "templates") if said[name]}
-    return Order(
+    return FitConfig(
         data,
         backbone,
         wanted,
@@ -102,19 +102,19 @@ def _command() -> str:
     return shlex.join(["vitadapt", *sys.argv[1:]])
 
 
-def _print_defaults(order: Order, device: str, out: Path) -> None:
+def _print_defaults(config: FitConfig, device: str, out: Path) -> None:
     """Every choice with the flag that changes it."""
     from ..methods.spec import method_text
     from .tables import print_columns
 
-    size = str(order.image_size) if order.image_size else "the backbone's own; half of a large one on a CPU"
+    size = str(config.image_size) if config.image_size else "the backbone's own; half of a large one on a CPU"
     rows = [
-        ["backbone", order.backbone, "--backbone"],
-        ["method", method_text(order.method), "--method"],
+        ["backbone", config.backbone, "--backbone"],
+        ["method", method_text(config.method), "--method"],
         ["image size", size, "--image-size"],
-        ["cross-validation", f"{order.folds} folds", "--folds"],
-        ["training", "recipe 'fixed'" + (", changed" if order.recipe else ""), "--recipe"],
-        ["seed", str(order.seed), "--seed"],
+        ["cross-validation", f"{config.folds} folds", "--folds"],
+        ["training", "recipe 'fixed'" + (", changed" if config.recipe else ""), "--recipe"],
+        ["seed", str(config.seed), "--seed"],
         ["device", device, "--device"],
         ["model folder", str(out), "--out"],
     ]
@@ -155,10 +155,10 @@ def _print_result(record: dict[str, Any], out: Path) -> None:
         return "" if value is None else f"{value:.1f} %"
 
     rows = [
-        [rung["name"], percent(rung["score"]), f"{rung['trained']:,}", "kept" if rung["kept"] else rung["note"]]
-        for rung in record["ladder"]
+        [row["name"], percent(row["score"]), f"{row['trained']:,}", "kept" if row["kept"] else row["note"]]
+        for row in record["ladder"]
     ]
-    print_columns(["rung", "cross-validated", "trained numbers", ""], rows, left=("rung", ""))
+    print_columns(["candidate", "cross-validated", "trained numbers", ""], rows, left=("candidate", ""))
     test = record["test"]
     print(f"\n{_accuracy(test, 'held-out' if not record['data']['given'] else 'test')}")
     size = (out / "adapter.safetensors").stat().st_size / 1000
@@ -186,7 +186,7 @@ def predict(
     device: Device = "auto",
 ) -> None:
     """Tell the class of images, with its probability. Status 1 when an image could not be read."""
-    from ..classifier.predict import answer, csv_text, find_images
+    from ..classifier.predict import csv_text, find_images, predict_images
 
     if threshold is not None and not 0 <= threshold <= 1:
         raise ConfigError(f"--threshold is a probability, 0 to 1, not {threshold}")
@@ -197,7 +197,7 @@ def predict(
     refs = find_images(images)
     loaded = _load(model, device)
     with _bar() as (progress, _):
-        answers, broken = answer(loaded, refs, top, threshold, progress)
+        answers, broken = predict_images(loaded, refs, top, threshold, progress)
     for line in broken:
         complain(line)
     if as_json:
@@ -233,15 +233,15 @@ def evaluate(
 ) -> None:
     """Measure a model on labelled images: accuracy with its interval, and per class. Classes are matched by name."""
     from ..classifier.fit_record import scores
-    from ..classifier.predict import labelled
+    from ..classifier.predict import labelled_images
     from .tables import print_columns
 
     loaded = _load(model, device)
-    examples, notes = labelled(data, loaded.classes, data_root)
+    examples, notes = labelled_images(data, loaded.classes, data_root)
     for note in notes:
         complain(note)
     with _bar() as (progress, _):
-        found = scores(examples.labels, loaded.telling(progress).predict_refs(examples.refs))
+        found = scores(examples.labels, loaded.with_progress(progress).predict_refs(examples.refs))
     if as_json:
         names = [ref.name for ref in examples.refs]
         print(json.dumps({"classes": loaded.classes, "paths": names, **found}, indent=1))
@@ -268,9 +268,9 @@ def _class_rows(model: Model, labels: np.ndarray, found: dict[str, Any]) -> list
 @app.command()
 def info(model: ModelFolder, as_json: AsJson = False) -> None:
     """Say what a model is: classes, backbone, method, training, licences, and how good it was when it was made."""
-    from ..classifier.predict import facts
+    from ..classifier.predict import model_facts
 
-    found = facts(model)
+    found = model_facts(model)
     if as_json:
         print(json.dumps(found, indent=1))
         return

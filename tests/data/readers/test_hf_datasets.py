@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitadapt.classifier.holdout import gather
+from vitadapt.classifier.holdout import train_test_split
 from vitadapt.data.readers.hf_datasets import read_hub
 from vitadapt.utils.errors import DataError, WeightsError
 
@@ -43,7 +43,7 @@ def test_a_repository_becomes_a_dataset_with_a_held_out_part(library, tmp_path):
 
 
 def test_it_is_divided_like_ones_own_images(library, tmp_path):
-    pictures = gather(f"hf:{a_repository(tmp_path / 'mine')}")
+    pictures = train_test_split(f"hf:{a_repository(tmp_path / 'mine')}")
     assert len(pictures.train) == 8 and len(pictures.test) == 2 and not pictures.given
 
 

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ...classifier.explain import Explained, look, png_bytes, seen_part, target_of
+from ...classifier.explain import Explanation, class_index, explain_pixels, heat_map_png, visible_part
 from ...classifier.model import probabilities_of
-from ...classifier.predict import row
+from ...classifier.predict import prediction
 from ...data import Geometry
 from ...data.images import UnreadableImage, open_image, to_pixels
 from ...nn.attribution import overlay, side_by_side
@@ -121,7 +121,7 @@ class Service:
             logits = _all_good(found)
             probabilities = probabilities_of(torch.stack(logits))
             rows = [
-                row(picture.name, version.classes, own, asked.top, asked.threshold)
+                prediction(picture.name, version.classes, own, asked.top, asked.threshold)
                 for picture, own in zip(asked.pictures, probabilities, strict=True)
             ]
             self.metrics.answered(name, len(rows))
@@ -132,7 +132,7 @@ class Service:
         return await self._batches.ask((version, square))
 
     async def explain(self, name: str, picture: Picture, kind: str, wanted: str | None, draw: str | None) -> Any:
-        """(version, `Explained`, heat (h, w), PNG or None) of one picture; draw: "both", "overlay" or None.
+        """(version, `Explanation`, heat (h, w), PNG or None) of one picture; draw: "both", "overlay" or None.
 
         Raises UnknownName for a model, class or kind that does not exist, NotApplicable, Refusal, DataError.
         """
@@ -192,14 +192,14 @@ def _square(picture: Picture, geometry: Geometry, most: int) -> Tensor:
 def _square_and_seen(picture: Picture, geometry: Geometry, most: int, side: int) -> tuple[Tensor, Any]:
     image = open_image(picture.data, picture.name, most)
     square = torch.from_numpy(to_pixels(image, geometry, picture.name))
-    return square, seen_part(image, geometry, picture.name, side) if side else None
+    return square, visible_part(image, geometry, picture.name, side) if side else None
 
 
-def _looked(version: Version, square: Tensor, kind: str, wanted: str | None) -> tuple[Explained, Tensor]:
+def _looked(version: Version, square: Tensor, kind: str, wanted: str | None) -> tuple[Explanation, Tensor]:
     model = version.model()
-    target_of(model, wanted)
-    return look(model, square, kind, wanted)
+    class_index(model, wanted)
+    return explain_pixels(model, square, kind, wanted)
 
 
-def _drawn(seen: Any, found: Explained, heat: Tensor, kind: str, draw: str) -> bytes:
-    return png_bytes(side_by_side(seen, heat) if draw == "both" else overlay(seen, heat), found, kind)
+def _drawn(seen: Any, found: Explanation, heat: Tensor, kind: str, draw: str) -> bytes:
+    return heat_map_png(side_by_side(seen, heat) if draw == "both" else overlay(seen, heat), found, kind)
