@@ -286,6 +286,15 @@ def test_predict_goes_on_after_an_image_that_cannot_be_read(model, photos, tmp_p
         call("predict", tmp_path, torn)
 
 
+def test_a_sound_picture_is_used_though_one_with_a_similar_name_is_damaged(tmp_path):
+    photos = folder_of(tmp_path / "photos")
+    damaged = photos / "red" / "0.png (1).png"
+    damaged.write_text("junk")
+    pictures = gather(photos)
+    used = {ref.name for part in (pictures.train, pictures.test) for ref in part.refs}
+    assert str(photos / "red" / "0.png") in used and str(damaged) not in used and len(used) == 18
+
+
 def test_evaluate_matches_classes_by_name(model, photos, tmp_path):
     out, _ = model
     mine = tmp_path / "mine"

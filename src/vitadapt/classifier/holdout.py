@@ -55,7 +55,7 @@ def train_test_split(
     if any(part.multilabel for part in dataset.splits.values()):
         raise DataError(f"{dataset.name}: images with several labels are not for this; use 'vitadapt run'")
     report = examine(dataset, progress=progress)
-    broken = _unreadable(report.findings, dataset)
+    broken = set(report.unreadable)
     given = dataset.split != "held-out"
     parts = {split: _without(part, broken) for split, part in dataset.splits.items()}
     train = _joined(part for split, part in parts.items() if not (given and split == "test"))
@@ -98,13 +98,6 @@ def _key(name: str) -> str:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _unreadable(findings: Iterable[Finding], dataset: Dataset) -> set[str]:
-    """The names of the images that the doctor could not read."""
-    said = [example for finding in findings if finding.check == "unreadable" for example in finding.examples]
-    names = {ref.name for part in dataset.splits.values() for ref in part.refs} if said else set()
-    return {name for name in names if any(text.startswith(f"{name} (") for text in said)}
 
 
 def _without(examples: Examples, names: set[str]) -> Examples:

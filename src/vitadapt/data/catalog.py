@@ -73,14 +73,18 @@ def read(row: Row, root: Path | None) -> Dataset:
     options, place = found
     read = READERS[options["reader"]].read(row, options, place)
     contents = read if isinstance(read, Contents) else Contents(read)
-    notes = (*contents.notes, *_size_notes(row, contents.splits))
+    notes = (*contents.notes, *contents.doubts, *size_notes(row, contents.splits))
     rule = contents.split or row.split
     try:
-        return Dataset(row.name, row.classes, contents.splits, row.metric, row.squash, notes, contents.order, rule)
+        return Dataset(
+            *(row.name, row.classes, contents.splits, row.metric, row.squash, notes, contents.order, rule),
+            doubts=contents.doubts,
+        )
     except DataError as error:
         raise DataError(f"{place}: {error}; get the data again") from error
 
 
-def _size_notes(row: Row, splits: Mapping[str, Examples]) -> tuple[str, ...]:
+def size_notes(row: Row, splits: Mapping[str, Examples]) -> tuple[str, ...]:
+    """What a copy's numbers of images say when they are not the published ones."""
     sizes = ((split, len(splits[split]), size) for split, size in row.sizes.items() if split in splits)
     return tuple(f"{split} has {got} images, {size} were published" for split, got, size in sizes if got != size)

@@ -172,6 +172,7 @@ class Dataset:
     `order[i]` is the class index of the class that the copy on disk numbers i; empty when both number them alike.
     `split` is the rule behind the splits: "elevater" (the benchmark's), "native" (another one of the same data, so
     that scores do not compare), "given" (as they come) or "held-out" (a part of train was set aside for testing).
+    `doubts` are those of the notes that somebody should look at.
 
     Raises DataError when a split is missing or empty, or a label is outside the classes.
     """
@@ -184,6 +185,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     order: tuple[int, ...] = ()
     split: str = "given"
+    doubts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for split in ("train", "test", *self.splits):

@@ -65,7 +65,7 @@ class UnreadableImage(DataError):
     """One image that cannot be used, and why in a few words."""
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name} cannot be read ({reason}); remove or re-save it")
+        super().__init__(f"{name} cannot be read ({reason}); remove or re-save it", (name,))
         self.name, self.reason = name, reason
 
 

@@ -64,4 +64,5 @@ def _summary(broken: list[DataError]) -> DataError:
         return broken[0]
     named = [f"{e.name} ({e.reason})" if isinstance(e, UnreadableImage) else str(e) for e in broken[:_NAMED]]
     more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
-    return DataError(f"{len(broken)} images cannot be read: {', '.join(named)}{more}; remove or re-save them")
+    message = f"{len(broken)} images cannot be read: {', '.join(named)}{more}; remove or re-save them"
+    return DataError(message, [name for error in broken for name in error.unreadable])

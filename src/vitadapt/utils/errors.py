@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from .limits import MESSAGE
@@ -40,7 +41,13 @@ class ConfigError(VitadaptError):
 
 
 class DataError(VitadaptError):
-    """Images, labels or files that cannot be used as they are."""
+    """Images, labels or files that cannot be used as they are. `unreadable`: the names of the images that cannot be
+    read, where that is what is wrong.
+    """
+
+    def __init__(self, message: str, unreadable: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.unreadable = tuple(unreadable)
 
 
 class WeightsError(VitadaptError):

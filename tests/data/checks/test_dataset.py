@@ -18,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from vitadapt.cli.data import app
-from vitadapt.data import open_dataset, sample_few_shot
+from vitadapt.data import Examples, FileRef, Geometry, content_digests, open_dataset, open_pixels, sample_few_shot
 from vitadapt.data.catalog import catalog
 from vitadapt.data.checks.dataset import Report, check
 from vitadapt.data.sampling.manifests import make_manifest, read_manifest, subset_rows
@@ -160,6 +160,20 @@ def test_all_kinds_of_damage_at_once_are_each_named(folder: Path) -> None:
     assert not report.healthy and not any(finding.check == "class order" for finding in report.findings)
     with pytest.raises(DataError, match=r"same class name|no images|link to nothing"):
         open_dataset(folder)
+
+
+def test_only_the_damaged_one_of_two_images_with_similar_names_is_unreadable(folder: Path) -> None:
+    sound, damaged = folder / "train/cat/0.png", folder / "train/cat/0.png (1).png"
+    damaged.write_bytes(b"junk")
+    report = check(folder)
+    assert sound.is_file() and report.unreadable == (str(damaged),)
+    with pytest.raises(DataError) as one:
+        content_digests(Examples([FileRef(folder / "no.png")], np.zeros(1, dtype=np.int64)), None)
+    assert one.value.unreadable == (str(folder / "no.png"),)
+    examples = Examples([FileRef(path) for path in (sound, folder / "no.png", damaged)], np.zeros(3, dtype=np.int64))
+    with pytest.raises(DataError) as several:
+        open_pixels(examples, Geometry(8), None).gather(np.array([0, 1, 2]))
+    assert several.value.unreadable == (str(folder / "no.png"), str(damaged))
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="an administrator may read everything")

@@ -22,7 +22,6 @@ from ..sampling.few_shot import class_sizes
 from .images import Look, look_at
 
 _NAMED = 5  # images or classes that a finding names
-_DOUBTFUL = ("numbers only", "if it was permuted")  # notes of readers that somebody should look at
 _RANK = {"error": 0, "warning": 1, "note": 2}
 
 
@@ -39,12 +38,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What the doctor says about a dataset. `counts` has images per split and class."""
+    """What the doctor says about a dataset. `counts` has images per split and class; `unreadable` names the images that
+    cannot be read."""
 
     dataset: str
     classes: tuple[str, ...]
     counts: dict[str, tuple[int, ...]]
     findings: tuple[Finding, ...]
+    unreadable: tuple[str, ...] = ()
 
     @property
     def healthy(self) -> bool:
@@ -80,7 +81,7 @@ def check(
     looks = {split: look_at(part.refs, progress, workers) for split, part in dataset.splits.items()}
     findings = [
         *map(_defect, defects),
-        *_notes(dataset),
+        *_notes(dataset, row),
         *_names(dataset),
         *_sizes(dataset, row),
         *_classes(dataset, shots),
@@ -91,7 +92,7 @@ def check(
     counts = {
         split: tuple(class_sizes(part.labels, dataset.classes).tolist()) for split, part in dataset.splits.items()
     }
-    return Report(dataset.name, dataset.classes, counts, ()).plus(findings)
+    return Report(dataset.name, dataset.classes, counts, (), _unreadable(dataset, looks)).plus(findings)
 
 
 def finding(level: str, check: str, what: str, names: Sequence[str]) -> Finding:
@@ -111,11 +112,11 @@ def _names(dataset: Dataset) -> Iterator[Finding]:
         yield finding("warning", "file name", f"{len(odd)} file names are not UTF-8", odd)
 
 
-def _notes(dataset: Dataset) -> Iterator[Finding]:
+def _notes(dataset: Dataset, row: Row | None) -> Iterator[Finding]:
+    known = catalog.size_notes(row, dataset.splits) if row else ()  # `_sizes` has them
     for note in dataset.notes:
-        level = "warning" if any(words in note for words in _DOUBTFUL) else "note"
-        if "were published" not in note:
-            yield Finding(level, "reading", note)
+        if note not in known:
+            yield Finding("warning" if note in dataset.doubts else "note", "reading", note)
     if dataset.order and dataset.order != tuple(range(len(dataset.order))):
         moved = sum(i != c for i, c in enumerate(dataset.order))
         text = f"the copy numbers {moved} classes differently from the leaderboard; they were matched by name"
@@ -165,6 +166,15 @@ def _named_class(name: str, ids: dict[str, int], label: int) -> int:
 
 def _labelled(part: Examples) -> Iterable[tuple[Any, int]]:
     return zip(part.refs, part.labels.tolist(), strict=True)
+
+
+def _unreadable(dataset: Dataset, looks: dict[str, list[Look]]) -> tuple[str, ...]:
+    return tuple(
+        ref.name
+        for split, part in dataset.splits.items()
+        for ref, seen in zip(part.refs, looks[split], strict=True)
+        if not seen.pixels
+    )
 
 
 def _images(dataset: Dataset, looks: dict[str, list[Look]]) -> Iterator[Finding]:

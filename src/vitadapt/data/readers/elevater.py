@@ -51,9 +51,9 @@ def read(row: Row, options: Options, place: str) -> Contents:
     if any(other != names[0] for other in names):
         raise DataError(f"{folder}: the splits have different categories; get the data again")
     own = names[0] if names else _label_map(folder / options["labels"], len(row.classes))
-    order, notes = in_order(row, own, str(folder), leaderboards=True)
+    order, doubts = in_order(row, own, str(folder), leaderboards=True)
     splits = {split: _examples(row, present[split], entries, order) for split, (_, entries) in listed.items()}
-    return Contents(splits, notes, order, "elevater")
+    return Contents(splits, order=order, split="elevater", doubts=doubts)
 
 
 READERS.register("hub")(Reader(places, has, read))

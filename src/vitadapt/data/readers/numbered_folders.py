@@ -33,9 +33,10 @@ def read(row: Row, options: Options, place: str) -> Contents:
     """Train, test and perhaps val, classes by number and files sorted. Raises DataError naming what does not fit."""
     folder = Path(place)
     names = tuple(stripped for line in text_of(folder / _LABELS).splitlines() if (stripped := line.strip()))
-    order, notes = in_order(row, names, str(folder / _LABELS), leaderboards=True)
+    order, doubts = in_order(row, names, str(folder / _LABELS), leaderboards=True)
     present = [split for split in ("train", "val", "test") if (folder / split).is_dir()]
-    return Contents({split: _split(folder / split, order) for split in present}, notes, order, "elevater")
+    splits = {split: _split(folder / split, order) for split in present}
+    return Contents(splits, order=order, split="elevater", doubts=doubts)
 
 
 READERS.register("numbered-folders")(Reader(places, has, read))

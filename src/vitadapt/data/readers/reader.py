@@ -68,13 +68,15 @@ class Contents:
     """What a reader found: splits labelled with the catalog's class indices, and what it decided.
 
     `order[i]` is the class index of the copy's own class i; empty when the copy numbers the classes like the catalog.
-    `split` is the rule behind the splits, as `Dataset` has it; empty for that of the original archives.
+    `split` is the rule behind the splits, as `Dataset` has it; empty for that of the original archives. `doubts` are
+    notes that somebody should look at.
     """
 
     splits: Mapping[str, Examples]
     notes: tuple[str, ...] = ()
     order: tuple[int, ...] = ()
     split: str = ""
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,9 @@ READERS: Registry[Reader] = Registry("reader")
 def in_order(
     row: Row, names: Sequence[str], where: str, leaderboards: bool = False
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """(class index of each of the copy's classes, notes). Raises DataError unless the names match one to one.
+    """(class index of each of the copy's classes, doubts). Raises DataError unless the names match one to one.
 
-    Mere numbers 0, 1, 2.. carry no name; they are taken to be the leaderboard's, and a note says so. Another note tells
+    Mere numbers 0, 1, 2.. carry no name; they are taken to be the leaderboard's, and a doubt says so. Another says
     when a copy that should have the `leaderboards` order has not: nothing else may betray a permuted list of names.
     """
     numbers = tuple(map(str, range(len(row.classes))))
@@ -107,7 +109,8 @@ def in_order(
         return tuple(range(len(names))), (f"{where} has class numbers only, taken to be in the leaderboard's order",)
     order = row.order(names, where)
     moved = sum(i != c for i, c in enumerate(order)) if leaderboards else 0
-    told = (
+    if not moved:
+        return order, ()
+    return order, (
         f"{where} lists {moved} classes in another place than the leaderboard; if it was permuted, labels are wrong",
     )
-    return order, told if moved else ()

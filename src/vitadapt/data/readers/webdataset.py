@@ -51,14 +51,12 @@ def read(row: Row, options: Options, place: str) -> Contents:
     folder = Path(place)
     _require_whole(row, folder / _NAMES)
     names = [stripped for line in text_of(folder / _NAMES).splitlines() if (stripped := line.strip())]
-    order, notes = in_order(row, names, str(folder / _NAMES))
+    order, doubts = in_order(row, names, str(folder / _NAMES))
     splits = {split: _split(row, folder / split, order) for split in ("train", "test")}
     sizes = {split: len(examples) for split, examples in splits.items()}
     native = any(row.sizes.get(split) != size for split, size in sizes.items())
-    if native:
-        notes = (*notes, f"native split: that of {options['repo']}")
-    notes = (*notes, *options.get("notes", ()))
-    return Contents(splits, notes, order, "native" if native else "")
+    notes = [f"native split: that of {options['repo']}"] if native else []
+    return Contents(splits, (*notes, *options.get("notes", ())), order, "native" if native else "", doubts)
 
 
 READERS.register("webdataset")(Reader(places, has, read))
