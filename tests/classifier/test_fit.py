@@ -290,7 +290,7 @@ def test_a_sound_picture_is_used_though_one_with_a_similar_name_is_damaged(tmp_p
     photos = folder_of(tmp_path / "photos")
     damaged = photos / "red" / "0.png (1).png"
     damaged.write_text("junk")
-    pictures = gather(photos)
+    pictures = train_test_split(photos)
     used = {ref.name for part in (pictures.train, pictures.test) for ref in part.refs}
     assert str(photos / "red" / "0.png") in used and str(damaged) not in used and len(used) == 18
 
