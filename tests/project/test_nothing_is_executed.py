@@ -41,7 +41,15 @@ MODULES = {  # an import of one of these is a finding, whatever is called afterw
     *("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "runpy", "imp", "code"),
     *("subprocess", "pty", "ctypes", "jsonpickle", "multiprocessing.managers", "xmlrpc", "telnetlib", "ftplib"),
 }
-METHODS = {"extractall", "extract", "read_pickle", "unpack_archive", "eval_js", "query_string"}  # of any object
+METHODS = {
+    "extractall",
+    "extract",
+    "read_pickle",
+    "unpack_archive",
+    "eval_js",
+    "query_string",
+    "exec_module",
+}  # of any object
 FLAGS = {"shell", "trust_remote_code", "allow_pickle", "unsafe", "custom_ops_library"}  # given as anything but False
 IMPORTERS = {"import_module", "importlib.import_module"}
 
@@ -66,6 +74,10 @@ ALLOWED: dict[Finding, str] = {
         "classifier/export/graphs.py",
         "torch.export.load",
     ): "opens what the line before has written, to certify it; never a user's file",
+    **dict.fromkeys(
+        [("utils/plugins.py", "importlib.util.spec_from_file_location"), ("utils/plugins.py", ".exec_module")],
+        "runs the plugin files that the user names himself with --plugin or VITADAPT_PLUGINS, and no other",
+    ),
     ("utils/optional.py", "import_module of a variable"): "every call names a library in the source (tested below)",
 }
 

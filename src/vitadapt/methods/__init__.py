@@ -1,25 +1,46 @@
-"""The methods: one file each, found by the name under which they are registered.
+"""The methods: one file each, found by the name under which they are registered; and all that a new one needs.
 
 A method is a frozen dataclass (fields = hyper-parameters = identity) with one verb, `adapt(vit)`. Importing this
-package registers the built-in ones; a third party registers its own with `@METHODS.register("my-method")`.
+package registers the built-in ones; a third party registers its own with `@METHODS.register("my-method")`, in a plugin
+file or in an installed package (docs/new-method.md).
 """
 
+from ..nn.deltas import Delta, ThinDelta
+from ..nn.surgery import (
+    Method,
+    add_delta,
+    blocks,
+    check_slots,
+    insert,
+    is_norm,
+    parameters_of,
+    require_vit,
+    slot_layer,
+    slot_shape,
+    thaw,
+)
+from ..nn.vit import PLACES, SLOTS, Place, Slot
 from .adapter import Adapter
+from .audit import probe
 from .compacter import Compacter, PHMAdapter
 from .kadaptation import KAdaptation
 from .lora import LoRA
 from .registry import METHODS
 from .released import AdapterReleased, CompacterReleased, KAdaptationReleased, LoRAReleased
 from .selective import Attention, BitFit, FineTune, LayerNorm, LinearProbe, ZeroShot
+from .testing import check_method
 
 __all__ = [
     "METHODS",
+    "PLACES",
+    "SLOTS",
     "Adapter",
     "AdapterReleased",
     "Attention",
     "BitFit",
     "Compacter",
     "CompacterReleased",
+    "Delta",
     "FineTune",
     "KAdaptation",
     "KAdaptationReleased",
@@ -27,6 +48,22 @@ __all__ = [
     "LinearProbe",
     "LoRA",
     "LoRAReleased",
+    "Method",
     "PHMAdapter",
+    "Place",
+    "Slot",
+    "ThinDelta",
     "ZeroShot",
+    "add_delta",
+    "blocks",
+    "check_method",
+    "check_slots",
+    "insert",
+    "is_norm",
+    "parameters_of",
+    "probe",
+    "require_vit",
+    "slot_layer",
+    "slot_shape",
+    "thaw",
 ]

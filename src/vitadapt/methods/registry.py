@@ -3,4 +3,4 @@
 from ..nn.surgery import Method
 from ..utils.registry import Registry
 
-METHODS: Registry[type[Method]] = Registry("method")
+METHODS: Registry[type[Method]] = Registry("method", "vitadapt.methods")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import ModuleType
 from typing import Generic, TypeVar
 
 from .errors import UnknownName
@@ -19,17 +20,23 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> Unkno
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """An ordered mapping name -> thing that refuses clashes and suggests near names."""
+    """An ordered mapping name -> thing that refuses clashes and suggests near names.
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    With a `group`, plugins are loaded once a name is asked for that is not known, or all names are: the files that the
+    user names, and the installed packages with entry points of this group. A lookup then raises ConfigError for a
+    plugin that cannot be loaded.
+    """
+
+    def __init__(self, kind: str, group: str = "") -> None:
+        self.kind, self.group = kind, group
         self._things: dict[str, T] = {}
+        self._complete = not group
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator: file the decorated thing under `name`. Raises ValueError when the name is taken."""
+        """Decorator: file the decorated thing under `name`. Raises ValueError when another thing has the name."""
 
         def file(thing: T) -> T:
-            if name in self._things:
+            if name in self._things and _origin(self._things[name]) != _origin(thing):
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
             self._things[name] = thing
             return thing
@@ -43,16 +50,38 @@ class Registry(Mapping[str, T], Generic[T]):
                 return name
         raise UnknownName(f"{thing!r} is not a registered {self.kind}; decorate it with register(...)")
 
+    def _all(self) -> dict[str, T]:
+        """Everything, that of the plugins included."""
+        if not self._complete:
+            from .plugins import installed, load_plugins
+
+            self._complete = True  # a plugin may look up names while it is loaded
+            try:
+                load_plugins()
+                for name, thing in installed(self.group):
+                    if not isinstance(thing, ModuleType) and not any(thing is known for known in self._things.values()):
+                        self.register(name)(thing)
+            except Exception:
+                self._complete = False
+                raise
+        return self._things
+
     def __getitem__(self, name: str) -> T:
-        if name not in self._things:
+        if name not in self:
             raise unknown(self.kind, name, self._things)
         return self._things[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._things
+        return name in self._things or name in self._all()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._things)
+        return iter(self._all())
 
     def __len__(self) -> int:
-        return len(self._things)
+        return len(self._all())
+
+
+def _origin(thing: object) -> object:
+    """Where a class or function was written: running a notebook's cell again defines the same one once more."""
+    place = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
+    return place if place[1] else id(thing)

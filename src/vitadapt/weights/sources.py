@@ -30,7 +30,7 @@ from .timm import hints_of_config as timm_hints
 from .timm import preprocess_of
 from .torchscript import is_torchscript
 
-SOURCES: Registry[Callable[[str], Backbone]] = Registry("backbone source")
+SOURCES: Registry[Callable[[str], Backbone]] = Registry("backbone source", "vitadapt.backbones")
 """Scheme -> loader."""
 
 

@@ -93,7 +93,7 @@ class Reader:
     read: Callable[[Row, Options, str], Mapping[str, Examples] | Contents]
 
 
-READERS: Registry[Reader] = Registry("reader")
+READERS: Registry[Reader] = Registry("reader", "vitadapt.readers")
 
 
 def in_order(
