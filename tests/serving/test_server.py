@@ -13,7 +13,7 @@ import httpx
 import jsonschema
 import pytest
 from PIL import Image
-from server_cases import CARS, PETS, TOKEN, adapter, counts, picture, running
+from server_cases import CARS, PETS, TOKEN, adapter, counts, in_use, picture, running
 
 from vitadapt.classifier.model import load_model
 from vitadapt.classifier.predict import predict_images
@@ -445,7 +445,7 @@ def test_models_come_and_go_over_http(guarded, tmp_path):
     assert not (root / "new one.safetensors").exists()
     assert client.get("/v1/models/new one", headers=bearer()).status_code == 404
     assert client.delete("/v1/models/new one", headers=bearer()).status_code == 404
-    assert len(list(server.service.shelf._copies.iterdir())) == 2
+    assert in_use(server) == {"pets", "fitted"}
 
 
 def test_what_is_no_adapter_of_a_served_backbone_is_not_taken(guarded):

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from ..data.images import VERSION
@@ -140,13 +140,21 @@ def logits_of(model: Classifier, pictures: Tensor) -> Tensor:
     return logits
 
 
-def read_adapter(path: Path | str) -> tuple[AdapterInfo, dict[str, Tensor]]:
-    """Raises WeightsError when the file is missing, damaged, not an adapter, or of a newer format."""
+def read_adapter(path: Path | str, data: bytes | None = None) -> tuple[AdapterInfo, dict[str, Tensor]]:
+    """What the file at `path` holds. `data` is its content, for a caller that has read it already.
+
+    Raises WeightsError when the file is missing, damaged, not an adapter, or of a newer format.
+    """
     try:
-        check_file(path)
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        if data is None:
+            check_file(path)
+            with safe_open(str(path), framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        else:
+            tensors = load(data)  # checks the header
+            header = data[8 : 8 + int.from_bytes(data[:8], "little")]
+            metadata = json.loads(header).get("__metadata__", {})
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise WeightsError(f"{path}: cannot be read as an adapter ({error}); was it copied completely?") from error
     try:
@@ -185,14 +193,16 @@ def _info(about: dict[str, Any]) -> AdapterInfo:
     return AdapterInfo(*required, **rest, format=about["format"])
 
 
-def load_adapter(path: Path | str, backbone: Backbone, base: str | None = None) -> Classifier:
+def load_adapter(
+    path: Path | str, backbone: Backbone, base: str | None = None, data: bytes | None = None
+) -> Classifier:
     """`backbone` adapted with what the file holds -> a classifier in eval mode.
 
-    `base` is the digest of `backbone`, if it is known already. Raises WeightsError for another backbone, activation or
-    preprocessing than it was trained with, missing or unexpected tensors, an adapter that changes nothing, and a
-    self-test whose answers are not the stored ones.
+    `base` is the digest of `backbone` and `data` the content of the file, if they are known already. Raises
+    WeightsError for another backbone, activation or preprocessing than it was trained with, missing or unexpected
+    tensors, an adapter that changes nothing, and a self-test whose answers are not the stored ones.
     """
-    info, tensors = read_adapter(path)
+    info, tensors = read_adapter(path, data)
     try:
         _check_base(info, backbone, base)
         return _assembled(info, tensors, backbone)

@@ -19,7 +19,8 @@ from ...nn.surgery import copy_sharing_weights, require_vit
 from ...nn.vit import Block, SlotLinear, ViT
 from ...training.adapter_file import load_adapter, read_adapter
 from ...utils.errors import ConfigError, DataError, VitadaptError, WeightsError
-from ...utils.files import bytes_digest
+from ...utils.files import bytes_digest, read_bounded
+from ...utils.limits import ADAPTER_FILE
 from ...utils.registry import unknown
 from .calls import Call
 from .entries import BACKBONE, HEAD, Entry, Facts, File, Packed, Residents, pack
@@ -47,8 +48,9 @@ class Bank:
         bank = Bank(backbone, {"pets": "pets.safetensors", "cars": "cars.safetensors"})
         pets, cars = bank.logits(images, ["pets", "cars"])
 
-    resident: how many adapters stay in memory; the least recently used others are read from their files, or from
-    temporary ones, when they are asked for (None: all stay). active: bytes for the factors of the adapters that were
+    resident: how many adapters stay ready on the device; the least recently used others are read from their files
+    when they are asked for (None: all stay). One that was given as a classifier has no file: its numbers stay in the
+    memory of the CPU. active: bytes for the factors of the adapters that were
     used last; where these do not suffice they are made anew for every batch, layer by layer.
 
     May be used by several threads: a call answers with the adapters as they were at one moment, and one that is added
@@ -110,8 +112,7 @@ class Bank:
 
         A file is checked like by `load_adapter`; `classes` are for a classifier object, which does not know their
         names. Raises WeightsError when it does not fit the backbone, ConfigError for a name, source, head or class
-        names that cannot be used, NotApplicable when it has nothing to share, StorageError when a temporary file
-        cannot be written.
+        names that cannot be used, NotApplicable when it has nothing to share.
         """
         if not isinstance(name, str):
             raise ConfigError(f"the name of an adapter is a string, got {name!r}")
@@ -131,7 +132,7 @@ class Bank:
             self._residents.drop(entry)
 
     def is_resident(self, name: str) -> bool:
-        """Is it in memory? Raises UnknownName."""
+        """Is it ready on the device? Raises UnknownName."""
         entry = self._entry(name)
         return self._residents is None or entry in self._residents
 
@@ -184,14 +185,14 @@ class Bank:
         if classes:
             raise ConfigError(f"{path}: the file says how its classes are called; leave them out")
         try:
-            digest = bytes_digest(path.read_bytes())
+            data = read_bounded(path, ADAPTER_FILE)
         except OSError as error:
             raise WeightsError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
         self._digest = self._digest or backbone_digest(self._plain)
-        info, tensors = read_adapter(path)
-        model = load_adapter(path, self._plain, self._digest)
+        info, tensors = read_adapter(path, data)
+        model = load_adapter(path, self._plain, self._digest, data)
         whole = any(key.startswith(HEAD) for key in tensors)
-        return _Opened(model, info.classes, path, info, File(path.absolute(), digest) if whole else None)
+        return _Opened(model, info.classes, path, info, File(path.absolute(), bytes_digest(data)) if whole else None)
 
     def _entered(self, name: str, opened: _Opened) -> tuple[Entry, Packed]:
         model = opened.classifier
@@ -213,13 +214,14 @@ class Bank:
         with self._lock:
             family = self._families.setdefault(kinds[0].key, kinds[0])
             head = self._heads.setdefault(kinds[1].key, kinds[1])
-        packed = pack(family, head, tensors, self.device)
+        packed = pack(family, head, tensors)
         size = sum(row.numel() * row.element_size() for row in (packed.body, packed.head))
         parameters = sum(t.numel() for t in tensors.values())
         facts = Facts(opened.classes, parameters, size, opened.path, opened.info)
+        ready = packed.to(self.device)
         if self._residents is None:
-            return Entry(name, family, head, facts, packed=packed), packed
-        return Entry(name, family, head, facts, opened.file or self._residents.write(tensors)), packed
+            return Entry(name, family, head, facts, packed=ready), ready
+        return Entry(name, family, head, facts, opened.file, None if opened.file else packed), ready
 
     def _put(self, entry: Entry, packed: Packed) -> None:
         with self._lock:

@@ -1,9 +1,8 @@
-"""What a bank holds of an adapter; the least recently used ones live on disk."""
+"""What a bank holds of an adapter; the least recently used ones are read again from their files."""
 
 from __future__ import annotations
 
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,14 +10,14 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from ...nn.surgery import Method
 from ...training.adapter_file import AdapterInfo
 from ...utils.errors import WeightsError
-from ...utils.files import bytes_digest, write_atomic
-from ...utils.locks import ScratchFolder
+from ...utils.files import bytes_digest, read_bounded
+from ...utils.limits import ADAPTER_FILE
 from .family import Family
 from .heads import HeadFamily
 
@@ -60,12 +59,16 @@ class Packed:
     body: Tensor
     head: Tensor
 
+    def to(self, device: torch.device | str) -> Packed:
+        return Packed(self.body.to(device), self.head.to(device))
+
 
 @dataclass(frozen=True, eq=False)
 class Entry:
     """An adapter as it was added: never changed, only replaced.
 
-    packed: its numbers, where all adapters stay in memory. file: where they can be read again, where not all do.
+    file: where its numbers can be read again. packed: the numbers, where all adapters stay ready, and of one without a
+    file, then in the memory of the CPU.
     """
 
     name: str
@@ -76,11 +79,11 @@ class Entry:
     packed: Packed | None = None
 
 
-def pack(family: Family, head: HeadFamily, tensors: Mapping[str, Tensor], device: torch.device) -> Packed:
-    """Of tensors named as in an adapter file. Raises KeyError when one is missing."""
+def pack(family: Family, head: HeadFamily, tensors: Mapping[str, Tensor]) -> Packed:
+    """Of tensors named as in an adapter file, on the CPU. Raises KeyError when one is missing."""
     body = {name: tensors[_prefixed(name, tensors)] for name in family.layout.names}
     own = {name.removeprefix(HEAD): t for name, t in tensors.items() if name.startswith(HEAD)}
-    return Packed(family.layout.pack(body).to(device), head.pack(own).to(device))
+    return Packed(family.layout.pack(body), head.pack(own))
 
 
 def _prefixed(name: str, tensors: Mapping[str, Tensor]) -> str:
@@ -89,14 +92,12 @@ def _prefixed(name: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 class Residents:
-    """The adapters in memory, `limit` of them at most; the others are read again when they are asked for."""
+    """The adapters ready on the device, `limit` of them at most; the others are fetched when they are asked for."""
 
     def __init__(self, limit: int, device: torch.device) -> None:
         self.limit, self.device = limit, device
         self._held: OrderedDict[Entry, Packed] = OrderedDict()
         self._lock = threading.Lock()
-        self._scratch = ScratchFolder("bank")
-        self._written = 0
 
     def __contains__(self, entry: Entry) -> bool:
         with self._lock:
@@ -108,7 +109,7 @@ class Residents:
             if entry in self._held:
                 self._held.move_to_end(entry)
                 return self._held[entry]
-        packed = self._read(entry, cast(File, entry.file))
+        packed = (entry.packed or _read(entry, cast(File, entry.file))).to(self.device)
         self.put(entry, packed)
         return packed
 
@@ -123,24 +124,14 @@ class Residents:
         with self._lock:
             self._held.pop(entry, None)
 
-    def write(self, tensors: Mapping[str, Tensor]) -> File:
-        """A file of an adapter that has none, which goes when nobody knows it any more. Raises StorageError."""
-        with self._lock:
-            self._written += 1
-            path = self._scratch.path / f"{self._written}.safetensors"
-        data = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
-        write_atomic(path, data)
-        file = File(path, bytes_digest(data))
-        weakref.finalize(file, path.unlink, missing_ok=True)
-        return file
 
-    def _read(self, entry: Entry, file: File) -> Packed:
-        who = f"adapter {entry.name!r}: {file.path}"
-        try:
-            data = file.path.read_bytes()
-        except OSError as error:
-            why = error.strerror or error
-            raise WeightsError(f"{who} cannot be read again ({why}); put it back, or add the adapter again") from error
-        if bytes_digest(data) != file.digest:
-            raise WeightsError(f"{who} is no longer the file that was added; add the adapter again")
-        return pack(entry.family, entry.head, load(data), self.device)
+def _read(entry: Entry, file: File) -> Packed:
+    who = f"adapter {entry.name!r}: {file.path}"
+    try:
+        data = read_bounded(file.path, ADAPTER_FILE)
+    except OSError as error:
+        why = error.strerror or error
+        raise WeightsError(f"{who} cannot be read again ({why}); put it back, or add the adapter again") from error
+    if bytes_digest(data) != file.digest:
+        raise WeightsError(f"{who} is no longer the file that was added; add the adapter again")
+    return pack(entry.family, entry.head, load(data))

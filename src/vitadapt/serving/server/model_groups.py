@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -20,15 +17,15 @@ from ...training.adapter_file import AdapterInfo, load_adapter
 from ...utils.errors import NotApplicable
 from ..bank import Bank
 
-_EXPLAINED = 4  # classifiers kept for explanations
-
 
 class Pool(Protocol):
     """Named classifiers; one name per image."""
 
-    def add(self, name: str, source: Path) -> None: ...
+    def add(self, name: str, source: Classifier) -> None: ...
 
     def remove(self, name: str) -> None: ...
+
+    def classifier(self, name: str) -> Classifier: ...
 
     def logits(self, images: Tensor, names: Sequence[str]) -> list[Tensor]: ...
 
@@ -36,13 +33,14 @@ class Pool(Protocol):
 class Apart:
     """Classifiers that are computed one after the other: other networks than a ViT, and weights trained as a whole."""
 
-    def __init__(self, backbone: Backbone, base: str) -> None:
-        self._backbone, self._base = backbone, base
+    def __init__(self) -> None:
         self._known: dict[str, Classifier] = {}
 
-    def add(self, name: str, source: Path) -> None:
-        """Raises WeightsError as `load_adapter`."""
-        self._known = {**self._known, name: load_adapter(source, self._backbone, self._base)}
+    def add(self, name: str, source: Classifier) -> None:
+        self._known = {**self._known, name: source}
+
+    def classifier(self, name: str) -> Classifier:
+        return self._known[name]
 
     def remove(self, name: str) -> None:
         self._known = {known: model for known, model in self._known.items() if known != name}
@@ -65,14 +63,12 @@ class Group:
     base: str
     setting: Setting
     resident: int | None = None
-    members: int = 0
     _bank: Bank | None = None
-    _apart: Apart | None = None
-    _explaining: OrderedDict[Path, Classifier] = field(default_factory=OrderedDict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _apart: Apart = field(default_factory=Apart)
 
-    def add(self, name: str, source: Path) -> Pool:
-        """The pool that took the adapter. Raises WeightsError when it does not fit."""
+    def add(self, name: str, file: str, data: bytes) -> Pool:
+        """The pool that took the adapter in `data`, the content of `file`. Raises WeightsError when it does not fit."""
+        source = load_adapter(file, self.backbone, self.base, data)
         if isinstance(self.backbone, ViT):
             if self._bank is None:
                 self._bank = Bank(self.backbone, resident=self.resident)
@@ -81,25 +77,8 @@ class Group:
                 return self._bank
             except NotApplicable:
                 pass  # nothing of it can be shared
-        if self._apart is None:
-            self._apart = Apart(self.backbone, self.base)
         self._apart.add(name, source)
         return self._apart
-
-    def classifier(self, source: Path) -> Classifier:
-        """The adapter as a model of its own, for its gradients; the last few are kept."""
-        with self._lock:
-            if source not in self._explaining:
-                self._explaining[source] = load_adapter(source, self.backbone, self.base)
-            self._explaining.move_to_end(source)
-            while len(self._explaining) > _EXPLAINED:
-                self._explaining.popitem(last=False)
-            return self._explaining[source]
-
-    def forget(self, source: Path) -> None:
-        """The file is no longer used."""
-        with self._lock:
-            self._explaining.pop(source, None)
 
 
 def look_at(pool: Pool, setting: Setting, squares: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:

@@ -1,8 +1,8 @@
 """The models of a folder, and what happens when its files change while requests are being answered.
 
 A name stands for one version at a time. A request keeps the version it began with until it is answered: a version
-that was replaced or removed is given up when its last request is done. Every version has a private copy of its file,
-so that nothing depends on a file that somebody is writing to.
+that was replaced or removed is given up when its last request is done. A file is read once: nothing depends on what
+becomes of it later.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ from ...training.adapter_file import ADAPTER, AdapterInfo, read_adapter
 from ...training.features import cached_backbone
 from ...utils.errors import ConfigError, StorageError, VitadaptError, WeightsError
 from ...utils.files import bytes_digest, read_bounded, storage_error, write_atomic
-from ...utils.locks import ScratchFolder
+from ...utils.limits import ADAPTER_FILE
 from .model_groups import Group, Pool, kind_of
 from .refusal import Refusal, no_model, public
 
 SUFFIX = Path(ADAPTER).suffix
 RESERVED = "models"  # /v1/models is the list
 FOLDER = "."  # whose problem it is when the folder itself cannot be read; no model is called so
-LARGEST = 4 << 30  # bytes of an adapter file; a whole ViT-g fine-tuned is as large
 NAME_BYTES = 200  # of a file's name most systems take 255, of which a file that is being written needs some
 NAME = re.compile(r"\w[\w .+-]{0,98}\w|\w")
 Stamp = tuple[int, ...]
@@ -50,6 +49,7 @@ class Version:
     pool: Pool
     users: int = 0
     retired: bool = False
+    removed: bool = False
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -61,7 +61,7 @@ class Version:
 
     def model(self) -> Model:
         """As the commands know it. Raises WeightsError."""
-        return Model(self.group.classifier(self.file), self.info, self.file, self.group.setting)
+        return Model(self.pool.classifier(self.key), self.info, self.file, self.group.setting)
 
 
 class Shelf:
@@ -83,12 +83,6 @@ class Shelf:
         self._moving: dict[str, Stamp] = {}
         self._serial = 0
         self._lock = threading.Lock()
-        self._scratch = ScratchFolder("serve")
-        self._copies = self._scratch.path
-
-    def close(self) -> None:
-        """Delete the private copies."""
-        self._scratch.close()
 
     # ---- what requests see
 
@@ -109,11 +103,10 @@ class Shelf:
 
     def _give_up(self, version: Version) -> None:
         with self._lock:
-            if not version.retired or version.users or not version.file.exists():
+            if not version.retired or version.users or version.removed:
                 return
-            version.file.unlink()
+            version.removed = True
         version.pool.remove(version.key)
-        version.group.forget(version.file)
 
     # ---- the folder
 
@@ -172,13 +165,13 @@ class Shelf:
     def _take(self, name: str, path: Path, stamp: Stamp) -> None:
         self._taken[name] = stamp
         try:
-            data = read_bounded(path, LARGEST)
+            data = read_bounded(path, ADAPTER_FILE)
             if _stamp(path) != stamp:  # it is still being written
                 del self._taken[name]
                 return
             old = self.models.get(name)
             if old is None or old.digest != bytes_digest(data):
-                self._put(name, self._loaded(name, data))
+                self._put(name, self._loaded(name, path, data))
             self.problems.pop(name, None)
         except OSError as error:
             self._problem(name, f"cannot be read ({error.strerror or 'damaged'})")
@@ -193,23 +186,13 @@ class Shelf:
             self.tell(f"{name}: not taken: {message}{kept}")
         self.problems[name] = message
 
-    def _loaded(self, name: str, data: bytes, known_only: bool = False) -> Version:
-        """A version that answers. Raises WeightsError, and what `load_backbone` raises."""
+    def _loaded(self, name: str, file: Path, data: bytes, known_only: bool = False) -> Version:
+        """A version that answers, of the content of `file`. Raises WeightsError, and what `load_backbone` raises."""
         self._serial += 1
         key = f"{name}@{self._serial}"
-        file = self._copies / f"{self._serial}{SUFFIX}"
-        write_atomic(file, data)
-        try:
-            info, _ = read_adapter(file)
-            group, fresh = self._group(info, known_only)
-            pool = group.add(key, file)
-        except VitadaptError as error:
-            file.unlink(missing_ok=True)
-            said = str(error).replace(f"adapter {key!r}: ", "").replace(f"{file}: ", "").replace(str(file), name)
-            raise type(error)(said) from error
-        except (RuntimeError, MemoryError):
-            file.unlink(missing_ok=True)
-            raise
+        info, _ = read_adapter(file.name, data)
+        group, fresh = self._group(info, known_only)
+        pool = group.add(key, file.name, data)
         if fresh:
             self._groups[kind_of(info)] = group
         return Version(name, key, bytes_digest(data), info, file, len(data), group, pool)
@@ -259,8 +242,8 @@ class Shelf:
         new = name not in self.models
         if new and len(self.models) >= self.most:
             raise Refusal(409, "too_many_models", f"{self.most} models are served already; remove one first")
-        version = self._loaded(name, data, known_only=True)
         path = self.root / f"{name}{SUFFIX}"
+        version = self._loaded(name, path, data, known_only=True)
         try:
             write_atomic(path, data)
         except StorageError:

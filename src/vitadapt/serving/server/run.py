@@ -78,7 +78,6 @@ def prepared(service: Service, address: Address) -> tuple[uvicorn.Server, socket
         service.load()
     except VitadaptError:
         listener.close()
-        service.shelf.close()
         raise
     config = uvicorn.Config(
         make_app(service, address.door()),

@@ -72,7 +72,7 @@ class Service:
         """
         self.shelf.refresh(patient=False)
         if self.shelf.single and self.shelf.problems:
-            raise WeightsError(f"{self.shelf.root}: {'; '.join(self.shelf.problems.values())}")
+            raise WeightsError("; ".join(self.shelf.problems.values()))
         self._loaded = True
 
     async def start(self) -> None:
@@ -94,7 +94,6 @@ class Service:
                 await task
         for threads in (self._decoding, self._network, self._loading):
             threads.shutdown(wait=True, cancel_futures=True)
-        self.shelf.close()
 
     async def _tidy(self) -> None:
         while True:
