@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -18,9 +20,11 @@ from sklearn.utils.estimator_checks import check_get_params_invariance, check_no
 
 import vitadapt as va
 from vitadapt.classifier.estimator import ImageClassifier
+from vitadapt.classifier.predict import model_facts
 from vitadapt.methods import KAdaptation, LinearProbe, LoRA
 from vitadapt.training.recipe import Recipe
 from vitadapt.utils.errors import DataError, VitadaptError
+from vitadapt.weights import write_state
 
 FAST = Recipe(epochs=3, probe_epochs=5, head_lr=1e-2)
 NAMES = np.array(["red", "green", "blue"])
@@ -151,3 +155,66 @@ def test_wrong_use_is_told_clearly(images, tmp_path):
             probe().fit(X, y)
     with pytest.raises(VitadaptError, match="did you mean"):
         ImageClassifier("random:tinny").fit(pictures, numbers)
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), np.nan, pd.NA, pd.NaT, "", "  "])
+def test_a_missing_label_is_refused_as_by_scikit_learn(images, missing):
+    labels = [*NAMES[images[1]][:-1].tolist(), missing]
+    for y in (labels, pd.Series(labels, dtype=object), np.array(labels, dtype=object)):
+        with pytest.raises(ValueError, match=r"y contains NaN or empty labels: 1 of 12, the first in row 11"):
+            probe().fit(images[0], y)
+    with pytest.raises(ValueError, match="y contains NaN"):
+        probe().fit(images[0], pd.read_csv(io.StringIO("label\n" + "a\nb\n" * 5 + 'a\n""\n'))["label"])
+    with pytest.raises(ValueError, match="y contains NaN"):
+        probe().fit(images[0], np.array([0.0] * 11 + [np.nan]))
+
+
+def test_one_image_gives_one_answer(fitted, images, tmp_path):
+    picture = images[0][0]
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    expected = fitted.predict_proba(images[0][:1])
+    tensor = torch.from_numpy(picture).permute(2, 0, 1)
+    for one in (picture, Image.fromarray(picture), tmp_path / "a.png", str(tmp_path / "a.png"), tensor[None]):
+        np.testing.assert_array_equal(fitted.predict_proba(one), expected)
+        assert fitted.predict(one).shape == (1,)
+    with pytest.raises(DataError, match=r"for one colour image give images\[None\]"):
+        fitted.predict(tensor)
+
+
+def test_seed_and_recipe_are_saved_with_the_model(images, tmp_path):
+    pictures, numbers = images
+    model = ImageClassifier("random:tiny", "lora:rank=2", recipe=FAST, seed=3).fit(pictures, numbers)
+    loaded = ImageClassifier.load(model.save(tmp_path))
+    assert (loaded.seed, loaded.recipe, loaded.method) == (3, FAST, LoRA(rank=2))
+    again = clone(loaded).fit(pictures, numbers)
+    np.testing.assert_array_equal(again.predict_proba(pictures), model.predict_proba(pictures))
+    assert "recipe" not in model_facts(tmp_path)["training"]
+
+
+def test_a_method_may_be_a_text(images):
+    model = ImageClassifier("random:tiny", "lora").set_params(method__rank=2)
+    assert model.method == LoRA(rank=2)
+    with pytest.raises(VitadaptError, match="did you mean lora"):
+        ImageClassifier("random:tiny", "loar").fit(images[0], images[1])
+
+
+def test_a_backbone_in_a_file_is_found_from_other_folders_and_can_be_named_anew(images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_file(write_state(va.load_backbone("random:tiny"), "timm"), tmp_path / "vit.safetensors")
+    pictures, numbers = images
+    name = "file:vit.safetensors?heads=2&mean=imagenet"
+    model = ImageClassifier(name, LinearProbe(), recipe=FAST).fit(pictures, numbers)
+    model.save("mine/model")
+    expected = model.predict_proba(pictures)
+    monkeypatch.chdir("/")
+    np.testing.assert_array_equal(va.load_model(tmp_path / "mine" / "model").predict_proba(pictures), expected)
+    (tmp_path / "vit.safetensors").rename(tmp_path / "mine" / "vit.safetensors")  # beside the model folder
+    va.load_model(tmp_path / "mine" / "model")
+    (tmp_path / "mine" / "vit.safetensors").rename(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(VitadaptError, match="--backbone file:PATH"):
+        va.load_model(tmp_path / "mine" / "model")
+    moved = f"file:{tmp_path}/elsewhere.safetensors?heads=2&mean=imagenet"
+    loaded = va.load_model(tmp_path / "mine" / "model", backbone=moved)
+    np.testing.assert_array_equal(loaded.predict_proba(pictures), expected)
+    with pytest.raises(VitadaptError, match="this backbone is another"):
+        va.load_model(tmp_path / "mine" / "model", backbone="random:tiny@1")

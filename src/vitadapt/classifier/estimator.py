@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from ..benchmark.config import RunConfig
 from ..data import Examples, Geometry, open_pixels
 from ..methods import KAdaptation
+from ..methods.spec import parse_method
 from ..nn.head import Classifier
 from ..nn.head_spec import HeadSpec
 from ..nn.setting import Setting
@@ -25,26 +27,29 @@ from ..training.cross_validation import train_final
 from ..training.features import Environment, cached_backbone, frozen_features
 from ..training.recipe import Recipe, recipe_for
 from ..training.task import Task
-from ..utils.errors import ConfigError, DataError
+from ..utils.errors import ConfigError, DataError, VitadaptError, WeightsError
+from ..utils.fields import build
 from ..utils.files import write_atomic
 from ..weights.catalog import backbones
-from .model import Model, image_refs, load_model
+from .model import Model, absolute_backbone, image_refs, load_model
 
 
 class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
     """Learns classes of images from few examples.
 
-    X is a sequence of paths, PIL images or arrays, a uint8 array (N, H, W, 3) or a tensor (N, 3, H, W); y are strings
-    or integers. Fields of the method and of the recipe are parameters too: `method__rank`, `recipe__epochs`.
+    X is a sequence of paths, PIL images or arrays, a uint8 array (N, H, W, 3) or a tensor (N, 3, H, W); `predict` and
+    `predict_proba` also take one path, PIL image or array (H, W, 3), and answer with one row. y are strings or
+    integers. Fields of the method and of the recipe are parameters too: `method__rank`, `recipe__epochs`.
 
-    image_size: pixels; None for the backbone's own. recipe: None for the one that suits the method. seed: of
-    initialisation and order. cache: folder for decoded images and features; None keeps them in memory.
+    method: a method, or its text, "lora:rank=8". image_size: pixels; None for the backbone's own. recipe: None for the
+    one that suits the method. seed: of initialisation and order. cache: folder for decoded images and features; None
+    keeps them in memory.
     """
 
     def __init__(
         self,
         backbone: str = "dinov2-s14-offline",
-        method: Method = KAdaptation(),  # noqa: B008 - frozen
+        method: Method | str = KAdaptation(),  # noqa: B008 - frozen
         *,
         image_size: int | None = None,
         recipe: Recipe | None = None,
@@ -73,17 +78,13 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
 
     def set_params(self, **params: Any) -> ImageClassifier:
         """Change arguments; raises ValueError for a name that is none."""
-        from dataclasses import replace
-
         own = {name: value for name, value in params.items() if "__" not in name}
         super().set_params(**own)
         for name in _PARTS:
             nested = {key.removeprefix(f"{name}__"): v for key, v in params.items() if key.startswith(f"{name}__")}
             if not nested:
                 continue
-            value = getattr(self, name)
-            if value is None and name == "recipe":
-                value = recipe_for("fixed", self.method)
+            value: Any = self._method() if name == "method" else self.recipe or recipe_for("fixed", self._method())
             strange = sorted(nested.keys() - getattr(value, "__dataclass_fields__", {}).keys())
             if strange:
                 raise ValueError(f"{name} {value} has no field {strange[0]!r}; see get_params()")
@@ -94,7 +95,11 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         return self
 
     def fit(self, X: Any, y: Any) -> ImageClassifier:
-        """Train on images and their labels. Raises DataError for what is not images, or fewer than two classes."""
+        """Train on images and their labels.
+
+        Raises DataError for what is not images, or fewer than two classes, and ValueError for labels that are missing,
+        or not one per image.
+        """
         refs, labels = image_refs(X, "X"), _labels(y)
         if len(refs) != len(labels):
             raise ValueError(f"X has {len(refs)} images and y has {len(labels)} labels; give one label per image")
@@ -108,12 +113,18 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         backbone = task.backbone
         row = backbones().get(self.backbone)
         info = AdapterInfo(
-            self.method,
-            self.backbone,
+            task.config.method,
+            absolute_backbone(self.backbone),
             backbone.image_size,
             tuple(map(str, self.classes_.tolist())),
             base,
-            training={"images": len(refs), "seed": self.seed, "labels": self.classes_.dtype.kind, **trained.chosen},
+            training={
+                "images": len(refs),
+                "seed": self.seed,
+                "labels": self.classes_.dtype.kind,
+                **({"recipe": asdict(self.recipe)} if self.recipe else {}),
+                **trained.chosen,
+            },
             base_licence=row.licence if row else "",
         )
         self._set_model(Model(trained.model, info, Path(), Setting(self.device, self.precision)))
@@ -128,7 +139,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         environment = Environment(cache=Path(self.cache) if self.cache else None, setting=setting)
         config = RunConfig(
             self.backbone,
-            self.method,
+            self._method(),
             "images",
             shots=None,
             seed=self.seed,
@@ -151,6 +162,10 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
             setting=setting,
         )
         return task, base
+
+    def _method(self) -> Method:
+        """The method; "lora:rank=8" is one as text. Raises UnknownName or ConfigError."""
+        return parse_method(self.method) if isinstance(self.method, str) else self.method
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float32]:
         """(N, C) probabilities, in the order of `classes_`. Raises NotFittedError and DataError."""
@@ -183,11 +198,16 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
 
     @classmethod
     def load(cls, path: Path | str, device: str = "cpu") -> ImageClassifier:
-        """What `save` or `vitadapt fit` wrote, ready to predict. Raises WeightsError."""
+        """What `save` or `vitadapt fit` wrote, ready to predict, with its seed and recipe. Raises WeightsError."""
         model = load_model(path, device)
-        info = model.info
-        kind = {"i": np.int64, "u": np.int64, "f": np.float64, "b": np.bool_}.get(info.training.get("labels", "U"))
-        loaded = cls(info.backbone, info.method, image_size=info.image_size, device=device)
+        info, training = model.info, model.info.training
+        try:
+            recipe = build(Recipe, training["recipe"], "recipe") if "recipe" in training else None
+        except VitadaptError as error:
+            raise WeightsError(f"{path}: {error}; a newer vitadapt may know it") from error
+        kind = {"i": np.int64, "u": np.int64, "f": np.float64, "b": np.bool_}.get(training.get("labels", "U"))
+        seed = training.get("seed", 0)
+        loaded = cls(info.backbone, info.method, image_size=info.image_size, recipe=recipe, seed=seed, device=device)
         loaded.classes_ = _as(info.classes, kind)
         loaded._set_model(model)
         return loaded
@@ -213,15 +233,32 @@ def _labels(y: Any) -> np.ndarray:
     """(N,) strings or numbers. Raises ValueError for anything but one label per image."""
     if y is None:
         raise ValueError("fit requires y to be passed, but the target y is None")
-    values = np.asarray(y.detach().cpu() if hasattr(y, "detach") else y)
+    y = y.detach().cpu() if hasattr(y, "detach") else y
+    values = np.asarray(y) if hasattr(y, "__array__") else np.asarray(y, dtype=object)  # [nan, "a"] is no text yet
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim != 1:
         raise ValueError(f"y has the shape {values.shape}; give one label per image, (N,)")
+    listed = values.tolist()
+    if missing := [row for row, value in enumerate(listed) if _is_missing(value)]:
+        raise ValueError(
+            f"Input y contains NaN or empty labels: {len(missing)} of {len(listed)}, the first in row {missing[0]}; "
+            "give these images a label, or leave them out"
+        )
     if values.dtype == object:
-        values = np.array([str(value) if isinstance(value, str) else value for value in values.tolist()])
+        values = np.array([str(value) if isinstance(value, str) else value for value in listed])
     check_classification_targets(values)
     return values
+
+
+def _is_missing(label: Any) -> bool:
+    """None, NaN, NaT, pandas.NA, or a text of blanks."""
+    if label is None or (isinstance(label, str) and not label.strip()):
+        return True
+    try:
+        return bool(label != label)
+    except TypeError:  # pandas.NA is neither equal nor different
+        return True
 
 
 def _as(classes: Sequence[str], kind: Any) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, cast
@@ -37,7 +37,7 @@ from ..weights.catalog import backbones
 from .documents import write_pages
 from .fit_record import FORMAT, RECORD, read_record, record_text, scores, selection_record
 from .holdout import TrainTestSplit, train_test_split
-from .model import Model, load_model
+from .model import Model, absolute_backbone, load_model
 from .model_selection import Candidate, Message, cross_validate, select
 
 _WORK = ".unfinished"
@@ -239,9 +239,11 @@ def _info(config: FitConfig, task: Task, base: str, data: TrainTestSplit, traine
     names, templates = prompts_of("", data.classes, config.prompts) if from_text else ([], [])
     assert run.image_size is not None
     training = {"images": len(data.train), "protocol": run.protocol, "seed": run.seed, **trained.chosen}
+    if run.recipe:
+        training["recipe"] = asdict(run.recipe)
     return AdapterInfo(
         run.method,
-        run.backbone,
+        absolute_backbone(run.backbone),
         run.image_size,
         data.classes,
         base,

@@ -1,7 +1,8 @@
-"""A model folder in memory: the classifier, what its file says of itself, and answers about any images."""
+"""A model folder in memory: the classifier, the information in its file, and predictions for any images."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from torch import Tensor
 
 from ..data import Examples, Geometry, open_pixels
@@ -23,15 +25,16 @@ from ..nn.surgery import Method
 from ..training.adapter_file import ADAPTER, AdapterInfo, adapter_bytes, load_adapter, read_adapter
 from ..training.features import cached_backbone
 from ..training.loop import forward_all
-from ..utils.errors import ConfigError, WeightsError
+from ..utils.errors import ConfigError, DataError, WeightsError
 from ..utils.files import write_atomic
+from ..weights.sources import split_query
 
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained classifier, ready to be asked. `path` is its adapter file."""
+    """A trained classifier, ready to predict. `path` is its adapter file."""
 
     classifier: Classifier
     info: AdapterInfo
@@ -48,13 +51,13 @@ class Model:
         return geometry_of(self.classifier.backbone, self.info)
 
     def with_progress(self, progress: Progress | None) -> Model:
-        """The same model, which reports how far it is."""
+        """The same model; while it predicts it calls `progress`."""
         return replace(self, setting=replace(self.setting, progress=progress))
 
     def predict_proba(self, images: Any) -> Floats:
         """(N, C) probabilities of paths, PIL images, uint8 arrays (N, H, W, 3) or tensors (N, 3, H, W).
 
-        Raises DataError naming what is not an image.
+        One path, PIL image or array (H, W, 3) counts as N = 1. Raises DataError naming what is not an image.
         """
         return self.predict_refs(image_refs(images, "images"))
 
@@ -80,11 +83,24 @@ def probabilities_of(logits: Tensor) -> Floats:
 
 
 def image_refs(images: Any, name: str) -> Sequence[ImageRef]:
-    """One reference per image, in whatever form they come; a table's column of paths is one, too. Raises DataError."""
-    if hasattr(images, "__array__") and not hasattr(images, "detach"):
+    """One reference per image: of a sequence, an array, a tensor, a table's column of paths, or of one single image.
+
+    Raises DataError for what is not an image, and for a tensor (3, H, W): one colour image, or three grey ones?
+    """
+    if isinstance(images, (str, os.PathLike, Image.Image)):
+        return to_refs([images], name)
+    if hasattr(images, "detach"):
+        if images.ndim == 3 and images.shape[0] == 3:
+            raise DataError(
+                f"{name} has the shape {tuple(images.shape)}: for one colour image give {name}[None], "
+                f"for three grey images {name}[:, None]"
+            )
+    elif hasattr(images, "__array__"):
         array = np.asarray(images)
         if array.dtype.kind in "OUS" and array.size == len(array):  # (N,) or (N, 1)
             images = [str(one) if isinstance(one, str) else one for one in array.ravel().tolist()]
+        elif array.ndim == 3 and array.shape[2] in (3, 4):  # one image (H, W, 3 | 4)
+            images = array[None]
     return to_refs(images, name)
 
 
@@ -106,22 +122,25 @@ def save_adapter(
         raise ConfigError(f"{len(set(names))} different class names for a head of {count} classes")
     data = adapter_bytes(model, AdapterInfo(method, backbone, side, names, base, model.head.spec))
     with TemporaryDirectory(prefix="vitadapt-") as folder:
-        draft = Path(folder, ADAPTER)
-        draft.write_bytes(data)
+        trial = Path(folder, ADAPTER)
+        trial.write_bytes(data)
         try:
-            load_adapter(draft, plain, base)
+            load_adapter(trial, plain, base)
         except WeightsError as error:
-            why = str(error).removeprefix(f"{draft}: ")
-            raise ConfigError(f"this model cannot be saved as {method_text(method)} on {backbone}: {why}") from error
+            reason = error.__cause__ or error  # the error without the name of the temporary file
+            raise ConfigError(f"this model cannot be saved as {method_text(method)} on {backbone}: {reason}") from error
     target = Path(path) if Path(path).suffix == Path(ADAPTER).suffix else Path(path, ADAPTER)
     write_atomic(target, data)
     return target
 
 
-def load_model(folder: Path | str, device: str = "cpu", setting: Setting | None = None) -> Model:
+def load_model(
+    folder: Path | str, device: str = "cpu", setting: Setting | None = None, backbone: str | None = None
+) -> Model:
     """The model in `folder` (made by `vitadapt fit`), or in an adapter file, with its backbone.
 
-    Raises WeightsError when there is none, or it does not fit its backbone, and what `load_backbone` raises.
+    backbone: where its backbone is now, e.g. "file:/new/place/vit.safetensors"; it must hold the same weights.
+    Raises WeightsError when there is no model or it does not fit its backbone, and what `load_backbone` raises.
     """
     path = Path(folder)
     path = path / ADAPTER if path.is_dir() else path
@@ -130,6 +149,36 @@ def load_model(folder: Path | str, device: str = "cpu", setting: Setting | None 
             f"{folder}: no model there (no {ADAPTER}); make one with 'vitadapt fit PHOTOS --out {folder}'"
         )
     info, _ = read_adapter(path)
-    backbone, base = cached_backbone(info.backbone, info.image_size, device)
-    classifier = load_adapter(path, backbone, base)
+    info = replace(info, backbone=backbone or find_backbone(info.backbone, path))
+    network, base = cached_backbone(info.backbone, info.image_size, device)
+    classifier = load_adapter(path, network, base)
     return Model(classifier, info, path, replace(setting or Setting(), device=device))
+
+
+def find_backbone(name: str, adapter: Path) -> str:
+    """`name`; if it is file:PATH and PATH does not exist, the file of that name in or beside the folder of `adapter`.
+
+    Raises WeightsError when there is none either.
+    """
+    scheme, _, rest = name.partition(":")
+    if scheme != "file":
+        return name
+    path, query = split_query(rest)
+    folder = adapter.resolve().parent
+    below = Path(path.name) if path.is_absolute() else path
+    for place in (path, folder / below, folder.parent / below):
+        if place.exists():
+            return f"file:{place}" + (f"?{query}" if query else "")
+    raise WeightsError(
+        f"{adapter}: its backbone {path} is not there any more; name its new place with --backbone file:PATH "
+        "(in Python: load_model(..., backbone=...))"
+    )
+
+
+def absolute_backbone(name: str) -> str:
+    """`name`, a file:PATH with its whole path: it is found from every folder."""
+    scheme, _, rest = name.partition(":")
+    if scheme != "file":
+        return name
+    path, query = split_query(rest)
+    return f"file:{path.resolve()}" + (f"?{query}" if query else "")

@@ -150,7 +150,7 @@ def model_facts(folder: Path) -> dict[str, Any]:
         "method": method_text(info.method),
         "head": head_text(info.head),
         "activation": info.activation or "not stored",
-        "training": dict(info.training),
+        "training": {name: value for name, value in info.training.items() if name != "recipe"},
         "licence": info.licence or "not stated",
         "backbone's licence": info.base_licence or "not stated",
         "format": info.format,
