@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..utils.errors import ConfigError
-from .options import AsJson, Cache, DataRoot, Device, NoCache, complain, environment_of
+from .options import AsJson, Cache, DataRoot, Device, Moved, NoCache, complain, environment_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -183,6 +183,7 @@ def predict(
     threshold: Annotated[float | None, typer.Option(help="Below this probability the answer is 'unsure'.")] = None,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="One line per image and class.")] = False,
+    backbone: Moved = None,
     device: Device = "auto",
 ) -> None:
     """Tell the class of images, with its probability. Status 1 when an image could not be read."""
@@ -195,7 +196,7 @@ def predict(
     if as_json and as_csv:
         raise ConfigError("--json and --csv exclude each other")
     refs = find_images(images)
-    loaded = _load(model, device)
+    loaded = _load(model, device, backbone)
     with _bar() as (progress, _):
         answers, broken = predict_images(loaded, refs, top, threshold, progress)
     for line in broken:
@@ -229,6 +230,7 @@ def evaluate(
     data: Annotated[str, typer.Argument(help="A folder of class folders, or a CSV file; all its images are used.")],
     as_json: AsJson = False,
     data_root: DataRoot = None,
+    backbone: Moved = None,
     device: Device = "auto",
 ) -> None:
     """Measure a model on labelled images: accuracy with its interval, and per class. Classes are matched by name."""
@@ -236,7 +238,7 @@ def evaluate(
     from ..classifier.predict import labelled_images
     from .tables import print_columns
 
-    loaded = _load(model, device)
+    loaded = _load(model, device, backbone)
     examples, notes = labelled_images(data, loaded.classes, data_root)
     for note in notes:
         complain(note)
@@ -281,10 +283,10 @@ def info(model: ModelFolder, as_json: AsJson = False) -> None:
         print(f"{name:<{width}}  {text}")
 
 
-def _load(folder: Path, device: str) -> Model:
+def _load(folder: Path, device: str, backbone: str | None) -> Model:
     from ..classifier.model import load_model
 
-    return load_model(folder, environment_of(None, True, None, device).setting.device)
+    return load_model(folder, environment_of(None, True, None, device).setting.device, backbone=backbone)
 
 
 _SIDE = 448  # pixels of each half of the picture, at least
@@ -303,16 +305,16 @@ def explain(
     name: Annotated[
         str | None, typer.Option("--class", help="The class to explain (default: the most probable).")
     ] = None,
+    backbone: Moved = None,
     device: Device = "auto",
 ) -> None:
     """Draw where the model looks: what it sees, and beside it a heat map of what speaks for a class."""
     from ..classifier.explain import explain_file
-    from ..classifier.model import load_model
 
     out = out or Path(f"{image.stem}-heat.png")
     if out.suffix.lower() != ".png":
         raise ConfigError(f"{out}: a heat map is a PNG; end the name in .png")
-    loaded = load_model(model, environment_of(None, True, None, device).setting.device)
+    loaded = _load(model, device, backbone)
     found = explain_file(loaded, image, out, kind, name, _SIDE)
     print(f"{image}: {found.answer} ({100 * found.probability:.1f} %)")
     if found.explained is not None and found.explained != found.answer:

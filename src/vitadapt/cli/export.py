@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .options import AsJson
+from .options import AsJson, Moved
 
 app = typer.Typer()
 
@@ -22,6 +22,7 @@ def export(
     model: Model,
     to: Annotated[str, typer.Option(help=f"For which program: {_FORMATS}.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A new folder. Default: MODEL-TO.")] = None,
+    backbone: Moved = None,
     as_json: AsJson = False,
 ) -> None:
     """Write an adapted model for another program, run it there, and certify that it gives the same answers."""
@@ -30,7 +31,7 @@ def export(
 
     stem = model.parent if model.is_file() else model
     out = out or stem.with_name(f"{stem.resolve().name}-{to}")
-    certificate = exported(load_shipment(model), to, out)
+    certificate = exported(load_shipment(model, backbone), to, out)
     if as_json:
         print(json.dumps(asdict(certificate), indent=1))
         return

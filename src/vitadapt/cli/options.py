@@ -22,6 +22,10 @@ Cache = Annotated[Path | None, typer.Option(help="Folder for decoded images and 
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Decode images anew each time and store nothing.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder that holds the files of named datasets.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU when there is one.")]
+Moved = Annotated[
+    str | None,
+    typer.Option("--backbone", "-b", help="Where the model's backbone is now, e.g. file:PATH (default: where it was)."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 

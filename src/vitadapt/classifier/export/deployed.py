@@ -97,12 +97,12 @@ class Deployed(nn.Module):
         return cast(Tensor, self.head(self.backbone(images)))
 
 
-def load_shipment(path: Path | str) -> Shipment:
-    """The model in a folder made by `fit`, or in an adapter file. Raises WeightsError (see `load_model`)."""
-    model = load_model(path)
+def load_shipment(path: Path | str, backbone: str | None = None) -> Shipment:
+    """The model in a folder made by `fit`, or in an adapter file. Arguments and errors: see `load_model`."""
+    model = load_model(path, backbone=backbone)
     info = model.info
-    backbone, _ = cached_backbone(info.backbone, info.image_size, "cpu")
-    base = unprojected(backbone)[0] if info.head.projection == "merged" else backbone
+    plain, _ = cached_backbone(info.backbone, info.image_size, "cpu")
+    base = unprojected(plain)[0] if info.head.projection == "merged" else plain
     return Shipment(model.classifier, base, info)
 
 
