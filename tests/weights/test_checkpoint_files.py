@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import zipfile
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from torch import Tensor, nn
 from weights_cases import images, largest
 
 from vitadapt.nn.vit import ViT
-from vitadapt.utils.errors import VitadaptError, WeightsError
-from vitadapt.weights import load_backbone, load_state_file
+from vitadapt.utils.errors import ConfigError, VitadaptError, WeightsError
+from vitadapt.weights import CONVERTERS, build, load_backbone, load_state_file, read_state
 
 TOLERANCE = 1e-5
 
@@ -217,6 +218,76 @@ def test_a_wrapped_model_with_learnt_positions_is_not_taken_for_moco(tmp_path: P
     torch.save(_wrapped("moco probe", model), tmp_path / "ddp.pth")
     with pytest.raises(WeightsError, match="do not tell heads, preprocess"):
         load_backbone(f"file:{tmp_path / 'ddp.pth'}")
+
+
+def _deit() -> dict[str, Tensor]:
+    return cases.model("timm deit").state_dict()
+
+
+HINTS = "?heads=4&mean=imagenet"
+
+
+@pytest.mark.parametrize(
+    ("names", "query", "taken"),
+    [
+        (("state_dict", "state_dict_ema"), "", "ema"),
+        (("state_dict", "state_dict_ema"), "&weights=ema", "ema"),
+        (("state_dict", "state_dict_ema"), "&weights=raw", "raw"),
+        (("model", "model_ema"), "", "ema"),
+        (("student", "teacher"), "", "ema"),
+        (("student", "teacher"), "&weights=raw", "raw"),
+        (("state_dict", ""), "", "raw"),
+        (("", "ema"), "", "ema"),
+    ],
+)
+def test_averaged_or_raw_weights_are_taken_as_asked_and_it_is_said(
+    names: tuple[str, str], query: str, taken: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sets = {"raw": _deit(), "ema": {name: tensor + 1 for name, tensor in _deit().items()}}
+    content = {name: tensors for name, tensors in zip(names, sets.values(), strict=True) if name}
+    torch.save(
+        {**content, "epoch": 9, "args": Namespace(lr=0.1), "optimizer": {"state": {0: torch.zeros(3)}}},
+        tmp_path / "c.pth",
+    )
+    vit: Any = load_backbone(f"file:{tmp_path / 'c.pth'}{HINTS}{query}")
+    assert torch.equal(vit.position, sets[taken]["pos_embed"][0])
+    said = all(names) and not query
+    assert bool(caplog.messages) == said and all(f"({names[1]})" in line for line in caplog.messages)
+
+
+def test_a_file_with_one_set_of_weights_has_no_other(tmp_path: Path) -> None:
+    for content in (_deit(), {"model": _deit()}):
+        torch.save(content, tmp_path / "c.pth")
+        with pytest.raises(ConfigError, match=r"leave out \?weights=ema"):
+            load_backbone(f"file:{tmp_path / 'c.pth'}{HINTS}&weights=ema")
+    with pytest.raises(ConfigError, match="use one of ema, raw"):
+        load_backbone(f"file:{tmp_path / 'c.pth'}{HINTS}&weights=best")
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["_orig_mod.", "module._orig_mod.", "model.", "net.", "backbone.", "encoder.", "model.backbone._orig_mod."],
+)
+@pytest.mark.parametrize("kind", ["timm deit", "hf Dinov2Model", "open_clip quick gelu"])
+def test_names_that_training_programs_put_in_front_are_removed(prefix: str, kind: str, tmp_path: Path) -> None:
+    case = next(case for case in cases.CASES if case.name == kind)
+    module = cases.model(kind)
+    state = {prefix + name: tensor for name, tensor in module.state_dict().items()}
+    converted = read_state(state | {"head.weight": torch.zeros(2), "criterion.weight": torch.zeros(2)}, case.hints)
+    vit, x = build(converted.config, converted.state), images()
+    with torch.no_grad():
+        assert largest(case.features(module, vit.normalise(x)), vit(x)) <= TOLERANCE
+    back = CONVERTERS[converted.layout].write(converted.config, converted.state, converted.prefix)
+    assert back.keys() <= state.keys()
+
+
+def test_another_prefix_and_strange_tensors_beside_the_network_are_named() -> None:
+    with pytest.raises(WeightsError, match=r"begin with 'student\.vit5\.' where those of timm ViT follow"):
+        read_state({"student.vit5." + name: tensor for name, tensor in _deit().items()}, cases.CASES[0].hints)
+    wrapped = {"backbone." + name: tensor for name, tensor in _deit().items()}
+    for name in ("prompt_embeddings", "ema_backbone.pos_embed", "adapters.0.weight"):
+        with pytest.raises(WeightsError, match=f"stands beside {name}, which may change its features"):
+            read_state(wrapped | {name: torch.zeros(2)}, cases.CASES[0].hints)
 
 
 @pytest.mark.parametrize("scheme", ["file", "hf"])

@@ -14,6 +14,7 @@ from ..utils.optional import MissingPackage
 from ..utils.registry import Registry
 from ..weights.catalog import backbones
 from ..weights.checkpoint_files import load_state_file, read_json
+from ..weights.hints import Which, weights_of
 from ..weights.sources import hub_folder, open_clip_checkpoint, split_query, split_seed
 from . import hugging_face_tower, open_clip_tower
 from .tower import TextConfig, TextTower, check_pair
@@ -65,7 +66,8 @@ def _hugging_face(repository: str, backbone: Backbone) -> TextTower:
 
 @TEXT_SOURCES.register("file")
 def _file(rest: str, backbone: Backbone) -> TextTower:
-    return _of_path(split_query(rest)[0], backbone, f"file:{rest}")
+    path, query = split_query(rest)
+    return _of_path(path, backbone, f"file:{rest}", weights_of(query))
 
 
 @TEXT_SOURCES.register("random")
@@ -84,10 +86,10 @@ def architectures() -> dict[str, dict[str, int]]:
     return shipped_table("vitadapt.text", "architectures.toml")
 
 
-def _of_path(path: Path, backbone: Backbone, where: str) -> TextTower:
+def _of_path(path: Path, backbone: Backbone, where: str, which: Which | None = None) -> TextTower:
     """A file or folder in any of the known layouts."""
     folder = path if path.is_dir() else path.parent
-    state = load_state_file(path)
+    state = load_state_file(path, which)
     if hugging_face_tower.matches(state):
         if not (folder / "config.json").is_file():
             raise WeightsError(f"{where}: config.json and the tokeniser's files must lie beside the weights")

@@ -1,10 +1,10 @@
-from .build import build as build
 from .catalog import list_backbones as list_backbones
 from .checkpoint_files import load_state_file as load_state_file
 from .converter import Converted as Converted
 from .converter import Converter as Converter
 from .feature_extractor import FeatureExtractor as FeatureExtractor
 from .hints import Hints as Hints
+from .hints import build as build
 from .hints import config_of as config_of
 from .layouts import CONVERTERS as CONVERTERS
 from .layouts import from_module as from_module

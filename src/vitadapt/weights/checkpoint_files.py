@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import struct
 import warnings
 import zipfile
 import zlib
+from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,35 +19,43 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..utils.errors import WeightsError
+from ..nn.surgery import State
+from ..utils.errors import ConfigError, WeightsError
 from ..utils.files import parse_json, read_text
 from ..utils.limits import PICKLE_FILE, TENSORS_SHARE
 from ..utils.pickle_guard import check_pickle
-from .renaming import State
+from .hints import Which
 from .torchscript import description, is_torchscript, read_torchscript, zip_names
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
-"""Keys under which training programs keep the tensors."""
+_SETS: dict[Which, tuple[str, ...]] = {
+    "ema": ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "model_ema_state_dict", "teacher"),
+    "raw": ("state_dict", "model_state_dict", "model", "module", "student"),
+}
+"""Keys under which training programs store moving averages of the tensors, and the tensors themselves."""
+
+_log = logging.getLogger(__name__)
 
 WEIGHT_FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
 """What the weights are called in a folder, best first."""
 
 
-def load_state_file(path: str | Path) -> State:
+def load_state_file(path: str | Path, which: Which | None = None) -> State:
     """Name -> tensor of a safetensors file, a torch checkpoint or a TorchScript archive, told by content, not by name.
 
-    Raises WeightsError naming the file and what to do about it.
+    A checkpoint may hold averaged weights beside the raw ones: `which` chooses; None takes the averaged ones, as timm
+    does, and logs a warning. Raises WeightsError naming the file and what to do about it.
     """
     path = Path(path)
     if os.path.isdir(path):
-        return _load_folder(path)
+        return _load_folder(path, which)
     if not os.path.isfile(path):
         raise WeightsError(f"{path} does not exist; check the path (a relative one starts at {Path.cwd()})")
     try:
-        state = _reader(path)(path)
+        content = _reader(path)(path)
     except (OSError, zipfile.BadZipFile, struct.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise WeightsError(f"{path} cannot be read ({reason}); download it again") from error
+    state = _tensors_of(content, path, which)
     _check_tensors(state, path)
     return state
 
@@ -60,7 +70,7 @@ def _check_tensors(state: State, path: Path) -> None:
         raise WeightsError(f"{path} unfolds into {total >> 20} MiB of tensors, far more than it holds; do not trust it")
 
 
-def _reader(path: Path) -> Callable[[Path], State]:
+def _reader(path: Path) -> Callable[[Path], Any]:
     with path.open("rb") as file:
         head = file.read(512)
     text = head.lstrip().lower()
@@ -95,12 +105,12 @@ def _load_safetensors(path: Path) -> State:
     return state
 
 
-def _load_torch(path: Path) -> State:
+def _load_torch(path: Path) -> Any:
     try:
         _check_pickles(path)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):  # a bag of values; timm saves it
             warnings.simplefilter("ignore")  # what torch thinks of odd tensors, which are refused
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} holds pickled objects besides tensors, which could run code and are not loaded; "
@@ -109,7 +119,6 @@ def _load_torch(path: Path) -> State:
     except _DAMAGE as error:
         reason = str(error).partition("\n")[0]
         raise WeightsError(f"{path} is a damaged or incomplete checkpoint ({reason}); download it again") from error
-    return _unwrap(content, path)
 
 
 # What torch raises on damaged files, and on those that were made to look like files.
@@ -134,14 +143,19 @@ def _check_pickles(path: Path) -> None:
                 description(archive, info.filename)
 
 
-def _unwrap(content: Any, path: Path) -> State:
-    for _ in range(3):  # deeper nesting than {"model": {"state_dict": ...}} does not occur
-        if not isinstance(content, Mapping):
-            break
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
+def _tensors_of(content: Any, path: Path, which: Which | None) -> State:
+    """The state dict inside what a training program saved."""
+    seen: set[str | None] = set()
+    while found := _sets_of(content):
+        content = content[found.get(which) or next(iter(found.values()))]
+        if len(found) > 1 and which is None:
+            _log.warning(
+                f"{path} holds averaged weights ({found['ema']}) and raw ones ({found['raw']}); the averaged ones are "
+                "taken. Choose with file:PATH?weights=ema or ?weights=raw"
+            )
+        seen |= found.keys()
+    if which is not None and which not in seen:
+        raise ConfigError(f"{path} does not name any of its weights {which}; leave out ?weights={which}")
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict; save model.state_dict()")
     state = {name: t for name, t in content.items() if isinstance(name, str) and isinstance(t, Tensor)}
@@ -151,7 +165,19 @@ def _unwrap(content: Any, path: Path) -> State:
     return state
 
 
-def _load_folder(path: Path) -> State:
+def _sets_of(content: Any, depth: int = 3) -> dict[Which | None, str]:
+    """Which sets of weights the dictionary holds -> their keys; deeper nesting than three levels does not occur."""
+    if not isinstance(content, Mapping) or not depth:
+        return {}
+    full = {key for key, value in content.items() if isinstance(value, Mapping) and _has_tensors(value, depth)}
+    return {kind: next(key for key in keys if key in full) for kind, keys in _SETS.items() if full.intersection(keys)}
+
+
+def _has_tensors(value: Mapping[Any, Any], depth: int) -> bool:
+    return any(isinstance(one, Tensor) for one in value.values()) or bool(_sets_of(value, depth - 1))
+
+
+def _load_folder(path: Path, which: Which | None) -> State:
     index = path / "model.safetensors.index.json"
     if index.is_file():
         named = read_json(index).get("weight_map")
@@ -159,11 +185,11 @@ def _load_folder(path: Path) -> State:
         if strange := sorted(shard for shard in shards if not os.path.isfile(path / Path(shard).name)):
             raise WeightsError(f"{index} names {strange[0]!r}, which is no file beside it; download the whole folder")
         files = (path / Path(shard).name for shard in sorted(shards))
-        return {name: tensor for file in files for name, tensor in load_state_file(file).items()}
+        return {name: tensor for file in files for name, tensor in load_state_file(file, which).items()}
     found = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), None)
     if found is None:
         raise WeightsError(f"{path} holds none of {', '.join(WEIGHT_FILES)}; name the checkpoint file itself")
-    return load_state_file(found)
+    return load_state_file(found, which)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -7,17 +7,78 @@ features is refused, so that a network which only resembles a plain ViT is never
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
+from ..nn.surgery import State
 from ..nn.vit import ViTConfig
 from ..utils.errors import WeightsError
-from .build import config_of_tensors, shapes_of
-from .hints import NO_HINTS, Hints
-from .renaming import Rule, State
+from .hints import NO_HINTS, Hints, config_of_tensors, shapes_of
+
+Form = Literal["same", "stacked", "lead1", "lead2", "transposed"]
+Missing = Literal["error", "absent", "zeros"]
+
+_READ: dict[Form, Callable[[list[Tensor]], Tensor]] = {
+    "same": lambda parts: parts[0],
+    "stacked": torch.cat,
+    "lead1": lambda parts: parts[0].flatten(0, 1),
+    "lead2": lambda parts: parts[0].flatten(),
+    "transposed": lambda parts: parts[0].T.contiguous(),
+}
+_WRITE: dict[Form, Callable[[Tensor, int], list[Tensor]]] = {
+    "same": lambda tensor, count: [tensor],
+    "stacked": lambda tensor, count: [part.clone() for part in tensor.chunk(count)],
+    "lead1": lambda tensor, count: [tensor.unsqueeze(0)],
+    "lead2": lambda tensor, count: [tensor.view(1, 1, -1)],
+    "transposed": lambda tensor, count: [tensor.T.contiguous()],
+}
+_DIMENSIONS: dict[Form, int] = {"lead1": 3, "lead2": 3, "transposed": 2}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One tensor of ours and the tensors of theirs that it is made of ("{i}" stands for the block number).
+
+    `missing` says what happens when theirs has no such tensor: an error, nothing ("absent": the part is optional), or
+    zeros ("zeros": their module always has it, and zeros are what it must hold when ours lacks it).
+    """
+
+    ours: str
+    theirs: tuple[str, ...]
+    form: Form = "same"
+    missing: Missing = "error"
+
+    def at(self, block: int) -> Rule:
+        """The rule for one block."""
+        i = str(block)
+        return replace(self, ours=self.ours.replace("{i}", i), theirs=tuple(t.replace("{i}", i) for t in self.theirs))
+
+    def read(self, parts: list[Tensor]) -> Tensor:
+        """Their tensors -> ours. Raises WeightsError when they do not fit together."""
+        wanted = _DIMENSIONS.get(self.form, parts[0].ndim)
+        lead = parts[0].shape[: {"lead1": 1, "lead2": 2}.get(self.form, 0)]
+        if parts[0].ndim != wanted or any(size != 1 for size in lead) or len({p.shape[1:] for p in parts}) > 1:
+            shapes = ", ".join(f"{name} {tuple(p.shape)}" for name, p in zip(self.theirs, parts, strict=True))
+            raise WeightsError(f"tensors of unexpected shape: {shapes}")
+        return _READ[self.form](parts)
+
+    def write(self, tensor: Tensor, prefix: str) -> State:
+        """Our tensor -> theirs, bit for bit."""
+        parts = _WRITE[self.form](tensor, len(self.theirs))
+        return {prefix + name: part for name, part in zip(self.theirs, parts, strict=True)}
+
+
+def pair(ours: str, *theirs: str, form: Form = "same", missing: Missing = "error") -> tuple[Rule, Rule]:
+    """The rules for a weight and its bias."""
+    weight, bias = (
+        Rule(f"{ours}.{kind}", tuple(f"{t}.{kind}" for t in theirs), form, missing) for kind in ("weight", "bias")
+    )
+    return weight, bias
+
 
 FOREIGN = {
     "*attn_pool*": "attention pooling",
@@ -36,6 +97,32 @@ FOREIGN = {
     "*mlp.norm*": "a norm inside the MLP",
 }
 """What the name of a tensor betrays about a network that is not a plain ViT."""
+
+
+WRAPPING = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "encoder.")
+"""What training programs put before all names: DataParallel, torch.compile, Lightning and others."""
+
+BESIDE = (
+    *("head*", "*_head.*", "fc.*", "classifier.*", "*criterion*", "*loss*", "*metric*", "*momentum*", "*predictor*"),
+    *("*projector*", "*queue*", "*decoder*", "text.*", "text_*", "transformer.*", "token_embedding.*", "ln_final.*"),
+    *(
+        "positional_embedding",
+        "logit_scale",
+        "logit_bias",
+        "*attn_mask",
+        "input_resolution",
+        "context_length",
+        "vocab_size",
+    ),
+)
+"""Tensors outside an image network that have no influence on its features: heads, losses, text towers."""
+
+
+def _unwrapped(prefix: str) -> str:
+    """`prefix` without what training programs put before names."""
+    while outer := next((p for p in WRAPPING if prefix.startswith(p)), ""):
+        prefix = prefix[len(outer) :]
+    return prefix
 
 
 @dataclass(frozen=True)
@@ -69,13 +156,22 @@ class Converter:
     spare: tuple[str, ...] = ()
     class_row: Literal["free", "always", "unless registers"] = "free"
 
-    def matches(self, state: Mapping[str, Any]) -> bool:
-        """Does `state` look like this layout?"""
-        return self._prefix(state) is not None
+    def prefix_of(self, state: Mapping[str, Any], wrapped: bool = True) -> str | None:
+        """What stands before this layout's names in `state`; None when it is another layout.
 
-    def _prefix(self, state: Mapping[str, Any]) -> str | None:
-        fitting = (p for p in self.prefixes if all(p + anchor in state for anchor in self.anchors))
-        return next(fitting, None)
+        Only the source's own prefixes count, or also, when `wrapped`, those that training programs put before them.
+        """
+        own = (p for p in self.prefixes if all(p + anchor in state for anchor in self.anchors))
+        found = next(own, None)
+        if found is None and wrapped:
+            found = next((p for p in self.prefixes_in(state) if _unwrapped(p) in self.prefixes), None)
+        return found
+
+    def prefixes_in(self, state: Mapping[str, Any]) -> list[str]:
+        """Whatever stands before the names of this layout's tensors in `state`; the shortest first."""
+        first, *others = self.anchors
+        found = {name.removesuffix(first) for name in state if name.endswith(first)}
+        return sorted((p for p in found if all(p + anchor in state for anchor in others)), key=len)
 
     def read(self, state: State, hints: Hints = NO_HINTS) -> Converted:
         """Their tensors -> ours; data types are kept.
@@ -83,10 +179,11 @@ class Converter:
         Raises WeightsError when a tensor is missing, does not fit its siblings or belongs to another kind of network,
         and when neither `hints` nor the source's documentation tell what tensors cannot.
         """
-        prefix = self._prefix(state)
+        prefix = self.prefix_of(state)
         if prefix is None:
             raise WeightsError(f"not {self.title}: expected tensors named {', '.join(self.anchors)}")
         inside = {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
+        self._refuse_outside([name for name in state if not name.startswith(prefix)], prefix)
         depth = self._depth(inside)
         ours, used = self._rename(inside, depth)
         self._refuse_foreign(inside.keys() - used)
@@ -154,6 +251,17 @@ class Converter:
             feature = next((what for pattern, what in FOREIGN.items() if fnmatchcase(name, pattern)), "")
             what = f"has {feature} ({name})" if feature else f"has a tensor that a plain ViT lacks: {name}"
             raise WeightsError(f"this {self.title} network {what}; it cannot be converted exactly")
+
+    def _refuse_outside(self, names: list[str], prefix: str) -> None:
+        """What stands beside the network may not be a part that changes its features, nor a second network."""
+        wrapping = prefix[: len(prefix) - len(_unwrapped(prefix))]
+        for name in names:
+            plain = name.removeprefix(wrapping)
+            if not any(fnmatchcase(plain, pattern) for pattern in (*BESIDE, *self.spare)):
+                raise WeightsError(
+                    f"this {self.title} network ({prefix}...) stands beside {name}, which may change its features; "
+                    "save the tensors of the network alone"
+                )
 
     def _config(self, ours: State, depth: int, hints: Hints) -> ViTConfig:
         if unknown := hints.unknown():

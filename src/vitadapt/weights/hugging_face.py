@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .converter import Converter
+from ..nn.surgery import State
+from .converter import Converter, Missing, Rule, pair
 from .hints import NORMALISATIONS, Hints, heads_of_64
-from .renaming import Missing, Rule, State, pair
 
 
 def _clip_rules(outer: str) -> tuple[Rule, ...]:

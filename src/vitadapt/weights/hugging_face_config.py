@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from ..nn.vit import ACTIVATIONS, Activation, Preprocess
 from ..utils.errors import WeightsError
-from .hints import NORMALISATIONS, Hints
-from .inspection import Live, expect, square
+from .hints import NORMALISATIONS, Hints, Live, expect, square
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "clip_vision_model": {"num_attention_heads": 12, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},

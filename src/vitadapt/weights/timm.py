@@ -9,12 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..nn.surgery import State
 from ..nn.vit import ACTIVATIONS, Pooling, Preprocess
 from ..utils.errors import WeightsError
-from .converter import Converter
-from .hints import NORMALISATIONS, Hints
-from .inspection import Live, activation_of, expect, norm_eps_of, square
-from .renaming import Rule, State, pair
+from .converter import Converter, Rule, pair
+from .hints import NORMALISATIONS, Hints, Live, activation_of, expect, norm_eps_of, square
 
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 """Width -> heads of ViT-Ti, S, B, L and H (Dosovitskiy et al. 2021, table 1; Touvron et al. 2021, table 1)."""

@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..nn.surgery import State
 from ..utils.errors import WeightsError
 from ..utils.limits import PICKLE_FILE
 from ..utils.pickle_guard import check_pickle
-from .renaming import State
 
 _DTYPES = {
     "DoubleStorage": torch.float64,

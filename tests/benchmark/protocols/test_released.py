@@ -61,7 +61,7 @@ from vitadapt.training.loop import TensorInputs
 from vitadapt.training.recipe import Recipe
 from vitadapt.training.task import Task
 from vitadapt.utils.errors import ConfigError, Diverged, MethodDefect
-from vitadapt.weights.build import build as build_vit
+from vitadapt.weights import build as build_vit
 from vitadapt.weights.layouts import read_state
 from vitadapt.weights.openai_clip import ORIGINAL
 
