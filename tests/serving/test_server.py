@@ -53,7 +53,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(folder):
-    with running(folder, body=300_000, pixels=40_000, images=12) as made:
+    with running(folder, max_bytes=300_000, max_pixels=40_000, max_images=12) as made:
         yield made
 
 
@@ -389,7 +389,7 @@ def guarded(tmp_path_factory):
     (root / "pets.safetensors").write_bytes(adapter(1, PETS))
     (root / "fitted").mkdir()
     (root / "fitted" / "adapter.safetensors").write_bytes(adapter(2, CARS))
-    with running(root, token=TOKEN, models=4) as server, server.client() as client:
+    with running(root, token=TOKEN, max_models=4) as server, server.client() as client:
         yield root, server, client
 
 
@@ -511,7 +511,7 @@ def test_every_method_can_be_served(tmp_path):
         if kind.trains_head and not kind.breaks:
             (root / f"{name}.safetensors").write_bytes(adapter(seed, PETS, kind()))
     with running(root) as server, server.client() as client:
-        assert not server.service.shelf.problems and len(server.service.shelf.models) >= 8
-        for name in server.service.shelf.models:
+        assert not server.service.repository.problems and len(server.service.repository.models) >= 8
+        for name in server.service.repository.models:
             sent = client.post(f"/v1/{name}/predict", files={"f": ("x.png", FILES["a.png"])})
             same(sent.json()["answers"], expected(root, name, [tmp_path / "x.png"]))

@@ -22,7 +22,7 @@ from vitadapt.nn.head import Classifier, Head
 from vitadapt.nn.setting import Setting
 from vitadapt.nn.surgery import adapt, trainable
 from vitadapt.serving.server.limits import Limits
-from vitadapt.serving.server.run import Address, prepared, url_of
+from vitadapt.serving.server.run import Address, make_server, url_of
 from vitadapt.serving.server.service import Service
 from vitadapt.training.adapter_file import AdapterInfo, adapter_bytes
 from vitadapt.weights import load_backbone
@@ -37,7 +37,7 @@ def backbone_of(name):
     return backbone, backbone_digest(backbone)
 
 
-def adapter(seed, classes, method=None, backbone="random:tiny", **about):
+def adapter(seed, classes, method=None, backbone="random:tiny", recorded=None, **about):
     """The bytes of an adapter whose every trainable tensor has moved, so that each seed answers otherwise."""
     method = method or KAdaptation()
     plain, digest = backbone_of(backbone)
@@ -46,7 +46,7 @@ def adapter(seed, classes, method=None, backbone="random:tiny", **about):
     with torch.no_grad():
         for parameter in trainable(model).values():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    info = AdapterInfo(method, backbone, plain.image_size, classes, digest)
+    info = AdapterInfo(method, recorded or backbone, plain.image_size, classes, digest)
     return adapter_bytes(model, replace(info, **about))
 
 
@@ -70,24 +70,24 @@ class Running:
 
 
 @contextmanager
-def running(folder: Path, token="", poll=0.05, resident=None, **limits) -> Iterator[Running]:
+def running(folder: Path, token="", poll=0.05, resident=None, backbone=None, **limits) -> Iterator[Running]:
     """A server of `folder`; when the block ends it ends in order, and every thread of it is gone."""
-    told: list[str] = []
-    bounds = replace(Limits(decoders=2, header=5.0, read=5.0), **limits)
-    service = Service(folder, Setting(), bounds, resident, poll, told.append)
-    server, listener = prepared(service, Address(port=0, token=token))
+    log: list[str] = []
+    bounds = replace(Limits(decoders=2, header_timeout=5.0, read_timeout=5.0), **limits)
+    service = Service(folder, Setting(), bounds, resident, poll, log.append, backbone)
+    server, listener = make_server(service, Address(port=0, token=token))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
         until(lambda: service.ready)
         made = Running(service, server, listener)
-        made.told = told
+        made.log = log
         yield made
     finally:
         server.should_exit = True
         thread.join(60)
         listener.close()
-    assert not thread.is_alive() and service.room.taken == 0
+    assert not thread.is_alive() and service.queue.used == 0
 
 
 def until(ready, seconds=30.0):
@@ -105,7 +105,7 @@ def counts(client):
 
 def in_use(server):
     """Names of the models of which the banks hold a version; it fails when they hold two of one."""
-    keys = [key for group in server.service.shelf._groups.values() if group._bank for key in group._bank.names]
+    keys = [key for group in server.service.repository._groups.values() if group._bank for key in group._bank.names]
     names = [key.rpartition("@")[0] for key in keys]
     assert len(set(names)) == len(names), keys
     return set(names)

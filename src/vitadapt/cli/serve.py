@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..utils.errors import ConfigError
-from .options import Device, complain, environment_of
+from .options import Device, Moved, complain, environment_of
 
 if TYPE_CHECKING:
     from ..serving.server.run import Address
@@ -34,12 +34,12 @@ def serve(
     allow_host: Annotated[
         list[str] | None, typer.Option(help="A name by which this server may be called; repeatable.")
     ] = None,
-    resident: Annotated[int | None, typer.Option(help="Adapters kept in memory (default: all).")] = None,
-    batch: Annotated[int, typer.Option(help="Images that the network looks at together.")] = 32,
+    resident: Annotated[int | None, typer.Option(help="Adapters kept ready on the device (default: all).")] = None,
+    batch: Annotated[int, typer.Option(help="Images that the network computes together.")] = 32,
     wait_ms: Annotated[float, typer.Option(help="How long an idle network waits for more images.")] = 5.0,
     queue: Annotated[int, typer.Option(help="Images accepted and not answered yet; then 503.")] = 512,
     max_bytes: Annotated[int, typer.Option(help="Of one request.")] = 20 * _MIB,
-    max_pixels: Annotated[int, typer.Option(help="Of one picture.")] = 50_000_000,
+    max_pixels: Annotated[int, typer.Option(help="Of one image.")] = 50_000_000,
     max_images: Annotated[int, typer.Option(help="Of one request.")] = 32,
     max_memory: Annotated[int, typer.Option(help="Bytes of all requests in progress.")] = 512 * _MIB,
     max_requests: Annotated[int, typer.Option(help="Answered at a time; then 503.")] = 512,
@@ -50,6 +50,7 @@ def serve(
     poll: Annotated[float, typer.Option(help="Seconds between looks at the folder.")] = 1.0,
     threads: Annotated[int | None, typer.Option(help="CPU threads of the network.")] = None,
     precision: Annotated[str, typer.Option(help="fp32 or bf16 (autocast).")] = "fp32",
+    backbone: Moved = None,
     device: Device = "auto",
 ) -> None:
     """Serve models over HTTP, many adapters on one backbone: predictions, heat maps, and a page to try them."""
@@ -70,16 +71,16 @@ def serve(
         if value is not None and not 0 < value < math.inf:
             raise ConfigError(f"{option} must be a number above 0")
     limits = Limits(
-        batch=batch, wait=wait_ms / 1000, queue=queue, body=max_bytes, pixels=max_pixels, images=max_images,
-        memory=max_memory, requests=max_requests, connections=2 * max_requests, header=read_timeout / 3,
-        read=read_timeout, answer=timeout,
+        batch=batch, wait_ms=wait_ms, queue=queue, max_bytes=max_bytes, max_pixels=max_pixels, max_images=max_images,
+        max_memory=max_memory, max_requests=max_requests, max_connections=2 * max_requests, timeout=timeout,
+        read_timeout=read_timeout, header_timeout=read_timeout / 3,
     )  # fmt: skip
     address = Address(host, port, token, tuple(allow_host or ()))
     _check_address(address, allow_anyone)
     if threads is not None:
         torch.set_num_threads(threads)
     setting = replace(environment_of(None, True, None, device).setting, precision=precision)
-    service = Service(folder, setting, limits, resident, poll, complain)
+    service = Service(folder, setting, limits, resident, poll, complain, backbone)
     run(service, address, complain)
 
 
@@ -87,7 +88,11 @@ def _require_extra() -> None:
     """Raises ConfigError when a package of the extra is missing."""
     from importlib.util import find_spec
 
-    missing = [name for name in ("fastapi", "uvicorn", "python_multipart", "prometheus_client") if not find_spec(name)]
+    missing = [
+        name
+        for name in ("fastapi", "uvicorn", "httptools", "python_multipart", "prometheus_client")
+        if not find_spec(name)
+    ]
     if missing:
         raise ConfigError(f'serve needs {", ".join(missing)}: pip install "vitadapt[server]"')
 

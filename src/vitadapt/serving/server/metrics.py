@@ -14,35 +14,39 @@ class Metrics:
     """Counts of one server."""
 
     def __init__(self) -> None:
-        own = self.registry = CollectorRegistry()
-        ProcessCollector(registry=own)
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
         self.requests = Counter(
-            "vitadapt_requests_total", "Requests by route and status.", ["route", "code"], registry=own
+            "vitadapt_requests_total", "Requests by route and status.", ["route", "code"], registry=registry
         )
         self.seconds = Histogram(
-            "vitadapt_request_seconds", "From the first byte to the answer.", ["route"], buckets=_SECONDS, registry=own
+            "vitadapt_request_seconds",
+            "From the first byte to the answer.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
         )
-        self.images = Counter("vitadapt_images_total", "Images answered.", ["model"], registry=own)
-        self._answering: set[str] = set()
+        self.images = Counter("vitadapt_images_total", "Images answered.", ["model"], registry=registry)
         self.batches = Histogram(
-            "vitadapt_batch_images", "Images that the network looked at together.", buckets=_SIZES, registry=own
+            "vitadapt_batch_images", "Images that the network computed together.", buckets=_SIZES, registry=registry
         )
-        self.refused = Counter("vitadapt_refused_total", "Requests refused, by reason.", ["reason"], registry=own)
+        self.refused = Counter("vitadapt_refused_total", "Requests refused, by reason.", ["reason"], registry=registry)
+        self._models: set[str] = set()
 
-    def answered(self, model: str, images: int) -> None:
+    def count_images(self, model: str, images: int) -> None:
         """Count images that a model has answered."""
-        self._answering.add(model)
+        self._models.add(model)
         self.images.labels(model).inc(images)
 
-    def keep(self, models: Container[str]) -> None:
-        """Drop the counts of all other models: names come and go, and memory must not grow with them."""
-        for name in [name for name in self._answering if name not in models]:
-            self._answering.remove(name)
+    def forget_models(self, except_for: Container[str]) -> None:
+        """Drop the counts of models that are no longer served: names come and go, and memory must not grow."""
+        for name in [name for name in self._models if name not in except_for]:
+            self._models.remove(name)
             self.images.remove(name)
 
-    def watch(self, name: str, about: str, value: Callable[[], float]) -> None:
-        """A gauge that is read when it is asked for."""
-        Gauge(f"vitadapt_{name}", about, registry=self.registry).set_function(value)
+    def add_gauge(self, name: str, description: str, value: Callable[[], float]) -> None:
+        """A number that is read whenever the metrics are asked for."""
+        Gauge(f"vitadapt_{name}", description, registry=self.registry).set_function(value)
 
     def text(self) -> bytes:
         """In Prometheus' text format."""

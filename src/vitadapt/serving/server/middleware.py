@@ -1,7 +1,7 @@
-"""What stands before every request: who may ask, how much may come in, how long it may take, how many at a time.
+"""What happens to a request before the application gets it: who may ask, how much may be sent, how long it may take.
 
-A plain ASGI wrapper. The whole body is read here, within its limits and its time, before anything else is done for a
-request; so whoever sends slowly costs a little memory that is accounted for, and nothing else.
+A plain ASGI wrapper. A body is read here as a whole, within its limits and its time, and only where one is expected;
+so a slow sender costs a little memory that is counted, and nothing else.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from .limits import Limits
 from .metrics import Metrics
-from .refusal import Refusal, body_of, busy
+from .refusal import Refusal, busy, error_body
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -37,18 +37,18 @@ HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
     "Cache-Control": "no-store",
 }
-ALWAYS = {"/healthz", "/readyz"}  # answered also when everything else is too much
-_LINGER, _DISCARDED = 2.0, 64 << 20  # seconds and bytes that an unwanted body is still listened to
+_UNLIMITED = {"/healthz", "/readyz"}  # answered also when there are too many requests
+_LINGER, _DISCARDED = 2.0, 64 << 20  # seconds and bytes for which the rest of a refused body is still read
 
 
 @dataclass(frozen=True)
-class Door:
-    """Who may ask: the bearer token, if one is needed; names by which the server may be called (empty: any)."""
+class AccessPolicy:
+    """Who may ask: the bearer token, if one is needed, and the names by which the server may be called (empty: any)."""
 
     token: str = ""
     hosts: frozenset[str] = frozenset()
 
-    def check(self, scope: Scope, headers: Mapping[str, str]) -> None:
+    def check(self, path: str, headers: Mapping[str, str]) -> None:
         """Raises Refusal: 421 for another host's name, 403 for a page of another site, 401 without the token."""
         host = headers.get("host", "")
         if self.hosts and _hostname(host) not in self.hosts:
@@ -56,19 +56,12 @@ class Door:
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
             raise Refusal(403, "other_site", "pages of other sites may not ask this server")
-        if self.token and _guarded(scope["path"]):
-            self._check_token(headers.get("authorization", ""))
-
-    def _check_token(self, said: str) -> None:
-        kind, _, token = said.partition(" ")
-        same = hmac.compare_digest(token.strip().encode(), self.token.encode())
-        if kind.lower() != "bearer" or not same:
-            challenge = {"WWW-Authenticate": 'Bearer realm="vitadapt"'}
-            raise Refusal(401, "no_token", "this server wants a token: Authorization: Bearer TOKEN", challenge)
-
-
-def _guarded(path: str) -> bool:
-    return path.startswith("/v1/") or path in ("/v1", "/metrics")
+        if self.token and (path.startswith("/v1/") or path in ("/v1", "/metrics")):
+            kind, _, token = headers.get("authorization", "").partition(" ")
+            same = hmac.compare_digest(token.strip().encode(), self.token.encode())
+            if kind.lower() != "bearer" or not same:
+                challenge = {"WWW-Authenticate": 'Bearer realm="vitadapt"'}
+                raise Refusal(401, "no_token", "this server wants a token: Authorization: Bearer TOKEN", challenge)
 
 
 def _hostname(host: str) -> str:
@@ -80,20 +73,19 @@ def _hostname(host: str) -> str:
 
 @dataclass(eq=False)
 class _Exchange:
-    """One request on its way: what it has taken, and what was sent back."""
+    """One request: the bytes that it has sent, and the status of its answer."""
 
-    route: str = "other"
-    taken: int = 0
+    received: int = 0
     status: int = 0
-    unread: bool = True  # is there more of the body that may be waited for?
+    unread: bool = True  # may more of the body come?
     start: float = field(default_factory=time.perf_counter)
 
 
-class Gate:
-    """The application behind its limits. `closing()` tells that the server is about to end."""
+class Middleware:
+    """The application behind its limits. `memory`: bytes of all requests in progress."""
 
-    def __init__(self, app: App, limits: Limits, door: Door, metrics: Metrics) -> None:
-        self.app, self.limits, self.door, self.metrics = app, limits, door, metrics
+    def __init__(self, app: App, limits: Limits, access: AccessPolicy, metrics: Metrics) -> None:
+        self.app, self.limits, self.access, self.metrics = app, limits, access, metrics
         self.requests = self.memory = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,53 +93,48 @@ class Gate:
             await self.app(scope, receive, send)
             return
         exchange = _Exchange()
-        answer = self._sending(send, exchange)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                given = {name.lower() for name, _ in message.get("headers", [])}
+                ours = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+                message["headers"] = [*message.get("headers", []), *(pair for pair in ours if pair[0] not in given)]
+            await send(message)
+
         self.requests += 1
         try:
-            await self._admit(scope, receive, answer, exchange)
+            await self._process(scope, receive, send_with_headers, exchange)
         except Refusal as refusal:
-            await self._refuse(scope, receive, answer, refusal, exchange)
+            await self._refuse(scope, receive, send_with_headers, refusal, exchange)
         finally:
             self.requests -= 1
-            self.memory -= exchange.taken
-            self._count(scope, exchange)
+            self.memory -= exchange.received
+            route = getattr(scope.get("route"), "path", "other")
+            self.metrics.requests.labels(route, str(exchange.status or 499)).inc()
+            self.metrics.seconds.labels(route).observe(time.perf_counter() - exchange.start)
 
-    async def _admit(self, scope: Scope, receive: Receive, send: Send, exchange: _Exchange) -> None:
+    async def _process(self, scope: Scope, receive: Receive, send: Send, exchange: _Exchange) -> None:
         """Read the body and let the application answer. Raises Refusal."""
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        exchange.unread = "expect" not in headers  # it waits for a word before it sends: the first `receive`
-        self.door.check(scope, headers)
-        if self.requests > self.limits.requests and scope["path"] not in ALWAYS:
-            raise busy(f"{self.limits.requests} requests are being answered already")
-        body = await self._body(headers, receive, exchange)
-        if await self._answered(scope, body, receive, send) or exchange.status:  # or part of the answer is out
-            return
-        raise busy(f"there was no answer within {self.limits.answer:g} seconds")
-
-    async def _answered(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> bool:
-        """False when it took too long. What nobody waits for any more, too late or gone, is not computed."""
-        gone = asyncio.ensure_future(_gone(receive))
-        answer = asyncio.ensure_future(self.app(scope, _replay(body, gone), send))
-        try:
-            await asyncio.wait({answer, gone}, timeout=self.limits.answer, return_when=asyncio.FIRST_COMPLETED)
-            if answer.done():
-                answer.result()
-            return answer.done() or gone.done()
-        finally:
-            answer.cancel()
-            gone.cancel()
-            await asyncio.gather(answer, gone, return_exceptions=True)
-
-    async def _body(self, headers: Mapping[str, str], receive: Receive, exchange: _Exchange) -> bytes:
-        declared = headers.get("content-length", "0")
-        if declared.isdecimal() and int(declared) > self.limits.body:
+        exchange.unread = "expect" not in headers  # such a client sends nothing before the first `receive`
+        self.access.check(scope["path"], headers)
+        if self.requests > self.limits.max_requests and scope["path"] not in _UNLIMITED:
+            raise busy(f"{self.limits.max_requests} requests are being answered already")
+        length = headers.get("content-length", "0")
+        if scope["method"] != "POST" or not scope["path"].startswith("/v1/"):
+            if length.strip("0") or "transfer-encoding" in headers:
+                raise Refusal(413, "no_body", "this request has a body, and none is expected here")
+        elif length.isdecimal() and int(length) > self.limits.max_bytes:
             raise self._too_large()
         try:
-            return await asyncio.wait_for(self._read(receive, exchange), self.limits.read)
+            body = await asyncio.wait_for(self._read(receive, exchange), self.limits.read_timeout)
         except asyncio.TimeoutError as error:
             exchange.unread = False
-            what = f"the request did not arrive within {self.limits.read:g} seconds"
-            raise Refusal(408, "too_slow", what, {"Connection": "close"}) from error
+            message = f"the request did not arrive within {self.limits.read_timeout:g} seconds"
+            raise Refusal(408, "too_slow", message, {"Connection": "close"}) from error
+        if not await self._answer(scope, body, receive, send) and not exchange.status:
+            raise busy(f"there was no answer within {self.limits.timeout:g} seconds")
 
     async def _read(self, receive: Receive, exchange: _Exchange) -> bytes:
         parts = []
@@ -157,76 +144,68 @@ class Gate:
             if message["type"] == "http.disconnect":
                 raise Refusal(400, "cut_off", "the request ended before its body did")
             part = message.get("body", b"")
-            exchange.taken += len(part)
+            exchange.received += len(part)
             self.memory += len(part)
-            if exchange.taken > self.limits.body:
+            if exchange.received > self.limits.max_bytes:
                 raise self._too_large()
-            if self.memory > self.limits.memory:
+            if self.memory > self.limits.max_memory:
                 raise busy("the requests in progress are as large as is allowed")
             parts.append(part)
-            if not message.get("more_body", False):
+            if not exchange.unread:
                 return b"".join(parts)
 
     def _too_large(self) -> Refusal:
-        most = self.limits.body
+        most = self.limits.max_bytes
         return Refusal(413, "too_large", f"more than {most} bytes; send a smaller picture, or fewer of them")
 
+    async def _answer(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> bool:
+        """False when it took too long. An answer that is late, or whose client has gone, is not computed further."""
+        gone = asyncio.ensure_future(_wait_until_gone(receive))
+        parts = [body]
+
+        async def replay() -> Message:
+            """The body at once; after it, nothing until the client has gone."""
+            if parts:
+                return {"type": "http.request", "body": parts.pop(), "more_body": False}
+            return await asyncio.shield(gone)
+
+        answer = asyncio.ensure_future(self.app(scope, replay, send))
+        try:
+            await asyncio.wait({answer, gone}, timeout=self.limits.timeout, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                answer.result()
+            return answer.done() or gone.done()
+        finally:
+            answer.cancel()
+            gone.cancel()
+            await asyncio.gather(answer, gone, return_exceptions=True)
+
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, refusal: Refusal, exchange: _Exchange) -> None:
-        """Answer, and close: a body that nobody reads would be taken for the next request."""
+        """Answer, and close: the rest of the body would be taken for the next request."""
         self.metrics.refused.labels(refusal.code).inc()
         if exchange.unread:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(_discard(receive), _LINGER)
-        payload = json.dumps(body_of(refusal.code, refusal.message)).encode()
+        payload = json.dumps(error_body(refusal.code, refusal.message)).encode()
         headers = {"Content-Type": "application/json", "Content-Length": str(len(payload)), "Connection": "close"}
         pairs = [(name.lower().encode(), value.encode()) for name, value in {**headers, **refusal.headers}.items()]
         await send({"type": "http.response.start", "status": refusal.status, "headers": pairs})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else payload})
 
-    def _sending(self, send: Send, exchange: _Exchange) -> Send:
-        """`send` with the security headers."""
 
-        async def answer(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                exchange.status = message["status"]
-                given = {name.lower() for name, _ in message.get("headers", [])}
-                own = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
-                message["headers"] = [*message.get("headers", []), *(pair for pair in own if pair[0] not in given)]
-            await send(message)
-
-        return answer
-
-    def _count(self, scope: Scope, exchange: _Exchange) -> None:
-        route = getattr(scope.get("route"), "path", "other")
-        self.metrics.requests.labels(route, str(exchange.status or 499)).inc()
-        self.metrics.seconds.labels(route).observe(time.perf_counter() - exchange.start)
-
-
-async def _gone(receive: Receive) -> Message:
-    """The message that the client has left."""
+async def _wait_until_gone(receive: Receive) -> Message:
+    """The message that the client has closed the connection."""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             return message
 
 
-def _replay(body: bytes, gone: asyncio.Future[Message]) -> Receive:
-    """The body at once; after it, nothing until the client has left."""
-    left = [body]
-
-    async def again() -> Message:
-        if left:
-            return {"type": "http.request", "body": left.pop(), "more_body": False}
-        return await asyncio.shield(gone)
-
-    return again
-
-
 async def _discard(receive: Receive) -> None:
     """Let a client that is still sending come to its end, so that it reads the answer instead of a reset."""
-    dropped = 0
-    while dropped < _DISCARDED:
+    discarded = 0
+    while discarded < _DISCARDED:
         message = await receive()
-        dropped += len(message.get("body", b""))
+        discarded += len(message.get("body", b""))
         if message["type"] == "http.disconnect" or not message.get("more_body", False):
             return

@@ -1,10 +1,9 @@
-"""Classifiers on one backbone, answered together: a bank of adapters, and apart from it what cannot share."""
+"""Models that stand on one backbone and are computed together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,80 +17,56 @@ from ...utils.errors import NotApplicable
 from ..bank import Bank
 
 
-class Pool(Protocol):
-    """Named classifiers; one name per image."""
+class ModelGroup:
+    """A backbone and the models on it: a bank of adapters, and classifiers that have nothing to share with others.
 
-    def add(self, name: str, source: Classifier) -> None: ...
+    base: the digest of the backbone. A model is known by a `key`. One thread adds and removes at a time.
+    """
 
-    def remove(self, name: str) -> None: ...
+    def __init__(self, backbone: Backbone, base: str, setting: Setting, resident: int | None = None) -> None:
+        self.backbone, self.base, self.setting = backbone, base, setting
+        self._bank = Bank(backbone, resident=resident) if isinstance(backbone, ViT) else None
+        self._separate: dict[str, Classifier] = {}  # networks that are no ViT, and weights trained as a whole
 
-    def classifier(self, name: str) -> Classifier: ...
-
-    def logits(self, images: Tensor, names: Sequence[str]) -> list[Tensor]: ...
-
-
-class Apart:
-    """Classifiers that are computed one after the other: other networks than a ViT, and weights trained as a whole."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, Classifier] = {}
-
-    def add(self, name: str, source: Classifier) -> None:
-        self._known = {**self._known, name: source}
-
-    def classifier(self, name: str) -> Classifier:
-        return self._known[name]
-
-    def remove(self, name: str) -> None:
-        self._known = {known: model for known, model in self._known.items() if known != name}
-
-    def logits(self, images: Tensor, names: Sequence[str]) -> list[Tensor]:
-        """Per image of (B, 3, S, S) its classifier's logits (C,)."""
-        known: dict[str, Classifier] = self._known
-        found: dict[int, Tensor] = {}
-        for name in dict.fromkeys(names):
-            rows = [row for row, own in enumerate(names) if own == name]
-            found |= dict(zip(rows, known[name](images[rows]), strict=True))
-        return [found[row] for row in range(len(names))]
-
-
-@dataclass(eq=False)
-class Group:
-    """A backbone, its digest, and the pools of the adapters on it."""
-
-    backbone: Backbone
-    base: str
-    setting: Setting
-    resident: int | None = None
-    _bank: Bank | None = None
-    _apart: Apart = field(default_factory=Apart)
-
-    def add(self, name: str, file: str, data: bytes) -> Pool:
-        """The pool that took the adapter in `data`, the content of `file`. Raises WeightsError when it does not fit."""
-        source = load_adapter(file, self.backbone, self.base, data)
-        if isinstance(self.backbone, ViT):
-            if self._bank is None:
-                self._bank = Bank(self.backbone, resident=self.resident)
+    def add(self, key: str, file: str, data: bytes) -> None:
+        """Add the adapter in `data`, the content of a file called `file`. Raises WeightsError when it does not fit."""
+        model = load_adapter(file, self.backbone, self.base, data)
+        if self._bank is not None:
             try:
-                self._bank.add(name, source)
-                return self._bank
-            except NotApplicable:
-                pass  # nothing of it can be shared
-        self._apart.add(name, source)
-        return self._apart
+                self._bank.add(key, model)
+                return
+            except NotApplicable:  # nothing of it can be shared
+                pass
+        self._separate[key] = model
+
+    def remove(self, key: str) -> None:
+        """Raises UnknownName."""
+        if self._separate.pop(key, None) is None:
+            cast(Bank, self._bank).remove(key)
+
+    def classifier(self, key: str) -> Classifier:
+        """One model by itself, for its gradients. Raises UnknownName."""
+        return self._separate[key] if key in self._separate else cast(Bank, self._bank).classifier(key)
+
+    def logits(self, squares: Sequence[Tensor], keys: Sequence[str]) -> list[Tensor]:
+        """Per square uint8 (3, S, S) the logits (C,) of the model of its key, in fp32 on the CPU."""
+        images = torch.stack(list(squares)).to(self.setting.device, non_blocking=True)
+        found: dict[int, Tensor] = {}
+        with torch.inference_mode(), self.setting.autocast():
+            shared = [i for i, key in enumerate(keys) if key not in self._separate]
+            if shared:
+                logits = cast(Bank, self._bank).logits(images[shared], [keys[i] for i in shared])
+                found |= dict(zip(shared, logits, strict=True))
+            for key in dict.fromkeys(key for key in keys if key in self._separate):
+                places = [i for i, other in enumerate(keys) if other == key]
+                found |= dict(zip(places, self._separate[key](images[places]), strict=True))
+        return [found[i].float().cpu() for i in range(len(keys))]
 
 
-def look_at(pool: Pool, setting: Setting, squares: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
-    """Per square uint8 (3, S, S) the logits (C,) of the classifier of its name, in fp32 on the CPU."""
-    images = torch.stack(list(squares)).to(setting.device, non_blocking=True)
-    with torch.inference_mode(), setting.autocast():
-        return [logits.float().cpu() for logits in pool.logits(images, names)]
-
-
-def kind_of(info: AdapterInfo) -> tuple[object, ...]:
+def group_key(info: AdapterInfo) -> tuple[object, ...]:
     """Equal for adapters that can share a backbone: its weights, how it computes, and how images become numbers.
 
-    How they become squares may differ (`squash`): each is decoded for its own adapter.
+    How images become squares (`squash`) may differ: each image is decoded for its own model.
     """
     preprocess = tuple((name, str(value)) for name, value in sorted(info.preprocess.items()) if name != "squash")
     return info.base, info.image_size, info.activation, preprocess

@@ -1,7 +1,7 @@
 """The models of a folder, and what happens when its files change while requests are being answered.
 
-A name stands for one version at a time. A request keeps the version it began with until it is answered: a version
-that was replaced or removed is given up when its last request is done. A file is read once: nothing depends on what
+A name stands for one version at a time. A request keeps the version it began with until it is answered; a version that
+was replaced or removed is dropped when its last request is done. A file is read once, so nothing depends on what
 becomes of it later.
 """
 
@@ -15,29 +15,30 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...classifier.model import Model, geometry_of
+from ...classifier.model import Model, find_backbone, geometry_of
 from ...data import Geometry
+from ...nn.backbone import Backbone
 from ...nn.setting import Setting
 from ...training.adapter_file import ADAPTER, AdapterInfo, read_adapter
 from ...training.features import cached_backbone
-from ...utils.errors import ConfigError, StorageError, VitadaptError, WeightsError
+from ...utils.errors import ConfigError, StorageError, VitadaptError, WeightsError, printable
 from ...utils.files import bytes_digest, read_bounded, storage_error, write_atomic
 from ...utils.limits import ADAPTER_FILE
-from .model_groups import Group, Pool, kind_of
-from .refusal import Refusal, no_model, public
+from .model_groups import ModelGroup, group_key
+from .refusal import Refusal, public, unknown_model
 
 SUFFIX = Path(ADAPTER).suffix
 RESERVED = "models"  # /v1/models is the list
-FOLDER = "."  # whose problem it is when the folder itself cannot be read; no model is called so
-NAME_BYTES = 200  # of a file's name most systems take 255, of which a file that is being written needs some
-NAME = re.compile(r"\w[\w .+-]{0,98}\w|\w")
+FOLDER = "."  # the name of a problem with the folder itself; no model is called so
+_NAME_BYTES = 200  # most systems allow 255 in a file's name, and a file that is being written needs some more
+_NAME = re.compile(r"\w[\w .+-]{0,98}\w|\w")
 Stamp = tuple[int, ...]
-Tell = Callable[[str], None]
+"""What of a file changes when the file does."""
 
 
 @dataclass(eq=False)
-class Version:
-    """One adapter as it was at one time; what may change (`users`, `retired`) belongs to the shelf."""
+class ModelVersion:
+    """One adapter as it was at one time. `users` and `retired` belong to the repository."""
 
     name: str
     key: str
@@ -45,11 +46,9 @@ class Version:
     info: AdapterInfo
     file: Path
     size: int
-    group: Group
-    pool: Pool
+    group: ModelGroup
     users: int = 0
     retired: bool = False
-    removed: bool = False
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -60,216 +59,237 @@ class Version:
         return geometry_of(self.group.backbone, self.info)
 
     def model(self) -> Model:
-        """As the commands know it. Raises WeightsError."""
-        return Model(self.pool.classifier(self.key), self.info, self.file, self.group.setting)
+        """As the commands know it."""
+        return Model(self.group.classifier(self.key), self.info, self.file, self.group.setting)
 
 
-class Shelf:
+class ModelRepository:
     """Name -> version, for the folder `root` (or one model folder, or one adapter file).
 
-    All but `lease` and `models` is for one thread at a time. `tell` hears of every change.
+    All but `lease` and `models` is for one thread at a time. `log` gets a line for every change. `backbone` is used
+    instead of the backbone that an adapter names, where it is the same by its digest.
     """
 
     def __init__(
-        self, root: Path, setting: Setting, resident: int | None = None, most: int = 10_000, tell: Tell = lambda _: None
+        self,
+        root: Path,
+        setting: Setting,
+        resident: int | None = None,
+        max_models: int = 10_000,
+        log: Callable[[str], None] = lambda _: None,
+        backbone: str | None = None,
     ) -> None:
-        self.root, self.setting, self.resident, self.most, self.tell = root, setting, resident, most, tell
+        self.root, self.setting, self.resident, self.backbone = root, setting, resident, backbone
+        self.max_models, self._log = max_models, log
         self.single = _is_single(root)
-        self.models: dict[str, Version] = {}
-        self.problems: dict[str, str] = {}
+        self.models: dict[str, ModelVersion] = {}
         self.changes = 0
-        self._groups: dict[tuple[object, ...], Group] = {}
-        self._taken: dict[str, Stamp] = {}  # what was looked at, whether it was good or not
-        self._moving: dict[str, Stamp] = {}
+        self._folder_problems: dict[str, str] = {}  # found anew at every look at the folder
+        self._file_problems: dict[str, str] = {}  # stay until the file changes
+        self._groups: dict[tuple[object, ...], ModelGroup] = {}
+        self._read: dict[str, Stamp] = {}  # the state in which a file was read, whether it could be used or not
+        self._changing: dict[str, Stamp] = {}  # the state in which a new file was seen for the first time
         self._serial = 0
         self._lock = threading.Lock()
 
-    # ---- what requests see
+    @property
+    def problems(self) -> dict[str, str]:
+        """Name -> why it cannot be served, or not in its newest version."""
+        return {**self._file_problems, **self._folder_problems}
 
     @contextmanager
-    def lease(self, name: str) -> Iterator[Version]:
-        """The version that `name` stands for now, kept while the block runs. Raises UnknownModel."""
+    def lease(self, name: str) -> Iterator[ModelVersion]:
+        """The version that `name` stands for now; it stays while the block runs. Raises UnknownModel."""
         with self._lock:
             version = self.models.get(name)
             if version is None:
-                raise no_model(name, self.models)
+                raise unknown_model(name, self.models)
             version.users += 1
         try:
             yield version
         finally:
             with self._lock:
                 version.users -= 1
-            self._give_up(version)
-
-    def _give_up(self, version: Version) -> None:
-        with self._lock:
-            if not version.retired or version.users or version.removed:
-                return
-            version.removed = True
-        version.pool.remove(version.key)
+                unused = version.retired and not version.users
+            if unused:
+                version.group.remove(version.key)
 
     # ---- the folder
 
-    def refresh(self, patient: bool = True) -> None:
-        """Take what is new in the folder, drop what is gone.
+    def refresh(self, first: bool = False) -> None:
+        """Load what is new in the folder, drop what is gone.
 
-        `patient`: a file is taken when it looked the same twice, one call apart, so that a copy in progress is left
-        alone, and a folder that cannot be read is one more problem instead of a StorageError. What cannot be used is
-        told once and kept in `problems`; an older version of it stays.
+        Only a file that looked the same at two calls is loaded, so that a copy in progress is left alone. Whatever
+        cannot be used is logged once and listed in `problems`; an older version of it stays. At the `first` call files
+        are loaded at once, and a folder that cannot be read raises StorageError.
         """
+        before = self.problems
         try:
-            found = self._found()
+            files, self._folder_problems = self._scan()
         except OSError as error:
-            if not patient:
+            if first:
                 raise storage_error(self.root, error) from error
-            self._problem(FOLDER, "the folder of the models cannot be read")
-            return
-        self.problems.pop(FOLDER, None)
-        for name in [name for name in self._taken if name not in found]:
-            del self._taken[name]
-            self.problems.pop(name, None)
-            self._put(name, None)
-        moving: dict[str, Stamp] = {}
-        for name, (path, stamp) in found.items():
-            if stamp == self._taken.get(name):
-                continue
-            if patient and stamp != self._moving.get(name):
-                moving[name] = stamp
-            else:
-                self._take(name, path, stamp)
-        self._moving = moving
+            self._folder_problems = {FOLDER: "the folder of the models cannot be read"}
+        else:
+            for name in [name for name in self._read if name not in files and name not in self._folder_problems]:
+                self._forget(name)
+            changing: dict[str, Stamp] = {}
+            for name, (path, stamp) in files.items():
+                if stamp == self._read.get(name):
+                    continue
+                if first or stamp == self._changing.get(name):
+                    self._load(name, path, stamp)
+                else:
+                    changing[name] = stamp
+            self._changing = changing
+        for name, message in self.problems.items():
+            if before.get(name) != message:
+                older = "; the version before it stays" if name in self.models else ""
+                self._log(printable(f"{name}: not taken: {message}{older}"))
 
-    def _found(self) -> dict[str, tuple[Path, Stamp]]:
-        """Name -> its file, and what changes when the file does."""
+    def _scan(self) -> tuple[dict[str, tuple[Path, Stamp]], dict[str, str]]:
+        """Name -> its file and the file's state; and name -> why there is none. Raises OSError."""
+        problems: dict[str, str] = {}
         if self.single:
             path = self.root / ADAPTER if self.root.is_dir() else self.root
-            name = self.root.resolve().name.removesuffix(SUFFIX)
-            places = {name: path}
+            paths = {self.root.resolve().name.removesuffix(SUFFIX): path}
         else:
-            places = self._places()
-        stamps = {name: _stamp(path) for name, path in places.items()}
-        return {name: (places[name], stamp) for name, stamp in stamps.items() if stamp is not None}
+            paths = self._list(problems)
+        files: dict[str, tuple[Path, Stamp]] = {}
+        for name, path in paths.items():
+            try:
+                files[name] = path, _stamp(path)
+            except OSError as error:
+                if path.is_symlink() or not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+                    problems[name] = f"cannot be read ({error.strerror})"
+        return files, problems
 
-    def _places(self) -> dict[str, Path]:
-        """A folder made by `fit` goes before an adapter file of the same name."""
-        entries = sorted((entry.name, entry.is_dir()) for entry in os.scandir(self.root))
-        files = [name for name, folder in entries if not folder and name.endswith(SUFFIX) and not name.startswith(".")]
-        places = {name.removesuffix(SUFFIX): self.root / name for name in files}
-        places |= {name: self.root / name / ADAPTER for name, folder in entries if folder and name[0] != "."}
-        if places.pop(RESERVED, None):
-            self._problem(RESERVED, "the server needs this name for itself; rename the model")
-        else:
-            self.problems.pop(RESERVED, None)
-        return places
+    def _list(self, problems: dict[str, str]) -> dict[str, Path]:
+        """Name -> where its file would be. A folder made by `fit` goes before an adapter file of the same name."""
+        files: dict[str, Path] = {}
+        folders: dict[str, Path] = {}
+        for entry in sorted(os.scandir(self.root), key=lambda entry: entry.name):
+            name = entry.name.removesuffix(SUFFIX)
+            try:
+                folder = entry.is_dir()
+            except OSError as error:  # such as a link to itself
+                problems[printable(name)] = f"cannot be read ({error.strerror})"
+                continue
+            if entry.name.startswith(".") or not (folder or entry.name.endswith(SUFFIX)):
+                continue
+            if any("\ud800" <= letter <= "\udfff" for letter in name):  # how Python writes other bytes
+                problems[printable(name)] = "its name is not UTF-8; rename it"
+            elif folder:
+                folders[entry.name] = self.root / entry.name / ADAPTER
+            else:
+                files[name] = self.root / entry.name
+        paths = {**files, **folders}
+        if paths.pop(RESERVED, None):
+            problems[RESERVED] = "the server needs this name for itself; rename the model"
+        return paths
 
-    def _take(self, name: str, path: Path, stamp: Stamp) -> None:
-        self._taken[name] = stamp
+    def _load(self, name: str, path: Path, stamp: Stamp) -> None:
+        self._read[name] = stamp
         try:
             data = read_bounded(path, ADAPTER_FILE)
             if _stamp(path) != stamp:  # it is still being written
-                del self._taken[name]
+                del self._read[name]
                 return
             old = self.models.get(name)
             if old is None or old.digest != bytes_digest(data):
-                self._put(name, self._loaded(name, path, data))
-            self.problems.pop(name, None)
+                self._replace(name, self._version(name, path, data))
+            self._file_problems.pop(name, None)
         except OSError as error:
-            self._problem(name, f"cannot be read ({error.strerror or 'damaged'})")
+            self._file_problems[name] = f"{path.name}: cannot be read ({error.strerror or 'damaged'})"
         except VitadaptError as error:
-            self._problem(name, public(str(error)))
-        except (RuntimeError, MemoryError) as error:  # torch says so when there is no memory; the watch goes on
-            self._problem(name, f"cannot be loaded ({public(str(error)) or 'too little memory'})")
+            self._file_problems[name] = public(str(error))
+        except (RuntimeError, MemoryError) as error:  # torch raises the former when there is no memory
+            self._file_problems[name] = f"cannot be loaded ({public(str(error)) or 'too little memory'})"
 
-    def _problem(self, name: str, message: str) -> None:
-        if self.problems.get(name) != message:
-            kept = "; the version before it stays" if name in self.models else ""
-            self.tell(f"{name}: not taken: {message}{kept}")
-        self.problems[name] = message
-
-    def _loaded(self, name: str, file: Path, data: bytes, known_only: bool = False) -> Version:
-        """A version that answers, of the content of `file`. Raises WeightsError, and what `load_backbone` raises."""
+    def _version(self, name: str, file: Path, data: bytes, upload: bool = False) -> ModelVersion:
+        """A version that is ready to answer. Raises WeightsError, and what `load_backbone` raises."""
         self._serial += 1
         key = f"{name}@{self._serial}"
         info, _ = read_adapter(file.name, data)
-        group, fresh = self._group(info, known_only)
-        pool = group.add(key, file.name, data)
-        if fresh:
-            self._groups[kind_of(info)] = group
-        return Version(name, key, bytes_digest(data), info, file, len(data), group, pool)
+        group = self._groups.get(group_key(info))
+        if group is None:
+            if upload:
+                raise WeightsError(
+                    f"stands on a backbone that is not served here ({public(info.backbone)}, digest {info.base}, "
+                    f"{info.image_size} pixels); put such an adapter into the folder on the server itself"
+                )
+            group = ModelGroup(*self._backbone_of(info, file), self.setting, self.resident)
+        group.add(key, file.name, data)
+        self._groups[group_key(info)] = group
+        return ModelVersion(name, key, bytes_digest(data), info, file, len(data), group)
 
-    def _group(self, info: AdapterInfo, known_only: bool) -> tuple[Group, bool]:
-        """The backbone with those that stand on it already, and whether it is a new one."""
-        known = self._groups.get(kind_of(info))
-        if known is not None:
-            return known, False
-        if known_only:
-            raise WeightsError(
-                f"stands on a backbone that is not served here ({public(info.backbone)}, digest {info.base}, "
-                f"{info.image_size} pixels); put such an adapter into the folder on the server itself"
-            )
-        backbone, base = cached_backbone(info.backbone, info.image_size, self.setting.device)
-        return Group(backbone, base, self.setting, self.resident), True
+    def _backbone_of(self, info: AdapterInfo, file: Path) -> tuple[Backbone, str]:
+        """The backbone of the adapter in `file`, and its digest."""
+        if self.backbone is not None:
+            backbone, base = cached_backbone(self.backbone, info.image_size, self.setting.device)
+            if base == info.base:
+                return backbone, base
+        return cached_backbone(find_backbone(info.backbone, file), info.image_size, self.setting.device)
 
-    def _put(self, name: str, version: Version | None) -> None:
+    def _replace(self, name: str, version: ModelVersion | None) -> None:
         """Let `name` stand for `version` (None: nothing) from now on."""
         with self._lock:
             old = self.models.get(name)
-            rest = {known: one for known, one in self.models.items() if known != name}
-            self.models = dict(sorted({**rest, **({name: version} if version else {})}.items()))
+            others = {other: one for other, one in self.models.items() if other != name}
+            self.models = dict(sorted({**others, **({name: version} if version else {})}.items()))
             if old is not None:
                 old.retired = True
-        if old is None and version is None:
+            unused = old if old is not None and not old.users else None
+        if unused is not None:
+            unused.group.remove(unused.key)
+        if old is version:
             return
         self.changes += 1
-        if old is not None:
-            self._give_up(old)
-        if version is None:
-            self.tell(f"{name}: removed")
-        else:
-            self.tell(f"{name}: {'replaced' if old else 'added'} ({len(version.classes)} classes)")
-        alive = {id(one.group) for one in self.models.values()}
-        self._groups = {kind: group for kind, group in self._groups.items() if id(group) in alive}
+        change = f"{'replaced' if old else 'added'} ({len(version.classes)} classes)" if version else "removed"
+        self._log(printable(f"{name}: {change}"))
+        groups = [one.group for one in self.models.values()]
+        self._groups = {key: group for key, group in self._groups.items() if group in groups}
+
+    def _forget(self, name: str) -> None:
+        self._read.pop(name, None)
+        self._file_problems.pop(name, None)
+        self._replace(name, None)
 
     # ---- over HTTP
 
-    def upload(self, name: str, data: bytes) -> tuple[Version, bool]:
+    def upload(self, name: str, data: bytes) -> tuple[ModelVersion, bool]:
         """Check, store and serve an adapter -> it, and whether the name is new. Raises Refusal, WeightsError,
         ConfigError for an impossible name, StorageError.
         """
-        if not NAME.fullmatch(name) or name.endswith(SUFFIX) or name == RESERVED or len(name.encode()) > NAME_BYTES:
+        if not _NAME.fullmatch(name) or name.endswith(SUFFIX) or name == RESERVED or len(name.encode()) > _NAME_BYTES:
             raise ConfigError(f"{name[:100]!r} cannot be a model's name: up to 100 letters, digits, blanks, . _ + -")
         self._require_changeable(name)
         new = name not in self.models
-        if new and len(self.models) >= self.most:
-            raise Refusal(409, "too_many_models", f"{self.most} models are served already; remove one first")
+        if new and len(self.models) >= self.max_models:
+            raise Refusal(409, "too_many_models", f"{self.max_models} models are served already; remove one first")
         path = self.root / f"{name}{SUFFIX}"
-        version = self._loaded(name, path, data, known_only=True)
+        version = self._version(name, path, data, upload=True)
         try:
             write_atomic(path, data)
-        except StorageError:
-            version.retired = True
-            self._give_up(version)
+            self._read[name] = _stamp(path)
+        except (StorageError, OSError):
+            version.group.remove(version.key)
             raise
-        stamp = _stamp(path)
-        if stamp is not None:
-            self._taken[name] = stamp
-        self.problems.pop(name, None)
-        self._put(name, version)
+        self._file_problems.pop(name, None)
+        self._replace(name, version)
         return version, new
 
     def remove(self, name: str) -> None:
         """Stop serving `name` and delete its file. Raises UnknownModel, Refusal, StorageError."""
-        if name not in self.models and name not in self.problems:
-            raise no_model(name, self.models)
+        if name not in self.models and name not in self._file_problems:
+            raise unknown_model(name, self.models)
         self._require_changeable(name)
         path = self.root / f"{name}{SUFFIX}"
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise storage_error(path, error) from error
-        self._taken.pop(name, None)
-        self.problems.pop(name, None)
-        self._put(name, None)
+        self._forget(name)
 
     def _require_changeable(self, name: str) -> None:
         if self.single:
@@ -285,9 +305,7 @@ def _is_single(root: Path) -> bool:
     return root.is_file() or ((root / ADAPTER).is_file() and len(list(root.glob(f"[!.]*{SUFFIX}"))) == 1)
 
 
-def _stamp(path: Path) -> Stamp | None:
-    try:
-        look = os.stat(path)
-    except OSError:
-        return None
-    return look.st_ino, look.st_size, look.st_mtime_ns, look.st_ctime_ns
+def _stamp(path: Path) -> Stamp:
+    """Raises OSError."""
+    status = os.stat(path)
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,10 +1,13 @@
-"""What the server says when it does not answer: a status, a word for programs, and one line for people."""
+"""Error answers: a status, a code for programs, and one line for people."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 
 from ...data.images import TooManyPixels
 from ...utils.errors import (
@@ -23,10 +26,10 @@ class UnknownModel(UnknownName):
     """A name that no model has."""
 
 
-BUSY = {"Retry-After": "1"}
-_PATH = re.compile(r"(?<![\w./])(?:[A-Za-z]:[\\/]|~?/)(?:[^\s/\\'\"(),;:]+[/\\])+")
+RETRY = {"Retry-After": "1"}
+_FOLDERS = re.compile(r"(?<![\w./])(?:[A-Za-z]:[\\/]|~?/)(?:[^\s/\\'\"(),;:]+[/\\])+")
 _LONGEST = 500
-_KINDS: tuple[tuple[type[VitadaptError], int, str], ...] = (
+_STATUS: tuple[tuple[type[VitadaptError], int, str], ...] = (
     (TooManyPixels, 413, "too_large"),
     (DataError, 422, "bad_image"),
     (UnknownModel, 404, "unknown_model"),
@@ -39,38 +42,47 @@ _KINDS: tuple[tuple[type[VitadaptError], int, str], ...] = (
 
 
 class Refusal(Exception):
-    """A request that is not answered as it wished."""
+    """A request that gets an error answer."""
 
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.status, self.code, self.message, self.headers = status, code, message, dict(headers or {})
 
 
-def body_of(code: str, message: str) -> dict[str, Any]:
-    """The JSON of every refusal."""
+def error_body(code: str, message: str) -> dict[str, Any]:
+    """The JSON of every error answer."""
     return {"error": {"code": code, "message": message}}
 
 
-def no_model(name: str, known: Iterable[str]) -> UnknownModel:
-    """The error for a name that no model has, with near ones."""
-    names = list(known)
+def unknown_model(name: str, models: Iterable[str]) -> UnknownModel:
+    """The error for a name that no model has, with similar names."""
+    names = list(models)
     if not names:
         return UnknownModel(f"unknown model {name[:100]!r}; no model is served yet")
     return UnknownModel(str(unknown("model", name[:100], names)))
 
 
 def busy(message: str) -> Refusal:
-    """Over capacity: try again soon."""
-    return Refusal(503, "busy", f"{message}; try again in a second", BUSY)
+    """More than the server can do now."""
+    return Refusal(503, "busy", f"{message}; try again in a second", RETRY)
 
 
 def refusal_of(error: VitadaptError) -> Refusal:
-    """An error that was written for the person at the keyboard, as one for a stranger: no path of this machine."""
-    status, code = next(((status, code) for kind, status, code in _KINDS if isinstance(error, kind)), (500, "internal"))
+    """An error that was written for the owner of this machine, for a stranger: without its paths."""
+    status, code = next(
+        ((status, code) for kind, status, code in _STATUS if isinstance(error, kind)), (500, "internal")
+    )
     return Refusal(status, code, public(str(error)))
 
 
+def invalid(error: ValidationError | RequestValidationError) -> Refusal:
+    """The first thing that is wrong with the options or the JSON of a request."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"] if part not in ("query", "path"))
+    return Refusal(422, "bad_request", f"{field}: {first['msg']}" if field else first["msg"])
+
+
 def public(text: str) -> str:
-    """One line without folders: of every path its last part stays."""
-    line = " ".join(_PATH.sub("", text).split())
+    """One line in which every path is reduced to its last part."""
+    line = " ".join(_FOLDERS.sub("", text).split())
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."

@@ -13,9 +13,8 @@ import uvicorn
 
 from ...utils.errors import ConfigError, VitadaptError
 from .app import make_app
-from .connection import connection
-from .malloc import hold_little
-from .middleware import Door
+from .connection import connection_with
+from .middleware import AccessPolicy
 from .service import Service
 
 _BACKLOG = 1024
@@ -24,7 +23,7 @@ _KEEP_ALIVE = 30  # seconds that an idle connection stays open: longer than clie
 
 @dataclass(frozen=True)
 class Address:
-    """Where to listen, and who may ask. hosts: further names of this server."""
+    """Where to listen, and who may ask. hosts: more names of this server."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -40,14 +39,14 @@ class Address:
             return ipaddress.ip_address(self.host.strip("[]")).is_loopback
         return False
 
-    def door(self) -> Door:
+    def access(self) -> AccessPolicy:
         """On a loopback address other names are refused: a page of another site could make its name mean this one."""
-        own = {"localhost", "127.0.0.1", "::1", self.host.strip("[]").lower()} if self.loopback else set()
-        return Door(self.token, frozenset(own | {host.lower() for host in self.hosts}))
+        names = {"localhost", "127.0.0.1", "::1", self.host.strip("[]").lower()} if self.loopback else set()
+        return AccessPolicy(self.token, frozenset(names | {host.lower() for host in self.hosts}))
 
 
 def _listener(address: Address) -> socket.socket:
-    """A socket that connections already queue at. Raises ConfigError."""
+    """A listening socket. Raises ConfigError."""
     if not 0 <= address.port <= 65535:
         raise ConfigError(f"--port is a number from 0 to 65535, not {address.port}")
     listener = None
@@ -67,7 +66,7 @@ def _listener(address: Address) -> socket.socket:
     return listener
 
 
-def prepared(service: Service, address: Address) -> tuple[uvicorn.Server, socket.socket]:
+def make_server(service: Service, address: Address) -> tuple[uvicorn.Server, socket.socket]:
     """A server with its models loaded, and the socket to be given to its `run`.
 
     Raises ConfigError when the address cannot be listened at, and what `Service.load` raises.
@@ -80,8 +79,8 @@ def prepared(service: Service, address: Address) -> tuple[uvicorn.Server, socket
         listener.close()
         raise
     config = uvicorn.Config(
-        make_app(service, address.door()),
-        http=connection(limits),
+        make_app(service, address.access()),
+        http=connection_with(limits),
         ws="none",
         loop="asyncio",
         lifespan="on",
@@ -90,21 +89,20 @@ def prepared(service: Service, address: Address) -> tuple[uvicorn.Server, socket
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=_KEEP_ALIVE,
-        timeout_graceful_shutdown=round(limits.read + limits.answer) + 1,
+        timeout_graceful_shutdown=round(limits.read_timeout + limits.timeout) + 1,
     )
     return uvicorn.Server(config), listener
 
 
-def run(service: Service, address: Address, tell: Callable[[str], None] = lambda _: None) -> None:
-    """Serve until SIGTERM or SIGINT; then answer what was accepted and return. Raises as `prepared`."""
-    before = {kind: signal.signal(kind, _nothing) for kind in (signal.SIGTERM, signal.SIGINT)}
+def run(service: Service, address: Address, log: Callable[[str], None] = lambda _: None) -> None:
+    """Serve until SIGTERM or SIGINT; then answer what was accepted and return. Raises as `make_server`."""
+    before = {kind: signal.signal(kind, _ignore) for kind in (signal.SIGTERM, signal.SIGINT)}
     listener = None
-    hold_little()
     try:
-        server, listener = prepared(service, address)
-        count = len(service.shelf.models)
-        tell(f"{count} model{'' if count == 1 else 's'} at {url_of(listener)} (Ctrl-C ends it)")
-        server.run(sockets=[listener])  # it repeats the signal that ended it, which then means nothing
+        server, listener = make_server(service, address)
+        count = len(service.repository.models)
+        log(f"{count} model{'' if count == 1 else 's'} at {url_of(listener)} (Ctrl-C ends it)")
+        server.run(sockets=[listener])  # it repeats the signal that ended it, which is then ignored
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
@@ -112,8 +110,8 @@ def run(service: Service, address: Address, tell: Callable[[str], None] = lambda
             listener.close()
 
 
-def _nothing(*_: object) -> None:
-    """A signal that has been heard already."""
+def _ignore(*_: object) -> None:
+    """For a signal that uvicorn has acted upon already."""
 
 
 def url_of(listener: socket.socket) -> str:

@@ -1,4 +1,4 @@
-"""What goes in and out, as the OpenAPI description says it."""
+"""Requests and answers, as the OpenAPI description shows them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Threshold = Annotated[float | None, Field(ge=0, le=1, description="Below this pr
 
 
 class Encoded(BaseModel):
-    """Images in base64 (a data: URI is taken, too), and what may also be said in the query."""
+    """Images in base64 (a data: URI is taken, too), and the options that the query has, too."""
 
     model_config = ConfigDict(extra="forbid")
     image: str | None = Field(None, description="One image.")
@@ -21,7 +21,7 @@ class Encoded(BaseModel):
 
 
 class Row(BaseModel):
-    """What is said of one image: the same as `vitadapt predict --json`."""
+    """The prediction for one image: the same as `vitadapt predict --json`."""
 
     model_config = ConfigDict(extra="allow")
     image: str = Field(description="The file name that was sent, or the image's number.")
@@ -66,7 +66,7 @@ class About(BaseModel):
 
 
 class Models(BaseModel):
-    """What is served, and what lies in the folder and cannot be."""
+    """What is served, and which files of the folder cannot be."""
 
     models: list[About]
     problems: dict[str, str]
@@ -85,13 +85,13 @@ class Health(BaseModel):
 
 
 class Problem(BaseModel):
-    """A word for programs and one line for people."""
+    """A code for programs and one line for people."""
 
     code: str
     message: str
 
 
 class Error(BaseModel):
-    """Every answer that is none."""
+    """Every error answer."""
 
     error: Problem

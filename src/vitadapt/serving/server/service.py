@@ -1,4 +1,4 @@
-"""What the server can do, apart from HTTP: answer, explain, add and remove models."""
+"""What the server does, apart from HTTP: predict, explain, add and remove models."""
 
 from __future__ import annotations
 
@@ -6,38 +6,34 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ...classifier.explain import Explanation, class_index, explain_pixels, heat_map_png, visible_part
 from ...classifier.model import probabilities_of
 from ...classifier.predict import prediction
-from ...data import Geometry
 from ...data.images import UnreadableImage, open_image, to_pixels
 from ...nn.attribution import overlay, side_by_side
 from ...nn.setting import Setting
 from ...utils.errors import WeightsError
-from .batching import Batches, Room
+from .batching import Batcher, Queue
 from .limits import EXPLANATION, Limits
-from .malloc import give_back
 from .metrics import Metrics
-from .model_groups import Pool, look_at
-from .model_repository import Shelf, Tell, Version
+from .model_groups import ModelGroup
+from .model_repository import ModelRepository, ModelVersion
 from .refusal import Refusal
-from .requests import Asked, Picture
+from .requests import EncodedImage, ImageRequest
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 _SIDE = 448  # pixels of a side of a drawn heat map, at least
-_TIDY = 10.0  # seconds between looks for memory that can be given back
-_VERSION = 12  # letters of a version's digest that are told
 
 
 class Service:
-    """The models of a folder, ready to be asked. One thread computes, one changes the models, a few decode."""
+    """The models of a folder behind threads: one for the network, one that changes the models, a few that decode."""
 
     def __init__(
         self,
@@ -46,43 +42,44 @@ class Service:
         limits: Limits,
         resident: int | None = None,
         poll: float = 1.0,
-        tell: Tell = lambda _: None,
+        log: Callable[[str], None] = lambda _: None,
+        backbone: str | None = None,
     ) -> None:
-        self.setting, self.limits, self.poll = setting, limits, poll
-        self.shelf = Shelf(root, setting, resident, limits.models, tell)
-        self.metrics = Metrics()
-        self.room = Room(limits.queue)
+        self.limits, self.poll = limits, poll
+        self.repository = ModelRepository(root, setting, resident, limits.max_models, log, backbone)
+        self.queue = Queue(limits.queue)
         self.ready = self._loaded = False
         self._network = ThreadPoolExecutor(1, "network")
         self._loading = ThreadPoolExecutor(1, "models")
         self._decoding = ThreadPoolExecutor(limits.decoders, "decode")
         self._tasks: list[asyncio.Task[None]] = []
-        self._batches: Batches[tuple[Version, Tensor], Tensor]
-        self.metrics.watch("models", "Models served.", lambda: len(self.shelf.models))
-        self.metrics.watch("model_problems", "Files that cannot be served.", lambda: len(self.shelf.problems))
-        self.metrics.watch("model_changes", "Models added, replaced or removed since the start.", self._changes)
-        self.metrics.watch("queued_images", "Images accepted and not answered yet.", lambda: self.room.taken)
-
-    def _changes(self) -> float:
-        return self.shelf.changes
+        self._batcher: Batcher[tuple[ModelVersion, Tensor], Tensor]
+        self.metrics = Metrics()
+        self.metrics.add_gauge("models", "Models served.", lambda: len(self.repository.models))
+        self.metrics.add_gauge("model_problems", "Files that cannot be served.", lambda: len(self.repository.problems))
+        self.metrics.add_gauge(
+            "model_changes", "Models added, replaced or removed since the start.", lambda: self.repository.changes
+        )
+        self.metrics.add_gauge("queued_images", "Images accepted and not answered yet.", lambda: self.queue.used)
 
     def load(self) -> None:
-        """Take what lies in the folder. Raises StorageError when it cannot be read, WeightsError when it is one model
-        that cannot be used; of several, those that can be are served.
+        """Load the models of the folder. Raises StorageError when it cannot be read, WeightsError when it is one model
+        that cannot be used; of several, those that can be used are served.
         """
-        self.shelf.refresh(patient=False)
-        if self.shelf.single and self.shelf.problems:
-            raise WeightsError("; ".join(self.shelf.problems.values()))
+        self.repository.refresh(first=True)
+        if self.repository.single and self.repository.problems:
+            raise WeightsError("; ".join(self.repository.problems.values()))
         self._loaded = True
 
     async def start(self) -> None:
-        """Take what lies in the folder, if that was not done yet, and begin to watch it and to answer."""
-        compute = partial(_computed, self.setting)
-        told = self.metrics.batches.observe
-        self._batches = Batches(compute, self._network, self.limits.batch, self.limits.wait, told)
+        """Load the models, if that was not done yet, and begin to watch the folder and to answer."""
+        limits = self.limits
+        self._batcher = Batcher(
+            _logits, self._network, limits.batch, limits.wait_ms / 1000, self.metrics.batches.observe
+        )
         if not self._loaded:
             await self._in(self._loading, self.load)
-        self._tasks = [asyncio.create_task(work) for work in (self._batches.run(), self._watch(), self._tidy())]
+        self._tasks = [asyncio.create_task(work) for work in (self._batcher.run(), self._watch())]
         self.ready = True
 
     async def stop(self) -> None:
@@ -92,113 +89,104 @@ class Service:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-        for threads in (self._decoding, self._network, self._loading):
-            threads.shutdown(wait=True, cancel_futures=True)
-
-    async def _tidy(self) -> None:
-        while True:
-            await asyncio.sleep(_TIDY)
-            await self._in(self._loading, give_back)
+        for executor in (self._decoding, self._network, self._loading):
+            executor.shutdown(wait=True, cancel_futures=True)
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self.poll)
-            await self._in(self._loading, self.shelf.refresh)
-            self.metrics.keep(self.shelf.models)
+            await self._in(self._loading, self.repository.refresh)
+            self.metrics.forget_models(except_for=self.repository.models)
 
-    async def _in(self, threads: ThreadPoolExecutor, work: Callable[[], Made]) -> Made:
-        return await asyncio.get_running_loop().run_in_executor(threads, work)
+    async def _in(self, executor: ThreadPoolExecutor, work: Callable[..., Result], *arguments: Any) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(executor, work, *arguments)
 
     # ---- answers
 
-    async def predict(self, name: str, asked: Asked) -> dict[str, Any]:
-        """All pictures answered by the version that `name` stands for now. Raises UnknownName, Refusal, DataError."""
-        with self.shelf.lease(name) as version, self.room.of(len(asked.pictures)):
+    async def predict(self, name: str, request: ImageRequest) -> dict[str, Any]:
+        """All images answered by the version that `name` stands for now. Raises UnknownModel, Refusal, DataError."""
+        with self.repository.lease(name) as version, self.queue.reserve(len(request.images)):
             found = await asyncio.gather(
-                *(self._logits(version, one) for one in asked.pictures), return_exceptions=True
+                *(self._predict_one(version, image) for image in request.images), return_exceptions=True
             )
-            logits = _all_good(found)
-            probabilities = probabilities_of(torch.stack(logits))
+            probabilities = probabilities_of(torch.stack(_require_all(found)))
             rows = [
-                prediction(picture.name, version.classes, own, asked.top, asked.threshold)
-                for picture, own in zip(asked.pictures, probabilities, strict=True)
+                prediction(image.name, version.classes, scores, request.top, request.threshold)
+                for image, scores in zip(request.images, probabilities, strict=True)
             ]
-            self.metrics.answered(name, len(rows))
-            return {"model": name, "version": version.digest[:_VERSION], "answers": rows}
+            self.metrics.count_images(name, len(rows))
+            return {"model": name, "version": version_text(version), "answers": rows}
 
-    async def _logits(self, version: Version, picture: Picture) -> Tensor:
-        square = await self._in(self._decoding, partial(_square, picture, version.geometry, self.limits.pixels))
-        return await self._batches.ask((version, square))
+    async def _predict_one(self, version: ModelVersion, image: EncodedImage) -> Tensor:
+        square, _ = await self._in(self._decoding, _decode, version, image, self.limits.max_pixels, 0)
+        return await self._batcher.submit((version, square))
 
-    async def explain(self, name: str, picture: Picture, kind: str, wanted: str | None, draw: str | None) -> Any:
-        """(version, `Explanation`, heat (h, w), PNG or None) of one picture; draw: "both", "overlay" or None.
+    async def explain(
+        self, name: str, image: EncodedImage, kind: str, class_name: str | None, drawing: str | None
+    ) -> tuple[ModelVersion, Explanation, Tensor, bytes | None]:
+        """The heat (h, w) of one image, and a PNG of it. drawing: "both", "overlay" or None.
 
         Raises UnknownName for a model, class or kind that does not exist, NotApplicable, Refusal, DataError.
         """
-        with self.shelf.lease(name) as version, self.room.of(EXPLANATION):
-            side = _SIDE if draw else 0
-            decode = partial(_square_and_seen, picture, version.geometry, self.limits.pixels, side)
-            square, seen = await self._in(self._decoding, decode)
-            found, heat = await self._in(self._network, partial(_looked, version, square, kind, wanted))
-            png = await self._in(self._decoding, partial(_drawn, seen, found, heat, kind, draw)) if draw else None
-            self.metrics.answered(name, 1)
-            return version, found, heat, png
+        with self.repository.lease(name) as version, self.queue.reserve(EXPLANATION):
+            side = _SIDE if drawing else 0
+            square, seen = await self._in(self._decoding, _decode, version, image, self.limits.max_pixels, side)
+            explained, heat = await self._in(self._network, _explain, version, square, kind, class_name)
+            png = None
+            if seen is not None:
+                draw = side_by_side if drawing == "both" else overlay
+                png = await self._in(self._decoding, lambda: heat_map_png(draw(seen, heat), explained, kind))
+            self.metrics.count_images(name, 1)
+            return version, explained, heat, png
 
     # ---- models
 
-    async def upload(self, name: str, data: bytes) -> tuple[Version, bool]:
-        """As `Shelf.upload`."""
-        return await self._in(self._loading, partial(self.shelf.upload, name, data))
+    async def upload(self, name: str, data: bytes) -> tuple[ModelVersion, bool]:
+        """As `ModelRepository.upload`."""
+        return await self._in(self._loading, self.repository.upload, name, data)
 
     async def remove(self, name: str) -> None:
-        """As `Shelf.remove`."""
-        await self._in(self._loading, partial(self.shelf.remove, name))
+        """As `ModelRepository.remove`."""
+        await self._in(self._loading, self.repository.remove, name)
 
 
-def version_text(version: Version) -> str:
-    """What tells one content of a model from another."""
-    return version.digest[:_VERSION]
+def version_text(version: ModelVersion) -> str:
+    """A short text that changes with the content of a model."""
+    return version.digest[:12]
 
 
-def _computed(setting: Setting, asked: Sequence[tuple[Version, Tensor]]) -> list[Tensor]:
-    """The logits of every question, each pool asked once."""
-    pools: dict[int, tuple[Pool, list[int]]] = {}
-    for place, (version, _) in enumerate(asked):
-        kind = id(version.pool)
-        pools.setdefault(kind, (version.pool, []))[1].append(place)
+def _logits(items: Sequence[tuple[ModelVersion, Tensor]]) -> list[Tensor]:
+    """The logits (C,) of every pair of a version and a square, group by group."""
+    groups: dict[ModelGroup, list[int]] = {}
+    for place, (version, _) in enumerate(items):
+        groups.setdefault(version.group, []).append(place)
     found: dict[int, Tensor] = {}
-    for pool, places in pools.values():
-        squares, names = [asked[place][1] for place in places], [asked[place][0].key for place in places]
-        found |= dict(zip(places, look_at(pool, setting, squares, names), strict=True))
-    return [found[place] for place in range(len(asked))]
+    for group, places in groups.items():
+        squares, keys = [items[place][1] for place in places], [items[place][0].key for place in places]
+        found |= dict(zip(places, group.logits(squares, keys), strict=True))
+    return [found[place] for place in range(len(items))]
 
 
-def _all_good(found: Sequence[Tensor | BaseException]) -> list[Tensor]:
-    """Raises the first error; of several unreadable pictures one that names all."""
-    broken = [one for one in found if isinstance(one, UnreadableImage)]
-    if len(broken) > 1:
-        raise Refusal(422, "bad_image", "; ".join(f"{one.name} ({one.reason})" for one in broken) + ": cannot be read")
+def _require_all(found: Sequence[Tensor | BaseException]) -> list[Tensor]:
+    """Raises the first error; of several unreadable images one that names them all."""
+    unreadable = [one for one in found if isinstance(one, UnreadableImage)]
+    if len(unreadable) > 1:
+        names = "; ".join(f"{error.name} ({error.reason})" for error in unreadable)
+        raise Refusal(422, "bad_image", f"{names}: cannot be read")
     for one in found:
         if isinstance(one, BaseException):
             raise one
     return [one for one in found if isinstance(one, Tensor)]
 
 
-def _square(picture: Picture, geometry: Geometry, most: int) -> Tensor:
-    return torch.from_numpy(to_pixels(open_image(picture.data, picture.name, most), geometry, picture.name))
+def _decode(version: ModelVersion, image: EncodedImage, pixels: int, side: int) -> tuple[Tensor, Image.Image | None]:
+    """The square (3, S, S) that the model gets, and the same part of the image with `side` pixels (0: None)."""
+    picture = open_image(image.data, image.name, pixels)
+    square = torch.from_numpy(to_pixels(picture, version.geometry, image.name))
+    return square, visible_part(picture, version.geometry, image.name, side) if side else None
 
 
-def _square_and_seen(picture: Picture, geometry: Geometry, most: int, side: int) -> tuple[Tensor, Any]:
-    image = open_image(picture.data, picture.name, most)
-    square = torch.from_numpy(to_pixels(image, geometry, picture.name))
-    return square, visible_part(image, geometry, picture.name, side) if side else None
-
-
-def _looked(version: Version, square: Tensor, kind: str, wanted: str | None) -> tuple[Explanation, Tensor]:
+def _explain(version: ModelVersion, square: Tensor, kind: str, class_name: str | None) -> tuple[Explanation, Tensor]:
     model = version.model()
-    class_index(model, wanted)
-    return explain_pixels(model, square, kind, wanted)
-
-
-def _drawn(seen: Any, found: Explanation, heat: Tensor, kind: str, draw: str) -> bytes:
-    return heat_map_png(side_by_side(seen, heat) if draw == "both" else overlay(seen, heat), found, kind)
+    class_index(model, class_name)  # before anything is computed
+    return explain_pixels(model, square, kind, class_name)
