@@ -160,6 +160,23 @@ def test_the_test_images_decide_nothing(photos, tmp_path):
     assert made[0] == made[1]
 
 
+def test_a_class_with_one_image_is_trained_on_and_named(photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "rare")
+    for i in range(1, 6):
+        (tmp_path / "rare" / "red" / f"{i}.png").unlink()
+    messages: list[str] = []
+    record = fit_folder(
+        FitConfig(str(tmp_path / "rare"), "random:tiny"), tmp_path / "m", Environment(), messages.append
+    )
+    assert record["data"]["train"][2] == 1 and record["data"]["test"] == [2, 2, 0] and record["folds"] == 0
+    assert "no images to test with can be spared of red; all of them are used for training" in messages
+    assert all("too few images" in row["note"] for row in record["ladder"])
+    record = fit_folder(
+        FitConfig(str(folder_of(tmp_path / "few", each=1)), "random:tiny"), tmp_path / "n", Environment()
+    )
+    assert record["data"]["train"] == [1, 1, 1] and record["test"]["accuracy"] is None
+
+
 def test_two_images_per_class_are_enough_and_one_is_left_to_test_with(tmp_path):
     photos = folder_of(tmp_path / "few", each=2)
     messages: list[str] = []
@@ -312,6 +329,22 @@ def test_evaluate_matches_classes_by_name(model, photos, tmp_path):
     (mine / "BLUE").rename(mine / "cyan")
     with pytest.raises(DataError, match="none of its classes"):
         call("evaluate", out, mine)
+
+
+def test_evaluate_takes_all_images_however_few_and_leaves_out_unreadable_ones(model, photos, tmp_path):
+    out, _ = model
+    folder_of(tmp_path / "one", each=1)
+    folder_of(tmp_path / "single", each=4, colours=("blue",))
+    folder_of(tmp_path / "tested" / "test", each=2)
+    (tmp_path / "one.csv").write_text(f"path,label,split\n{photos}/red/0.png,red,test\n{photos}/red/1.png,red,test\n")
+    folder_of(tmp_path / "broken", each=4)
+    (tmp_path / "broken" / "red" / "9.png").write_text("junk")
+    for name, count in {"one": 3, "single": 4, "tested": 6, "one.csv": 2, "broken": 12}.items():
+        found = call("evaluate", out, tmp_path / name, "--json", fails=True)
+        assert found.exit_code == 0 and json.loads(found.stdout)["count"] == count, name
+    assert "left out: " in found.stderr and "9.png cannot be read" in found.stderr
+    with pytest.raises(DataError, match="none to train on"):
+        call("fit", tmp_path / "tested", "--out", tmp_path / "m", "-b", "random:tiny")
 
 
 def test_info_needs_no_backbone(model, monkeypatch):

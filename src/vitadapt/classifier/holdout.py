@@ -14,11 +14,9 @@ from ..data.checks.dataset import check as examine
 from ..data.checks.near_duplicates import groups as groups_of
 from ..data.examples import IndexArray
 from ..data.parallel import Progress
-from ..data.readers.hf_datasets import PREFIX, read_hub
 from ..data.sampling.folds import hold_out_groups
+from ..data.sampling.splits import check_classes, hold_out
 from ..utils.errors import DataError
-
-_OURS = {"duplicates across splits", "split size", "reading"}  # findings that the division here makes void
 
 
 @dataclass(frozen=True)
@@ -51,44 +49,40 @@ def train_test_split(
     Images that cannot be read are left out, with a note. Raises DataError when nothing to learn from is left, and
     UnknownName for a misspelt name.
     """
-    dataset = open_images(spec, root)
+    dataset = open_dataset(spec, root, whole=True)
     if any(part.multilabel for part in dataset.splits.values()):
         raise DataError(f"{dataset.name}: images with several labels are not for this; use 'vitadapt run'")
+    if "train" not in dataset.splits:
+        raise DataError(f"{dataset.name} has images to test with, and none to train on; add a train part")
+    check_classes(dataset.name, dataset.classes)
     report = examine(dataset, progress=progress)
     broken = set(report.unreadable)
-    given = dataset.split != "held-out"
-    parts = {split: _without(part, broken) for split, part in dataset.splits.items()}
-    train = _joined(part for split, part in parts.items() if not (given and split == "test"))
-    _require_every_class(train, dataset)
     notes = [f"{len(broken)} images cannot be read and were left out: {_some(sorted(broken))}"] if broken else []
-    findings = tuple(f for f in report.findings if f.check != "unreadable" and (given or f.check not in _OURS))
-    test = parts["test"] if given else train.take([])
-    everything = _joined([train, test])
-    groups = groups_of(everything, progress=progress)
+    findings = [finding for finding in report.findings if finding.check != "unreadable"]
+    parts = {split: _without(part, broken) for split, part in dataset.splits.items()}
+    given = "test" in parts and dataset.split != "held-out"
+    test = parts.pop("test") if given else parts["train"].take([])
+    train = _joined(parts.values())
+    _require_every_class(train, dataset)
+    groups = groups_of(_joined([train, test]), progress=progress)
     own, other = groups[: len(train)], groups[len(train) :]
     if given:
-        twins = int(np.isin(other, own).sum())
-        if twins:
+        if twins := int(np.isin(other, own).sum()):
             notes.append(f"{twins} test images have a near-duplicate in train: the accuracy is too good by them")
-        return TrainTestSplit(dataset.name, dataset.classes, train, test, own, True, findings, tuple(notes))
-    rows, held = hold_out_groups([_key(ref.name) for ref in train.refs], train.labels, own)
-    copies = len(train) - len(np.unique(own))
-    if copies:
+        return TrainTestSplit(dataset.name, dataset.classes, train, test, own, True, tuple(findings), tuple(notes))
+    keys = [_key(ref.name) for ref in train.refs]
+    order = np.concatenate(hold_out(keys, train.labels))  # of earlier versions: the same images give the same model
+    train, own, keys = train.take(order), own[order], [keys[row] for row in order]
+    rows, held = hold_out_groups(keys, train.labels, own)
+    if copies := len(train) - len(np.unique(own)):
         notes.append(f"{copies} images are near-duplicates of others; each group of them was kept together")
-    alone = [c for i, c in enumerate(dataset.classes) if i not in set(train.labels[held].tolist())]
-    if alone:
-        notes.append(f"no picture to test with could be spared of {_some(alone)}; add different ones")
-    parts = {"train": train.take(rows), "test": train.take(held)}
+    untested = sorted(set(range(len(dataset.classes))) - set(train.labels[held].tolist()))
+    if untested:
+        names = _some([dataset.classes[c] for c in untested])
+        notes.append(f"no images to test with can be spared of {names}; all of them are used for training")
     return TrainTestSplit(
-        dataset.name, dataset.classes, parts["train"], parts["test"], own[rows], False, findings, (*notes,)
+        dataset.name, dataset.classes, train.take(rows), train.take(held), own[rows], False, (*findings,), (*notes,)
     )
-
-
-def open_images(spec: str | Path | Dataset, root: Path | None = None) -> Dataset:
-    """`open_dataset`, which here also knows hf:REPO. Raises as it does, and as `read_hub`."""
-    if isinstance(spec, str) and spec.startswith(PREFIX):
-        return read_hub(spec)
-    return open_dataset(spec, root)
 
 
 def _key(name: str) -> str:

@@ -20,7 +20,7 @@ from ..data.readers.arrays import to_refs
 from ..methods.spec import method_text
 from ..nn.backbone import Backbone
 from ..nn.head import Classifier
-from ..nn.setting import Progress, Setting
+from ..nn.setting import Setting
 from ..nn.surgery import Method
 from ..training.adapter_file import ADAPTER, AdapterInfo, adapter_bytes, load_adapter, read_adapter
 from ..training.features import cached_backbone
@@ -49,10 +49,6 @@ class Model:
     def geometry(self) -> Geometry:
         """How images become squares."""
         return geometry_of(self.classifier.backbone, self.info)
-
-    def with_progress(self, progress: Progress | None) -> Model:
-        """The same model; while it predicts it calls `progress`."""
-        return replace(self, setting=replace(self.setting, progress=progress))
 
     def predict_proba(self, images: Any) -> Floats:
         """(N, C) probabilities of paths, PIL images, uint8 arrays (N, H, W, 3) or tensors (N, 3, H, W).

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ..data import Examples, FileRef
+from ..data import Examples, FileRef, open_dataset
 from ..data.examples import ImageRef
 from ..data.images import SUFFIXES, UnreadableImage
 from ..data.parallel import Progress
@@ -21,10 +21,9 @@ from ..nn.head_spec import head_text
 from ..training.adapter_file import ADAPTER, read_adapter
 from ..utils.errors import DataError, StorageError, WeightsError
 from .fit_record import RECORD, read_record
-from .holdout import open_images
 from .model import Model
 
-_BATCH = 64
+_BATCH = 64  # images
 
 
 def find_images(places: Sequence[Path]) -> list[ImageRef]:
@@ -60,32 +59,37 @@ def predict_images(
     threshold: float | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """One row per readable image (image, class or None below the threshold, probability, top), and what was unreadable.
+    """One `prediction` per readable image, and one message per unreadable image."""
+    rows, probabilities, unreadable = predict_readable(model, refs, progress)
+    found = zip(rows, probabilities, strict=True)
+    return [prediction(refs[row].name, model.classes, one, top, threshold) for row, one in found], unreadable
 
-    A batch with an unreadable image is gone through one by one.
+
+def predict_readable(
+    model: Model, refs: Sequence[ImageRef], progress: Progress | None = None
+) -> tuple[list[int], np.ndarray, list[str]]:
+    """Rows of the readable images, their probabilities (n, C), and one message per unreadable image.
+
+    A batch with an unreadable image is predicted one image at a time.
     """
-    rows: list[dict[str, Any]] = []
-    broken: list[str] = []
+    rows: list[int] = []
+    found = [np.zeros((0, len(model.classes)), dtype=np.float32)]
+    unreadable: list[str] = []
     for start in range(0, len(refs), _BATCH):
-        part = refs[start : start + _BATCH]
+        batch = list(range(start, min(start + _BATCH, len(refs))))
         try:
-            known = list(zip(part, model.predict_refs(part), strict=True))
+            found.append(model.predict_refs([refs[row] for row in batch]))
+            rows += batch
         except DataError:
-            known = _one_by_one(model, part, broken)
-        rows += [prediction(ref.name, model.classes, probabilities, top, threshold) for ref, probabilities in known]
+            for row in batch:
+                try:
+                    found.append(model.predict_refs([refs[row]]))
+                    rows.append(row)
+                except UnreadableImage as error:
+                    unreadable.append(str(error))
         if progress is not None:
-            progress("predict", start + len(part), len(refs))
-    return rows, broken
-
-
-def _one_by_one(model: Model, refs: Sequence[ImageRef], broken: list[str]) -> list[tuple[ImageRef, np.ndarray]]:
-    known = []
-    for ref in refs:
-        try:
-            known.append((ref, model.predict_refs([ref])[0]))
-        except UnreadableImage as error:
-            broken.append(str(error))
-    return known
+            progress("predict", batch[-1] + 1, len(refs))
+    return rows, np.concatenate(found), unreadable
 
 
 def prediction(
@@ -120,8 +124,8 @@ def labelled_images(spec: str, classes: Sequence[str], root: Path | None = None)
     Classes are matched by name (case, blanks and underscores do not count). Images of classes that the model does not
     know are left out, with a note. Raises DataError when no class matches.
     """
-    dataset = open_images(spec, root)
-    parts = list(dataset.splits.values()) if dataset.split == "held-out" else [dataset.splits["test"]]
+    dataset = open_dataset(spec, root, whole=True)
+    parts = [dataset.splits["test"]] if "test" in dataset.splits else list(dataset.splits.values())
     if any(part.multilabel for part in parts):
         raise DataError(f"{spec}: images with several labels; this wants one each")
     ids = {normal(name): c for c, name in enumerate(classes)}

@@ -235,7 +235,7 @@ def evaluate(
 ) -> None:
     """Measure a model on labelled images: accuracy with its interval, and per class. Classes are matched by name."""
     from ..classifier.fit_record import scores
-    from ..classifier.predict import labelled_images
+    from ..classifier.predict import labelled_images, predict_readable
     from .tables import print_columns
 
     loaded = _load(model, device, backbone)
@@ -243,13 +243,17 @@ def evaluate(
     for note in notes:
         complain(note)
     with _bar() as (progress, _):
-        found = scores(examples.labels, loaded.with_progress(progress).predict_refs(examples.refs))
+        rows, probabilities, unreadable = predict_readable(loaded, examples.refs, progress)
+    for line in unreadable:
+        complain(f"left out: {line}")
+    examples = examples.take(rows)
+    found = scores(examples.labels, probabilities)
     if as_json:
         names = [ref.name for ref in examples.refs]
         print(json.dumps({"classes": loaded.classes, "paths": names, **found}, indent=1))
         return
-    rows = _class_rows(loaded, examples.labels, found)
-    print_columns(["class", "images", "right", "mostly taken for"], rows, left=("class", "mostly taken for"))
+    table = _class_rows(loaded, examples.labels, found)
+    print_columns(["class", "images", "right", "mostly taken for"], table, left=("class", "mostly taken for"))
     print(f"\n{_accuracy(found, 'labelled')}")
 
 

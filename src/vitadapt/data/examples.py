@@ -171,7 +171,8 @@ class Dataset:
 
     `order[i]` is the class index of the class that the copy on disk numbers i; empty when both number them alike.
     `split` is the rule behind the splits: "elevater" (the benchmark's), "native" (another one of the same data, so
-    that scores do not compare), "given" (as they come) or "held-out" (a part of train was set aside for testing).
+    that scores do not compare), "given" (as they come), "held-out" (a part of train was set aside for testing) or
+    "undivided" (images without a division: "train" or "test" may be missing).
     `doubts` are those of the notes that somebody should look at.
 
     Raises DataError when a split is missing or empty, or a label is outside the classes.
@@ -188,7 +189,8 @@ class Dataset:
     doubts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for split in ("train", "test", *self.splits):
+        needed = () if self.split == "undivided" else ("train", "test")
+        for split in (*needed, *self.splits):
             if not len(self.splits.get(split, ())):
                 raise DataError(f"{self.name}: the {split} split has no images")
         for split, examples in self.splits.items():

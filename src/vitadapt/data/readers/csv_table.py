@@ -31,11 +31,11 @@ class Line:
     split: str
 
 
-def read_table(path: Path) -> Dataset:
+def read_table(path: Path, whole: bool = False) -> Dataset:
     """The images that the CSV file `path` lists, in its order; paths are relative to its folder.
 
     Raises DataError naming the line for a missing column, an empty path or label, an unknown split, a file that is
-    missing or listed twice, and for everything that a folder of images is refused for.
+    missing or listed twice, and for everything that a folder of images is refused for. `whole`: as `read_folder`.
     """
     lines = list(_lines(path))
     if not lines:
@@ -43,15 +43,17 @@ def read_table(path: Path) -> Dataset:
     _check_files(path, lines)
     by_split = {split: [line for line in lines if line.split == split] for split in ("train", "val", "test")}
     by_split = {split: found for split, found in by_split.items() if found}
-    if "train" not in by_split:
+    main = "test" if whole and "train" not in by_split and "test" in by_split else "train"
+    if main not in by_split:
         raise DataError(f"{path} lists no images for train; give some lines the split train")
-    classes = check_classes(str(path), {label for line in by_split["train"] for label in line.labels})
+    names = {label for line in by_split[main] for label in line.labels}
+    classes = check_classes(str(path), names, least=1 if whole else 2)
     for split, found in by_split.items():
         check_known(f"{path}: {split}", {label for line in found for label in line.labels}, classes)
     several = any(len(line.labels) > 1 for line in lines)
     examples = {split: _examples(path, found, classes, several) for split, found in by_split.items()}
-    splits, notes = with_test(str(path), classes, examples, [line.path for line in by_split["train"]])
-    return Dataset(path.stem, classes, splits, notes=notes, split=split_rule(by_split))
+    splits, notes = with_test(str(path), classes, examples, [line.path for line in by_split[main]], whole=whole)
+    return Dataset(path.stem, classes, splits, notes=notes, split=split_rule(by_split, whole))
 
 
 def _lines(path: Path) -> Iterator[Line]:

@@ -12,8 +12,7 @@ import numpy as np
 
 from ...utils.errors import DataError
 from ...utils.optional import fetching, package
-from .. import Dataset, Examples
-from ..examples import hexdigest
+from ..examples import Dataset, Examples, hexdigest
 from ..images import UnreadableImage, open_image
 from ..sampling.splits import SPLITS, check_classes, split_rule, with_test
 
@@ -50,8 +49,8 @@ class HubRef:
             raise UnreadableImage(self.name, "no such file") from error
 
 
-def read_hub(spec: str) -> Dataset:
-    """The dataset hf:USER/NAME with its one image column and its one column of class labels.
+def read_hub(spec: str, whole: bool = False) -> Dataset:
+    """The dataset hf:USER/NAME with its one image column and its one column of class labels. `whole`: as `read_folder`.
 
     Raises MissingPackage without `datasets`, WeightsError when it cannot be fetched, and DataError for other columns.
     """
@@ -66,8 +65,8 @@ def read_hub(spec: str) -> Dataset:
     classes = _classes(tables["train"], label, spec)
     examples = {split: _examples(library, table, split, image, label, classes) for split, table in tables.items()}
     keys = [ref.name for ref in examples["train"].refs]
-    splits, notes = with_test(spec, classes, examples, keys)
-    return Dataset(repository.rpartition("/")[2], classes, splits, notes=notes, split=split_rule(examples))
+    splits, notes = with_test(spec, classes, examples, keys, whole=whole)
+    return Dataset(repository.rpartition("/")[2], classes, splits, notes=notes, split=split_rule(examples, whole))
 
 
 def _columns(spec: str, library: Any, table: Any) -> tuple[str, str]:

@@ -17,42 +17,43 @@ from ..sampling.splits import SPLITS, Complain, check_classes, check_known, refu
 Files = Mapping[str, list[str]]  # class name -> paths of its images below the class folders' parent, with /
 
 
-def read_folder(path: Path, complain: Complain = refuse) -> Dataset:
+def read_folder(path: Path, complain: Complain = refuse, whole: bool = False) -> Dataset:
     """The images below `path`; class = folder name, nested folders included, everything in sorted order.
 
     Complains of an empty class, two spellings of one class, a test class that train lacks, a dangling link, a folder
     that cannot be listed, and leaves out what cannot be used. Raises DataError when there is no folder, or no or one
-    class.
+    class. With `whole` nothing is held out, and one class, one image, or a test part alone is enough.
     """
     if not path.is_dir():
         raise DataError(f"{path} is not a folder" if path.exists() else f"{path}: no such folder")
     skipped: Counter[str] = Counter()
-    parts = _split_folders(path, _folders(path, Counter(), complain))
+    parts = _split_folders(path, _folders(path, Counter(), complain), whole)
     if parts is None:
         parts = {"train": path}
     else:
         skipped["folders beside the splits"] += len(_folders(path, skipped, _unheard)) - len(parts)
     files = {split: files_by_class(folder, skipped, complain) for split, folder in parts.items()}
-    classes = check_classes(str(parts["train"]), files["train"], complain)
-    for split in sorted(files.keys() - {"train"}):
+    main = "train" if "train" in parts else "test"
+    classes = check_classes(str(parts[main]), files[main], complain, 1 if whole else 2)
+    for split in sorted(files.keys() - {main}):
         check_known(str(parts[split]), files[split], classes, complain)
     examples = {split: class_examples(parts[split], files[split], classes) for split in files}
-    keys = [name for label in classes for name in files["train"][label]]
-    splits, notes = with_test(str(path), classes, examples, keys, complain)
+    keys = [name for label in classes for name in files[main][label]]
+    splits, notes = with_test(str(path), classes, examples, keys, complain, whole)
     left_out = [f"skipped {count} {what}" for what, count in sorted(skipped.items()) if count]
     if nested := sum(name.count("/") > 1 for part in files.values() for names in part.values() for name in names):
         left_out.append(f"{nested} images lie in folders below those of the classes and belong to these classes")
-    return Dataset(path.resolve().name, classes, splits, notes=(*notes, *left_out), split=split_rule(files))
+    return Dataset(path.resolve().name, classes, splits, notes=(*notes, *left_out), split=split_rule(files, whole))
 
 
-def _split_folders(path: Path, folders: list[str]) -> dict[str, Path] | None:
+def _split_folders(path: Path, folders: list[str], whole: bool) -> dict[str, Path] | None:
     """Split -> folder, or None when the folders are classes."""
     named = [name for name in folders if name.lower() in SPLITS]
     parts = {SPLITS[name.lower()]: path / name for name in named}
     only_splits = bool(named) and len(named) == len(folders)
     if not only_splits and not {"train", "test"} <= parts.keys():
         return None
-    if "train" not in parts:
+    if "train" not in parts and not (whole and "test" in parts):
         raise DataError(f"{path} has {', '.join(named)} but no train folder; add it")
     if len(parts) < len(named):
         raise DataError(f"{path}: {', '.join(named)} are two names for one split; keep one of them")

@@ -36,13 +36,13 @@ def refuse(error: DataError) -> None:
     raise error
 
 
-def check_classes(where: str, names: Iterable[str], complain: Complain = refuse) -> tuple[str, ...]:
-    """The class names in sorted order. Complains when two are spellings of one; raises DataError for fewer than two."""
+def check_classes(where: str, names: Iterable[str], complain: Complain = refuse, least: int = 2) -> tuple[str, ...]:
+    """The class names, sorted. Complains when two are spellings of one; raises DataError for fewer than `least`."""
     classes, seen = tuple(sorted(names)), dict[str, str]()
     for name in classes:
         if (twin := seen.setdefault(normal(name), name)) != name:
             complain(DataError(f"{where}: {twin!r} and {name!r} are the same class name; give one class one spelling"))
-    if len(classes) < 2:
+    if len(classes) < least:
         raise DataError(f"{where}: {', '.join(classes) or 'no class'} only; at least two classes are needed")
     return classes
 
@@ -61,21 +61,25 @@ def with_test(
     splits: Mapping[str, Examples],
     keys: Sequence[str],
     complain: Complain = refuse,
+    whole: bool = False,
 ) -> tuple[dict[str, Examples], tuple[str, ...]]:
     """`splits` with a test split, and notes on what was decided. `keys` names the train images.
 
     A missing test split is cut off from train: 20 % of each class, chosen by hash of the key, so that neither the order
-    of the files nor other images matter much. Complains when a class has too few images for that. Raises DataError when
-    there is a val split and no test split, because one of them would have to serve twice.
+    of the files nor other images matter much; with `whole` it stays missing. Complains when a class has too few images
+    for that. Raises DataError when there is a val split and no test split, because one of them would have to serve
+    twice.
     """
     if "test" in splits:
         absent = [classes[c] for c in empty_classes(splits["test"].labels, classes)]
         return dict(splits), ((f"the test split has no images of {', '.join(absent)}",) if absent else ())
     if "val" in splits:
         raise DataError(f"{where} has a val split but no test split; rename val to test, or add a test split")
-    whole = splits["train"]
-    train, test = hold_out(keys, whole.labels)
-    for c in empty_classes(whole.labels[train], classes):
+    if whole:
+        return dict(splits), ()
+    given = splits["train"]
+    train, test = hold_out(keys, given.labels)
+    for c in empty_classes(given.labels[train], classes):
         complain(
             DataError(
                 f"{where}: the class {classes[c]!r} has too few images to hold some out for testing; "
@@ -83,11 +87,13 @@ def with_test(
             )
         )
     note = f"no test split was given: {HELD_OUT:.0%} of each class was held out"
-    return {"train": whole.take(train), "test": whole.take(test)}, (note,)
+    return {"train": given.take(train), "test": given.take(test)}, (note,)
 
 
-def split_rule(given: Iterable[str]) -> str:
+def split_rule(given: Iterable[str], whole: bool = False) -> str:
     """`Dataset.split` of data that came with the splits `given`."""
+    if whole and not {"train", "test"} <= set(given):
+        return "undivided"
     return "given" if "test" in given else "held-out"
 
 
