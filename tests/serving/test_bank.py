@@ -20,7 +20,7 @@ from vitadapt.nn.backbone import backbone_digest
 from vitadapt.nn.head import Classifier, Head, unprojected
 from vitadapt.nn.head_spec import HeadSpec
 from vitadapt.nn.surgery import adapt, blocks, insert, merge, seeded, trainable
-from vitadapt.serving.bank.thin import merging_pays
+from vitadapt.serving.bank.factors import merging_pays
 from vitadapt.training.adapter_file import AdapterInfo, adapter_bytes, load_adapter
 from vitadapt.utils.errors import ConfigError, DataError, NotApplicable, UnknownName, WeightsError
 
@@ -123,7 +123,7 @@ def test_one_method_fills_a_batch(name):
 @pytest.mark.parametrize("name", SHARING)
 def test_adapters_of_one_method_are_computed_together(name):
     bank = va.Bank(common("deit-like"), mixture("deit-like"))
-    first, second = (bank._entries[f"{name} {twin}"] for twin in (0, 1))
+    first, second = (bank._adapters[f"{name} {twin}"] for twin in (0, 1))
     assert first.family is second.family and first.head is second.head
 
 
@@ -255,8 +255,8 @@ def test_what_is_gone_leaves_nothing_behind(resident):
         bank.add("swapped", trained(backbone, LoRA(rank=seed), 2, seed, HeadSpec(scale=float(seed))))
         bank.logits(images, ["steady", "swapped"])
     gc.collect()
-    assert len(bank._families) == 2 and len(bank._active._held) <= 4
-    assert bank._active._bytes == sum(made.nbytes for _, made in bank._active._held.values())
+    assert len(bank._families) == 2 and len(bank._factors._cached) <= 4
+    assert bank._factors._bytes == sum(made.nbytes for _, made in bank._factors._cached.values())
     for name in bank.names:
         bank.remove(name)
     gc.collect()
@@ -572,8 +572,8 @@ def test_everything_moves():
     """The device `meta` has no numbers to compute with, but shows where all of them are."""
     bank = va.Bank(common("deit-like"), mixture("deit-like"))
     moved = bank.to("meta")
-    rows = [row for entry in moved._entries.values() for row in (entry.packed.body, entry.packed.head)]
-    templates = [m for e in moved._entries.values() for m in (e.family.template, e.head.call.module)]
+    rows = [row for own in moved._adapters.values() for row in (own.packed.body, own.packed.head)]
+    templates = [module for own in moved._adapters.values() for module in (own.family.template, own.head.template)]
     tensors = [t for module in (moved._host, *templates) for t in (*module.parameters(), *module.buffers())]
     assert {t.device.type for t in (*rows, *tensors)} == {"meta"} and moved.names == bank.names
     assert bank.device.type == "cpu"

@@ -15,7 +15,7 @@ import vitadapt as va
 from vitadapt.data import ImageRef
 from vitadapt.methods.audit import TensorReport, probe
 from vitadapt.methods.testing import LAWS, Case, Law, broken_laws, check_method
-from vitadapt.serving.bank import Facts
+from vitadapt.serving.bank import AdapterSummary
 from vitadapt.text import TextTower
 from vitadapt.training.adapter_file import AdapterInfo
 from vitadapt.training.loop import FitLog
@@ -130,7 +130,7 @@ def bank(backbone: va.Backbone, images: Tensor) -> None:
     many.add("cars", Path("cars.safetensors"))
     assert_type(many.backbone, va.ViT)
     assert_type(many.names, tuple[str, ...])
-    assert_type(many.info("pets"), Facts)
+    assert_type(many.info("pets"), AdapterSummary)
     assert_type(many.info("pets").method, va.Method | None)
     assert_type(many.logits(images, ["pets"]), list[Tensor])
     assert_type(many.classifier("pets"), va.Classifier)

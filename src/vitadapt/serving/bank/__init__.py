@@ -1,6 +1,6 @@
 """Many adapters on one backbone."""
 
+from .adapters import AdapterSummary
 from .bank import Bank, Source
-from .entries import Facts
 
-__all__ = ["Bank", "Facts", "Source"]
+__all__ = ["AdapterSummary", "Bank", "Source"]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 from weakref import WeakValueDictionary
 
 import torch
@@ -17,29 +16,32 @@ from ...nn.backbone import Backbone, backbone_digest
 from ...nn.head import Classifier
 from ...nn.surgery import copy_sharing_weights, require_vit
 from ...nn.vit import Block, SlotLinear, ViT
-from ...training.adapter_file import load_adapter, read_adapter
+from ...training.adapter_file import ADAPTER, AdapterInfo, load_adapter, read_adapter
 from ...utils.errors import ConfigError, DataError, VitadaptError, WeightsError
 from ...utils.files import bytes_digest, read_bounded
 from ...utils.limits import ADAPTER_FILE
 from ...utils.registry import unknown
+from .adapters import (
+    BACKBONE,
+    HEAD,
+    AdapterSummary,
+    BankAdapter,
+    File,
+    Packed,
+    ResidentAdapters,
+    grouped_by_family,
+    head_logits,
+    pack,
+    rows_at,
+)
 from .calls import Call
-from .entries import BACKBONE, HEAD, Entry, Facts, File, Packed, Residents, pack
+from .factors import FactorCache, Rows
 from .family import Family, dissect, family_of
-from .heads import HeadFamily, crowd, dissect_head
+from .heads import HeadFamily, dissect_head
 from .host import Plan, Share, following, host_of
-from .thin import Active, Rows
 
 Source = Path | str | Classifier
 """An adapter: its file, a model folder with one, or a classifier of the bank's backbone."""
-
-
-@dataclass(frozen=True)
-class _Opened:
-    classifier: Classifier
-    classes: tuple[str, ...] = ()
-    path: Path | None = None
-    info: Any = None
-    file: File | None = None  # None when the adapter's numbers are not all in `path`
 
 
 class Bank:
@@ -73,10 +75,10 @@ class Bank:
         self._plain = _plain(backbone)
         self._host = host_of(self._plain)
         self._digest = ""
-        self._residents = None if resident is None else Residents(resident, self.device)
-        self._active = Active(active)
+        self._residents = None if resident is None else ResidentAdapters(resident, self.device)
+        self._factors = FactorCache(active)
         self._lock = threading.RLock()
-        self._entries: dict[str, Entry] = {}
+        self._adapters: dict[str, BankAdapter] = {}
         self._families: WeakValueDictionary[Hashable, Family] = WeakValueDictionary()  # they go with their last adapter
         self._heads: WeakValueDictionary[Hashable, HeadFamily] = WeakValueDictionary()
         for name, source in (adapters or {}).items():
@@ -95,17 +97,17 @@ class Bank:
     def names(self) -> tuple[str, ...]:
         """Of all adapters, in the order in which they were first added."""
         with self._lock:
-            return tuple(self._entries)
+            return tuple(self._adapters)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._adapters)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._adapters
 
-    def info(self, name: str) -> Facts:
+    def info(self, name: str) -> AdapterSummary:
         """Raises UnknownName."""
-        return self._entry(name).facts
+        return self._adapter(name).summary
 
     def add(self, name: str, source: Source, classes: Sequence[str] = ()) -> None:
         """Add an adapter, or replace the one of this name at once and whole.
@@ -116,25 +118,38 @@ class Bank:
         """
         if not isinstance(name, str):
             raise ConfigError(f"the name of an adapter is a string, got {name!r}")
-        opened = self._open(source, tuple(classes))
+        info = path = file = None
+        if isinstance(source, Classifier):
+            model = source
+        else:
+            model, info, path, file = self._open(source)
+            if classes:
+                raise ConfigError(f"{path}: the file says how its classes are called; leave them out")
+            classes = info.classes
         try:
-            entry, packed = self._entered(name, opened)
+            family, body = dissect(model.backbone, self._plain, self._families)
+            head, own = dissect_head(model.head, cast(ViT, model.backbone).features, family.projected)
+            classes = _class_names(classes, model.head.linear.out_features)
         except VitadaptError as error:
             raise type(error)(f"adapter {name!r}: {error}") from error
-        self._put(entry, packed)
+        tensors = {BACKBONE + key: t for key, t in body.items()} | {HEAD + key: t for key, t in own.items()}
+        packed = pack(family, head, tensors)
+        size = sum(row.numel() * row.element_size() for row in (packed.body, packed.head))
+        summary = AdapterSummary(classes, sum(t.numel() for t in tensors.values()), size, path, info)
+        self._put(name, family, head, summary, file, packed)
 
     def remove(self, name: str) -> None:
         """Raises UnknownName. Calls that are being answered keep what they began with."""
         with self._lock:
-            entry = self._entry(name)
-            del self._entries[name]
+            adapter = self._adapter(name)
+            del self._adapters[name]
         if self._residents is not None:
-            self._residents.drop(entry)
+            self._residents.drop(adapter)
 
     def is_resident(self, name: str) -> bool:
         """Is it ready on the device? Raises UnknownName."""
-        entry = self._entry(name)
-        return self._residents is None or entry in self._residents
+        adapter = self._adapter(name)
+        return self._residents is None or adapter in self._residents
 
     @torch.no_grad()
     def logits(self, images: Tensor, names: Sequence[str]) -> list[Tensor]:
@@ -147,43 +162,42 @@ class Bank:
         if not len(names):
             return []
         adapters = self._snapshot(names)
-        ranks = _Ranks()
-        order = sorted(range(len(names)), key=lambda i: ranks.of(adapters[names[i]][0]))
+        order = grouped_by_family([adapters[name][0] for name in names])
         ordered = [adapters[names[i]] for i in order]
         shares = [share for share in self._shares(ordered) if share.family.pieces]
-        features = self._features(_gathered(images.to(self.device), order), shares)
-        answers: list[Tensor] = [images] * len(names)
-        for place, answer in _answers(ordered, features).items():
-            answers[order[place]] = answer
-        return answers
+        features = self._features(rows_at(images.to(self.device), order), shares)
+        found = head_logits(ordered, features)
+        places = {image: place for place, image in enumerate(order)}
+        return [found[places[image]] for image in range(len(names))]
 
     def classifier(self, name: str) -> Classifier:
         """The adapter as a model of its own, which shares the frozen weights. Raises UnknownName, WeightsError."""
-        entry, packed = self._snapshot([name])[name]
-        return _classifier(entry, packed)
+        adapter, packed = self._snapshot([name])[name]
+        with adapter.family.names.lock:
+            backbone = copy_sharing_weights(adapter.family.template)
+        places = dict(backbone.named_parameters()) | dict(backbone.named_buffers())
+        for key, tensor in adapter.family.layout.views(packed.body).items():
+            places[key].data = tensor.clone()
+        return Classifier(backbone, adapter.head.alone(packed.head)).eval()
 
     def to(self, device: torch.device | str) -> Bank:
         """The same adapters on a copy of the backbone on another device; this bank stays as it is."""
         limit = self._residents.limit if self._residents is not None else None
-        moved = Bank(copy.deepcopy(self._plain).to(device), resident=limit, active=self._active.limit)
-        for entry, packed in self._snapshot(self.names).values():
-            with entry.family.numbers.lock:
-                template = copy.deepcopy(entry.family.template)
-            family = family_of(template.to(device), moved._plain, entry.family.layout.names)
-            model = Classifier(template, entry.head.alone(packed.head).to(device))
-            head, _ = dissect_head(model.head, template.features, family.projected)
-            body = {BACKBONE + key: t for key, t in entry.family.layout.views(packed.body).items()}
-            own = {HEAD + key: t for key, t in entry.head.views(packed.head).items()}
-            opened = _Opened(model, entry.facts.classes, entry.facts.path, entry.facts.adapter, entry.file)
-            moved._put(*moved._made(entry.name, (family, head), body | own, opened))
+        moved = Bank(copy.deepcopy(self._plain).to(device), resident=limit, active=self._factors.limit)
+        for adapter, packed in self._snapshot(self.names).values():
+            with adapter.family.names.lock:
+                template = copy.deepcopy(adapter.family.template)
+            family = family_of(template.to(device), moved._plain, adapter.family.layout.names)
+            head, _ = dissect_head(adapter.head.alone(packed.head).to(device), template.features, family.projected)
+            moved._put(adapter.name, family, head, adapter.summary, adapter.file, packed)
         return moved
 
-    def _open(self, source: Source, classes: tuple[str, ...]) -> _Opened:
-        if isinstance(source, Classifier):
-            return _Opened(source, classes)
-        path = _file(source)
-        if classes:
-            raise ConfigError(f"{path}: the file says how its classes are called; leave them out")
+    def _open(self, source: Path | str) -> tuple[Classifier, AdapterInfo, Path, File | None]:
+        """The file is None when the adapter's numbers are not all in it. Raises ConfigError, WeightsError."""
+        if not isinstance(source, (Path, str)):
+            raise ConfigError(f"an adapter is a path or a Classifier, got {type(source).__name__}")
+        path = Path(source)
+        path = path / ADAPTER if path.is_dir() else path
         try:
             data = read_bounded(path, ADAPTER_FILE)
         except OSError as error:
@@ -191,52 +205,34 @@ class Bank:
         self._digest = self._digest or backbone_digest(self._plain)
         info, tensors = read_adapter(path, data)
         model = load_adapter(path, self._plain, self._digest, data)
-        whole = any(key.startswith(HEAD) for key in tensors)
-        return _Opened(model, info.classes, path, info, File(path.absolute(), bytes_digest(data)) if whole else None)
+        complete = any(key.startswith(HEAD) for key in tensors)
+        return model, info, path, File(path.absolute(), bytes_digest(data)) if complete else None
 
-    def _entered(self, name: str, opened: _Opened) -> tuple[Entry, Packed]:
-        model = opened.classifier
-        family, body = dissect(model.backbone, self._plain, self._families)
-        head, own = dissect_head(model.head, cast(ViT, model.backbone).features, family.projected)
-        count = model.head.linear.out_features
-        classes = opened.classes or tuple(str(i) for i in range(count))
-        if len(classes) != count:
-            raise ConfigError(f"{len(classes)} class names for a head of {count} classes")
-        if len(set(classes)) != count:
-            raise ConfigError(f"{len(set(classes))} different class names for a head of {count} classes")
-        tensors = {BACKBONE + key: t for key, t in body.items()} | {HEAD + key: t for key, t in own.items()}
-        return self._made(name, (family, head), tensors, replace(opened, classes=classes))
-
-    def _made(
-        self, name: str, kinds: tuple[Family, HeadFamily], tensors: Mapping[str, Tensor], opened: _Opened
-    ) -> tuple[Entry, Packed]:
-        """The entry of an adapter with these tensors, and its numbers."""
+    def _put(
+        self, name: str, family: Family, head: HeadFamily, summary: AdapterSummary, file: File | None, packed: Packed
+    ) -> None:
         with self._lock:
-            family = self._families.setdefault(kinds[0].key, kinds[0])
-            head = self._heads.setdefault(kinds[1].key, kinds[1])
-        packed = pack(family, head, tensors)
-        size = sum(row.numel() * row.element_size() for row in (packed.body, packed.head))
-        parameters = sum(t.numel() for t in tensors.values())
-        facts = Facts(opened.classes, parameters, size, opened.path, opened.info)
+            family = self._families.setdefault(family.key, family)
+            head = self._heads.setdefault(head.key, head)
         ready = packed.to(self.device)
         if self._residents is None:
-            return Entry(name, family, head, facts, packed=ready), ready
-        return Entry(name, family, head, facts, opened.file, None if opened.file else packed), ready
-
-    def _put(self, entry: Entry, packed: Packed) -> None:
+            adapter = BankAdapter(name, family, head, summary, packed=ready)
+        else:
+            stored = None if file else packed.to(torch.device("cpu"))
+            adapter = BankAdapter(name, family, head, summary, file, stored)
         with self._lock:
-            before = self._entries.get(entry.name)
-            self._entries[entry.name] = entry
+            before = self._adapters.get(name)
+            self._adapters[name] = adapter
         if self._residents is not None:
-            self._residents.put(entry, packed)
+            self._residents.put(adapter, ready)
             if before is not None:
                 self._residents.drop(before)
 
-    def _entry(self, name: str) -> Entry:
+    def _adapter(self, name: str) -> BankAdapter:
         with self._lock:
-            if name not in self._entries:
-                raise unknown("adapter", name, self._entries)
-            return self._entries[name]
+            if name not in self._adapters:
+                raise unknown("adapter", name, self._adapters)
+            return self._adapters[name]
 
     def _check(self, images: Tensor, names: Sequence[str]) -> None:
         if not isinstance(images, Tensor):
@@ -249,32 +245,32 @@ class Bank:
         if isinstance(names, str) or len(names) != len(images):
             raise ConfigError(f"{len(images)} images need as many names of adapters, got {names!r}")
 
-    def _snapshot(self, names: Sequence[str]) -> dict[str, tuple[Entry, Packed]]:
+    def _snapshot(self, names: Sequence[str]) -> dict[str, tuple[BankAdapter, Packed]]:
         """The adapters asked for, as they are at one moment."""
         with self._lock:
-            entries = {name: self._entry(name) for name in dict.fromkeys(names)}
-        return {name: self._held(entry) for name, entry in entries.items()}
+            adapters = {name: self._adapter(name) for name in dict.fromkeys(names)}
+        return {name: self._with_numbers(adapter) for name, adapter in adapters.items()}
 
-    def _held(self, entry: Entry) -> tuple[Entry, Packed]:
+    def _with_numbers(self, adapter: BankAdapter) -> tuple[BankAdapter, Packed]:
         if self._residents is None:
-            return entry, cast(Packed, entry.packed)
+            return adapter, cast(Packed, adapter.packed)
         try:
-            return entry, self._residents.get(entry)
+            return adapter, self._residents.get(adapter)
         except WeightsError:
             with self._lock:
-                now = self._entries.get(entry.name, entry)
-            if now is entry:
+                now = self._adapters.get(adapter.name, adapter)
+            if now is adapter:
                 raise
-            return self._held(now)  # its file was overwritten while it was replaced
+            return self._with_numbers(now)  # its file was overwritten while it was replaced
 
-    def _shares(self, ordered: Sequence[tuple[Entry, Packed]]) -> list[Share]:
+    def _shares(self, ordered: Sequence[tuple[BankAdapter, Packed]]) -> list[Share]:
         shares, start = [], 0
         for stop in range(1, len(ordered) + 1):
             family = ordered[start][0].family
             if stop == len(ordered) or ordered[stop][0].family is not family:
                 packed = [packed.body for _, packed in ordered[start:stop]]
-                made = self._active.made(family.makers, family.layout, packed)
-                shares.append(Share(family, slice(start, stop), Rows(family.layout, packed, made)))
+                results = self._factors.results(family.factors, family.layout, packed)
+                shares.append(Share(family, slice(start, stop), Rows(family.layout, packed, results)))
                 start = stop
         return shares
 
@@ -290,63 +286,18 @@ class Bank:
         return {False: plain, True: projected}
 
 
-class _Ranks:
-    """Numbers by which adapters of one family, and in it equal ones, become neighbours in a batch."""
-
-    def __init__(self) -> None:
-        self._families: dict[Family, int] = {}
-        self._entries: dict[Entry, int] = {}
-
-    def of(self, entry: Entry) -> tuple[int, int]:
-        family = self._families.setdefault(entry.family, len(self._families))
-        return family, self._entries.setdefault(entry, len(self._entries))
-
-
-def _answers(ordered: Sequence[tuple[Entry, Packed]], features: Mapping[bool, Tensor]) -> dict[int, Tensor]:
-    """Place in the batch -> logits (C,)."""
-    groups: dict[tuple[HeadFamily, int], list[int]] = {}
-    for place, (entry, _) in enumerate(ordered):
-        groups.setdefault((entry.head, crowd(len(entry.facts.classes))), []).append(place)
-    answers = {}
-    for (head, _), places in groups.items():
-        own = _gathered(features[head.projected], places)
-        for place, row in zip(places, head.logits([ordered[i][1].head for i in places], own), strict=True):
-            answers[place] = row[: len(ordered[place][0].facts.classes)]
-    return answers
-
-
-def _gathered(rows: Tensor, places: list[int]) -> Tensor:
-    """The rows of (B, ...) at `places`; not copied when these are all of them in their order."""
-    if places == list(range(len(rows))):
-        return rows
-    return rows[torch.tensor(places, device=rows.device)]
-
-
-def _classifier(entry: Entry, packed: Packed) -> Classifier:
-    with entry.family.numbers.lock:
-        backbone = copy_sharing_weights(entry.family.template)
-    places = dict(backbone.named_parameters()) | dict(backbone.named_buffers())
-    for name, tensor in entry.family.layout.views(packed.body).items():
-        places[name].data = tensor.clone()
-    return Classifier(backbone, entry.head.alone(packed.head)).eval()
+def _class_names(names: Sequence[str], count: int) -> tuple[str, ...]:
+    """Of a head of `count` classes; without names they are numbers. Raises ConfigError."""
+    names = tuple(names) or tuple(str(i) for i in range(count))
+    for kind, found in (("class names", len(names)), ("different class names", len(set(names)))):
+        if found != count:
+            raise ConfigError(f"{found} {kind} for a head of {count} classes")
+    return names
 
 
 def _plain(backbone: Backbone) -> ViT:
     vit = copy_sharing_weights(require_vit(backbone)).eval()
-    changed = [layer.deltas if isinstance(layer, SlotLinear) else layer.inserted for layer in _carriers(vit)]
-    if any(len(modules) for modules in changed):
+    layers = [module for module in vit.modules() if isinstance(module, (SlotLinear, Block))]
+    if any(len(layer.deltas if isinstance(layer, SlotLinear) else layer.inserted) for layer in layers):
         raise ConfigError("a bank needs the plain backbone, and this one is adapted; load it again, or merge it")
     return vit
-
-
-def _carriers(vit: ViT) -> list[SlotLinear | Block]:
-    return [module for module in vit.modules() if isinstance(module, (SlotLinear, Block))]
-
-
-def _file(source: Path | str) -> Path:
-    from ...training.adapter_file import ADAPTER
-
-    if not isinstance(source, (Path, str)):
-        raise ConfigError(f"an adapter is a path or a Classifier, got {type(source).__name__}")
-    path = Path(source)
-    return path / ADAPTER if path.is_dir() else path

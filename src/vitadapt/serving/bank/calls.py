@@ -1,36 +1,71 @@
-"""One module run for many adapters at once: its tensors are those of image i where image i is computed."""
+"""Tensors of many adapters, and a module that is run for all of them at once."""
 
 from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from ...nn.deltas import Delta, separate_branches
+from ...nn.deltas import separate_branches
 
 Tensors = Mapping[str, Tensor]
 
 
-class Branch(nn.Module):
-    """`branch` of a delta as a module."""
+@dataclass(frozen=True)
+class Layout:
+    """Names, shapes and types of tensors that lie behind one another in a row of P numbers.
 
-    def __init__(self, delta: Delta) -> None:
-        super().__init__()
-        self.delta = delta
+    So an adapter is one tensor, and stacking those of a batch is one copy.
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.delta.branch(x)
+    names: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+    dtypes: tuple[torch.dtype, ...]
+
+    @classmethod
+    def of(cls, tensors: Tensors) -> Layout:
+        parts = tensors.values()
+        return cls(tuple(tensors), tuple(t.shape for t in parts), tuple(t.dtype for t in parts))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of a row: the narrowest type that holds every part without loss."""
+        return functools.reduce(torch.promote_types, self.dtypes, torch.bfloat16 if self.dtypes else torch.float32)
+
+    @property
+    def size(self) -> int:
+        """P, the length of a row."""
+        return sum(shape.numel() for shape in self.shapes)
+
+    def pack(self, tensors: Tensors) -> Tensor:
+        """The row (P,) of `tensors`, on the CPU."""
+        parts = [tensors[name].detach().cpu().to(self.dtype).flatten() for name in self.names]
+        return torch.cat(parts) if parts else torch.zeros(0)
+
+    def views(self, rows: Tensor) -> dict[str, Tensor]:
+        """Rows (..., P) -> name -> tensors (..., *shape) that share their memory, unless their type is another."""
+        parts = rows.split([shape.numel() for shape in self.shapes], -1)
+        return {
+            name: part.view(rows.shape[:-1] + shape).to(dtype)
+            for name, part, shape, dtype in zip(self.names, parts, self.shapes, self.dtypes, strict=True)
+        }
 
 
-class Numbers:
+def stack_rows(rows: Sequence[Tensor]) -> Tensor:
+    """k rows (P,) -> (k, P), or (P,) when all are the same one."""
+    return rows[0] if all(row is rows[0] for row in rows) else torch.stack(list(rows))
+
+
+class TensorNames:
     """Which tensors of a template stand for those of the adapter: identity -> name.
 
-    Who borrows them, or copies the template, holds the lock.
+    Whoever replaces them for a while, or copies the template, holds the lock.
     """
 
     def __init__(self, names: Mapping[int, str]) -> None:
@@ -39,55 +74,55 @@ class Numbers:
 
 
 Place = tuple[dict[str, Any], str, str]
-"""Parameters or buffers of a module, the name of one of them, and its name among those of the adapter."""
+"""The parameters or buffers of a module, the name of one of them, and its name among those of the adapter."""
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """A module of a template, run with other tensors in its places.
+    """A function of modules of a template, run with other tensors in their places.
 
     alone: does it look at more than one token, so that it must see one image at a time? `torch.func.functional_call`
     would leave its tensors behind in a module that is reached by two paths.
     """
 
-    module: nn.Module
+    function: Callable[..., Any]
     places: tuple[Place, ...]
-    numbers: Numbers
+    names: TensorNames
     alone: bool = False
 
     @classmethod
-    def of(cls, module: nn.Module, numbers: Numbers, alone: bool = False) -> Call:
+    def of(
+        cls, module: nn.Module, names: TensorNames, alone: bool = False, function: Callable[..., Any] | None = None
+    ) -> Call:
+        """Of a function of `module`; None: calling it."""
         places = (
-            (tensors, mine, numbers.names[id(tensor)])
+            (tensors, local, names.names[id(tensor)])
             for owner in module.modules()
             for tensors in (owner._parameters, owner._buffers)
-            for mine, tensor in cast(dict[str, Any], tensors).items()
-            if id(tensor) in numbers.names
+            for local, tensor in cast(dict[str, Any], tensors).items()
+            if id(tensor) in names.names
         )
-        return cls(module, tuple(cast(Iterable[Place], places)), numbers, alone)
+        return cls(function or module, tuple(cast(Iterable[Place], places)), names, alone)
 
-    def __call__(self, tensors: Tensors, single: bool, *inputs: Tensor, **options: Any) -> Any:
+    def __call__(self, tensors: Tensors, single: bool, *inputs: Tensor) -> Any:
         """Inputs (k, ...) and tensors (k, ...) -> outputs (k, ...); tensors (...) where a `single` adapter is meant."""
         own = {name: tensors[name] for _, _, name in self.places}
-        with self.numbers.lock:
+        with self.names.lock:
             if single and not (self.alone and inputs):
-                return self._run(own, inputs, options)
-            one = functools.partial(self._one, options)
+                return self._run(own, inputs)
             with separate_branches():  # what works in place on a whole batch knows no images
-                return vmap(one, in_dims=(None if single else 0, 0))(own, inputs)
+                return vmap(self._run_one, in_dims=(None if single else 0, 0))(own, inputs)
 
-    def _one(self, options: dict[str, Any], own: Tensors, inputs: tuple[Tensor, ...]) -> Any:
-        found = self._run(own, tuple(x.unsqueeze(0) for x in inputs), options)
-        if not inputs:
-            return found
-        return tuple(y.squeeze(0) for y in found) if isinstance(found, tuple) else cast(Tensor, found).squeeze(0)
+    def _run_one(self, own: Tensors, inputs: tuple[Tensor, ...]) -> Any:
+        found = self._run(own, tuple(x.unsqueeze(0) for x in inputs))
+        return found.squeeze(0) if inputs else found
 
-    def _run(self, own: Tensors, inputs: tuple[Tensor, ...], options: dict[str, Any]) -> Any:
-        before = [tensors[mine] for tensors, mine, _ in self.places]
+    def _run(self, own: Tensors, inputs: tuple[Tensor, ...]) -> Any:
+        before = [tensors[local] for tensors, local, _ in self.places]
         try:
-            for tensors, mine, name in self.places:
-                tensors[mine] = own[name]
-            return self.module(*inputs, **options)
+            for tensors, local, name in self.places:
+                tensors[local] = own[name]
+            return self.function(*inputs)
         finally:
-            for (tensors, mine, _), tensor in zip(self.places, before, strict=True):
-                tensors[mine] = tensor
+            for (tensors, local, _), tensor in zip(self.places, before, strict=True):
+                tensors[local] = tensor

@@ -20,15 +20,14 @@ from ...nn.deltas import Delta
 from ...nn.surgery import copy_sharing_weights, require_vit
 from ...nn.vit import Block, Slot, SlotLinear, ViT
 from ...utils.errors import NotApplicable, WeightsError
-from .calls import Branch, Call, Numbers
-from .layout import Layout
-from .thin import Makers, Merged, Parts, merging_pays, thin_of
+from .calls import Call, Layout, TensorNames
+from .factors import FactorCalls, delta_factors, merged_layer, merging_pays, thin_deltas
 
 
 @dataclass(frozen=True, eq=False)
 class SlotPiece:
-    """What adapters of a family do to a `SlotLinear`: a layer of their own, or thin deltas and a bias (its name) that
-    are added to the shared one; and other deltas."""
+    """What adapters of a family do to a `SlotLinear`: a merged layer of their own, or thin deltas and a bias (its name)
+    that are added to the shared one; and other deltas."""
 
     merged: Call | None = None
     thin: tuple[tuple[Slot, Call], ...] = ()
@@ -36,7 +35,7 @@ class SlotPiece:
     branches: tuple[tuple[Slot, Call], ...] = ()
 
     @property
-    def makers(self) -> tuple[Call, ...]:
+    def factor_calls(self) -> tuple[Call, ...]:
         return tuple(call for _, call in self.thin) if self.merged is None else (self.merged,)
 
 
@@ -47,17 +46,17 @@ Piece = SlotPiece | Call
 class Family:
     """Adapters of one skeleton: the same modules with the same settings at the same paths; only numbers differ.
 
-    template: a backbone adapted like them. numbers: its tensors that differ; layout: how they are packed. pieces: path
-    of a module of the plain backbone -> what stands there; makers: what it is made with. whole: paths of the blocks
-    that must compute every token. projected: is the output projection in use?
+    template: a backbone adapted like them. names: its tensors that differ; layout: how they are packed. pieces: path
+    of a module of the plain backbone -> what stands there; factors: what is computed for it before. whole: paths of
+    the blocks that must compute every token. projected: is the output projection in use?
     """
 
     key: Hashable
     template: ViT
-    numbers: Numbers
+    names: TensorNames
     layout: Layout
     pieces: dict[str, Piece]
-    makers: Makers
+    factors: FactorCalls
     whole: frozenset[str]
     projected: bool
 
@@ -83,14 +82,15 @@ def family_of(template: ViT, plain: ViT, names: Sequence[str]) -> Family:
     for name, parameter in plain.named_parameters():
         if name in known and name not in names:
             known[name].data = parameter.data  # held once, whoever holds the adapted model
-    numbers = Numbers({id(known[name]): name for name in names})
-    pieces = dict(_pieces(template, numbers))
-    makers = Makers.of([c for p in pieces.values() if isinstance(p, SlotPiece) for c in p.makers], numbers)
+    tensor_names = TensorNames({id(known[name]): name for name in names})
+    pieces = dict(_pieces(template, tensor_names))
+    calls = [call for piece in pieces.values() if isinstance(piece, SlotPiece) for call in piece.factor_calls]
+    factors = FactorCalls.of(calls, tensor_names)
     whole = (path for path, m in template.named_modules() if isinstance(m, Block) and not _tokenwise(m))
     layout = Layout.of({name: known[name] for name in names})
     projected = template.config.projection == plain.config.projection
-    key = _key(template, plain, numbers.names)
-    return Family(key, template, numbers, layout, pieces, makers, frozenset(whole), projected)
+    key = _key(template, plain, tensor_names.names)
+    return Family(key, template, tensor_names, layout, pieces, factors, frozenset(whole), projected)
 
 
 def _key(model: ViT, plain: ViT, names: Mapping[int, str]) -> Hashable:
@@ -130,19 +130,19 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a.data_ptr() == b.data_ptr() or torch.equal(a.detach().to(b), b)
 
 
-def _pieces(template: ViT, numbers: Numbers) -> Iterator[tuple[str, Piece]]:
+def _pieces(template: ViT, names: TensorNames) -> Iterator[tuple[str, Piece]]:
     for path, module in template.named_modules():
         if isinstance(module, Block):
             for place, inserted in module.inserted.items():
                 alone = not getattr(inserted, "tokenwise", False)
-                yield f"{path}.inserted.{place}", Call.of(inserted, numbers, alone)
+                yield f"{path}.inserted.{place}", Call.of(inserted, names, alone)
             for name in ("attention.qkv", "attention.out", "mlp.fc1", "mlp.fc2"):
                 layer = cast(SlotLinear, module.get_submodule(name))
-                piece = _slot_piece(layer, numbers, alone=not _tokenwise(module))
+                piece = _slot_piece(layer, names, alone=not _tokenwise(module))
                 if piece is not None:
                     yield f"{path}.{name}", piece
-        elif _of_the_backbone(path, module) and any(id(p) in numbers.names for p in module.parameters(recurse=False)):
-            yield path, Call.of(module, numbers)
+        elif _of_the_backbone(path, module) and any(id(p) in names.names for p in module.parameters(recurse=False)):
+            yield path, Call.of(module, names)
 
 
 def _of_the_backbone(path: str, module: nn.Module) -> bool:
@@ -151,16 +151,20 @@ def _of_the_backbone(path: str, module: nn.Module) -> bool:
     return not created and not isinstance(module, (SlotLinear, ViT))
 
 
-def _slot_piece(layer: SlotLinear, numbers: Numbers, alone: bool) -> SlotPiece | None:
-    thin, others = thin_of(layer), {slot: d for slot, d in layer.deltas.items() if slot not in thin_of(layer)}
+def _slot_piece(layer: SlotLinear, names: TensorNames, alone: bool) -> SlotPiece | None:
+    deltas = thin_deltas(layer)
     branches = tuple(
-        (cast(Slot, slot), Call.of(Branch(cast(Delta, delta)), numbers, alone)) for slot, delta in others.items()
+        (cast(Slot, slot), Call.of(delta, names, alone, cast(Delta, delta).branch))
+        for slot, delta in layer.deltas.items()
+        if slot not in deltas
     )
-    bias = numbers.names.get(id(layer.bias), "")
-    if id(layer.weight) in numbers.names or (thin and merging_pays(layer)):
-        return SlotPiece(Call.of(Merged(layer), numbers), branches=branches)
-    makers = tuple((slot, Call.of(Parts(delta), numbers)) for slot, delta in thin.items())
-    return SlotPiece(None, makers, bias, branches) if makers or branches or bias else None
+    bias = names.names.get(id(layer.bias), "")
+    if id(layer.weight) in names.names or (deltas and merging_pays(layer)):
+        return SlotPiece(Call.of(layer, names, function=partial(merged_layer, layer)), branches=branches)
+    thin = tuple(
+        (slot, Call.of(delta, names, function=partial(delta_factors, delta))) for slot, delta in deltas.items()
+    )
+    return SlotPiece(None, thin, bias, branches) if thin or branches or bias else None
 
 
 def _tokenwise(block: Block) -> bool:

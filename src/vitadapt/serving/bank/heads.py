@@ -13,11 +13,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ...nn.head import Head
 from ...utils.errors import ConfigError, WeightsError
-from .calls import Call, Numbers
-from .layout import Layout
+from .calls import Call, Layout, TensorNames
 
 WEIGHT, BIAS = "linear.weight", "linear.bias"
-SMALL = 64  # classes; heads with no more are computed together, larger ones with those of up to twice their size
+_SMALL = 64  # classes; heads with no more are computed together, larger ones with those of up to twice their size
 
 
 class LinearPerImage(nn.Linear):
@@ -33,11 +32,12 @@ class HeadFamily:
     """Heads that compute the same of features of the same kind.
 
     A row has the tensors that are no class's own, by `layout`, and then weights and bias of class after class.
-    projected: does it take the features behind the backbone's output projection?
+    template: such a head. projected: does it take the features behind the backbone's output projection?
     """
 
     key: Hashable
     layout: Layout
+    template: Head
     call: Call
     projected: bool
 
@@ -48,21 +48,15 @@ class HeadFamily:
 
     def views(self, rows: Tensor) -> dict[str, Tensor]:
         """Rows (..., P + C (E + 1)) -> name -> tensors (..., *shape)."""
-        fixed, size = self.layout.size, cast(Head, self.call.module).linear.in_features + 1
-        classes = rows[..., fixed:].unflatten(-1, (-1, size))
-        own = {WEIGHT: classes[..., :-1], BIAS: classes[..., -1]}
-        return self.layout.views(rows[..., :fixed]) | {name: t.to(self.dtype) for name, t in own.items()}
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return cast(Head, self.call.module).linear.weight.dtype
+        linear, fixed = self.template.linear, self.layout.size
+        classes = rows[..., fixed:].unflatten(-1, (-1, linear.in_features + 1)).to(linear.weight.dtype)
+        return self.layout.views(rows[..., :fixed]) | {WEIGHT: classes[..., :-1], BIAS: classes[..., -1]}
 
     def logits(self, packed: Sequence[Tensor], features: Tensor) -> Tensor:
         """The row of the head of each image and the features (k, E) -> logits (k, C), C the largest of them all."""
         single = all(row is packed[0] for row in packed)
-        rows = packed[0] if single else pad_sequence(list(packed), batch_first=True)
-        own = self.views(rows)
-        if single or cast(Head, self.call.module).channels is not None:
+        own = self.views(packed[0] if single else pad_sequence(list(packed), batch_first=True))
+        if single or self.template.channels is not None:
             return cast(Tensor, self.call(own, single, features))
         # all else in a head is by feature or by class, and needs no more than a place for the one row of an image
         own = {name: t.reshape(len(t), -1, t.shape[-1] if t.ndim > 1 else 1) for name, t in own.items()}
@@ -70,8 +64,8 @@ class HeadFamily:
 
     def alone(self, row: Tensor) -> Head:
         """The head whose row it is."""
-        with self.call.numbers.lock:
-            head = copy.deepcopy(cast(Head, self.call.module))
+        with self.call.names.lock:
+            head = copy.deepcopy(self.template)
         tensors = self.views(row)
         head.linear = nn.Linear(head.linear.in_features, len(tensors[BIAS]))
         for name, tensor in (dict(head.named_parameters()) | dict(head.named_buffers())).items():
@@ -89,13 +83,14 @@ def dissect_head(head: nn.Module, features: int, projected: bool) -> tuple[HeadF
     own = {name: t.detach() for name, t in head.state_dict().items() if t.is_floating_point()}
     layout = Layout.of({name: t for name, t in own.items() if name not in (WEIGHT, BIAS)})
     template = copy.deepcopy(head).requires_grad_(False).eval()
-    template.linear = LinearPerImage(features, 1, device=head.linear.weight.device, dtype=head.linear.weight.dtype)
+    dtype = head.linear.weight.dtype
+    template.linear = LinearPerImage(features, 1, device=head.linear.weight.device, dtype=dtype)
     places = dict(template.named_parameters()) | dict(template.named_buffers())
-    numbers = Numbers({id(places[name]): name for name in own})
-    key = (projected, head.spec.length, head.channels is not None, features, layout, head.linear.weight.dtype)
-    return HeadFamily(key, layout, Call.of(template, numbers), projected), own
+    names = TensorNames({id(places[name]): name for name in own})
+    key = (projected, head.spec.length, head.channels is not None, features, layout, dtype)
+    return HeadFamily(key, layout, template, Call.of(template, names), projected), own
 
 
-def crowd(classes: int) -> int:
-    """Heads of the same number are computed together; what is filled up with zeros is half at most, or little."""
-    return max(SMALL, 1 << (classes - 1).bit_length())
+def padded_size(classes: int) -> int:
+    """Heads of the same number are computed together; half of it at most, or little, is filled up with zeros."""
+    return max(_SMALL, 1 << (classes - 1).bit_length())

@@ -1,4 +1,4 @@
-"""The one backbone that computes for all: its modules ask the call in progress what the adapters want of them."""
+"""The one backbone that computes for all adapters: its modules ask the plan of the call in progress what to do."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ...nn.surgery import copy_sharing_weights
 from ...nn.vit import PLACES, Block, Slot, SlotLinear, ViT
 from .calls import Call
+from .factors import Rows
 from .family import Family, Piece, SlotPiece
-from .thin import Rows
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ Part = tuple[slice, Piece, Rows]
 
 @dataclass(frozen=True)
 class Plan:
-    """Who wants what where: path -> parts of the batch in rising order; the rest is the plain backbone's."""
+    """Path of a module -> what stands there for parts of the batch, in rising order; the rest is the backbone's."""
 
     size: int
     parts: Mapping[str, Sequence[Part]] = field(default_factory=dict)
@@ -56,7 +56,7 @@ _PLAN = ContextVar("plan", default=_NOTHING)
 
 @contextmanager
 def following(plan: Plan) -> Iterator[None]:
-    """Within the block, and this thread, hosts compute what `plan` says."""
+    """Within the block, and in this thread, hosts compute by `plan`."""
     token = _PLAN.set(plan)
     try:
         yield
@@ -132,7 +132,7 @@ class SlotSite(nn.Module):
 
     def _merged(self, rows: Rows, call: Call, slots: tuple[Slot, ...], x: Tensor) -> Tensor:
         """x W^T + b with the adapters' own W and b: (k, N, D_in) -> (k, N, D_out of these slots)."""
-        weight, bias = (part.to(x.dtype) for part in rows.parts(call))
+        weight, bias = (part.to(x.dtype) for part in rows.factors(call))
         here = slice(self.base.rows(slots[0]).start, self.base.rows(slots[-1]).stop)
         if rows.single:
             return F.linear(x, weight[here], bias[here])
@@ -146,7 +146,7 @@ class SlotSite(nn.Module):
                 y += change[..., self.base.rows(slot)].unsqueeze(-2)
         for slot, call in piece.thin:
             if slot in here:
-                _add_thin(here[slot], x, *rows.parts(call))
+                _add_thin(here[slot], x, *rows.factors(call))
         for slot, call in piece.branches:
             if slot in here:
                 here[slot].add_(rows.run(call, x))
