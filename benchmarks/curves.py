@@ -84,7 +84,7 @@ def training(method: str, size: int, depth: int, clock: Callable[[], float]) -> 
     images = TensorInputs(torch.randint(0, 256, (32, 3, size, size), dtype=torch.uint8))
     config = RunConfig("random:tiny", parse_method(method), "made-up").resolved()
     features = forward_all(vit, images, Setting(), "features")
-    task = Task(config, vit, images, torch.arange(32) % 8, 8, features, Setting())
+    task = Task(config.training, vit, images, torch.arange(32) % 8, 8, features, Setting())
     return cost(lambda: train_final(task, replace(task.recipe, epochs=2, probe_epochs=2)), clock)
 
 

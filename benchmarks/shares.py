@@ -62,8 +62,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     found["gather and embed all images, all epochs"] = embed * len(task.labels) * task.recipe.epochs
     found["backbone, data set, pixels, features again"] = milliseconds(lambda: prepare(config, environment))
     found["open the data set"] = milliseconds(lambda: open_dataset(config.dataset))
-    found["open the test pixels"] = milliseconds(lambda: pixels_of(test, ready.dataset, backbone, environment))
-    read = milliseconds(lambda: frozen_features(backbone, ready.frozen, images, environment, "features"))
+    found["open the test pixels"] = milliseconds(lambda: pixels_of(test, backbone, environment, ready.dataset.squash))
+    read = milliseconds(lambda: frozen_features(backbone, ready.task.digest, images, environment, "features"))
     return {**found, "read the features": read}
 
 

@@ -34,12 +34,12 @@ def measure(config: RunConfig, environment: Environment, limit: int) -> dict[str
     """Train one cell and score it on at most `limit` test images (the same ones for every method)."""
     ready = prepare(config, environment)
     start = time.perf_counter()
-    trained = PROTOCOLS[config.protocol](ready.task)
+    trained = PROTOCOLS[config.protocol](ready.task, config)
     seconds = time.perf_counter() - start
     test = ready.dataset.splits["test"]
     test = test.take(np.sort(np.random.default_rng(0).permutation(len(test))[:limit]))
-    pixels = pixels_of(test, ready.dataset, ready.task.backbone, environment)
-    probabilities = predict(trained, ready.frozen, pixels, ready.dataset, environment, environment.setting)
+    pixels = pixels_of(test, ready.task.backbone, environment, ready.dataset.squash)
+    probabilities = predict(trained, ready.task.digest, pixels, ready.dataset, environment, environment.setting)
     accuracy = 100 * float((probabilities.argmax(1) == test.labels).mean())
     return {"score": accuracy, "loss": trained.log.losses[-1], "seconds": round(seconds, 1)}
 

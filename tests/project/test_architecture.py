@@ -35,7 +35,6 @@ NARROW = {  # what some folders are limited to, besides themselves
     "weights": {"utils", "nn"},
     "report": set(FOLDERS[: FOLDERS.index("report")]) - {"training", "nn"},
 }
-PENDING = {("text", "benchmark"), ("training", "benchmark")}  # until a task carries a configuration of its own
 
 
 def module_of(path: Path) -> str:
@@ -148,7 +147,7 @@ def test_a_folder_imports_only_folders_to_its_left(path: Path) -> None:
     if folder not in FOLDERS:
         return
     others = {folder_of(name) for name in imports_of(path)} - {"", "__main__"}
-    wrong = [name for name in others if name not in allowed(folder) and (folder, name) not in PENDING]
+    wrong = [name for name in others if name not in allowed(folder)]
     assert not wrong
 
 

@@ -14,8 +14,6 @@ from PIL import Image
 from text_cases import open_clip_clip, openai_file
 
 from vitadapt.benchmark.config import RunConfig
-from vitadapt.benchmark.protocols.base import PROTOCOLS
-from vitadapt.benchmark.protocols.standard import Task
 from vitadapt.benchmark.results.store import Store
 from vitadapt.benchmark.runner import run
 from vitadapt.benchmark.sweep import expand, read_bench
@@ -26,9 +24,11 @@ from vitadapt.nn.head_spec import TEXT, ZERO, HeadSpec, head_text, parse_head
 from vitadapt.nn.setting import Setting
 from vitadapt.text import Prompts, load_text_tower
 from vitadapt.training.adapter_file import load_adapter
+from vitadapt.training.cross_validation import train_final
 from vitadapt.training.features import Environment
 from vitadapt.training.loop import TensorInputs
 from vitadapt.training.recipe import Recipe
+from vitadapt.training.task import Task
 from vitadapt.utils.errors import ConfigError, NotApplicable, NotMergeable, UnknownName
 from vitadapt.weights import load_backbone
 
@@ -79,7 +79,9 @@ def task(problem, spec, method=None, labels=None):
             features = backbone(images)
     labels = torch.arange(12) % 5 if labels is None else labels
     config = RunConfig("random:tiny-clip", method or METHODS["linear-probe"](), "x", head=spec, recipe=FAST)
-    return Task(config, backbone, TensorInputs(images), labels, 5, features, Setting(), None, TextStart(text, 7.0))
+    return Task(
+        config.training, backbone, TensorInputs(images), labels, 5, features, Setting(), None, TextStart(text, 7.0)
+    )
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -109,13 +111,14 @@ def test_every_method_can_start_from_text_and_trains(problem, method):
     made = task(problem, TEXT, METHODS[method]())
     before = made.build(0)
     assert torch.equal(before.head.linear.weight, problem[3])
-    trained = PROTOCOLS["fixed"](made)
+    trained = train_final(made, made.recipe)
     assert not torch.equal(trained.model.head.linear.weight, problem[3])
     assert trained.log.steps and all(map(math.isfinite, trained.log.losses))
 
 
 def test_zero_shot_trains_nothing(problem):
-    trained = PROTOCOLS["fixed"](task(problem, TEXT, ZeroShot()))
+    made = task(problem, TEXT, ZeroShot())
+    trained = train_final(made, made.recipe)
     assert torch.equal(trained.model.head.linear.weight, problem[3])
     assert trained.log.steps == 0 and trained.chosen == {}
 

@@ -1,21 +1,27 @@
-"""What is run, as values: the recipe of a training, the configuration of a run, and the text forms of both."""
+"""One cell of a benchmark as a value, and its text forms."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
-from ..data.catalog import names_of
 from ..methods import METHODS
-from ..nn.head_spec import TEXT, ZERO, HeadSpec, parse_head
+from ..nn.head_spec import HeadSpec
 from ..nn.surgery import Method
 from ..text.prompts import Prompts, build_prompts
-from ..training.recipe import Recipe, protocol_table, recipe_for
+from ..training.config import (
+    Precision,
+    TrainConfig,
+    check_head,
+    check_method,
+    config_digest,
+    default_head,
+    plain_config,
+    prompts_for,
+)
+from ..training.recipe import Recipe
 from ..utils.errors import ConfigError
 from ..utils.fields import build
 from ..utils.files import parse_toml, read_text
@@ -38,59 +44,53 @@ class RunConfig:
     seed: int = 0
     image_size: int | None = None
     protocol: str = "fixed"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     recipe: Recipe | None = None
     head: HeadSpec | None = None
     prompts: Prompts | None = None
     subset: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.method.trains_head and self.head is not None and self.head.start != "text":
-            raise ConfigError("this method trains no head, so that it must start from text; leave --head out")
+        check_head(self.method, self.head)
         if self.shots is not None and self.shots < 1:
             raise ConfigError(f"shots must be at least 1 (or 'all'), got {self.shots}: nothing to train on")
-        check_match(self.protocol, self.method)
+        check_method(self.protocol, self.method)
+
+    @property
+    def training(self) -> TrainConfig:
+        """What a training under this configuration depends on besides its images, with every default filled in."""
+        return TrainConfig.of(
+            self.backbone,
+            self.method,
+            self.protocol,
+            recipe=self.recipe,
+            head=self.head,
+            prompts=prompts_for(self.head_spec, self.prompts),
+            seed=self.seed,
+            image_size=self.image_size,
+            precision=self.precision,
+            dataset=self.dataset,
+        )
 
     def resolved(self) -> RunConfig:
         """The same configuration with the recipe that its protocol prescribes filled in, in the one form it has.
 
         What says nothing new (a head that is the default, prompts for a head without text) is left out.
         """
-        head = None if self.head == self.usual_head else self.head
-        prompts = self.prompts if self.head_spec.start == "text" and self.prompts != Prompts() else None
-        if prompts and prompts.knowledge:
-            prompts = replace(prompts, knowledge=prompts.knowledge.pinned(names_of(self.dataset)))
-        recipe = self.recipe or recipe_for(self.protocol, self.method)
-        return replace(self, recipe=recipe, head=head, prompts=prompts)
+        head = None if self.head == default_head(self.protocol, self.method) else self.head
+        return replace(self, recipe=self.training.recipe, head=head, prompts=self.training.prompts)
 
     @property
     def head_spec(self) -> HeadSpec:
         """The head of this cell."""
-        return self.head or self.usual_head
-
-    @property
-    def usual_head(self) -> HeadSpec:
-        """The head of a cell that names none."""
-        prescribed = protocol_table().get(self.protocol, {}).get("head")
-        if prescribed:
-            return parse_head(prescribed)
-        return ZERO if self.method.trains_head else TEXT
+        return self.head or default_head(self.protocol, self.method)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; the method as its name and fields."""
-        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        plain["method"] = {"name": METHODS.name_of(self.method), **dataclasses.asdict(cast(Any, self.method))}
-        plain["recipe"] = dataclasses.asdict(self.recipe) if self.recipe else None
-        # What is younger than the first records is left out where it says nothing, for their digests must stay.
-        for name, value in {"decays": "matrices", "jitter": 0.0, "flip": False}.items():
-            if self.recipe and getattr(self.recipe, name) == value:
-                del plain["recipe"][name]
-        for name in ("head", "prompts"):
-            value = plain.pop(name)
-            plain |= {name: dataclasses.asdict(value)} if value else {}
+        plain = plain_config(self)
         if plain["subset"] is None:
             del plain["subset"]
-        return cast(dict[str, Any], json.loads(json.dumps(plain)))
+        return plain
 
     @staticmethod
     def from_dict(plain: Mapping[str, Any]) -> RunConfig:
@@ -109,34 +109,8 @@ class RunConfig:
         )
 
     def digest(self) -> str:
-        """16 hex digits that name the record of this configuration; files are known by content, not by place."""
-        plain = self.resolved().to_dict()
-        knowledge = plain.get("prompts", {}).get("knowledge") or {}
-        if knowledge.get("content"):
-            del knowledge["path"]
-        text = json.dumps(plain, sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def check_match(protocol: str, method: Method) -> None:
-    """Methods that break laws run only under a protocol that lists them, and such a protocol runs nothing else.
-
-    Raises ConfigError otherwise.
-    """
-    table = protocol_table()
-    listed = table.get(protocol, {}).get("methods")
-    if listed is None and not method.breaks:
-        return
-    name = METHODS.name_of(method)
-    if listed is not None and name not in listed:
-        other = table[protocol]["honest"]
-        raise ConfigError(
-            f"protocol {protocol} repeats published code and runs {', '.join(listed)} only; use {other} for {name}"
-        )
-    if listed is None:
-        able = [known for known, row in table.items() if name in row.get("methods", {})] or ["none"]
-        laws = ", ".join(sorted(method.breaks))
-        raise ConfigError(f"{name} breaks {laws}: it repeats published code and runs only under protocol {able[0]}")
+        """16 hex digits that name the record of this configuration."""
+        return config_digest(self.resolved().to_dict())
 
 
 def read_toml(path: Path) -> dict[str, Any]:

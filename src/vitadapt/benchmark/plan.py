@@ -18,13 +18,13 @@ from ..nn.setting import Setting
 from ..nn.surgery import trainable
 from ..training.features import Environment, cached_backbone
 from ..training.loop import TensorInputs, forward_all
+from ..training.task import Task
 from ..utils.errors import DataError
 from ..utils.system import peak_memory_mb
 from .config import RunConfig
 from .prepare import training_pool
 from .protocols.base import Budget
 from .protocols.released import procedure_of
-from .protocols.standard import Task
 from .results.store import Store
 
 Clock = Callable[[], float]
@@ -158,16 +158,16 @@ def pace_of(config: RunConfig, setting: Setting, clock: Clock = time.perf_counte
     """Measured by `clock` on random images, a batch at a time, for a second each."""
     setting = replace(setting, precision=config.precision, progress=None)
     backbone, _ = cached_backbone(config.backbone, config.image_size, setting.device)
-    size, recipe = backbone.image_size, config.recipe
-    assert recipe is not None
-    recipe = replace(recipe, epochs=1, lr=0.0, head_lr=0.0, head_start="zero")  # what is learnt does not matter
+    size, training = backbone.image_size, config.training
+    # What is learnt does not matter.
+    recipe = replace(training.recipe, epochs=1, lr=0.0, head_lr=0.0, head_start="zero")
     images = TensorInputs(torch.randint(0, 256, (recipe.batch_size, 3, size, size), dtype=torch.uint8))
     features = forward_all(backbone, images, setting, "plan")
     forward = _seconds(lambda: forward_all(backbone, images, setting, "plan"), clock) / len(images)
     if not config.method.trains_head:
         return Pace(0.0, 0.0, forward, features.shape[1], size, 0, peak_memory_mb())
     labels = torch.arange(len(images)) % 10
-    task = Task(config, backbone, images, labels, 10, features, setting)
+    task = Task(training, backbone, images, labels, 10, features, setting)
     model = task.build(0)
     trained = _seconds(lambda: task.fit(model, recipe, 0), clock) / len(images)
     scored = _seconds(lambda: task.probabilities(model), clock) / len(images)

@@ -5,20 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
-
-import torch
 
 from ..data import Dataset, Examples, open_dataset, sample_few_shot
 from ..data.sampling.manifests import manifest_digest, read_manifest, subset_rows
 from ..methods.audit import TensorReport, probe
-from ..nn.backbone import Backbone, backbone_digest
-from ..nn.head import TextStart, unprojected
-from ..text.class_features import text_start
-from ..training.features import Environment, cached_backbone, frozen_features, pixels_of
-from ..training.task import Task
+from ..text.class_features import sentences, text_start
+from ..training.features import Environment, cached_backbone, pixels_of
+from ..training.task import Task, make_task
 from ..utils.errors import ConfigError
 from .config import RunConfig
 from .protocols.released import procedure_of
@@ -39,62 +35,31 @@ class Clock:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a cell works on before any training: nothing of it comes from the test images.
-
-    `base` is the digest of the backbone as it was loaded, `frozen` as it is used; `said` are notes for the record.
-    """
+    """What a cell works on before any training: nothing of it comes from the test images. notes: for the record."""
 
     task: Task
     dataset: Dataset
     pool: Examples
-    base: str
-    frozen: str
-    said: list[str]
+    notes: list[str]
 
 
 def prepare(config: RunConfig, environment: Environment, clock: Clock | None = None) -> Prepared:
     """Backbone, labelled images, their features and the text of a cell. The task has no files of its own."""
-    clock, setting = clock or Clock(), replace(environment.setting, precision=config.precision)
+    clock, training, notes, text = clock or Clock(), config.training, list[str](), None
     with clock.phase("data"):
-        backbone, base = cached_backbone(config.backbone, config.image_size, setting.device)
+        backbone, _ = cached_backbone(training.backbone, training.image_size, environment.setting.device)
         dataset = open_dataset(config.dataset, environment.data_root)
         pool = training_pool(config, dataset, environment)
-        images = pixels_of(pool, dataset, backbone, environment)
+        images = pixels_of(pool, backbone, environment, dataset.squash)
     with clock.phase("features"):
-        text, said = _text(config, backbone, dataset, environment)
-        backbone, frozen, text = _with_projection(config, backbone, base, text)
-        features = frozen_features(backbone, frozen, images, environment, "features")
-    task = Task(
-        config=config,
-        backbone=backbone,
-        images=images,
-        labels=torch.from_numpy(pool.labels),
-        classes=len(dataset.classes),
-        features=features,
-        setting=setting,
-        text=text,
-        metric=dataset.metric,
-    )
-    return Prepared(task, dataset, pool, base, frozen, said)
-
-
-def _text(
-    config: RunConfig, backbone: Backbone, dataset: Dataset, environment: Environment
-) -> tuple[TextStart | None, list[str]]:
-    if config.head_spec.start != "text":
-        return None, []
-    return text_start(config, backbone, dataset, environment.cache, environment.setting)
-
-
-def _with_projection(
-    config: RunConfig, backbone: Backbone, base: str, text: TextStart | None
-) -> tuple[Backbone, str, TextStart | None]:
-    """Backbone, its digest and the text as they are; or, where the head is to hold it, all without the projection."""
-    if config.head_spec.projection == "kept":
-        return backbone, base, text
-    bare, projection = unprojected(backbone)
-    merged = replace(text, features=text.features.to(projection) @ projection) if text else None  # (C, E) (E, D)
-    return bare, backbone_digest(bare), merged
+        if training.head.start == "text":
+            texts = sentences(config.dataset, dataset.classes, training.prompts)
+            text, notes = text_start(training.backbone, backbone, texts, environment.cache, environment.setting)
+        labels, key = pool.labels, config.digest()
+        task = make_task(
+            training, images, labels, len(dataset.classes), environment, text=text, metric=dataset.metric, key=key
+        )
+    return Prepared(task, dataset, pool, notes)
 
 
 @lru_cache(maxsize=64)

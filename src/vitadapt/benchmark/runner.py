@@ -24,15 +24,14 @@ from ..training.adapter_file import AdapterInfo, adapter_bytes
 from ..training.features import Environment, frozen_features, pixels_of
 from ..training.loop import forward_all, probabilities_of
 from ..training.recipe import protocol_table
+from ..training.task import Task, Trained, adapter_info
 from ..utils.errors import Diverged, StorageError
 from ..utils.files import bytes_digest
 from ..utils.system import peak_memory_mb, versions
-from ..weights.catalog import backbones
 from .config import RunConfig
 from .prepare import Clock, Prepared, cached_probe, prepare
 from .protocols.base import PROTOCOLS
 from .protocols.released import UNBLINDED, OpenTest, Seen, procedure_of
-from .protocols.standard import Task, Trained
 from .results.record import Record
 from .results.store import Store
 
@@ -89,13 +88,13 @@ def _run(config: RunConfig, digest: str, store: Store, environment: Environment)
     task = replace(ready.task, checkpoint=store.path("checkpoints", digest), trials=store.path("trials", digest))
     dataset = ready.dataset
     with clock.phase("data"):
-        test = pixels_of(dataset.splits["test"], dataset, task.backbone, environment)
+        test = pixels_of(dataset.splits["test"], task.backbone, environment, dataset.squash)
     labels = dataset.splits["test"].labels
     record = _blank_record(config, digest, dataset, ready.pool, task, environment)
-    record = replace(record, notes=[*record.notes, *ready.said])
+    record = replace(record, notes=[*record.notes, *ready.notes])
     try:
         with clock.phase("train"):
-            trained, seen = _train(task, OpenTest(test, labels))
+            trained, seen = _train(task, config, OpenTest(test, labels))
     except Diverged as error:
         notes = [*record.notes, str(error)]
         record = replace(record, status="diverged", notes=notes, chosen=error.chosen, seconds=clock.seconds)
@@ -105,7 +104,7 @@ def _run(config: RunConfig, digest: str, store: Store, environment: Environment)
             probabilities, score, by_class = seen.probabilities, seen.score, 100 * seen.per_class(labels)
             record = replace(record, scores=seen.scores)
         else:
-            probabilities = predict(trained, ready.frozen, test, dataset, environment, task.setting)
+            probabilities = predict(trained, task.digest, test, dataset, environment, task.setting)
             score, by_class = SealedTest(labels, dataset.metric).score(probabilities)
     record = _finished(record, trained, score, by_class, clock)
     return _kept(store, record, probabilities, labels, adapter_bytes(trained.model, _info(config, ready)))
@@ -118,19 +117,16 @@ def _kept(store: Store, record: Record, probabilities: np.ndarray | None, labels
 
 def _info(config: RunConfig, ready: Prepared) -> AdapterInfo:
     """What the adapter file of this cell says: nothing of when and how fast, so that equal cells give equal bytes."""
-    dataset, row = ready.dataset, backbones().get(config.backbone)
-    size = ready.task.backbone.image_size
-    info = AdapterInfo(config.method, config.backbone, size, dataset.classes, ready.base, config.head_spec)
+    dataset = ready.dataset
     summary = {"images": len(ready.pool), "dataset": dataset.name, "protocol": config.protocol, "seed": config.seed}
-    return replace(info, squash=dataset.squash, training=summary, base_licence=row.licence if row else "")
+    return adapter_info(ready.task, dataset.classes, summary, squash=dataset.squash)
 
 
-def _train(task: Task, test: OpenTest) -> tuple[Trained, Seen | None]:
+def _train(task: Task, config: RunConfig, test: OpenTest) -> tuple[Trained, Seen | None]:
     """The trained classifier, and what a protocol that looks at the test set saw there; no other is given `test`."""
-    name = task.config.protocol
-    if name not in UNBLINDED:
-        return PROTOCOLS[name](task), None
-    seen = UNBLINDED[name](task, test)
+    if config.protocol not in UNBLINDED:
+        return PROTOCOLS[config.protocol](task, config), None
+    seen = UNBLINDED[config.protocol](task, config, test)
     return seen.trained, seen
 
 

@@ -9,28 +9,26 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.multiclass import check_classification_targets
 
-from ..benchmark.config import RunConfig
-from ..data import Examples, Geometry, open_pixels
+from ..data import Examples
 from ..methods import KAdaptation
 from ..methods.spec import parse_method
 from ..nn.head import Classifier
 from ..nn.head_spec import HeadSpec
 from ..nn.setting import Setting
 from ..nn.surgery import Method
-from ..training.adapter_file import ADAPTER, AdapterInfo, adapter_bytes
+from ..training.adapter_file import ADAPTER, adapter_bytes
+from ..training.config import TrainConfig
 from ..training.cross_validation import train_final
-from ..training.features import Environment, cached_backbone, frozen_features
+from ..training.features import Environment, cached_backbone, pixels_of
 from ..training.recipe import Recipe, recipe_for
-from ..training.task import Task
+from ..training.task import Task, adapter_info, make_task
 from ..utils.errors import ConfigError, DataError, VitadaptError, WeightsError
 from ..utils.fields import build
 from ..utils.files import write_atomic
-from ..weights.catalog import backbones
 from .model import Model, absolute_backbone, image_refs, load_model
 
 
@@ -108,25 +106,12 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         self.classes_, numbers = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise DataError(f"y has one class only ({self.classes_[0]!r}); at least two are needed")
-        task, base = self._task(Examples(refs, numbers.astype(np.int64)))
+        task = self._task(Examples(refs, numbers.astype(np.int64)))
         trained = train_final(task, task.recipe)
-        backbone = task.backbone
-        row = backbones().get(self.backbone)
-        info = AdapterInfo(
-            task.config.method,
-            absolute_backbone(self.backbone),
-            backbone.image_size,
-            tuple(map(str, self.classes_.tolist())),
-            base,
-            training={
-                "images": len(refs),
-                "seed": self.seed,
-                "labels": self.classes_.dtype.kind,
-                **({"recipe": asdict(self.recipe)} if self.recipe else {}),
-                **trained.chosen,
-            },
-            base_licence=row.licence if row else "",
-        )
+        training: dict[str, Any] = {"images": len(refs), "seed": self.seed, "labels": self.classes_.dtype.kind}
+        training |= {**({"recipe": asdict(self.recipe)} if self.recipe else {}), **trained.chosen}
+        classes, backbone = tuple(map(str, self.classes_.tolist())), absolute_backbone(self.backbone)
+        info = adapter_info(task, classes, training, backbone=backbone)
         self._set_model(Model(trained.model, info, Path(), Setting(self.device, self.precision)))
         return self
 
@@ -134,34 +119,22 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         self.model_ = model
         self.n_features_in_ = 3 * model.info.image_size**2
 
-    def _task(self, examples: Examples) -> tuple[Task, str]:
+    def _task(self, examples: Examples) -> Task:
         setting = Setting(self.device, self.precision)
         environment = Environment(cache=Path(self.cache) if self.cache else None, setting=setting)
-        config = RunConfig(
+        config = TrainConfig.of(
             self.backbone,
             self._method(),
-            "images",
-            shots=None,
+            recipe=self.recipe,
             seed=self.seed,
             image_size=self.image_size,
             precision=cast(Any, self.precision),
-            recipe=self.recipe,
         )
-        if config.head_spec.start == "text":
+        if config.head.start == "text":
             raise ConfigError("this method trains no head; use a method that does, such as LinearProbe()")
-        backbone, base = cached_backbone(self.backbone, self.image_size, self.device)
-        geometry = Geometry(backbone.image_size, backbone.preprocess.resize, False)
-        images = open_pixels(examples, geometry, environment.cache)
-        task = Task(
-            config=config,
-            backbone=backbone,
-            images=images,
-            labels=torch.from_numpy(examples.labels),
-            classes=int(examples.labels.max()) + 1,
-            features=frozen_features(backbone, base, images, environment, "features"),
-            setting=setting,
-        )
-        return task, base
+        backbone, _ = cached_backbone(self.backbone, self.image_size, self.device)
+        images = pixels_of(examples, backbone, environment)
+        return make_task(config, images, examples.labels, len(self.classes_), environment)
 
     def _method(self) -> Method:
         """The method; "lora:rank=8" is one as text. Raises UnknownName or ConfigError."""

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from ..benchmark.config import RunConfig
 from ..data import content_digests
 from ..data.sampling.folds import FOLDS, folds_for, grouped_folds
 from ..methods import KAdaptation
@@ -23,19 +22,19 @@ from ..nn.head_spec import HeadSpec
 from ..nn.surgery import Method
 from ..nn.vit import ViT
 from ..text import Prompts, prompts_of
-from ..text.class_features import text_start
+from ..text.class_features import sentences, text_start
 from ..training.adapter_file import ADAPTER, AdapterInfo, adapter_bytes
+from ..training.config import TrainConfig
 from ..training.cross_validation import train_final
-from ..training.features import Environment, cached_backbone, frozen_features, pixels_of
-from ..training.recipe import Recipe
-from ..training.task import Task, Trained, derive
+from ..training.features import Environment, cached_backbone, pixels_of
+from ..training.recipe import Recipe, recipe_for
+from ..training.task import Task, Trained, adapter_info, derive, make_task
 from ..utils.atomic import make_folder
 from ..utils.errors import CellBusy, ConfigError, Diverged, NotApplicable, StorageError, WeightsError
 from ..utils.files import bytes_digest, storage_error, write_atomic
 from ..utils.system import versions
-from ..weights.catalog import backbones
 from .documents import write_pages
-from .fit_record import FORMAT, RECORD, read_record, record_text, scores, selection_record
+from .fit_record import FORMAT, RECORD, image_fields, read_record, record_text, scores, selection_record
 from .holdout import TrainTestSplit, train_test_split
 from .model import Model, absolute_backbone, load_model
 from .model_selection import Candidate, Message, cross_validate, select
@@ -61,19 +60,18 @@ class FitConfig:
     precision: str = "fp32"
     licence: str = ""
 
-    def run_config(self, image_size: int) -> RunConfig:
-        """The configuration of the candidate with the method that was asked for."""
-        return RunConfig(
+    def train_config(self, image_size: int) -> TrainConfig:
+        """The configuration of the candidate with the method that was asked for. Raises ConfigError."""
+        return TrainConfig.of(
             self.backbone,
             self.method,
-            self.data,
-            shots=None,
-            seed=self.seed,
-            image_size=image_size,
-            precision=cast(Any, self.precision),
             recipe=self.recipe,
             head=self.head,
             prompts=self.prompts,
+            seed=self.seed,
+            image_size=image_size,
+            precision=cast(Any, self.precision),
+            dataset=self.data,
         )
 
 
@@ -127,7 +125,8 @@ def _fit(
 ) -> dict[str, Any]:
     start, device = time.perf_counter(), environment.setting.device
     size = config.image_size or usual_size(cached_backbone(config.backbone, None, device)[0], device)
-    identity = _identity(config, size, data, environment)
+    training = config.train_config(size)
+    identity = _identity(config, training, data, environment)
     known = read_record(out) if (out / RECORD).exists() else None
     if known is not None and known["identity"] == identity and (out / ADAPTER).exists():
         message(f"{out} is the model of these very images and settings already; nothing to do")
@@ -138,7 +137,7 @@ def _fit(
         message(line)
     test = "given" if data.given else "held out"
     message(f"{len(data.train)} images to train on, {len(data.test)} {test} to test with")
-    task, base, notes = _task(config.run_config(size), data, environment)
+    task, notes = _task(training, config.data, data, environment)
     if notes:
         message(notes)
     fold = _folds(config, data)
@@ -146,13 +145,13 @@ def _fit(
     selected = select(candidates)
     message(f"kept: {selected.name}")
     selected, trained = _train(selected, candidates, out / _WORK, message)
-    info = _info(config, selected.task, base, data, trained)
+    info = _info(config, selected.task, data, trained)
     record = {
         "format": FORMAT,
         "identity": identity,
         "command": command,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **selection_record(selected, candidates, data, fold),
+        **selection_record(selected, candidates, data, fold, config.data),
     }
     (out / RECORD).unlink(missing_ok=True)  # it would speak of another adapter
     write_atomic(out / ADAPTER, adapter_bytes(trained.model, info))
@@ -169,43 +168,33 @@ def _findings(data: TrainTestSplit) -> list[str]:
     return [f"{f.level}: {f.message}" for f in data.findings if f.level != "note"]
 
 
-def _identity(config: FitConfig, size: int, data: TrainTestSplit, environment: Environment) -> str:
+def _identity(config: FitConfig, training: TrainConfig, data: TrainTestSplit, environment: Environment) -> str:
     """Names the settings together with the content of all images."""
-    parts = [config.run_config(size).digest(), str(config.folds), config.licence, *data.classes]
+    parts = [training.digest(**image_fields(config.data)), str(config.folds), config.licence, *data.classes]
     for part in (data.train, data.test):
         parts += [*content_digests(part, environment.cache), str(part.labels.tolist())]
     return bytes_digest("\n".join(parts).encode())
 
 
-def _task(config: RunConfig, data: TrainTestSplit, environment: Environment) -> tuple[Task, str, str]:
-    """What the candidates train on, the digest of the backbone, and notes about its text."""
-    backbone, base = cached_backbone(config.backbone, config.image_size, environment.setting.device)
-    if config.head_spec.projection == "merged":
+def _task(config: TrainConfig, spec: str, data: TrainTestSplit, environment: Environment) -> tuple[Task, str]:
+    """What the candidates train on, and notes about its text."""
+    backbone, _ = cached_backbone(config.backbone, config.image_size, environment.setting.device)
+    if config.head.projection == "merged":
         raise ConfigError("head: projection=merged is for benchmarks; leave it out here")
-    images = pixels_of(data.train, data.dataset, backbone, environment)
-    text, notes = _text(config, backbone, data, environment)
-    task = Task(
-        config=config,
-        backbone=backbone,
-        images=images,
-        labels=torch.from_numpy(data.train.labels),
-        classes=len(data.classes),
-        features=frozen_features(backbone, base, images, environment, "features"),
-        setting=replace(environment.setting, precision=config.precision),
-        text=text,
-    )
-    return task, base, notes
+    images = pixels_of(data.train, backbone, environment, data.dataset.squash)
+    text, notes = _text(config, backbone, sentences(spec, data.classes, config.prompts), environment)
+    return make_task(config, images, data.train.labels, len(data.classes), environment, text=text), notes
 
 
 def _text(
-    config: RunConfig, backbone: Backbone, data: TrainTestSplit, environment: Environment
+    config: TrainConfig, backbone: Backbone, texts: list[list[str]], environment: Environment
 ) -> tuple[TextStart | None, str]:
     """The start of a head of class names, where the backbone has a text tower that can be had."""
     try:
-        text, notes = text_start(config, backbone, data.dataset, environment.cache, environment.setting)
+        text, notes = text_start(config.backbone, backbone, texts, environment.cache, environment.setting)
         return text, "; ".join(notes)
     except NotApplicable as error:
-        if config.head_spec.start == "text":
+        if config.head.start == "text":
             raise
         return None, "" if config.prompts is None else str(error)
     except WeightsError as error:
@@ -233,26 +222,20 @@ def _train(selected: Candidate, candidates: list[Candidate], work: Path, message
         return _train(selected, others, work, message)
 
 
-def _info(config: FitConfig, task: Task, base: str, data: TrainTestSplit, trained: Trained) -> AdapterInfo:
-    run, row = task.config, backbones().get(config.backbone)
-    from_text = run.head_spec.start == "text"
+def _info(config: FitConfig, task: Task, data: TrainTestSplit, trained: Trained) -> AdapterInfo:
+    from_text = task.config.head.start == "text"
     names, templates = prompts_of("", data.classes, config.prompts) if from_text else ([], [])
-    assert run.image_size is not None
-    training = {"images": len(data.train), "protocol": run.protocol, "seed": run.seed, **trained.chosen}
-    if run.recipe:
-        training["recipe"] = asdict(run.recipe)
-    return AdapterInfo(
-        run.method,
-        absolute_backbone(run.backbone),
-        run.image_size,
+    training = {"images": len(data.train), "protocol": "fixed", "seed": config.seed, **trained.chosen}
+    if task.recipe != recipe_for("fixed", task.config.method):
+        training["recipe"] = asdict(task.recipe)
+    return adapter_info(
+        task,
         data.classes,
-        base,
-        run.head_spec,
+        training | {"steps": trained.log.steps},
+        backbone=absolute_backbone(config.backbone),
         names=tuple(names),
         templates=tuple(templates),
-        training={**training, "steps": trained.log.steps},
         licence=config.licence,
-        base_licence=row.licence if row else "",
     )
 
 

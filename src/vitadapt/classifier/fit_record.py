@@ -21,10 +21,18 @@ FORMATS = ("vitadapt-fit/1", FORMAT)  # the first had no checksum
 RECORD = "fit.json"
 
 
+def image_fields(spec: str) -> dict[str, Any]:
+    """What a configuration says of the images: the fields, and so the digests, of a run of a benchmark."""
+    return {"dataset": spec, "shots": None, "protocol": "fixed"}
+
+
 def selection_record(
-    selected: Candidate, candidates: list[Candidate], data: TrainTestSplit, fold: np.ndarray | None
+    selected: Candidate, candidates: list[Candidate], data: TrainTestSplit, fold: np.ndarray | None, spec: str
 ) -> dict[str, Any]:
-    """Data, classes, settings, candidates, and the probabilities from cross-validation of every training image."""
+    """Data, classes, settings, candidates, and the probabilities from cross-validation of every training image.
+
+    spec: the images, as the user named them.
+    """
     config, labels = selected.task.config, data.train.labels
     ladder = [
         {
@@ -58,8 +66,8 @@ def selection_record(
         "backbone": config.backbone,
         "image_size": config.image_size,
         "method": method_text(config.method),
-        "head": head_text(config.head_spec),
-        "config": config.resolved().to_dict(),
+        "head": head_text(config.head),
+        "config": config.to_dict() | image_fields(spec),
         "seed": config.seed,
         "folds": 0 if fold is None else int(fold.max()) + 1,
         "ladder": ladder,

@@ -50,10 +50,10 @@ class Candidate:
 def tasks(task: Task) -> Iterator[Task]:
     """One task per candidate, the simplest first; zero-shot needs the text of the classes in `task`."""
     if task.text is not None:
-        yield replace(task, config=replace(task.config, method=ZeroShot(), head=None, recipe=None))
+        yield replace(task, config=task.config.with_method(ZeroShot()))
     if task.config.method != LinearProbe() and task.config.method.trains_head:
-        head = task.config.head if task.config.head and task.config.head.start != "text" else None
-        yield replace(task, config=replace(task.config, method=LinearProbe(), head=head, recipe=None))
+        head = task.config.head if task.config.head.start != "text" else None
+        yield replace(task, config=task.config.with_method(LinearProbe(), head))
     if task.config.method.trains_head or task.text is None:
         yield task
 

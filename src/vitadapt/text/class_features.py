@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from ..benchmark.config import RunConfig
-from ..data import Dataset
 from ..data.catalog import names_of, resolve
 from ..data.checks.dataset import Finding, finding
 from ..nn.backbone import Backbone
@@ -21,21 +19,20 @@ SHOWN = 60  # characters of a text that a note repeats
 
 
 def text_start(
-    config: RunConfig, backbone: Backbone, dataset: Dataset, cache: Path | None, setting: Setting
+    name: str, backbone: Backbone, texts: list[list[str]], cache: Path | None, setting: Setting
 ) -> tuple[TextStart, list[str]]:
-    """The start of a head from the classes' names, and notes for the record.
+    """The start of a head from the `sentences` about each class, and notes for the record.
 
-    Raises NotApplicable when the backbone has no text tower, WeightsError when it cannot be had, ConfigError when the
-    prompts do not fit the classes.
+    name: of `backbone`, whose text tower reads them. Raises NotApplicable when it has none, WeightsError when the
+    tower cannot be had.
     """
-    tower = cached_text_tower(config.backbone, setting.device, backbone)
-    texts = sentences(config.dataset, dataset.classes, config.prompts)
+    tower = cached_text_tower(name, setting.device, backbone)
     matrix = text_matrix(tower, texts, cache, setting.progress)
     return TextStart(matrix, tower.logit_scale), _notes(tower, [text for part in texts for text in part])
 
 
 def sentences(spec: str, classes: Sequence[str], prompts: Prompts | None) -> list[list[str]]:
-    """What is said about each class of the dataset `spec`. Raises ConfigError when the prompts do not fit them."""
+    """The sentences about each class of the dataset `spec`. Raises ConfigError when the prompts do not fit them."""
     return class_texts(_known_as(spec), classes, prompts, names_of(spec))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import Dataset, Examples, Geometry, open_pixels
+from ..data import Examples, Geometry, open_pixels
 from ..data.pixels.pixels import Pixels
 from ..nn.backbone import Backbone, backbone_digest
 from ..nn.setting import Setting
@@ -40,9 +40,9 @@ def cached_backbone(name: str, image_size: int | None, device: str) -> tuple[Bac
     return backbone, backbone_digest(backbone)
 
 
-def pixels_of(examples: Examples, dataset: Dataset, backbone: Backbone, environment: Environment) -> Pixels:
-    """The images as `backbone` wants them, decoded once per cache."""
-    geometry = Geometry(backbone.image_size, backbone.preprocess.resize, dataset.squash)
+def pixels_of(examples: Examples, backbone: Backbone, environment: Environment, squash: bool = False) -> Pixels:
+    """The images as `backbone` wants them, decoded once per cache. squash: not cropped but squeezed to a square."""
+    geometry = Geometry(backbone.image_size, backbone.preprocess.resize, squash)
     return open_pixels(examples, geometry, environment.cache, environment.setting.progress)
 
 

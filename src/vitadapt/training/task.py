@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..benchmark.config import RunConfig
+from ..data.pixels.pixels import Pixels
 from ..metrics.scores import METRICS
-from ..nn.backbone import Backbone
-from ..nn.head import Classifier, Head, TextStart
+from ..nn.backbone import Backbone, backbone_digest
+from ..nn.head import Classifier, Head, TextStart, unprojected
 from ..nn.setting import Setting
 from ..nn.surgery import adapt, trainable
 from ..utils.errors import ConfigError, Diverged
 from ..utils.files import bytes_digest
+from ..weights.catalog import backbones
+from .adapter_file import AdapterInfo
+from .config import TrainConfig
+from .features import Environment, cached_backbone, frozen_features
 from .loop import FitLog, Inputs, SelectedInputs, fit, forward_all, probabilities_of
 from .recipe import Recipe
 
@@ -29,11 +34,13 @@ class Task:
     """All that a protocol may use: a frozen backbone, the training images with their labels, and their frozen features.
 
     labels: (N,) class numbers or (N, C) multi-hot. features: (N, E) of the unadapted backbone, computed once.
-    text: what a head of class names is made of, when the cell asks for one. metric: the dataset's own.
+    text: what a head of class names is made of, when there is one. metric: the dataset's own.
     trials: the file in which the finished trials of a search survive a kill.
+    key: names all that a score depends on besides images and labels; empty for the digest of `config`.
+    digest: of `backbone`; base: of the backbone as it was loaded, which may have had a projection more.
     """
 
-    config: RunConfig
+    config: TrainConfig
     backbone: Backbone
     images: Inputs
     labels: Tensor
@@ -44,13 +51,14 @@ class Task:
     text: TextStart | None = None
     metric: str = "accuracy"
     trials: Path | None = None
+    key: str = ""
+    digest: str = ""
+    base: str = ""
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe of this cell."""
-        recipe = self.config.resolved().recipe
-        assert recipe is not None
-        return recipe
+        """The recipe of this training."""
+        return self.config.recipe
 
     def take(self, rows: Tensor) -> Task:
         """The same task with the images of `rows` (M,) only, in that order, and without files of its own."""
@@ -61,14 +69,14 @@ class Task:
     def identity(self) -> str:
         """A digest of all that the score of a trial depends on besides its learning rate, weight decay and length."""
         state = hashlib.blake2b(digest_size=8)
-        parts = (self.config.digest(), version("vitadapt"), torch.__version__, self.setting.device)
+        parts = (self.key or self.config.digest(), version("vitadapt"), torch.__version__, self.setting.device)
         state.update(repr(parts).encode())
         for tensor in (self.labels, self.features):
             state.update(tensor.cpu().contiguous().numpy().tobytes())
         return state.hexdigest()
 
     def build(self, seed: int) -> Classifier:
-        """A fresh classifier: the backbone adapted with tensors drawn from `seed`, and a head as the cell asks for.
+        """A fresh classifier: the backbone adapted with tensors drawn from `seed`, and the head of the configuration.
 
         Raises ConfigError when the head is to start from text and the backbone has none.
         """
@@ -76,7 +84,7 @@ class Task:
         return Classifier(backbone, self._head().to(self.setting.device)).eval()
 
     def _head(self) -> Head:
-        spec, text = self.config.head_spec, self.text
+        spec, text = self.config.head, self.text
         head = Head(self.features.shape[1], self.classes, spec, text.scale if text else None)
         if spec.norm == "standard":
             head.standardise(self.features)
@@ -148,6 +156,56 @@ class Task:
     def score_of(self, probabilities: Tensor) -> float:
         """The dataset's metric of probabilities (N, C) for the images of this task, in percent."""
         return 100 * METRICS[self.metric](self.labels.numpy(), probabilities.numpy())
+
+
+def make_task(
+    config: TrainConfig,
+    images: Pixels,
+    labels: np.ndarray,
+    classes: int,
+    environment: Environment,
+    *,
+    text: TextStart | None = None,
+    metric: str = "accuracy",
+    key: str = "",
+) -> Task:
+    """The task of training on `images` with their `labels`, (N,) or (N, C), the frozen features computed."""
+    backbone, base = cached_backbone(config.backbone, config.image_size, environment.setting.device)
+    digest = base
+    if config.head.projection == "merged":  # the head is to hold it
+        backbone, projection = unprojected(backbone)
+        digest = backbone_digest(backbone)
+        text = replace(text, features=text.features.to(projection) @ projection) if text else None  # (C, E) (E, D)
+    return Task(
+        config=config,
+        backbone=backbone,
+        images=images,
+        labels=torch.from_numpy(labels),
+        classes=classes,
+        features=frozen_features(backbone, digest, images, environment, "features"),
+        setting=replace(environment.setting, precision=config.precision),
+        text=text,
+        metric=metric,
+        key=key,
+        digest=digest,
+        base=base,
+    )
+
+
+def adapter_info(task: Task, classes: Sequence[str], training: Mapping[str, Any], **more: Any) -> AdapterInfo:
+    """What the adapter file of a finished `task` says of itself. more: further fields, such as licence or squash."""
+    config, row = task.config, backbones().get(task.config.backbone)
+    info = AdapterInfo(
+        config.method,
+        config.backbone,
+        task.backbone.image_size,
+        tuple(classes),
+        task.base,
+        config.head,
+        training=training,
+        base_licence=row.licence if row else "",
+    )
+    return replace(info, **more)
 
 
 @dataclass(frozen=True)

@@ -57,12 +57,21 @@ class Counted(TensorInputs):
         return super().gather(rows)
 
 
-def task(images, protocol, method=None, *, shots=5, labels=None, progress=None, **fields):
-    backbone, pixels, features = images
+def configured(protocol, method=None, shots=5):
     recipe = dataclasses.replace(recipe_for(protocol, method or LinearProbe()), epochs=5, head_start="zero")
-    config = RunConfig("random:tiny", method or LinearProbe(), "x", shots=shots, protocol=protocol, recipe=recipe)
+    return RunConfig("random:tiny", method or LinearProbe(), "x", shots=shots, protocol=protocol, recipe=recipe)
+
+
+def task(images, protocol, method=None, *, labels=None, progress=None, **fields):
+    backbone, pixels, features = images
+    config = configured(protocol, method).training
     labels = torch.arange(15) % 3 if labels is None else labels
     return Task(config, backbone, Counted(pixels), labels, 3, features, Setting(progress=progress), **fields)
+
+
+def train(protocol, images, name, method=None, *, shots=5, **fields):
+    """What `protocol` makes of a task, under the configuration of the protocol `name`."""
+    return protocol(task(images, name, method, **fields), configured(name, method, shots))
 
 
 def kept(folder):
@@ -84,9 +93,9 @@ def test_every_protocol_is_tested_here_or_breaks_laws_by_its_name():
 @pytest.mark.parametrize("method", [LinearProbe(), BitFit()], ids=["head", "backbone"])
 @pytest.mark.parametrize("name", SMALL)
 def test_a_protocol_trains_and_repeats_to_the_bit(images, name, method):
-    first = SMALL[name](task(images, name, method))
+    first = train(SMALL[name], images, name, method)
     torch.randn(3)
-    assert_same(first, SMALL[name](task(images, name, method)))
+    assert_same(first, train(SMALL[name], images, name, method))
     assert len(first.log.losses) == 5 and all(map(math.isfinite, first.log.losses))
     json.dumps(first.chosen)
     if name in SEARCHES:
@@ -116,15 +125,15 @@ def test_a_killed_search_goes_on_to_the_same_bytes(images, tmp_path, name, metho
         return progress
 
     every, before, rest = {}, {}, {}
-    whole = SMALL[name](task(images, name, method, progress=seen(every)))
+    whole = train(SMALL[name], images, name, method, progress=seen(every))
     searched = [label for label in every if label.startswith("search ")]
     assert len(searched) == whole.chosen["trials"]
     middle = len(searched) // 2 + 1
     with pytest.raises(Killed):
-        SMALL[name](task(images, name, method, progress=seen(before, middle), **kept(tmp_path)))
+        train(SMALL[name], images, name, method, progress=seen(before, middle), **kept(tmp_path))
     log = kept(tmp_path)["trials"]
     log.write_bytes(log.read_bytes()[:-3])  # the last line was torn as well
-    assert_same(SMALL[name](task(images, name, method, progress=seen(rest), **kept(tmp_path))), whole)
+    assert_same(train(SMALL[name], images, name, method, progress=seen(rest), **kept(tmp_path)), whole)
     again = [label for label in rest if label.startswith("search ")]
     assert again[-len(searched[middle - 1 :]) :] == searched[middle - 1 :], "what had no line is trained"
     assert set(again) <= set(searched[middle - 2 :]), "and what had a whole one is not"
@@ -160,7 +169,7 @@ def test_scores_are_kept_per_identity_and_a_damaged_line_counts_as_absent(tmp_pa
 @pytest.mark.parametrize("name", ["elevater", "halving"])
 def test_a_diverged_trial_is_recorded_and_never_chosen(images, name):
     grid = Grid(lrs=(1e-2, 1e20), decays=GRID.decays, stride=4)
-    trained = dataclasses.replace(SMALL[name], grid=grid)(task(images, name, BitFit()))
+    trained = train(dataclasses.replace(SMALL[name], grid=grid), images, name, BitFit())
     diverged = [row for row in trained.chosen["trace"] if row[3] is None]
     assert any(row[0] == 1e20 for row in diverged) and trained.chosen["lr"] == 1e-2
     assert [trained.chosen["lr"], trained.chosen["weight_decay"]] not in [row[:2] for row in diverged]
@@ -173,31 +182,31 @@ def test_when_everything_diverges_it_is_said(images, name):
     else:
         wild = dataclasses.replace(SMALL[name], grid=Grid(lrs=(1e30,), decays=GRID.decays, stride=4))
     with pytest.raises(Diverged):
-        wild(task(images, name, BitFit()))
+        train(wild, images, name, BitFit())
 
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_final_run_that_diverges_leaves_what_the_search_found(images, name, monkeypatch):
-    whole = SMALL[name](task(images, name, BitFit())).chosen
+    whole = train(SMALL[name], images, name, BitFit()).chosen
 
     def diverge(*_, **__):
         raise Diverged("no number")
 
     monkeypatch.setattr("vitadapt.benchmark.protocols.steps.train_final", diverge)
     with pytest.raises(Diverged, match="no number") as stop:
-        SMALL[name](task(images, name, BitFit()))
+        train(SMALL[name], images, name, BitFit())
     assert stop.value.chosen == whole and whole["trace"]
 
 
 def test_another_error_in_a_trial_stops_the_search(images):
     labels = torch.tensor([0, 1, 7] * 5)
     with pytest.raises((IndexError, RuntimeError)):
-        SMALL["elevater"](task(images, "elevater", labels=labels))
+        train(SMALL["elevater"], images, "elevater", labels=labels)
 
 
 def test_survivors_that_go_on_are_as_good_as_trained_anew(images, tmp_path):
-    went_on = Halving(GRID, 3, (2, 3, 4))(task(images, "halving", BitFit(), **kept(tmp_path)))
-    anew = Halving(GRID, 3, (2, 3, 4))(task(images, "halving", BitFit()))
+    went_on = train(Halving(GRID, 3, (2, 3, 4)), images, "halving", BitFit(), **kept(tmp_path))
+    anew = train(Halving(GRID, 3, (2, 3, 4)), images, "halving", BitFit())
     assert_same(went_on, anew)
 
 
@@ -205,7 +214,7 @@ def test_survivors_that_go_on_save_the_epochs_behind_them(images, tmp_path):
     counts = []
     for files in (kept(tmp_path), {}):
         Counted.asked = 0
-        SMALL["halving"](task(images, "halving", BitFit(), **files))
+        train(SMALL["halving"], images, "halving", BitFit(), **files)
         counts.append(Counted.asked)
     assert counts[0] < counts[1]
 
@@ -219,9 +228,9 @@ def test_states_that_would_fill_the_disk_are_not_kept(images, tmp_path):
 @pytest.mark.parametrize("name", SMALL)
 def test_the_budget_holds(images, tmp_path, name):
     made = task(images, name, BitFit(), **kept(tmp_path))
-    budget = SMALL[name].budget(made.config, made.labels)
+    budget = SMALL[name].budget(configured(name, BitFit()), made.labels)
     Counted.asked = 0
-    trained = SMALL[name](made)
+    trained = SMALL[name](made, configured(name, BitFit()))
     seen = Counted.asked
     assert 0 < seen <= budget.trained + budget.scored
     assert seen >= 0.5 * (budget.trained + budget.scored), "a budget that nobody uses is no estimate"
@@ -286,7 +295,7 @@ def test_one_shot_and_all_images(images, name, shots):
     backbone, pixels, features = images
     rows = slice(0, 6 if SMALL[name].draws(shots) == 2 else 3) if shots else slice(0, 15)
     part = (backbone, pixels[rows], features[rows])
-    trained = SMALL[name](task(part, name, shots=shots, labels=torch.arange(15)[rows] % 3))
+    trained = train(SMALL[name], part, name, shots=shots, labels=torch.arange(15)[rows] % 3)
     assert len(trained.log.losses) == 5
     assert ("trace" in trained.chosen) == (name != "cv" or shots is None)
 
@@ -296,41 +305,39 @@ def test_several_labels(images, name):
     labels = torch.zeros(15, 3, dtype=torch.uint8)
     for i in range(15):
         labels[i, [i % 3, (i // 5) % 3]] = 1
-    trained = SMALL[name](task(images, name, labels=labels, metric="11-point-map"))
+    trained = train(SMALL[name], images, name, labels=labels, metric="11-point-map")
     assert all(0 <= row[3] <= 100 for row in trained.chosen.get("trace", []) if row[3] is not None)
 
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_what_trains_nothing_searches_nothing(images, name):
-    made = task(images, name, shots=5)
-    config = dataclasses.replace(made.config, method=ZeroShot(), recipe=None)
+    made, config = task(images, name), configured(name, ZeroShot())
     backbone, features = load_backbone("random:tiny-clip"), made.features
     with torch.no_grad():
         features = backbone(made.images.tensor) if backbone.image_size == made.backbone.image_size else features
     from vitadapt.nn.head import TextStart
 
     text = TextStart(torch.randn(3, features.shape[1], generator=torch.Generator().manual_seed(0)), 7.0)
-    made = dataclasses.replace(made, config=config, backbone=backbone, features=features, text=text)
-    trained = SMALL[name](made)
+    made = dataclasses.replace(made, config=config.training, backbone=backbone, features=features, text=text)
+    trained = SMALL[name](made, config)
     assert trained.chosen == {} and trained.log.steps == 0
 
 
 @pytest.mark.parametrize("field", ["lr", "head_lr", "weight_decay"])
 def test_a_recipe_cannot_set_what_is_searched(images, field):
-    made = task(images, "elevater")
-    recipe = dataclasses.replace(made.config.recipe, **{field: 0.5})
-    made = dataclasses.replace(made, config=dataclasses.replace(made.config, recipe=recipe))
+    config = configured("elevater")
+    config = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, **{field: 0.5}))
     with pytest.raises(ConfigError, match=f"searches for {field}"):
-        SMALL["elevater"](made)
+        SMALL["elevater"](task(images, "elevater"), config)
 
 
 def test_a_tie_in_cross_validation_keeps_the_recipe(images):
     recipe = recipe_for("cv", LinearProbe())
-    trained = SMALL["cv"](task(images, "cv", labels=torch.arange(15) % 3))
+    trained = train(SMALL["cv"], images, "cv", labels=torch.arange(15) % 3)
     scores = [row[3] for row in trained.chosen["trace"]]
     if scores[0] == max(scores):
         assert trained.chosen["lr"] == recipe.lr
-    constant = CrossValidation(3, (1.0, 1.0 + 1e-9), (1.0,))(task(images, "cv"))
+    constant = train(CrossValidation(3, (1.0, 1.0 + 1e-9), (1.0,)), images, "cv")
     assert constant.chosen["trace"][0][3] == constant.chosen["trace"][1][3] and constant.chosen["lr"] == recipe.lr
 
 

@@ -137,7 +137,7 @@ class Run:
         images = TensorInputs(pictures([names[row] for row in rows]))
         text = TextStart(initial["layers.0.weight"])
         truth = torch.from_numpy(labels[rows])
-        self.task = Task(config, tiny_clip(), images, truth, 10, torch.zeros(50, 64), PLAIN, text=text)
+        self.task = Task(config.training, tiny_clip(), images, truth, 10, torch.zeros(50, 64), PLAIN, text=text)
         self.model = classifier(self.task)
         self.names = names_of(self.model)
         with torch.no_grad():
@@ -300,27 +300,21 @@ def test_without_a_generator_shuffling_follows_torch_s_own() -> None:
         assert torch.randperm(12, generator=order).tolist() == first
 
 
-def toy(method: str, count: int = 12, shots: int = 4, **fields: Any) -> Task:
+def toy(method: str, count: int = 12, **recipe: Any) -> tuple[Task, RunConfig]:
     """`count` random images of three classes in turn, for the toy CLIP; a head without text."""
-    config = RunConfig("x", METHODS[method](), "x", shots, protocol="elevater-released", head=HEAD, **fields)
-    labels = torch.arange(count) % 3
-    return Task(
-        config, build("clip-like"), TensorInputs(random_images(count)), labels, 3, torch.zeros(count, 48), PLAIN
-    )
+    config = RunConfig("x", METHODS[method](), "x", 4, protocol="elevater-released", head=HEAD)
+    config = dataclasses.replace(config, recipe=dataclasses.replace(config.training.recipe, **recipe))
+    images, labels = TensorInputs(random_images(count)), torch.arange(count) % 3
+    return Task(config.training, build("clip-like"), images, labels, 3, torch.zeros(count, 48), PLAIN), config
 
 
 SMALL = ElevaterReleased(Grid(lrs=(1e-3, 1e-1), decays=(1e-4, 1e-2), stride=1), epochs=2)
 TEST = OpenTest(TensorInputs(random_images(9, seed=1)), np.arange(9) % 3)
 
 
-def tuned(task: Task, **fields: Any) -> Task:
-    recipe = dataclasses.replace(task.recipe, **fields)
-    return dataclasses.replace(task, config=dataclasses.replace(task.config, recipe=recipe))
-
-
 @pytest.mark.parametrize("method", RELEASED)
 def test_the_result_is_the_first_best_epoch_on_the_test_set_and_the_last_is_told(method: str) -> None:
-    seen = SMALL(tuned(toy(method), epochs=4), TEST)
+    seen = SMALL(*toy(method, epochs=4), TEST)
     scores, model = seen.trained.chosen["test_scores"], seen.trained.model
     assert len(scores) == 4 and seen.trained.chosen["epoch"] == scores.index(max(scores)) + 1
     assert seen.scores == {"best on test": max(scores), "last epoch": scores[-1]} and seen.score == max(scores)
@@ -329,20 +323,20 @@ def test_the_result_is_the_first_best_epoch_on_the_test_set_and_the_last_is_told
 
 
 def test_the_statistics_of_the_norm_are_those_of_the_first_epoch() -> None:
-    seen = SMALL(tuned(toy("adapter-released", 66), lr=0.01, epochs=3), TEST)
+    seen = SMALL(*toy("adapter-released", 66, lr=0.01, epochs=3), TEST)
     assert seen.trained.model.head.channels.num_batches_tracked == 2 and seen.trained.log.steps == 6
 
 
 def test_a_batch_of_one_image_is_left_out() -> None:
-    seen = SMALL(tuned(toy("adapter-released", 65), lr=0.01, epochs=3), TEST)
+    seen = SMALL(*toy("adapter-released", 65, lr=0.01, epochs=3), TEST)
     assert seen.trained.log.steps == 3 and seen.trained.model.head.channels.num_batches_tracked == 1
 
 
 def test_without_weight_decay_kadaptation_moves_only_its_vectors_and_the_head() -> None:
-    task = tuned(toy("kadaptation-released"), lr=0.1, epochs=2)
+    task, config = toy("kadaptation-released", lr=0.1, epochs=2)
     with seeded(0):
         before = {name: p.detach().clone() for name, p in trainable(classifier(task)).items()}
-    seen = SMALL(task, TEST)
+    seen = SMALL(task, config, TEST)
     after = {name: p.detach() for name, p in trainable(seen.trained.model).items()}
     moved = {name.rsplit(".", 1)[1] for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"shift", "weight", "bias"}
@@ -353,8 +347,8 @@ def test_a_killed_search_goes_on_to_the_same_result(tmp_path: Path) -> None:
     class Killed(Exception):
         pass
 
-    task = tuned(toy("lora-released"), epochs=2)
-    whole = SMALL(task, TEST)
+    task, config = toy("lora-released", epochs=2)
+    whole = SMALL(task, config, TEST)
     kept = dataclasses.replace(task, trials=tmp_path / "trials")
 
     def stop(label: str, done: int, total: int) -> None:
@@ -362,10 +356,10 @@ def test_a_killed_search_goes_on_to_the_same_result(tmp_path: Path) -> None:
             raise Killed
 
     with pytest.raises(Killed):
-        SMALL(dataclasses.replace(kept, setting=Setting(progress=stop)), TEST)
+        SMALL(dataclasses.replace(kept, setting=Setting(progress=stop)), config, TEST)
     labels: list[str] = []
     watched = Setting(progress=lambda label, done, total: labels.append(label))
-    again = SMALL(dataclasses.replace(kept, setting=watched), TEST)
+    again = SMALL(dataclasses.replace(kept, setting=watched), config, TEST)
     assert labels[0].startswith("search 4/") and not kept.trials.exists()
     np.testing.assert_array_equal(again.probabilities, whole.probabilities)
     assert again.trained.chosen == whole.trained.chosen
@@ -374,7 +368,7 @@ def test_a_killed_search_goes_on_to_the_same_result(tmp_path: Path) -> None:
 def test_a_result_of_zero_is_no_result() -> None:
     nothing = OpenTest(TEST.images, np.full(9, 7))
     with pytest.raises(Diverged, match="no epoch scored above zero"):
-        SMALL(tuned(toy("adapter-released"), lr=0.01, epochs=1), nothing)
+        SMALL(*toy("adapter-released", lr=0.01, epochs=1), nothing)
 
 
 @pytest.mark.parametrize(

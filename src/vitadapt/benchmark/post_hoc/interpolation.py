@@ -22,7 +22,7 @@ from ...nn.head import Head, unprojected
 from ...nn.head_spec import TEXT
 from ...nn.surgery import Delta, trainable
 from ...nn.vit import Block, SlotLinear
-from ...text.class_features import text_start
+from ...text.class_features import sentences, text_start
 from ...training.adapter_file import load_adapter
 from ...training.features import Environment, cached_backbone, frozen_features, pixels_of
 from ...training.loop import forward_all, probabilities_of
@@ -133,7 +133,7 @@ def _points(record: Record, store: Store, environment: Environment, scales: Sequ
     backbone, base = cached_backbone(config.backbone, config.image_size, setting.device)
     dataset = open_dataset(config.dataset, environment.data_root)
     _require_same_images(record, dataset, environment)
-    images = pixels_of(dataset.splits["test"], dataset, backbone, environment)
+    images = pixels_of(dataset.splits["test"], backbone, environment, dataset.squash)
     labels = dataset.splits["test"].labels
     reference = zero_shot(config, backbone, base, dataset, environment)
     bare, _ = unprojected(backbone) if config.head_spec.projection == "merged" else (backbone, None)
@@ -160,8 +160,9 @@ def zero_shot(
     """(N, C) logits of the test images by the text features of the classes alone; None for a head without text."""
     if config.head_spec.start != "text":
         return None
-    text, _ = text_start(config, backbone, dataset, environment.cache, environment.setting)
-    images = pixels_of(dataset.splits["test"], dataset, backbone, environment)
+    texts = sentences(config.dataset, dataset.classes, config.prompts)
+    text, _ = text_start(config.backbone, backbone, texts, environment.cache, environment.setting)
+    images = pixels_of(dataset.splits["test"], backbone, environment, dataset.squash)
     features = frozen_features(backbone, base, images, environment, "zero-shot")
     head = Head(features.shape[1], len(dataset.classes), TEXT)
     head.start_from(text.features)

@@ -66,7 +66,7 @@ class Seen:
 class OpenProcedure(Protocol):
     """A protocol that sees the test set; otherwise as `Procedure`."""
 
-    def __call__(self, task: Task, test: OpenTest) -> Seen: ...
+    def __call__(self, task: Task, config: RunConfig, test: OpenTest) -> Seen: ...
 
     def budget(self, config: RunConfig, labels: Tensor) -> Budget: ...
 
@@ -111,9 +111,9 @@ class ElevaterReleased:
     grid: Grid = field(default_factory=Grid)
     epochs: int = 10
 
-    def __call__(self, task: Task, test: OpenTest) -> Seen:
-        check_published(task.config)
-        split, switches = published_split(task.config, task.labels), Switches.of(task.config)
+    def __call__(self, task: Task, config: RunConfig, test: OpenTest) -> Seen:
+        check_published(config)
+        split, switches = published_split(config, task.labels), Switches.of(config)
         shuffle, recipe, chosen = torch.Generator().manual_seed(SEED), task.recipe, dict[str, Any]()
         diary = Diary(task.trials, task.identity(), shuffle)
         with seeded(SEED):
@@ -160,8 +160,8 @@ class ElevaterReleased:
         return best.seen(model, log)
 
     def budget(self, config: RunConfig, labels: Tensor) -> Budget:
-        whole, recipe = Elevater(self.grid, self.epochs).budget(config, labels), config.resolved().recipe
-        if recipe is None or not recipe.lr:
+        whole, recipe = Elevater(self.grid, self.epochs).budget(config, labels), config.training.recipe
+        if not recipe.lr:
             return whole
         return Budget(0, recipe.epochs * len(published_split(config, labels).final), 0)
 
@@ -199,8 +199,7 @@ class Best:
 
 def check_published(config: RunConfig) -> None:
     """Raises ConfigError for what the published code has no counterpart of."""
-    own, prescribed, head = config.resolved().recipe, recipe_for(config.protocol, config.method), config.head_spec
-    assert own is not None
+    own, prescribed, head = config.training.recipe, recipe_for(config.protocol, config.method), config.head_spec
     free = {name: getattr(own, name) for name in ("lr", "weight_decay", "epochs")}
     if own != replace(prescribed, **free) or (own.weight_decay and not own.lr):
         raise ConfigError(f"protocol {config.protocol}: a recipe may set epochs, lr, and weight_decay with lr alone")
@@ -212,7 +211,7 @@ def check_published(config: RunConfig) -> None:
 
 def classifier(task: Task) -> Classifier:
     """A fresh classifier, drawn from torch's generator as it stands. A head without text starts as PyTorch's layer."""
-    backbone, spec = adapt(task.backbone, task.config.method, None), task.config.head_spec
+    backbone, spec = adapt(task.backbone, task.config.method, None), task.config.head
     head = Head(task.features.shape[1], task.classes, spec)
     if spec.start != "text":
         head.linear.reset_parameters()

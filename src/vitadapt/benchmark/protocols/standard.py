@@ -38,11 +38,11 @@ __all__ = ["PROTOCOLS", "Budget", "Procedure", "Task", "Trained", "derive"]
 class Fixed:
     """One recipe per method, no search; every labelled image is trained on and the last epoch counts."""
 
-    def __call__(self, task: Task) -> Trained:
+    def __call__(self, task: Task, config: RunConfig) -> Trained:
         return train_final(task, task.recipe)
 
     def budget(self, config: RunConfig, labels: Tensor) -> Budget:
-        return Budget(0, _recipe(config).epochs * len(labels), 0)
+        return Budget(0, config.training.recipe.epochs * len(labels), 0)
 
     def draws(self, shots: int | None) -> int | None:
         return shots
@@ -58,11 +58,11 @@ class Elevater:
     grid: Grid = field(default_factory=Grid)
     epochs: int = 10
 
-    def __call__(self, task: Task) -> Trained:
+    def __call__(self, task: Task, config: RunConfig) -> Trained:
         if not trainable(task.build(0)):
             return train_final(task, task.recipe)
-        refuse_searched(task.config)
-        split = published_split(task.config, task.labels)
+        refuse_searched(config)
+        split = published_split(config, task.labels)
         train, held, part = task.take(split.train), task.take(split.held), rows_digest(split.train)
         trials = Trials(task.trials, task.identity(), self.grid.most_trials)
 
@@ -76,7 +76,7 @@ class Elevater:
 
     def budget(self, config: RunConfig, labels: Tensor) -> Budget:
         split, most = published_split(config, labels), self.grid.most_trials
-        trained = most * self.epochs * len(split.train) + _recipe(config).epochs * len(split.final)
+        trained = most * self.epochs * len(split.train) + config.training.recipe.epochs * len(split.final)
         return Budget(most, trained, most * self.epochs * len(split.held))
 
     def draws(self, shots: int | None) -> int | None:
@@ -96,14 +96,14 @@ class Halving:
     rungs: tuple[int, ...] = (3, 9, 27)
     keep: int = 3
 
-    def __call__(self, task: Task) -> Trained:
+    def __call__(self, task: Task, config: RunConfig) -> Trained:
         tensors = trainable(task.build(0))
         if not tensors:
             return train_final(task, task.recipe)
-        refuse_searched(task.config)
-        split, rungs = published_split(task.config, task.labels), self._rungs(task.recipe)
+        refuse_searched(config)
+        split, rungs = published_split(config, task.labels), self._rungs(task.recipe)
         train, held, part = task.take(split.train), task.take(split.held), rows_digest(split.train)
-        points = draw_points(self.grid, self.per_lr, derive(task.config.seed, "candidates"))
+        points = draw_points(self.grid, self.per_lr, derive(config.seed, "candidates"))
         trials = Trials(task.trials, task.identity(), sum(rung_sizes(len(points), rungs, self.keep)))
         states = States(task, len(points) * sum(p.numel() for p in tensors.values()))
 
@@ -121,7 +121,7 @@ class Halving:
         return [min(rung, recipe.epochs) for rung in self.rungs]
 
     def budget(self, config: RunConfig, labels: Tensor) -> Budget:
-        split, recipe = published_split(config, labels), _recipe(config)
+        split, recipe = published_split(config, labels), config.training.recipe
         rungs = self._rungs(recipe)
         sizes = rung_sizes(len(self.grid.lrs) * self.per_lr, rungs, self.keep)
         epochs = sum(size * more for size, more in zip(sizes, growth(rungs), strict=True))
@@ -144,11 +144,11 @@ class CrossValidation:
     lr_factors: tuple[float, ...] = (1.0, 0.3, 3.0)
     decay_factors: tuple[float, ...] = (1.0, 100.0)
 
-    def __call__(self, task: Task) -> Trained:
-        folds, recipe = self._folds(task.config, len(task.labels)), task.recipe
+    def __call__(self, task: Task, config: RunConfig) -> Trained:
+        folds, recipe = self._folds(config, len(task.labels)), task.recipe
         if folds < 2 or not trainable(task.build(0)):
             return train_final(task, recipe)
-        fold = stratified_folds(task.labels.numpy(), folds, derive(task.config.seed, "folds"))
+        fold = stratified_folds(task.labels.numpy(), folds, derive(config.seed, "folds"))
         points, part = self._points(recipe), rows_digest(torch.from_numpy(fold))
         trials = Trials(task.trials, task.identity(), len(points))
 
@@ -172,7 +172,7 @@ class CrossValidation:
     def budget(self, config: RunConfig, labels: Tensor) -> Budget:
         images, folds = len(labels), self._folds(config, len(labels))
         points = len(self.lr_factors) * len(self.decay_factors) if folds > 1 else 0
-        trained = (points * (folds - 1) + 1) * _recipe(config).epochs * images
+        trained = (points * (folds - 1) + 1) * config.training.recipe.epochs * images
         return Budget(points * folds, trained, points * images)
 
     def draws(self, shots: int | None) -> int | None:
@@ -182,12 +182,6 @@ class CrossValidation:
 def first(score: Score | None) -> float | None:
     """The number that a search compares; None when the trial diverged."""
     return None if score is None else score[0]
-
-
-def _recipe(config: RunConfig) -> Recipe:
-    recipe = config.resolved().recipe
-    assert recipe is not None
-    return recipe
 
 
 PROTOCOLS.register("fixed")(Fixed())
