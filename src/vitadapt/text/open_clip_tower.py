@@ -17,8 +17,6 @@ from ..weights.hints import heads_of_64
 from .tower import TextConfig, TextTower
 
 PREFIXES = ("", "text.", "module.", "module.text.")
-PLAIN_FIELDS = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
-"""Fields of open_clip's text_cfg that OpenAI's text transformer can have."""
 
 
 class QuickGELU(nn.Module):
@@ -59,16 +57,6 @@ def matches(state: Mapping[str, Any]) -> bool:
 def _prefix(state: Mapping[str, Any]) -> str | None:
     anchors = ("token_embedding.weight", "transformer.resblocks.0.attn.in_proj_weight", "ln_final.weight")
     return next((p for p in PREFIXES if all(p + anchor in state for anchor in anchors)), None)
-
-
-def check_settings(text_cfg: Mapping[str, Any], where: str) -> None:
-    """Raises WeightsError for an open_clip text tower that is not OpenAI's plain one."""
-    foreign = sorted(name for name, value in text_cfg.items() if value and name not in PLAIN_FIELDS)
-    if foreign:
-        raise WeightsError(
-            f"{where}: its text tower has the setting {foreign[0]}, which is not supported; "
-            "use a CLIP with OpenAI's text transformer, or --head zero"
-        )
 
 
 def config_of_state(state: State, activation: Activation, where: str, heads: int | None = None) -> TextConfig:

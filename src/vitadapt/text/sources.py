@@ -14,7 +14,7 @@ from ..utils.optional import MissingPackage
 from ..utils.registry import Registry
 from ..weights.catalog import backbones
 from ..weights.checkpoint_files import load_state_file, read_json
-from ..weights.hints import Which, weights_of
+from ..weights.hints import Which, refuse_unknown, weights_of
 from ..weights.sources import hub_folder, open_clip_checkpoint, split_query, split_seed
 from . import hugging_face_tower, open_clip_tower
 from .tower import TextConfig, TextTower, check_pair
@@ -102,7 +102,10 @@ def _of_path(path: Path, backbone: Backbone, where: str, which: Which | None = N
 
 
 def _of_open_clip(model: dict[str, Any], path: Path, where: str) -> TextTower:
-    open_clip_tower.check_settings(model["text_cfg"], where)
+    try:
+        refuse_unknown(model["text_cfg"], "open_clip_text", "open_clip's text_cfg")
+    except WeightsError as error:
+        raise WeightsError(f"{where}: {error}; or use --head zero") from error
     activation: Activation = "quick_gelu" if model.get("quick_gelu", False) else "gelu"
     return open_clip_tower.from_state(load_state_file(path), activation, where, model["text_cfg"].get("heads"))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from math import isqrt
 from typing import Any, Literal, cast, get_args
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..nn.surgery import State
 from ..nn.vit import ACTIVATIONS, Activation, Pooling, Preprocess, ViT, ViTConfig
 from ..utils.errors import ConfigError, WeightsError
+from ..utils.files import shipped_table
 from ..utils.registry import unknown
 from .catalog import architecture
 
@@ -212,6 +213,13 @@ def expect(holds: bool, otherwise: str) -> None:
     """Raises WeightsError naming the feature that a plain ViT does not have unless the expectation holds."""
     if not holds:
         raise WeightsError(f"this model has {otherwise}; it cannot be converted exactly to a plain vision transformer")
+
+
+def refuse_unknown(settings: Mapping[str, Any], table: str, where: str) -> None:
+    """Raises WeightsError naming a setting that has a value and is not in the table of settings.toml."""
+    known = {name for names in shipped_table("vitadapt.weights", "settings.toml")[table].values() for name in names}
+    foreign = sorted(name for name, value in settings.items() if value and name not in known)
+    expect(not foreign, f"the setting {foreign[0]}={settings[foreign[0]]!r} in {where}" if foreign else "")
 
 
 def activation_of(module: nn.Module) -> Activation:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor, nn
 
 from ..nn.vit import ACTIVATIONS, Activation, Preprocess
 from ..utils.errors import WeightsError
-from .hints import NORMALISATIONS, Hints, Live, expect, square
+from .hints import NORMALISATIONS, Hints, Live, expect, refuse_unknown, square
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "clip_vision_model": {"num_attention_heads": 12, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
@@ -37,6 +38,7 @@ def hints_of_config(config: Mapping[str, Any], processor: Mapping[str, Any] | No
     if kind not in _DEFAULTS:
         raise WeightsError(f"Hugging Face model type {kind!r} is not supported; known are clip, {', '.join(_DEFAULTS)}")
     full = {**_DEFAULTS[kind], **config}
+    refuse_unknown(full, "hugging_face", "config.json")
     expect(not full.get("use_swiglu_ffn"), "a gated (SwiGLU) MLP")
     activation = activation_named(full["hidden_act"])
     return Hints(
@@ -57,8 +59,13 @@ def activation_named(name: str) -> Activation:
 
 
 def _preprocess(processor: Mapping[str, Any], usual: Preprocess) -> Preprocess:
-    mean, std = (tuple(processor.get(f"image_{name}", getattr(usual, name))) for name in ("mean", "std"))
+    """Mean and deviation exactly; of the geometry only how much larger than the crop an image is."""
     shorter, crop = _side(processor.get("size")), _side(processor.get("crop_size"))
+    mean, std = (tuple(processor.get(f"image_{name}", getattr(usual, name))) for name in ("mean", "std"))
+    mean, std = (mean, std) if processor.get("do_normalize", True) else ((0.0,) * 3, (1.0,) * 3)
+    factor = (processor.get("rescale_factor") or 1 / 255) if processor.get("do_rescale", True) else 1.0
+    if abs(255 * factor - 1) > 1e-6:  # (255 factor x - mean) / std for x in 0..1
+        mean, std = (tuple(value / (255 * factor) for value in values) for values in (mean, std))
     return Preprocess(mean, std, shorter / crop if shorter and crop else usual.resize)
 
 
@@ -66,6 +73,48 @@ def _side(size: Any) -> int | None:
     if isinstance(size, Mapping):
         size = size.get("shortest_edge", size.get("height"))
     return size if isinstance(size, int) else None
+
+
+PROCESSOR_FILE = "preprocessor_config.json"
+_PROCESSORS: dict[str, dict[str, Any]] = {
+    "ViT": {"size": {"height": 224, "width": 224}, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+    "CLIP": {"size": {"shortest_edge": 224}, "resample": 3, "do_center_crop": True, "crop_size": 224},
+}
+_PROCESSORS["Bit"] = _PROCESSORS["CLIP"]
+"""What a field means that preprocessor_config.json leaves out."""
+
+
+@dataclass(frozen=True)
+class Processor:
+    """How the library prepares an image: squares of `size` pixels, squashed or resized and cropped, and their scale."""
+
+    size: int
+    squash: bool
+    preprocess: Preprocess
+
+
+def processor_of(settings: Mapping[str, Any]) -> Processor:
+    """preprocessor_config.json, understood completely. Raises WeightsError naming what we would do otherwise."""
+    written = settings.get("image_processor_type", settings.get("feature_extractor_type", ""))
+    kind = written.removesuffix("Fast").removesuffix("ImageProcessor").removesuffix("FeatureExtractor")
+    expect(kind in _PROCESSORS, f"the image processor {written!r}")
+    full = {**_PROCESSORS[kind], **{name: value for name, value in settings.items() if value is not None}}
+    refuse_unknown(full, "hugging_face_processor", PROCESSOR_FILE)
+    expect(full.get("do_resize", True), f"do_resize=false in {PROCESSOR_FILE}")
+    expect(full["resample"] == 3, f"resample={full['resample']} in {PROCESSOR_FILE} (only 3, bicubic, is known here)")
+    size, crop = full["size"], full["crop_size"] if full.get("do_center_crop") else None
+    size = {"height": size, "width": size} if isinstance(size, int) and kind == "ViT" else size
+    size = {"shortest_edge": size} if isinstance(size, int) else size
+    crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
+    squash = size.keys() == {"height", "width"}
+    sides = {*size.values()} if squash else {*(crop or {}).values()}
+    expect(
+        len(sides) == 1 and (crop in (None, size) if squash else size.keys() == {"shortest_edge"}),
+        f"size={full['size']} with the crop {crop} in {PROCESSOR_FILE}",
+    )
+    return Processor(
+        sides.pop(), squash, _preprocess({**full, "size": size, "crop_size": crop}, NORMALISATIONS["clip"])
+    )
 
 
 _CLASSES = {

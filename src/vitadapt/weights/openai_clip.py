@@ -12,7 +12,7 @@ from ..nn.surgery import State
 from ..nn.vit import Preprocess
 from ..utils.errors import WeightsError
 from .converter import Converter, Rule, pair
-from .hints import NORMALISATIONS, Hints, Live, activation_of, expect, heads_of_64, norm_eps_of, square
+from .hints import NORMALISATIONS, Hints, Live, activation_of, expect, heads_of_64, norm_eps_of, refuse_unknown, square
 
 _BLOCK = "transformer.resblocks.{i}."
 
@@ -65,20 +65,12 @@ ORIGINAL = Hints(activation="quick_gelu")
 """What is known of files that OpenAI itself published (they alone are TorchScript archives)."""
 
 
-PLAIN_FIELDS = {
-    *("layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "ls_init_value", "no_ln_pre"),
-    *("pool_type", "final_ln_after_pool", "output_tokens", "pos_embed_type"),
-}
-"""Fields of open_clip's vision_cfg that a plain ViT can have."""
-
-
 def hints_of_open_clip(model: dict[str, Any], pretrained: dict[str, Any]) -> Hints:
     """What open_clip's model config and pretrained config tell. Raises WeightsError for what a plain ViT lacks."""
     vision = model["vision_cfg"]
     expect("timm_model_name" not in vision, f"a timm image tower ({vision.get('timm_model_name')}, load it with timm:)")
     expect(isinstance(vision["layers"], int), "a ResNet image tower")
-    foreign = {name for name, value in vision.items() if value and name not in PLAIN_FIELDS}
-    expect(not foreign, f"the open_clip setting {', '.join(sorted(foreign))}")
+    refuse_unknown(vision, "open_clip", "open_clip's vision_cfg")
     quick = bool(model.get("quick_gelu", False))
     if quick != bool(pretrained.get("quick_gelu", False)):
         raise WeightsError(

@@ -20,7 +20,7 @@ from ..utils.optional import fetching, package
 from ..utils.registry import Registry, unknown
 from .checkpoint_files import WEIGHT_FILES, load_state_file, read_json
 from .feature_extractor import extractor
-from .hints import NO_HINTS, Hints, Which, build, config_of, parse_hints, weights_of
+from .hints import NO_HINTS, Hints, Which, build, config_of, expect, parse_hints, weights_of
 from .hugging_face_config import hints_of_config
 from .layouts import from_module, read_state
 from .offline import load_offline
@@ -89,7 +89,7 @@ def _timm_module(name: str, pretrained: bool) -> Backbone:
 @SOURCES.register("open_clip")
 def _open_clip(rest: str) -> Backbone:
     model, pretrained, path = open_clip_checkpoint(rest)
-    return _of_file(path, hints_of_open_clip(model, pretrained))
+    return _convert(path, hints_of_open_clip(model, pretrained), None, {})
 
 
 def open_clip_checkpoint(rest: str) -> tuple[dict[str, Any], dict[str, Any], Path]:
@@ -158,25 +158,39 @@ def split_query(rest: str) -> tuple[Path, str]:
     return expanded(path), query
 
 
+def settings_folder(name: str) -> Path | None:
+    """The folder with the settings beside the weights of `name`; None where there is none (timm:, open_clip:)."""
+    scheme, _, rest = name.partition(":")
+    if scheme == "hf":
+        return hub_folder(rest)
+    path = split_query(rest)[0] if scheme == "file" else None
+    return path.parent if path is not None and path.is_file() else path
+
+
 def _of_folder(folder: Path, hints: Hints, which: Which | None = None) -> Backbone:
-    return _convert(folder, hints.over(_folder_hints(folder)), which)
+    told, shapes = _settings_in(folder)
+    return _convert(folder, hints.over(told), which, shapes)
 
 
 def _of_file(path: Path, hints: Hints, which: Which | None = None) -> Backbone:
     if os.path.isfile(path) and is_torchscript(path):
         hints = hints.over(ORIGINAL)
+    told, shapes = NO_HINTS, dict[str, Any]()
     if path.name in WEIGHT_FILES:  # any other name may be in a folder of many things
-        hints = hints.over(_folder_hints(path.parent))
-    return _convert(path, hints, which)
+        told, shapes = _settings_in(path.parent)
+    return _convert(path, hints.over(told), which, shapes)
 
 
-def _folder_hints(folder: Path) -> Hints:
-    """What the configuration files in `folder` tell, whichever library wrote them."""
+def _settings_in(folder: Path) -> tuple[Hints, dict[str, Any]]:
+    """What the configuration files in `folder` tell, whichever library wrote them: hints, and settings of shapes."""
     names = ("config.json", "preprocessor_config.json", "open_clip_config.json")
     there = [name for name in names if os.path.isfile(folder / name)]
     read = {name: read_json(folder / name) for name in there}
     with _understood(folder, there):
-        return _hints_of(*(read.get(name, {}) for name in names))
+        config, processor, open_clip = (read.get(name, {}) for name in names)
+        hints = _hints_of(config, processor, open_clip)
+        inner = config.get("vision_config") or config.get("model_args") or config
+        return hints, open_clip.get("model_cfg", {}).get("vision_cfg", {}) if not config else inner
 
 
 @contextmanager
@@ -204,10 +218,22 @@ def _hints_of(config: dict[str, Any], processor: dict[str, Any], open_clip: dict
     return NO_HINTS
 
 
-def _convert(path: Path, hints: Hints, which: Which | None) -> Backbone:
+_SHAPES = {
+    **{"hidden_size": "width", "num_hidden_layers": "depth", "patch_size": "patch"},
+    **{"num_register_tokens": "registers", "embed_dim": "width", "img_size": "image_size", "layers": "depth"},
+    **{name: name for name in ("depth", "width", "image_size", "qkv_bias")},
+}
+"""What the libraries call sizes that the tensors tell, too -> ours."""
+
+
+def _convert(path: Path, hints: Hints, which: Which | None, shapes: dict[str, Any]) -> Backbone:
     state = load_state_file(path, which)
     try:
         converted = read_state(state, hints)
+        for name, ours in _SHAPES.items():
+            given, found = shapes.get(name), getattr(converted.config, ours)
+            same = given == found or type(given) not in (int, bool)
+            expect(same, f"{name}={given} in its settings and {found} in its tensors")
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
     if broken := [name for name, t in converted.state.items() if not bool(torch.isfinite(t).all())]:

@@ -13,7 +13,7 @@ from ..nn.surgery import State
 from ..nn.vit import ACTIVATIONS, Pooling, Preprocess
 from ..utils.errors import WeightsError
 from .converter import Converter, Rule, pair
-from .hints import NORMALISATIONS, Hints, Live, activation_of, expect, norm_eps_of, square
+from .hints import NORMALISATIONS, Hints, Live, activation_of, expect, norm_eps_of, refuse_unknown, square
 
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 """Width -> heads of ViT-Ti, S, B, L and H (Dosovitskiy et al. 2021, table 1; Touvron et al. 2021, table 1)."""
@@ -107,31 +107,12 @@ MOCO_V3 = replace(
 LAYOUTS = (DINOV2, TIMM, TIMM_POOLED, MOCO_V3)
 
 
-_PLAIN_SETTINGS = {
-    *(
-        "img_size",
-        "patch_size",
-        "embed_dim",
-        "depth",
-        "num_heads",
-        "mlp_ratio",
-        "qkv_bias",
-        "init_values",
-        "class_token",
-    ),
-    *("no_embed_class", "reg_tokens", "pre_norm", "fc_norm", "act_layer", "global_pool"),
-}
-"""Arguments of a saved timm model that a plain ViT can have: shapes, which the tensors tell too, and a few hints."""
-
-
 def hints_of_config(config: dict[str, Any]) -> Hints:
     """What the config.json of a timm repository tells beyond its layout. Raises WeightsError for special models."""
     settings = config.get("model_args") or {}
-    foreign = {name: value for name, value in settings.items() if name not in _PLAIN_SETTINGS}
+    refuse_unknown(settings, "timm", "timm's model_args")
     activation = settings.get("act_layer")
-    expect(
-        not foreign and activation in (None, *ACTIVATIONS), f"the timm settings {foreign or {'act_layer': activation}}"
-    )
+    expect(activation in (None, *ACTIVATIONS), f"the setting act_layer={activation!r} in timm's model_args")
     pooling: dict[Any, Pooling] = {"token": "class", "avg": "average"}
     return Hints(
         heads=settings.get("num_heads"),
