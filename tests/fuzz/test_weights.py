@@ -147,7 +147,7 @@ def sealed(folder: Path, tensors_changed: dict[str, torch.Tensor], **about: Any)
         ({"backbone": "url:http://127.0.0.1/x"}, "must not make this machine ask an address"),
         ({"backbone": 3}, "impossible backbone"),
         ({"method": {"name": "lora", "rank": 1 << 40}}, "impossible method's rank"),
-        ({"method": 3}, "metadata are damaged"),
+        ({"method": 3}, "damaged metadata"),
         ({"training": [1]}, "impossible training"),
         ({"preprocess": "x"}, "impossible preprocess"),
         ({"squash": "yes"}, "impossible squash"),

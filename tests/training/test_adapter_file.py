@@ -168,7 +168,7 @@ DAMAGE = {
     "a class too few": ({}, {"classes": ["ant", "bee"]}, "does not fit its 2 classes"),
     "a future format": ({}, {"format": "vitadapt-adapter/9"}, "not an adapter of this format"),
     "an unknown method": ({}, {"method": {"name": "magic"}}, "newer vitadapt"),
-    "no method": ({}, {"method": None}, "metadata are damaged"),
+    "no method": ({}, {"method": None}, "damaged metadata"),
 }
 
 

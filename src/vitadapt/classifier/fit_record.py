@@ -11,7 +11,7 @@ import numpy as np
 from ..methods.spec import method_text
 from ..metrics.scores import per_class, share_interval
 from ..nn.head_spec import head_text
-from ..utils.errors import StorageError
+from ..utils.errors import StorageError, damaged
 from ..utils.files import checksum, parse_json, read_text
 from .holdout import TrainTestSplit
 from .model_selection import Candidate
@@ -106,14 +106,10 @@ def _is_whole(record: dict[str, Any]) -> bool:
 def read_record(folder: Path) -> dict[str, Any]:
     """What `fit.json` in `folder` says. Raises StorageError when it is missing or damaged."""
     path = folder / RECORD
-    try:
+    if not path.exists():
+        raise StorageError(f"{folder}: no {RECORD} there; make a model with 'vitadapt fit PHOTOS --out {folder}'")
+    with damaged(path, "delete it and fit again", StorageError, "is damaged"):
         record = parse_json(read_text(path))
-    except FileNotFoundError as error:
-        raise StorageError(
-            f"{folder}: no {RECORD} there; make a model with 'vitadapt fit PHOTOS --out {folder}'"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{path}: damaged ({error}); delete it and fit again") from error
     if not isinstance(record, dict) or record.get("format") not in FORMATS:
         raise StorageError(f"{path}: not a record of this format (expected {FORMAT}); delete it and fit again")
     if not _is_whole(record):

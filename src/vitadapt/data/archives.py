@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 from PIL import Image
 
-from ..utils.errors import DataError
+from ..utils.errors import DataError, damaged
 from ..utils.limits import ARCHIVE_MEMBERS, IMAGE_FILE, MIB
 from .examples import FileRef, hexdigest, shown
 from .images import UnreadableImage, open_image
@@ -32,10 +32,7 @@ _HEADER = 1 * MIB  # bytes of what a tar archive says of one member: long names 
 _SLACK = 1 * MIB  # by which packing may make a member larger
 _LOCAL = struct.Struct("<4s22xHH")  # signature; lengths of the name and of the extra field
 _ENCRYPTED = 0x1
-_DAMAGE = (
-    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
-    *(RuntimeError, EOFError, ValueError, LookupError, OverflowError, MemoryError),
-)
+_DAMAGED = ("get the archive again", DataError, "is damaged or cut off")
 
 
 def _unfold_lzma(data: bytes, most: int) -> bytes:
@@ -118,7 +115,7 @@ class ZipRef(MemberRef):
         data = self._slice(self.offset + _LOCAL.size + name + extra, self.stored)
         try:
             data = _UNFOLD[self.method](data, self.size + 1)  # never more than declared
-        except (*_DAMAGE, OSError) as error:
+        except Exception as error:  # four decompressors, each with errors of its own
             raise UnreadableImage(self.name, "damaged archive") from error
         if len(data) != self.size or zlib.crc32(data) != self.crc:
             raise UnreadableImage(self.name, "damaged archive")
@@ -130,11 +127,8 @@ def zip_members(path: Path) -> Mapping[str, ZipRef]:
     trusted: a path that leads out of it, a link, encryption, a member larger than any image.
     """
     _check_regular(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            infos = [info for info in archive.infolist() if not info.is_dir()]
-    except (OSError, *_DAMAGE) as error:
-        raise _unreadable(path, error) from error
+    with damaged(path, *_DAMAGED), zipfile.ZipFile(path) as archive:
+        infos = [info for info in archive.infolist() if not info.is_dir()]
     _check_count(path, len(infos))
     refs = [_zip_ref(path, info) for info in infos]
     for before, after in pairwise(sorted(refs, key=lambda ref: ref.offset)):
@@ -158,11 +152,12 @@ def _zip_ref(path: Path, info: zipfile.ZipInfo) -> ZipRef:
 def tar_members(path: Path) -> Mapping[str, MemberRef]:
     """The files in an uncompressed tar archive by name, in its order. Raises DataError as `zip_members` does."""
     _check_regular(path)
-    try:
-        with open(path, "rb") as file, tarfile.open(fileobj=_InPieces(file), mode="r:") as archive:  # type: ignore[call-overload]
-            refs = list(islice(_tar_refs(path, archive), ARCHIVE_MEMBERS + 1))
-    except (OSError, *_DAMAGE) as error:
-        raise _unreadable(path, error) from error
+    with (
+        damaged(path, *_DAMAGED),
+        open(path, "rb") as file,
+        tarfile.open(fileobj=_InPieces(file), mode="r:") as archive,  # type: ignore[call-overload]
+    ):
+        refs = list(islice(_tar_refs(path, archive), ARCHIVE_MEMBERS + 1))
     _check_count(path, len(refs))
     return _by_name(path, refs)
 
@@ -200,10 +195,10 @@ def _by_name(path: Path, refs: list[Ref]) -> dict[str, Ref]:
 
 def _check_regular(path: Path) -> None:
     """Raises DataError for a pipe or a device, which might never end."""
-    try:
+    if not os.path.exists(path):
+        raise DataError(f"{path} is missing; copy the whole folder")
+    with damaged(path, *_DAMAGED):
         look = os.stat(path)
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
     if not stat.S_ISREG(look.st_mode):
         raise DataError(f"{path} is no archive, it is not even a file; get the data again")
 
@@ -229,10 +224,3 @@ def check_member(path: Path, name: str, size: int = 0) -> str:
     if size > IMAGE_FILE:
         raise DataError(f"{path}: {name!r} declares {size >> 20} MiB, more than any image; get the data again")
     return name
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    if isinstance(error, FileNotFoundError):
-        return DataError(f"{path} is missing; copy the whole folder")
-    reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "damaged or cut off"
-    return DataError(f"{path} cannot be read ({reason}); get the archive again")

@@ -10,7 +10,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from ..utils.errors import DataError, StorageError
+from ..utils.errors import DataError, StorageError, damaged
 from ..utils.files import read_sealed, sha256_of, write_sealed
 
 
@@ -40,10 +40,8 @@ def is_whole(path: Path, look_again: bool = False) -> bool:
 
 def require_whole(path: Path, remedy: str) -> None:
     """Raises DataError when the file is not what it was when it arrived."""
-    try:
+    with damaged(path, remedy):
         whole = is_whole(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
     if not whole:
         raise DataError(f"{path} is not what was fetched (SHA-256 differs); {remedy}")
 

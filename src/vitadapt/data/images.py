@@ -7,10 +7,8 @@ bit-equal to torchvision's `Resize(bicubic)` followed by `CenterCrop` on PIL ima
 from __future__ import annotations
 
 import io
-import struct
 import threading
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from ..utils.errors import DataError
+from ..utils.errors import DataError, VitadaptError
 from ..utils.limits import IMAGE_PIXELS
 
 Pixel8 = npt.NDArray[np.uint8]
@@ -43,20 +41,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What Pillow's decoders raise on damaged files; half of them only in some releases or formats.
-DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    RuntimeError,
-    EOFError,
-    LookupError,
-    TypeError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    Warning,
-)
 _ELONGATED = 32  # a resized side longer than this many short sides is never materialised
 _opening = threading.Lock()
 
@@ -95,7 +79,7 @@ def open_image(data: bytes, name: str, most: int | None = None) -> Image.Image:
     if not data:
         raise UnreadableImage(name, "empty file")
     _check_size(_canvas_of_webp(data), name, most)
-    with _explained(name):
+    with decoding(name):
         image = _open_header(data)
         _check_size(image.size, name, most)
         image.load()
@@ -105,7 +89,7 @@ def open_image(data: bytes, name: str, most: int | None = None) -> Image.Image:
 def load_image(image: Image.Image, name: str) -> Image.Image:
     """`image` with its pixels in memory. Raises UnreadableImage."""
     _check_size(image.size, name)
-    with _explained(name):
+    with decoding(name):
         image.load()
     return image
 
@@ -133,7 +117,8 @@ def _canvas_of_webp(data: bytes) -> tuple[int, int]:
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
+def decoding(name: str) -> Iterator[None]:
+    """Within the block, whatever Pillow raises for a damaged image becomes an UnreadableImage."""
     try:
         yield
     except UnidentifiedImageError as error:
@@ -142,7 +127,9 @@ def _explained(name: str) -> Iterator[None]:
         raise TooManyPixels(name, f"more than {IMAGE_PIXELS} pixels") from error
     except MemoryError as error:
         raise UnreadableImage(name, "it needs more memory than there is") from error
-    except DAMAGE as error:
+    except VitadaptError:
+        raise
+    except Exception as error:  # its decoders raise nearly every class of error, each release others
         raise UnreadableImage(name, "truncated" if "truncated" in str(error).lower() else "damaged") from error
 
 
@@ -175,10 +162,11 @@ def upright(image: Image.Image) -> Image.Image:
 def orientation(image: Image.Image) -> int:
     """1 to 8 as EXIF counts them; 1 without any, and when the EXIF block is damaged, as in every viewer."""
     try:
-        told = image.getexif().get(_ORIENTATION, 1)
-    except DAMAGE:
+        with decoding(""):
+            turn = image.getexif().get(_ORIENTATION, 1)
+    except UnreadableImage:
         return 1
-    return told if isinstance(told, int) and told in _TURNS else 1
+    return turn if isinstance(turn, int) and turn in _TURNS else 1
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from ..data.class_names import class_key
-from ..utils.errors import ConfigError
+from ..utils.errors import ConfigError, damaged
 from ..utils.files import bytes_digest, expanded, parse_json, read_bounded, read_text
 from ..utils.limits import JSON_FILE
 
@@ -207,10 +207,8 @@ def _own_items(path: Path, names: Sequence[str]) -> Items:
 
 
 def _read_json(path: Path) -> Any:
-    try:
+    with damaged(path, "get the file again", ConfigError, "cannot be read as JSON"):
         return parse_json(read_text(path))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as JSON ({error}); get the file again") from error
 
 
 def wordnet_items(names: Sequence[str], dictionary: Dictionary) -> Items:

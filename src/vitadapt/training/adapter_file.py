@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -26,7 +26,7 @@ from ..nn.backbone import Backbone, backbone_digest
 from ..nn.head import Classifier, Head, unprojected
 from ..nn.head_spec import ZERO, HeadSpec
 from ..nn.surgery import Method, adapt, constants, load_trainable_state, trainable, trainable_state
-from ..utils.errors import ConfigError, UnknownName, VitadaptError, WeightsError
+from ..utils.errors import ConfigError, UnknownName, VitadaptError, WeightsError, damaged
 from ..utils.fields import build
 from ..utils.files import parse_json
 from .adapter_checks import check_all, check_file
@@ -145,7 +145,7 @@ def read_adapter(path: Path | str, data: bytes | None = None) -> tuple[AdapterIn
 
     Raises WeightsError when the file is missing, damaged, not an adapter, or of a newer format.
     """
-    try:
+    with damaged(path, "copy it again, completely", WeightsError, "cannot be read as an adapter"):
         if data is None:
             check_file(path)
             with safe_open(str(path), framework="pt") as file:
@@ -155,22 +155,19 @@ def read_adapter(path: Path | str, data: bytes | None = None) -> tuple[AdapterIn
             tensors = load(data)  # checks the header
             header = data[8 : 8 + int.from_bytes(data[:8], "little")]
             metadata = json.loads(header).get("__metadata__", {})
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise WeightsError(f"{path}: cannot be read as an adapter ({error}); was it copied completely?") from error
-    try:
+    with damaged(path, "make or copy it again", WeightsError, "has damaged metadata"):
         about = parse_json(metadata.get("vitadapt", "{}"))
         if about.get("format") not in FORMATS:
             known = " or ".join(FORMATS)
             raise WeightsError(f"{path}: not an adapter of this format ({about.get('format')}, expected {known})")
         if not _is_whole(about, tensors):
             raise WeightsError(f"{path}: damaged (its checksum does not match); copy or make it again")
-        info = _info(about)
-        check_all(path, info, tensors)
-        return info, tensors
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise WeightsError(f"{path}: its metadata are damaged ({error!r}); was it made by something else?") from error
-    except (ConfigError, UnknownName) as error:
-        raise WeightsError(f"{path}: {error}; a newer vitadapt may know it") from error
+        try:
+            info = _info(about)
+            check_all(path, info, tensors)
+        except (ConfigError, UnknownName) as error:
+            raise WeightsError(f"{path}: {error}; a newer vitadapt may know it") from error
+    return info, tensors
 
 
 def _is_whole(about: dict[str, Any], tensors: dict[str, Tensor]) -> bool:
@@ -203,14 +200,12 @@ def load_adapter(
     tensors, an adapter that changes nothing, and a self-test whose answers are not the stored ones.
     """
     info, tensors = read_adapter(path, data)
-    try:
-        _check_base(info, backbone, base)
-        return _assembled(info, tensors, backbone)
-    except VitadaptError as error:
-        raise WeightsError(f"{path}: {error}") from error
-    except (RuntimeError, ValueError, TypeError, LookupError) as error:
-        reason = str(error).partition("\n")[0]
-        raise WeightsError(f"{path}: what it holds does not fit its method ({reason}); make it again") from error
+    with damaged(path, "make it again", WeightsError, "holds what does not fit its method"):
+        try:
+            _check_base(info, backbone, base)
+            return _assembled(info, tensors, backbone)
+        except VitadaptError as error:
+            raise WeightsError(f"{path}: {error}") from error
 
 
 def _check_base(info: AdapterInfo, backbone: Backbone, base: str | None) -> None:

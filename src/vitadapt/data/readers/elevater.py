@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ...utils.errors import DataError
+from ...utils.errors import DataError, damaged
 from ..archives import ZipRef, check_member, zip_members
 from ..class_names import relabel
 from ..examples import Examples, FileRef, ImageRef, LabelArray
@@ -91,17 +91,13 @@ def _iris(index: Path, text: str) -> list[Entry]:
 
 def _coco(index: Path, table: Any) -> tuple[tuple[str, ...], list[Entry]]:
     """Class = rank of the category's id; images by id."""
-    try:
+    with damaged(index, "get the data again", DataError, "is not a COCO index of images, annotations and categories"):
         categories = sorted((entry["id"], str(entry["name"])) for entry in table["categories"])
         images = sorted((entry["id"], _coco_path(entry)) for entry in table["images"])
         rank = {identity: i for i, (identity, _) in enumerate(categories)}
         labels: dict[Any, list[int]] = {identity: [] for identity, _ in images}
         for entry in table["annotations"]:
             labels[entry["image_id"]].append(rank[entry["category_id"]])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{index} is not a COCO index of images, annotations and categories ({error}); get the data again"
-        ) from error
     if len(labels) < len(images) or len(rank) < len(categories):
         raise DataError(f"{index} gives two images, or two categories, the same id; get the data again")
     entries = [(path, tuple(sorted(set(labels[identity])))) for identity, path in images]

@@ -17,15 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ...utils.errors import DataError
+from ...utils.errors import DataError, damaged
 from ...utils.limits import ARCHIVE_MEMBERS, ARRAY_FILE, IMAGE_FILE
 from ..examples import ArrayRef, Examples, FileRef, hexdigest
 from ..images import UnreadableImage
 from .helpers import Stored, register, unzipped
 from .reader import Options
-
-# What h5py raises on damaged files.
-_DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError, AttributeError)
 
 
 @dataclass(eq=False)
@@ -49,7 +46,7 @@ class H5Images:
                 self._open = os.getpid(), open_variable(self.path, "x", 4)
             try:
                 return np.asarray(self._open[1][row])
-            except _DAMAGE as error:
+            except Exception as error:  # whatever h5py raises for a damaged file
                 raise UnreadableImage(f"{self.path}[{row}]", "damaged") from error
 
 
@@ -88,10 +85,8 @@ def load_split(folder: Path, stem: str) -> Examples:
     """The images of `stem`_x.h5 with the labels of `stem`_y.h5; nothing is decoded yet. Raises DataError."""
     images, labels = (plain_or_gzipped(folder / f"{stem}_{part}.h5") for part in "xy")
     count = len(open_variable(images, "x", 4))
-    try:
+    with damaged(labels, "get it again", DataError, "is damaged"):
         values = np.asarray(open_variable(labels, "y", 4)).reshape(-1)  # (N, 1, 1, 1) -> (N,)
-    except _DAMAGE as error:
-        raise DataError(f"{labels} is damaged; get it again") from error
     if count != len(values):
         raise DataError(f"{images} has {count} images but {labels.name} {len(values)} labels; get the files again")
     store = H5Images(images)
@@ -113,7 +108,7 @@ def open_variable(path: Path, key: str, axes: int) -> Any:
     except ImportError as error:
         raise DataError(f'{path} needs h5py to be read; pip install "vitadapt[data]"') from error
     source = io.BytesIO(unzipped(path, ARRAY_FILE)) if path.suffix == ".gz" else path
-    try:
+    with damaged(path, "get it again", DataError, "is not a readable HDF5 file"):
         file = h5py.File(source, "r")
         variable = file.get(key) if type(file.get(key, getlink=True)) is h5py.HardLink else None
         if not isinstance(variable, h5py.Dataset) or variable.ndim != axes or variable.dtype.kind not in "iu":
@@ -123,8 +118,6 @@ def open_variable(path: Path, key: str, axes: int) -> Any:
         if _too_large(variable):
             raise DataError(f"{path} declares {key} of shape {variable.shape}, larger than images are; get it again")
         return variable
-    except _DAMAGE as error:
-        raise DataError(f"{path} is not a readable HDF5 file; get it again") from error
 
 
 def _too_large(variable: Any) -> bool:

@@ -11,14 +11,13 @@ from __future__ import annotations
 import gzip
 import os
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ...utils.errors import DataError
+from ...utils.errors import DataError, damaged
 from ...utils.files import read_bounded
 from ...utils.limits import ARRAY_FILE, GIB, LIST_FILE, NUMBER_DIGITS
 from ..class_names import relabel
@@ -75,30 +74,23 @@ def contents(row: Row, options: Options, place: str, stored: Stored) -> Contents
 
 def text_of(path: Path) -> str:
     """The text of an index file. Raises DataError naming it when it is missing, unreadable or not UTF-8."""
-    try:
+    with damaged(path, "get the data again", DataError, "is not a text file in UTF-8"):
         return bytes_of(path, LIST_FILE).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not a text file in UTF-8; get the data again") from error
 
 
 def bytes_of(path: Path, most: int = ARRAY_FILE) -> bytes:
     """The content of a file of at most `most` bytes. Raises DataError naming it when it is missing or unreadable."""
-    try:
-        return read_bounded(path, most)
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; unpack the whole archive") from error
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise DataError(f"{path} cannot be read ({reason}); get the data again") from error
+    with damaged(path, "get the data again"):
+        try:
+            return read_bounded(path, most)
+        except FileNotFoundError as error:
+            raise DataError(f"{path} is missing; unpack the whole archive") from error
 
 
 def unzipped(path: Path, most: int = ARRAY_FILE) -> bytes:
     """What a gzipped file unfolds into. Raises DataError when it is damaged, or that is more than `most` bytes."""
-    try:
-        with gzip.open(path) as stream:
-            data = stream.read(most + 1) if path.stat().st_size <= most else bytes(most + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be decompressed; get it again") from error
+    with damaged(path, "get it again", DataError, "cannot be decompressed"), gzip.open(path) as stream:
+        data = stream.read(most + 1) if path.stat().st_size <= most else bytes(most + 1)
     if len(data) > most:
         raise DataError(f"{path} unfolds into more than {most / GIB:g} GiB; decompress it: gunzip --keep {path}")
     return data

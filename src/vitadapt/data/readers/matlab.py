@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...utils.errors import DataError
+from ...utils.errors import DataError, damaged
 from ...utils.limits import IMAGE_FILE
 from ..examples import Examples
 from .helpers import Stored, bytes_of, file_refs, first_of, register
 from .mat5 import read_variables
 from .reader import Options
-
-_DAMAGE = (ValueError, TypeError, LookupError, OverflowError, MemoryError, struct.error, zlib.error)
 
 
 def read_mat(path: Path, *keys: str) -> list[Any]:
@@ -27,10 +23,8 @@ def read_mat(path: Path, *keys: str) -> list[Any]:
     Raises DataError when the file is missing, is damaged or lacks one of them.
     """
     data = bytes_of(path, IMAGE_FILE)
-    try:
+    with damaged(path, "get the data again", DataError, "is not a readable MATLAB file"):
         table = read_variables(data, IMAGE_FILE)
-    except _DAMAGE as error:
-        raise DataError(f"{path} is not a readable MATLAB file; get the data again") from error
     if absent := [key for key in keys if key not in table]:
         raise DataError(f"{path} has no {', '.join(absent)}; get the data again")
     return [table[key] for key in keys]

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
-from ...utils.errors import DataError
+from ...utils.errors import DataError, damaged
 from ...utils.files import read_bounded
 from ...utils.limits import IMAGE_FILE
 from ..examples import Examples
@@ -76,10 +76,8 @@ def _distinct(paths: list[Path]) -> list[Path]:
 
 
 def _bytes(path: Path) -> bytes:
-    try:
+    with damaged(path, "install openclipart-png again"):
         return read_bounded(path, IMAGE_FILE)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); install openclipart-png again") from error
 
 
 def _md5(data: bytes) -> str:

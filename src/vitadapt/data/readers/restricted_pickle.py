@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import io
 import pickle
-import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...utils.errors import DataError
+from ...utils.errors import DataError, damaged
 from ...utils.pickle_guard import check_pickle
 from .helpers import bytes_of
 
@@ -103,8 +102,6 @@ class _Unpickler(pickle.Unpickler):
         raise _Forbidden("a persistent object")
 
 
-# What the machine behind pickle raises on damaged files.
-_DAMAGE = (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, OverflowError)
 _COPIES = 4  # times its length that the texts of a pickle may be copied
 
 
@@ -114,13 +111,12 @@ def read_pickle(path: Path) -> dict[str, Any]:
     Raises DataError when it is damaged, is no dict, or asks for anything but numbers, texts, lists and numpy arrays.
     """
     data = bytes_of(path)
-    try:
+    with damaged(path, "get the data again", DataError, "is not a readable pickle"):
         check_pickle(data)
-        table = _Unpickler(data).load()
-    except _Forbidden as error:
-        raise DataError(f"{path} asks for {error}, which data never needs; do not trust this file") from error
-    except (*_DAMAGE, struct.error, MemoryError, RecursionError) as error:
-        raise DataError(f"{path} is not a readable pickle; get the data again") from error
+        try:
+            table = _Unpickler(data).load()
+        except _Forbidden as error:
+            raise DataError(f"{path} asks for {error}, which data never needs; do not trust this file") from error
     if not isinstance(table, dict):
         raise DataError(f"{path} holds no table; get the data again")
     plain = {key.decode("latin1") if isinstance(key, bytes) else str(key): value for key, value in table.items()}

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from ...utils.errors import ConfigError, DataError
+from ...utils.errors import ConfigError, DataError, damaged
 from ...utils.limits import ANNOTATION_FILE
 from ..examples import Examples
 from .helpers import Stored, bytes_of, file_refs, inside, lines_of, register
@@ -64,12 +64,11 @@ class _Builder(ElementTree.TreeBuilder):
 def objects(path: Path) -> list[ElementTree.Element]:
     """The objects at the top of an annotation. Raises DataError when it is not one."""
     data = bytes_of(path, ANNOTATION_FILE)
-    try:
-        root = ElementTree.fromstring(data, ElementTree.XMLParser(target=_Builder()))
-    except _Declared as error:
-        raise DataError(f"{path} has declarations that annotations never need; get the data again") from error
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise DataError(f"{path} is not valid XML; get the data again") from error
+    with damaged(path, "get the data again", DataError, "is not valid XML"):
+        try:
+            root = ElementTree.fromstring(data, ElementTree.XMLParser(target=_Builder()))
+        except _Declared as error:
+            raise DataError(f"{path} has declarations that annotations never need; get the data again") from error
     if root.tag != "annotation":
         raise DataError(f"{path} is not an annotation; get the data again")
     return root.findall("object")

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from ...utils.errors import DataError
+from ...utils.errors import DataError, damaged
 from ...utils.files import checksum, parse_json, read_text
 from ..class_names import class_key
 from ..examples import Dataset, Examples, IndexArray, hexdigest
@@ -46,10 +46,8 @@ def make_manifest(
 
 def read_manifest(path: Path) -> Manifest:
     """The manifest in a file. Raises DataError when it is not one."""
-    try:
+    with damaged(path, "make it with 'vitadapt data subset'", DataError, "cannot be read as a subset"):
         table: Any = parse_json(read_text(path))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as a subset ({error}); make it with 'vitadapt data subset'") from error
     known = isinstance(table, dict) and table.get("format") == FORMAT and isinstance(table.get("images"), list)
     if not known or not table["images"] or not all(map(_is_entry, table["images"])):
         raise DataError(f"{path} is not a subset of the format {FORMAT}; make it with 'vitadapt data subset'")
