@@ -31,10 +31,10 @@ from ..training.recipe import Recipe, recipe_for
 from ..training.task import Task, Trained, adapter_info, derive, make_task
 from ..utils.atomic import make_folder
 from ..utils.errors import CellBusy, ConfigError, Diverged, NotApplicable, StorageError, WeightsError
-from ..utils.files import bytes_digest, storage_error, write_atomic
+from ..utils.files import bytes_digest, checked_json, storage_error, write_atomic
 from ..utils.system import versions
 from .documents import write_pages
-from .fit_record import FORMAT, RECORD, image_fields, read_record, record_text, scores, selection_record
+from .fit_record import FORMAT, RECORD, image_fields, read_record, scores, selection_record
 from .holdout import TrainTestSplit, train_test_split
 from .model import Model, absolute_backbone, load_model
 from .model_selection import Candidate, Message, cross_validate, select
@@ -160,7 +160,7 @@ def _fit(
     record |= {"losses": trained.log.losses, "versions": versions(), "licence": info.licence}
     record |= {"base_licence": info.base_licence, "seconds": time.perf_counter() - start}
     write_pages(record, data, task, out, message)
-    write_atomic(out / RECORD, record_text(record).encode())
+    write_atomic(out / RECORD, checked_json(record).encode())
     return record
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from ..methods.spec import method_text
 from ..metrics.scores import per_class, share_interval
 from ..nn.head_spec import head_text
 from ..utils.errors import StorageError, damaged
-from ..utils.files import checksum, parse_json, read_text
+from ..utils.files import parse_checked_json, read_text
 from .holdout import TrainTestSplit
 from .model_selection import Candidate
 
@@ -91,29 +90,15 @@ def _plain(probabilities: np.ndarray) -> list[list[float]]:
     return [[round(float(value), 6) for value in row] for row in probabilities]
 
 
-def record_text(record: dict[str, Any]) -> str:
-    """`fit.json`, with a checksum over everything else in it."""
-    return json.dumps({**record, "checksum": checksum(record)}, indent=1)
-
-
-def _is_whole(record: dict[str, Any]) -> bool:
-    """A checksum that is there must be right, whatever the format says: that may be damaged."""
-    if "checksum" not in record:
-        return bool(record["format"] != FORMAT)
-    return bool(record.pop("checksum") == checksum(record))
-
-
 def read_record(folder: Path) -> dict[str, Any]:
     """What `fit.json` in `folder` says. Raises StorageError when it is missing or damaged."""
     path = folder / RECORD
     if not path.exists():
         raise StorageError(f"{folder}: no {RECORD} there; make a model with 'vitadapt fit PHOTOS --out {folder}'")
     with damaged(path, "delete it and fit again", StorageError, "is damaged"):
-        record = parse_json(read_text(path))
-    if not isinstance(record, dict) or record.get("format") not in FORMATS:
+        record = parse_checked_json(read_text(path), lambda plain: plain.get("format") != FORMAT)  # older ones lack it
+    if record.get("format") not in FORMATS:
         raise StorageError(f"{path}: not a record of this format (expected {FORMAT}); delete it and fit again")
-    if not _is_whole(record):
-        raise StorageError(f"{path}: damaged (the checksum does not match); delete it and fit again")
     if not _is_tested(record.get("test")):
         raise StorageError(f"{path}: does not say how good the model was; delete it and fit again")
     return record

@@ -15,7 +15,7 @@ from ..nn.surgery import trainable
 from ..training.cross_validation import of_fold
 from ..training.task import Task
 from ..utils.errors import Diverged
-from ..utils.files import bytes_digest, read_sealed, write_sealed
+from ..utils.files import bytes_digest, read_cached, write_cached
 
 Message = Callable[[str], None]  # shows one line to the user
 
@@ -113,11 +113,11 @@ def _out_of_fold(candidate: Candidate, fold: np.ndarray, work: Path) -> np.ndarr
     for number in numbers:
         key = bytes_digest(f"{task.identity()} {number}".encode() + fold.tobytes())
         path = work / f"{key}.fold"
-        stored = read_sealed(path)
+        stored = read_cached(path)
         if stored is None:
             label = f"{candidate.name}, fold {number + 1} of {len(numbers)}"
             found = of_fold(task, task.recipe, fold, number, label)
             stored = np.ascontiguousarray(found.numpy(), dtype=np.float32).tobytes()
-            write_sealed(path, stored)
+            write_cached(path, stored)
         pooled[fold == number] = np.frombuffer(stored, dtype=np.float32).reshape(-1, task.classes)
     return pooled

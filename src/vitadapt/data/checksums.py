@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..utils.errors import DataError, StorageError, damaged
-from ..utils.files import read_sealed, sha256_of, write_sealed
+from ..utils.files import read_cached, sha256_of, write_cached
 
 
 def remember(path: Path, arrived: Path) -> str:
@@ -23,7 +23,7 @@ def remember(path: Path, arrived: Path) -> str:
 
 def is_whole(path: Path, look_again: bool = False) -> bool:
     """Is the file what it was when it arrived? True for one that nothing is known of. Raises OSError."""
-    body = read_sealed(_beside(path))
+    body = read_cached(_beside(path), named=False)
     if body is None:
         return True
     known, status = json.loads(body), os.stat(path)
@@ -47,7 +47,7 @@ def require_whole(path: Path, remedy: str) -> None:
 
 
 def _write(path: Path, digest: str, stamp: list[int] | None) -> None:
-    write_sealed(_beside(path), json.dumps({"sha256": digest, "stamp": stamp}).encode())
+    write_cached(_beside(path), json.dumps({"sha256": digest, "stamp": stamp}).encode(), named=False)
 
 
 def _beside(path: Path) -> Path:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..utils.errors import WeightsError
-from ..utils.files import read_sealed, write_sealed
+from ..utils.files import read_cached, write_cached
 from ..utils.optional import MissingPackage, package
 from .hugging_face_tower import HubTokeniser
 from .knowledge import with_items
@@ -53,13 +53,13 @@ def text_matrix(
         raise ValueError("every class needs at least one sentence")
     tokens = tower.tokenise([text for sentences in texts for text in sentences])
     path = None if cache is None else cache / "text" / f"{_key(tower, tokens, counts)}.npy"
-    kept = None if path is None else read_sealed(path)
+    kept = None if path is None else read_cached(path)
     if kept is not None:
         return torch.from_numpy(np.frombuffer(kept, dtype=np.float32).reshape(len(counts), -1).copy())
     features = F.normalize(tower.encode_tokens(tokens, progress=progress), dim=-1)
     matrix = F.normalize(torch.stack([part.mean(dim=0) for part in features.split(counts)]), dim=-1)
     if path is not None:
-        write_sealed(path, matrix.numpy().astype(np.float32).tobytes())
+        write_cached(path, matrix.numpy().astype(np.float32).tobytes())
     return matrix
 
 

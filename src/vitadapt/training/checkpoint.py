@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from ..nn.surgery import load_trainable_state, trainable_state
-from ..utils.files import read_sealed, write_sealed
+from ..utils.files import read_cached, write_cached
 
 SECONDS_BETWEEN = 30.0
 
@@ -50,7 +50,7 @@ class Checkpoint:
         return list(saved["losses"])
 
     def _read(self) -> dict[str, Any] | None:
-        body = None if self.path is None else read_sealed(self.path)
+        body = None if self.path is None else read_cached(self.path)
         if body is None:  # absent, or damaged: the training starts from the beginning, which is right if slower
             return None
         state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
@@ -69,7 +69,7 @@ class Checkpoint:
         }
         body = io.BytesIO()
         torch.save(state, body)
-        write_sealed(self.path, body.getvalue())
+        write_cached(self.path, body.getvalue())
         self.last = time.monotonic()
 
     def remove(self) -> None:

@@ -14,7 +14,7 @@ from ..data import Examples, Geometry, open_pixels
 from ..data.pixels.pixels import Pixels
 from ..nn.backbone import Backbone, backbone_digest
 from ..nn.setting import Setting
-from ..utils.files import read_sealed, write_sealed
+from ..utils.files import read_cached, write_cached
 from ..utils.locks import locked
 from ..weights import load_backbone
 from .loop import forward_all
@@ -56,8 +56,8 @@ def frozen_features(backbone: Backbone, base: str, images: Pixels, environment: 
     path = environment.cache / "features" / f"{base}-{images.key}.npy"
     lock = path.with_suffix(".lock")  # several workers may ask at once: one computes, the others wait
     with locked(lock, path.parent, "as a cache", "--cache"):
-        kept = read_sealed(path)
+        kept = read_cached(path)
         if kept is None:
             kept = forward_all(backbone, images, setting, label).numpy().astype(np.float32).tobytes()
-            write_sealed(path, kept)
+            write_cached(path, kept)
     return torch.from_numpy(np.frombuffer(kept, dtype=np.float32).reshape(len(images), -1).copy())

@@ -10,13 +10,13 @@ import stat
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from .atomic import draft, make_folder
+from .atomic import atomic_file, make_folder
 from .errors import StorageError
 from .limits import JSON_DEPTH, JSON_FILE, MIB
 
@@ -137,7 +137,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     """
     try:
         make_folder(path.parent)
-        with draft(path) as file:
+        with atomic_file(path) as file:
             file.write(data)
     except OSError as error:
         raise storage_error(path, error) from error
@@ -151,19 +151,46 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     return StorageError(f"{path}: cannot be written ({error.strerror or error}); {remedy}")
 
 
-def write_sealed(path: Path, data: bytes) -> None:
-    """Write `data` behind a digest of it, all or nothing. Raises StorageError."""
-    write_atomic(path, bytes_digest(data).encode() + data)
+def write_cached(path: Path, data: bytes, named: bool = True) -> None:
+    """Write `data` behind a digest of it, all or nothing. Raises StorageError.
+
+    named: the name of the file goes into the digest, so that a copy under another name is not taken for that file.
+    """
+    write_atomic(path, _digest_in(path, data, named) + data)
 
 
-def read_sealed(path: Path) -> bytes | None:
-    """What `write_sealed` wrote; None when there is nothing, or it is damaged and must be made again."""
+def read_cached(path: Path, named: bool = True) -> bytes | None:
+    """What `write_cached` wrote there; None when there is nothing, or it is damaged and must be made again."""
     try:
         whole = read_bounded(path)
     except OSError:  # gone, or it cannot be read: either way it must be made again
         return None
-    seal, data = whole[:32], whole[32:]
-    return data if bytes_digest(data).encode() == seal else None
+    data = whole[32:]
+    return data if _digest_in(path, data, named) == whole[:32] else None
+
+
+def _digest_in(path: Path, data: bytes, named: bool) -> bytes:
+    return bytes_digest((path.name.encode() if named else b"") + data).encode()
+
+
+def checked_json(plain: dict[str, Any]) -> str:
+    """JSON text of `plain` with a checksum over everything else in it."""
+    return json.dumps({**plain, "checksum": checksum(plain)}, indent=1)
+
+
+def parse_checked_json(text: str | bytes, may_lack: Callable[[dict[str, Any]], bool] | None = None) -> dict[str, Any]:
+    """The inverse of `checked_json`. Raises ValueError when the text is damaged.
+
+    may_lack: says of an object without a checksum whether it may lack one (written by hand, or in an old format).
+    """
+    plain = parse_json(text)
+    if not isinstance(plain, dict):
+        raise ValueError("no JSON object")
+    if "checksum" not in plain and may_lack is not None and may_lack(plain):
+        return plain
+    if plain.pop("checksum", None) != checksum(plain):
+        raise ValueError("its checksum does not match")
+    return plain
 
 
 def settled(status: os.stat_result) -> bool:

@@ -158,5 +158,5 @@ def test_an_index_that_cannot_be_written_is_done_without(store, monkeypatch):
     def refuse(*_):
         raise StorageError("full")
 
-    monkeypatch.setattr(index, "write_sealed", refuse)
+    monkeypatch.setattr(index, "write_cached", refuse)
     assert agree(store) == 4

@@ -81,7 +81,11 @@ MEMES = "hateful-memes"
 
 DAMAGES: dict[str, tuple[str, Damage, str]] = {
     "a batch is missing": ("cifar-10", remove(f"{C10}/data_batch_3"), "data_batch_3 is missing; unpack the whole arch"),
-    "a batch is cut": ("cifar-10", cut(f"{C10}/data_batch_3"), "data_batch_3 is not a readable pickle; get the data"),
+    "a batch is cut": (
+        "cifar-10",
+        cut(f"{C10}/data_batch_3"),
+        "data_batch_3 is not a readable pickle .*get the data",
+    ),
     "a batch is empty": ("cifar-10", cut(f"{C10}/test_batch", 0), "test_batch is not a readable pickle"),
     "a batch is no table": (
         "cifar-10",

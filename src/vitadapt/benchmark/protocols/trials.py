@@ -17,7 +17,7 @@ import torch
 
 from ...utils.atomic import make_folder
 from ...utils.errors import Diverged
-from ...utils.files import bytes_digest, read_bounded, read_sealed, storage_error, write_sealed
+from ...utils.files import bytes_digest, read_bounded, read_cached, storage_error, write_cached
 
 Score = tuple[float, ...]
 
@@ -104,7 +104,7 @@ class Diary:
             self.path.unlink(missing_ok=True)
 
     def _read(self) -> dict[str, Any] | None:
-        body = None if self.path is None else read_sealed(self.path)
+        body = None if self.path is None else read_cached(self.path)
         if body is None:  # absent, or damaged: the search starts from the beginning, which is right if slower
             return None
         state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
@@ -117,4 +117,4 @@ class Diary:
         state |= {"torch": torch.get_rng_state(), "generator": self.generator.get_state()}
         body = io.BytesIO()
         torch.save(state, body)
-        write_sealed(self.path, body.getvalue())
+        write_cached(self.path, body.getvalue())

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...utils.errors import StorageError
-from ...utils.files import read_sealed, settled, write_sealed
+from ...utils.files import read_cached, settled, write_cached
 from .record import Entry
 from .store import Store
 
@@ -72,7 +72,7 @@ def _stamps(files: Iterable[os.DirEntry[str]]) -> dict[str, Stamp | None]:
 
 
 def _read(path: Path) -> Known:
-    body = read_sealed(path)
+    body = read_cached(path)
     plain: Mapping[str, Any] = json.loads(body) if body else {}
     return plain["files"] if plain.get("format") == FORMAT and plain["fields"] == list(_FIELDS) else {}
 
@@ -80,6 +80,6 @@ def _read(path: Path) -> Known:
 def _write(path: Path, known: Known) -> None:
     body = json.dumps({"format": FORMAT, "fields": _FIELDS, "files": known}, separators=(",", ":"))
     try:
-        write_sealed(path, body.encode())
+        write_cached(path, body.encode())
     except StorageError:  # a folder that one may only read: the next reader takes as long as this one
         return

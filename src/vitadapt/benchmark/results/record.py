@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
@@ -13,7 +12,7 @@ from typing import Any
 
 from ...nn.head_spec import HEADS
 from ...utils.fields import changes_text, named
-from ...utils.files import checksum
+from ...utils.files import checked_json, checksum, parse_checked_json
 
 SCHEMA = 1
 
@@ -85,20 +84,12 @@ class Record(Entry):
 
     def to_json(self) -> str:
         """Text with a checksum over everything else in it."""
-        plain = dataclasses.asdict(self)
-        plain["checksum"] = checksum(plain)
-        return json.dumps(plain, indent=1)
+        return checked_json(dataclasses.asdict(self))
 
     @staticmethod
     def from_json(text: str) -> Record:
         """The inverse of `to_json`. Raises ValueError when the text is damaged or of a newer format."""
-        try:
-            plain = json.loads(text)
-            whole = isinstance(plain, dict) and plain.pop("checksum", None) == checksum(plain)
-        except RecursionError as error:
-            raise ValueError("nested too deeply") from error
-        if not whole:
-            raise ValueError("the checksum does not match")
+        plain = parse_checked_json(text)
         if plain["schema"] > SCHEMA:
             raise ValueError(f"written by a newer version (format {plain['schema']})")
         return Record(**plain)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...utils.errors import StorageError
-from ...utils.files import bytes_digest, checksum, read_bounded, write_atomic
+from ...utils.files import bytes_digest, checked_json, parse_checked_json, read_bounded, write_atomic
 from ...utils.locks import locked
 from .record import Record
 
@@ -185,17 +184,15 @@ def _path(store: Store, record: Record, kind: str) -> Path:
 def keep(store: Store, record: Record, kind: str, values: dict[str, Any]) -> None:
     """Write what was found, bound to the files of the run that it was found from. Raises StorageError."""
     plain = {"found": values, "files": record.files}
-    text = json.dumps({**plain, "checksum": checksum(plain)}, indent=1)
-    write_atomic(_path(store, record, kind), text.encode())
+    write_atomic(_path(store, record, kind), checked_json(plain).encode())
 
 
 def kept(store: Store, record: Record, kind: str) -> dict[str, Any] | None:
     """What `keep` wrote; None when there is nothing, or it is damaged or of a run with other files."""
     try:
-        plain = json.loads(read_bounded(_path(store, record, kind)))
+        plain = parse_checked_json(read_bounded(_path(store, record, kind)))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     except OSError as error:
         raise StorageError(f"{_path(store, record, kind)}: cannot be read ({error.strerror})") from error
-    whole = isinstance(plain, dict) and plain.pop("checksum", None) == checksum(plain)
-    return dict(plain["found"]) if whole and plain["files"] == record.files else None
+    return dict(plain["found"]) if plain["files"] == record.files else None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from ...utils.atomic import draft_folder, make_folder
+from ...utils.atomic import atomic_folder, make_folder
 from ...utils.errors import ConfigError, StorageError
 from ...utils.files import sha256_of, storage_error
 from . import graphs, hugging_face, open_clip, peft_lora, timm  # noqa: F401 - each registers its target
@@ -29,7 +29,7 @@ def export(shipment: Shipment, to: str, folder: Path | str) -> Certificate:
         raise ConfigError(f"{folder} is in use already; choose another folder with -o, or empty it")
     try:
         make_folder(folder.parent)
-        with draft_folder(folder) as new:
+        with atomic_folder(folder) as new:
             target.write(shipment, new)
             write_json(new / "labels.json", list(shipment.info.classes))
             certificate = certify(to, target.packages, shipment, target.reopen(new, shipment), new)

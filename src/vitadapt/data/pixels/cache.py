@@ -1,7 +1,7 @@
-"""The file behind cached pixels: a plain .npy of uint8 with a seal behind it, written atomically, checked on opening.
+"""The file behind cached pixels: a plain .npy of uint8 with a checksum behind it, checked on opening.
 
-The seal is the blake2b of the header and of the blake2b of every image, so that a flipped byte or a cut-off file is
-noticed, whatever caused it. numpy itself can open the file: it ignores what stands behind the array.
+The checksum is the blake2b of the file's name, the header and the blake2b of every image: a flipped byte, a cut-off file
+and a copy under another name are noticed. numpy itself can open the file: it ignores what stands behind the array.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from typing import BinaryIO
 import numpy as np
 from filelock import FileLock
 
-from ...utils.atomic import draft
+from ...utils.atomic import atomic_file, remove_abandoned
 from ...utils.errors import StorageError
 from ..images import Pixel8
 from ..parallel import each
 
 Shape = tuple[int, ...]
 
-_SEAL = 32  # bytes
+_CHECKSUM = 32  # bytes
 _REMEDY = "choose another folder with --cache DIR, or decode on the fly with --no-cache"
 _log = logging.getLogger(__name__)
-_verified: set[tuple[str, int, int, int]] = set()  # files whose seal this process has checked
+_verified: set[tuple[str, int, int, int]] = set()  # files whose checksum this process has checked
 
 
 def file_size(shape: Shape) -> int:
     """Bytes on disk of an array of `shape`."""
-    return len(_header(shape)) + math.prod(shape) + _SEAL
+    return len(_header(shape)) + math.prod(shape) + _CHECKSUM
 
 
 def open_or_build(path: Path, shape: Shape, images: Iterator[Pixel8]) -> Pixel8:
@@ -75,17 +75,18 @@ def _refusal(path: Path, shape: Shape, error: OSError | NotImplementedError) -> 
 
 
 def _write(path: Path, shape: Shape, images: Iterator[Pixel8]) -> None:
-    with draft(path) as file:
-        _write_sealed(file, shape, images)
+    remove_abandoned(path)
+    with atomic_file(path) as file:
+        _write_checked(file, path.name, shape, images)
 
 
-def _write_sealed(file: BinaryIO, shape: Shape, images: Iterator[Pixel8]) -> None:
+def _write_checked(file: BinaryIO, name: str, shape: Shape, images: Iterator[Pixel8]) -> None:
     file.write(_header(shape))
     leaves = []
     for image in images:
         file.write(image.tobytes())
         leaves.append(_leaf(image))
-    file.write(_seal(shape, leaves))
+    file.write(_checksum(name, shape, leaves))
 
 
 def _open(path: Path, shape: Shape) -> Pixel8 | None:
@@ -111,11 +112,11 @@ def _is_whole(path: Path, shape: Shape) -> bool:
         return False
     with path.open("rb") as file:
         header = file.read(len(_header(shape)))
-        file.seek(-_SEAL, os.SEEK_END)
-        seal = file.read()
+        file.seek(-_CHECKSUM, os.SEEK_END)
+        checksum = file.read()
     array = _map(path, shape)
     leaves = each(lambda row: _leaf(array[row]), range(shape[0]), "checking")
-    return header == _header(shape) and seal == _seal(shape, leaves)
+    return header == _header(shape) and checksum == _checksum(path.name, shape, leaves)
 
 
 def _map(path: Path, shape: Shape) -> Pixel8:
@@ -129,11 +130,12 @@ def _header(shape: Shape) -> bytes:
 
 
 def _leaf(image: Pixel8) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=_SEAL).digest()
+    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=_CHECKSUM).digest()
 
 
-def _seal(shape: Shape, leaves: Iterable[bytes]) -> bytes:
-    state = hashlib.blake2b(_header(shape), digest_size=_SEAL)
+def _checksum(name: str, shape: Shape, leaves: Iterable[bytes]) -> bytes:
+    """Of the file: its name, too, so that a copy under another name is not taken for that file."""
+    state = hashlib.blake2b(name.encode() + _header(shape), digest_size=_CHECKSUM)
     for leaf in leaves:
         state.update(leaf)
     return state.digest()
