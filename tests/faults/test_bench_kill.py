@@ -1,7 +1,7 @@
 """kill -9 of a benchmark and of its workers, at random moments: nothing is lost, nothing doubled, nobody stays behind.
 
 Three times here; `make test-faults` does it twenty times. Whole processes, started as a person starts them, with
-workers of their own: tests/test_faults_kill.py kills more often, and at every kind of step, what one process does.
+workers of their own: test_kill.py kills more often, and at every kind of step, what one process does.
 """
 
 from __future__ import annotations

@@ -41,6 +41,6 @@ def test_a_command_that_is_killed_goes_on_to_the_same_bytes(name):
         if chance.random() < 0.3:  # again, somewhere on the way back
             cuts += place.call(case.scenario, fault="kill", at=chance.randrange(len(case.steps))).status < 0
             place.check_halfway()
-        case.check_done(place, (name, fault, case.steps[fault["at"]] if "at" in fault else ""), kept)
+        case.check_done(place, (name, fault, case.steps[fault["at"]] if "at" in fault else ""), kept, killed=True)
     assert cuts >= len(faults) / 2
     print(f"{name}: {cuts} kills, {len(case.steps)} steps, {time.monotonic() - start:.0f} s")  # for docs/faults.md

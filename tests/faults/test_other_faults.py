@@ -17,7 +17,7 @@ from result_cases import record, saved
 
 from vitadapt.benchmark.leaderboard.submission import read_folder
 from vitadapt.benchmark.leaderboard.toolkit import find_pieces
-from vitadapt.benchmark.results.index import read_entries
+from vitadapt.benchmark.results.index import read_summaries
 from vitadapt.benchmark.results.store import Store
 from vitadapt.classifier.predict import find_images, model_facts
 from vitadapt.cli.exit_status import is_short_of_memory
@@ -109,7 +109,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 
 def test_some_of_the_records_are_not_taken_for_all(store: Store, failing: Callable[[Path], None]) -> None:
     failing(store.root / "records")
-    for read in (store.records, lambda: read_entries(store)):
+    for read in (store.records, lambda: read_summaries(store)):
         with pytest.raises(StorageError, match="cannot be listed"):
             read()
 

@@ -149,7 +149,7 @@ def test_locks_that_a_dead_process_left_hold_nobody_up():
         stale.parent.mkdir(parents=True, exist_ok=True)
         stale.write_text("99999")
     assert locks
-    case.check_done(place, "locks")
+    case.check_done(place, "locks", killed=True)
 
 
 def test_a_store_that_one_may_only_read_is_read_and_named():

@@ -26,9 +26,9 @@ from vitadapt.benchmark.leaderboard.check import check
 from vitadapt.benchmark.leaderboard.import_results import import_results
 from vitadapt.benchmark.leaderboard.score import score, total
 from vitadapt.benchmark.leaderboard.submission import Entry, read_folder, write_seed, write_zip
-from vitadapt.benchmark.leaderboard.submission import read_entries as read_submission
+from vitadapt.benchmark.leaderboard.submission import read_summaries as read_submission
 from vitadapt.benchmark.leaderboard.suite import Truth, suite
-from vitadapt.benchmark.results.index import read_entries
+from vitadapt.benchmark.results.index import read_summaries
 from vitadapt.benchmark.results.store import Store
 from vitadapt.benchmark.sweep import read_bench
 from vitadapt.classifier.fit_record import read_record
@@ -353,7 +353,7 @@ def _toolkit(folder: Path) -> list[Path]:
 def _tables(folder: Path) -> None:
     store = Store(folder)
     records, damaged = store.records()
-    read_entries(store)
+    read_summaries(store)
     for line in damaged:
         assert "\n" not in line
     rows_of(records)

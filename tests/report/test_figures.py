@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from xml.etree import ElementTree
 
 import numpy as np
@@ -14,7 +15,7 @@ from vitadapt.report.figure import clean, label_points, number_text, short_names
 from vitadapt.report.figure_data import Subject
 from vitadapt.report.plot import FIGURES, drawing, new_figure, plot
 from vitadapt.report.training_figures import pooled, trials_of
-from vitadapt.utils.errors import ConfigError, UnknownName
+from vitadapt.utils.errors import ConfigError, StorageError, UnknownName
 
 HOSTILE = ("$\\frac{", "a\x00b\x1b[31m", "_hidden", "<script>alert(1)</script>", "数字", "x" * 300, "/p/q/photos")
 
@@ -94,12 +95,16 @@ def test_a_method_has_one_colour_everywhere_and_its_own(store):
     assert all(order == drawn.methods for order in orders)
 
 
-def test_damaged_predictions_leave_the_rest_of_a_diagram(store):
+def test_damaged_predictions_are_named_and_not_left_out_in_silence(store):
     records = [made for made in store.records()[0] if made.method == "bitfit" and made.config["shots"] == 2]
-    whole = pooled(records, store.predictions)["digits"]
-    store.path("predictions", next(r for r in records if r.config["dataset"] == "digits").digest).write_bytes(b"?")
-    fewer = pooled(records, store.predictions)["digits"]
-    assert len(whole[0]) == 12 and len(fewer[0]) == 8 and np.all(fewer[1] == 0.5)
+    assert len(pooled(records, store.predictions)["digits"][0]) == 12
+    path = store.path("predictions", next(r for r in records if r.config["dataset"] == "digits").digest)
+    path.write_bytes(b"?")
+    with pytest.raises(StorageError, match=path.name):
+        pooled(records, store.predictions)
+    without = [dataclasses.replace(r, files={}) if r.digest == path.stem else r for r in records]
+    labels, probabilities = pooled(without, store.predictions)["digits"]
+    assert len(labels) == 8 and np.all(probabilities == 0.5)
 
 
 def test_of_several_trials_of_a_point_the_longest_counts_and_odd_traces_are_left_out():

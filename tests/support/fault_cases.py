@@ -260,6 +260,12 @@ def litter(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in found)
 
 
+def remove_temporary(folder: Path) -> None:
+    """What a killed process was writing stays under a name that nobody else uses; see docs/faults.md."""
+    for path in folder.rglob(".*.tmp"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 @cache
 def server() -> Server:
     """The one of this process."""
@@ -298,14 +304,22 @@ class Prepared:
         return (self.after if done else self.before).copy(Path(tempfile.mkdtemp(dir=root())) / "place")
 
     def check_done(
-        self, place: Workplace, where: object, kept: dict[Path, bytes] | None = None, lost: str = ""
+        self,
+        place: Workplace,
+        where: object,
+        kept: dict[Path, bytes] | None = None,
+        lost: str = "",
+        killed: bool = False,
     ) -> None:
         """Undisturbed, the command ends as if nothing had happened, and nothing of what was finished has changed.
 
-        Only `lost`, which saves time and went when nobody needed it any more, may be absent.
+        Only `lost`, which saves time and went when nobody needed it any more, may be absent; and what was being written
+        when a process was `killed` may lie there.
         """
         made = bool(self.scenario.once) and (place.folder / self.scenario.once).exists()
         done = place.call(self.scenario)
+        if killed:
+            remove_temporary(place.folder)
         if made:  # the fault came when all was done
             assert done.status == 2 and done.is_one_line(self.complaints), (where, done.err)
             assert done.complaints[-1].startswith(f"vitadapt: {self.scenario.once} is in use already"), where

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vitadapt.benchmark.config import RunConfig
-from vitadapt.benchmark.results.record import Record
+from vitadapt.benchmark.results.record import Record, label_of
 from vitadapt.methods.spec import parse_method
 from vitadapt.metrics.scores import performance_efficiency
 
@@ -31,6 +31,7 @@ def record(method="lora", dataset="digits", seed=0, score=80.0, trained=1000, ax
         "versions": {},
         "images": {"train": ["x"], "test": "y", "test_count": 1},
         "losses": [1.0],
+        "method_label": label_of(config.to_dict()),
         "created": f"2026-01-01T00:00:{seed:02d}+00:00",
     }
     return Record(**{**values, **fields})

@@ -32,7 +32,7 @@ from .config import RunConfig
 from .prepare import Clock, Prepared, cached_probe, prepare
 from .protocols.base import PROTOCOLS
 from .protocols.released import UNBLINDED, OpenTest, Seen, procedure_of
-from .results.record import Record
+from .results.record import Record, label_of
 from .results.store import Store
 
 
@@ -175,6 +175,7 @@ def _blank_record(
         notes=[*dataset.notes, *_drawn(config, dataset, pool)],
         caveat=protocol_table().get(config.protocol, {}).get("caveat", ""),
         split=dataset.split,
+        method_label=label_of(config.to_dict()),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
 

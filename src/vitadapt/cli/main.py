@@ -15,12 +15,12 @@ from ..utils.errors import ConfigError, VitadaptError
 from . import classifier, data, doctor, export, leaderboard, plan, report, serve
 from . import results as statistics
 from .exit_status import INTERRUPTED, open_streams, status_of
-from .options import AsJson, Cache, DataRoot, Device, NoCache, Out, complain, entries_of, environment_of, records_of
+from .options import AsJson, Cache, DataRoot, Device, NoCache, Out, complain, environment_of, records_of, summaries_of
 
 if TYPE_CHECKING:
     from ..benchmark.config import RunConfig
     from ..benchmark.parallel.executor import Hire, Outcome
-    from ..benchmark.results.record import Entry, Record
+    from ..benchmark.results.record import Record, RecordSummary
     from ..training.features import Environment
 
 
@@ -159,9 +159,9 @@ def results(
     elif reliability:
         statistics.print_reliability(runs, records_of(runs), format)  # type: ignore[arg-type]
     elif format == "text":
-        _print_table(entries_of(runs))
+        _print_table(summaries_of(runs))
     else:
-        print(render(entries_of(runs), format))  # type: ignore[arg-type]
+        print(render(summaries_of(runs), format))  # type: ignore[arg-type]
 
 
 @app.command()
@@ -260,7 +260,7 @@ def _cell_name(outcome: Outcome) -> str:
     return f"{method_text(config.method)} on {config.dataset}, seed {config.seed}"
 
 
-def _print_table(records: Sequence[Entry]) -> None:
+def _print_table(records: Sequence[RecordSummary]) -> None:
     from ..benchmark.analysis.groups import rows_of
     from ..report.table import columns_of, remarks_of
     from .tables import print_columns

@@ -12,7 +12,7 @@ import typer
 from ..utils.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
-    from ..benchmark.results.record import Entry, Record
+    from ..benchmark.results.record import Record, RecordSummary
     from ..training.features import Environment
 
 Found = TypeVar("Found")
@@ -54,12 +54,12 @@ def records_of(runs: Path) -> list[Record]:
     return _told(runs, *Store(runs).records())
 
 
-def entries_of(runs: Path) -> list[Entry]:
+def summaries_of(runs: Path) -> list[RecordSummary]:
     """What tables need of all records of a folder, as `records_of`."""
-    from ..benchmark.results.index import read_entries
+    from ..benchmark.results.index import read_summaries
     from ..benchmark.results.store import Store
 
-    return _told(runs, *read_entries(Store(runs)))
+    return _told(runs, *read_summaries(Store(runs)))
 
 
 def _told(runs: Path, found: list[Found], damaged: list[str]) -> list[Found]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from ..benchmark.analysis.groups import Row, rows_of, varying
-from ..benchmark.results.record import DAGGER, Entry
+from ..benchmark.results.record import DAGGER, RecordSummary
 from ..metrics.scores import PE_PARAMETERS, PPT_PARAMETERS
 from ..utils.errors import ConfigError
 from .figure import short_names
@@ -78,7 +78,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def render(records: Sequence[Entry], form: Format) -> str:
+def render(records: Sequence[RecordSummary], form: Format) -> str:
     """The table as Markdown, CSV, LaTeX or JSON text. Raises ConfigError when a library for the format is missing."""
     rows = rows_of(records)
     if form == "json":

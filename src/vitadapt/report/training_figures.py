@@ -11,7 +11,6 @@ import numpy as np
 
 from ..benchmark.analysis.groups import Group
 from ..benchmark.results.record import Record
-from ..utils.errors import StorageError
 from .figure import INK, MUTED, Axes, Panel, Picture, Tag, colour, dash, log_axis
 from .figure_data import Predictions, Subject
 
@@ -102,13 +101,15 @@ def _draw_reliability(axes: Axes, tag: Tag, records: Sequence[Record], subject: 
 
 
 def pooled(records: Sequence[Record], predictions: Predictions) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Dataset -> (labels, probabilities) of all its records with whole predictions; what is damaged is left out."""
+    """Dataset -> (labels, probabilities) of all its records that have predictions.
+
+    Raises StorageError when one of the files is missing or damaged: a picture of the others would look like one of all.
+    """
     parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
     for record in records:
-        try:
-            probabilities, labels = predictions(record)
-        except StorageError:
-            continue  # the picture shows what there is; `Store.predictions` tells those who need this very file
+        if "predictions" not in record.files:
+            continue
+        probabilities, labels = predictions(record)
         known = parts[record.config["dataset"]]
         if not known or known[0][1].shape[1] == probabilities.shape[1]:
             known.append((labels, probabilities))

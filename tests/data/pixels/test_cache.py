@@ -110,7 +110,7 @@ def test_two_processes_at_once_build_one_file(tmp_path: Path) -> None:
 def test_what_a_killed_process_left_behind_is_removed(tmp_path: Path) -> None:
     open_pixels(in_memory(), GEOMETRY, tmp_path)
     file = cached_file(tmp_path)
-    leftover, other = file.with_name(f".{file.name}.tmp"), tmp_path / ".another.npy.tmp"
+    leftover, other = file.with_name(f".{file.name}.0123456789abcdef.tmp"), tmp_path / ".another.npy.0.tmp"
     for path in (leftover, other):
         path.write_bytes(b"half")
     file.unlink()

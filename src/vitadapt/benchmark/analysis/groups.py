@@ -14,9 +14,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from ...metrics.scores import performance_efficiency, performance_per_tuned
 from ...utils.files import checksum
-from ..results.record import Entry
+from ..results.record import RecordSummary
 
-Of = TypeVar("Of", bound=Entry)
+Of = TypeVar("Of", bound=RecordSummary)
 
 
 VARYING = ("backbone", "image_size", "shots", "protocol", "precision")
@@ -141,7 +141,7 @@ def _setting_key(setting: Setting) -> list[tuple[bool, float, str]]:
     ]
 
 
-def _trained(records: Sequence[Entry]) -> float | None:
+def _trained(records: Sequence[RecordSummary]) -> float | None:
     """Trainable numbers, head included, averaged over runs; None when no run tells."""
     trained = [record.parameters["trained"] for record in records if record.parameters]
     return statistics.fmean(trained) if trained else None
@@ -154,14 +154,14 @@ def _difference(variants: dict[str, dict[str, Any]], text: str) -> str:
     return f" [{', '.join(f'{n}={variants[text][n]}' for n in differing if n in variants[text])}]" if differing else ""
 
 
-def rows_of(records: Sequence[Entry]) -> list[Row]:
+def rows_of(records: Sequence[RecordSummary]) -> list[Row]:
     """One row per group of records."""
     datasets = sorted({record.config["dataset"] for record in records})
     return [_row(group.setting, group.method, group.records, datasets) for group in groups_of(records)]
 
 
-def _row(setting: Setting, method: str, records: Sequence[Entry], datasets: list[str]) -> Row:
-    cells, by_dataset = {}, defaultdict[str, list[Entry]](list)
+def _row(setting: Setting, method: str, records: Sequence[RecordSummary], datasets: list[str]) -> Row:
+    cells, by_dataset = {}, defaultdict[str, list[RecordSummary]](list)
     for record in records:
         by_dataset[record.config["dataset"]].append(record)
     for dataset in datasets:

@@ -139,9 +139,10 @@ def _parameters(result: Result | None, entry: Entry | None, log: Log | None) -> 
 def _record(cell: Cell, said: _Said, method: str, root: Path) -> Record:
     row, shots = catalog.catalog()[cell.dataset], cell.experiment.shots
     name = _METHODS.get(cell.experiment.kind) or method or cell.folder or UNKNOWN
+    label = f"{name} {cell.experiment.variant}".strip()
     config = {
         "backbone": cell.backbone,
-        "method": {"name": name + (f" {cell.experiment.variant}" if cell.experiment.variant else "")},
+        "method": {"name": label},
         "dataset": cell.dataset,
         "shots": shots,
         "seed": cell.seed,
@@ -172,6 +173,7 @@ def _record(cell: Cell, said: _Said, method: str, root: Path) -> Record:
         losses=[],
         notes=notes,
         split="elevater",
+        method_label=f"{label} (imported)",
         created=said.date,
         caveat="" if shots == 0 else _CAVEAT,
     )

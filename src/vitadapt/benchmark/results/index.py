@@ -1,8 +1,8 @@
-"""The entries of a large store without opening every record: one file that remembers what the records said.
+"""The summaries of a large store's records without opening each of them: one file holds them all.
 
-RUNS/index holds, behind a checksum, the entry of every record with the size and times of its file. A record whose file
-looks otherwise, or was so young that it could change unseen, is read itself. Nothing depends on the index: it may be
-deleted at any time, and a damaged one counts as absent.
+RUNS/index holds, behind a checksum, the summary of every record with the size and times of its file. A record whose
+file has others now, or was so young that it could change unseen, is read itself. Nothing depends on the index: it may
+be deleted at any time, and a damaged one counts as absent.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from typing import Any
 
 from ...utils.errors import StorageError
 from ...utils.files import read_cached, settled, write_cached
-from .record import Entry
+from .record import RecordSummary
 from .store import Store
 
-FORMAT = 2
+FORMAT = 3
 WORTH = 500  # records that had to be read themselves, beyond which the index is written again
 
 Stamp = list[int]
-Known = dict[str, tuple[Stamp, dict[str, Any]]]  # file name -> how the file looked, and its entry
+Known = dict[str, tuple[Stamp, dict[str, Any]]]  # file name -> size and times of the file, and its summary
 
-_FIELDS = tuple(f.name for f in dataclasses.fields(Entry))
+_FIELDS = tuple(f.name for f in dataclasses.fields(RecordSummary))
 
 
-def read_entries(store: Store) -> tuple[list[Entry], list[str]]:
+def read_summaries(store: Store) -> tuple[list[RecordSummary], list[str]]:
     """As `Store.records`, but only what tables need, and in a large store with the help of its index.
 
     Raises StorageError when there is no such folder.
     """
     path = store.root / "index"
     known, fresh = _read(path), Known()
-    found, damaged = dict[str, Entry](), list[str]()
+    found, damaged = dict[str, RecordSummary](), list[str]()
     for name, stamp in _stamps(store.files()).items():
-        kept = known.get(name)
-        if stamp is not None and kept is not None and kept[0] == stamp:
-            found[name] = Entry(**kept[1])
+        indexed = known.get(name)
+        if stamp is not None and indexed is not None and indexed[0] == stamp:
+            found[name] = RecordSummary(**indexed[1])
             continue
         try:
             found[name] = record = store.read(store.root / "records" / name)
@@ -48,8 +48,9 @@ def read_entries(store: Store) -> tuple[list[Entry], list[str]]:
         except StorageError as error:
             damaged.append(str(error))
             continue
-        entry = {field: getattr(record, field) for field in _FIELDS}
-        fresh[name] = (stamp or [], {**entry, "images": {**record.images, "train": record.drawn}})
+        summary = {field: getattr(record, field) for field in _FIELDS}
+        summary |= {"method_label": record.label, "images": {**record.images, "train": record.drawn}}
+        fresh[name] = (stamp or [], summary)
     lasting = {name: item for name, item in fresh.items() if item[0]}
     if len(lasting) > WORTH:
         _write(path, {name: item for name, item in known.items() if name in found} | lasting)

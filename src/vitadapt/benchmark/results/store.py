@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...utils.errors import StorageError
+from ...utils.errors import StorageError, damaged
 from ...utils.files import bytes_digest, checked_json, parse_checked_json, read_bounded, write_atomic
 from ...utils.locks import locked
 from .record import Record
@@ -63,15 +63,20 @@ class Store:
             return None
 
     def read(self, path: Path) -> Record:
-        """Raises StorageError naming the file when it is damaged or cannot be read, FileNotFoundError without one."""
+        """The record in a file. Raises FileNotFoundError without one, StorageError naming the file when it cannot be read,
+        is damaged, or is not called as its record: a copy would count as one more run.
+        """
         try:
-            return Record.from_json(read_bounded(path).decode())
+            data = read_bounded(path)
         except (FileNotFoundError, NotADirectoryError):
             raise
         except OSError as error:
             raise StorageError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
-        except (ValueError, TypeError, KeyError) as error:
-            raise StorageError(f"{path}: damaged record ({error}); it is run again by the next bench") from error
+        with damaged(path, "it is run again by the next bench", StorageError, "is a damaged record"):
+            record = Record.from_json(data.decode())
+        if record.digest != path.stem:
+            raise StorageError(f"{path} holds the record {record.digest}, so it is left out; rename or delete the file")
+        return record
 
     def files(self) -> list[os.DirEntry[str]]:
         """The files of all records, by name.

@@ -1,7 +1,7 @@
 """The file behind cached pixels: a plain .npy of uint8 with a checksum behind it, checked on opening.
 
-The checksum is the blake2b of the file's name, the header and the blake2b of every image: a flipped byte, a cut-off file
-and a copy under another name are noticed. numpy itself can open the file: it ignores what stands behind the array.
+The checksum is the blake2b of the file's name, the header and the blake2b of every image: a flipped byte, a cut-off
+file and a copy under another name are noticed. numpy itself can open the file: it ignores what stands behind the array.
 """
 
 from __future__ import annotations
