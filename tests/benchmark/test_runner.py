@@ -17,13 +17,14 @@ from vitadapt.benchmark.sweep import expand, run_bench
 from vitadapt.data import open_dataset
 from vitadapt.data.sampling.manifests import make_manifest, manifest_digest
 from vitadapt.methods import LinearProbe, LoRA
+from vitadapt.metrics.scores import METRICS
 from vitadapt.nn.backbone import backbone_digest
 from vitadapt.nn.setting import Setting
 from vitadapt.training.adapter_file import load_adapter
 from vitadapt.training.features import Environment
 from vitadapt.training.loop import forward_all
 from vitadapt.training.recipe import Recipe, recipe_for
-from vitadapt.utils.errors import ConfigError, MethodDefect, NotApplicable, WeightsError
+from vitadapt.utils.errors import ConfigError, DataError, MethodDefect, NotApplicable, WeightsError
 from vitadapt.weights import load_backbone
 
 METHODS = ["linear-probe", "kadaptation", "lora", "adapter", "compacter", "bitfit", "layernorm", "fine-tune"]
@@ -233,3 +234,18 @@ def test_a_subset_decides_which_images_are_used(photos, tmp_path, environment):
         training_pool(chosen, dataset, environment)
     record = run(chosen, Store(tmp_path / "runs"), dataclasses.replace(environment, subset=path))
     assert record.status == "ok" and len(record.images["train"]) == 6
+
+
+def test_a_table_with_several_labels_per_image_is_scored_by_mean_average_precision(photos, tmp_path, environment):
+    files = sorted(path.relative_to(photos) for path in photos.rglob("*.png"))
+    lines = [f"{path},{path.parts[1]}{'|warm' if path.parts[1] == 'red' else ''},{path.parts[0]}" for path in files]
+    table = photos / "several.csv"
+    table.write_text("\n".join(["path,label,split", *lines]))
+    dataset = open_dataset(str(table))
+    assert dataset.metric == "11-point-map" and "14 images have several labels" in dataset.notes[-1]
+    record = run(config(table), Store(tmp_path / "runs"), environment)
+    probabilities, labels = Store(tmp_path / "runs").predictions(record)
+    assert record.metric == "11-point-map" and labels.shape == (18, 4)
+    assert record.score == pytest.approx(100 * METRICS["11-point-map"](labels, probabilities))
+    with pytest.raises(DataError, match="accuracy needs one label per image"):
+        dataclasses.replace(dataset, metric="accuracy")

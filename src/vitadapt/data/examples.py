@@ -173,15 +173,16 @@ class Dataset:
     `split` is the rule behind the splits: "elevater" (the benchmark's), "native" (another one of the same data, so
     that scores do not compare), "given" (as they come), "held-out" (a part of train was set aside for testing) or
     "undivided" (images without a division: "train" or "test" may be missing).
-    `doubts` are those of the notes that somebody should look at.
+    `doubts` are those of the notes that somebody should look at. `metric` is, unless it is given, "accuracy", or the
+    mean average precision "11-point-map" where an image may have several labels.
 
-    Raises DataError when a split is missing or empty, or a label is outside the classes.
+    Raises DataError when a split is missing or empty, a label is outside the classes, or the metric is not for them.
     """
 
     name: str
     classes: tuple[str, ...]
     splits: Mapping[str, Examples]
-    metric: str = "accuracy"
+    metric: str = ""
     squash: bool = False
     notes: tuple[str, ...] = ()
     order: tuple[int, ...] = ()
@@ -195,6 +196,10 @@ class Dataset:
                 raise DataError(f"{self.name}: the {split} split has no images")
         for split, examples in self.splits.items():
             _check_labels(f"{self.name}: the {split} split", examples, len(self.classes))
+        several = any(examples.multilabel for examples in self.splits.values())
+        if several and self.metric == "accuracy":
+            raise DataError(f"{self.name}: accuracy needs one label per image, here are several; use 11-point-map")
+        object.__setattr__(self, "metric", self.metric or ("11-point-map" if several else "accuracy"))
 
 
 def _check_labels(what: str, examples: Examples, classes: int) -> None:

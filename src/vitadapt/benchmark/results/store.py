@@ -63,8 +63,8 @@ class Store:
             return None
 
     def read(self, path: Path) -> Record:
-        """The record in a file. Raises FileNotFoundError without one, StorageError naming the file when it cannot be read,
-        is damaged, or is not called as its record: a copy would count as one more run.
+        """The record in a file. Raises FileNotFoundError without one, and StorageError when it cannot be read, is
+        damaged, or is not called as its record: a copy would count as one more run.
         """
         try:
             data = read_bounded(path)

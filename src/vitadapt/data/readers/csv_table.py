@@ -50,9 +50,12 @@ def read_table(path: Path, whole: bool = False) -> Dataset:
     classes = check_classes(str(path), names, least=1 if whole else 2)
     for split, found in by_split.items():
         check_known(f"{path}: {split}", {label for line in found for label in line.labels}, classes)
-    several = any(len(line.labels) > 1 for line in lines)
-    examples = {split: _examples(path, found, classes, several) for split, found in by_split.items()}
+    several = sum(len(line.labels) > 1 for line in lines)
+    examples = {split: _examples(path, found, classes, bool(several)) for split, found in by_split.items()}
     splits, notes = with_test(str(path), classes, examples, [line.path for line in by_split[main]], whole=whole)
+    if several:
+        note = f"{several} images have several labels (separated by | or ;), so the score is mean average precision"
+        notes = (*notes, note)
     return Dataset(path.stem, classes, splits, notes=notes, split=split_rule(by_split, whole))
 
 
