@@ -25,7 +25,7 @@ from vitadapt.benchmark.analysis.groups import rows_of
 from vitadapt.benchmark.leaderboard.check import check
 from vitadapt.benchmark.leaderboard.import_results import import_results
 from vitadapt.benchmark.leaderboard.score import score, total
-from vitadapt.benchmark.leaderboard.submission import Entry, read_folder, write_seed, write_zip
+from vitadapt.benchmark.leaderboard.submission import SubmissionEntry, read_folder, write_seed, write_zip
 from vitadapt.benchmark.leaderboard.submission import read_summaries as read_submission
 from vitadapt.benchmark.leaderboard.suite import Truth, suite
 from vitadapt.benchmark.results.index import read_summaries
@@ -286,10 +286,10 @@ def _rows() -> tuple[str, ...]:
     return ("mnist", "voc-2007-classification")
 
 
-def _entry(name: str, seed: int) -> Entry:
+def _entry(name: str, seed: int) -> SubmissionEntry:
     row = suite()[name]
     fields = {"model_name": "m", "dataset_name": name, **leaderboard_cases.FIELDS, "n_shot": 5, "rnd_seeds": [seed]}
-    return Entry(fields, (leaderboard_cases.probabilities(row, seed, 8),))
+    return SubmissionEntry(fields, (leaderboard_cases.probabilities(row, seed, 8),))
 
 
 def _truth(row: Any) -> Truth | None:

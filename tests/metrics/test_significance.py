@@ -9,7 +9,7 @@ from result_cases import record
 from scipy import stats
 
 from vitadapt.benchmark.analysis.comparison import compare, difference
-from vitadapt.benchmark.analysis.pairing import Cell, by_setting
+from vitadapt.benchmark.analysis.pairing import RunKey, by_setting
 from vitadapt.benchmark.analysis.ranking import rank
 from vitadapt.metrics.significance import (
     adjusted,
@@ -36,7 +36,7 @@ def grid(methods, datasets=DATASETS, seeds=3, shift=0.0, spread=1.0):
 
 def cells(values, datasets=("a",)):
     """dataset, seed in turn -> value."""
-    keys = [Cell(d, s, "", "") for d in datasets for s in range(len(values) // len(datasets))]
+    keys = [RunKey(d, s, "", "") for d in datasets for s in range(len(values) // len(datasets))]
     return dict(zip(keys, values, strict=True))
 
 
@@ -138,7 +138,12 @@ def test_pairs_are_the_cells_that_both_have():
 
 
 def test_every_dataset_counts_the_same():
-    a = {Cell("x", 0, "", ""): 3.0, Cell("y", 0, "", ""): 0.0, Cell("y", 1, "", ""): 0.0, Cell("y", 2, "", ""): 0.0}
+    a = {
+        RunKey("x", 0, "", ""): 3.0,
+        RunKey("y", 0, "", ""): 0.0,
+        RunKey("y", 1, "", ""): 0.0,
+        RunKey("y", 2, "", ""): 0.0,
+    }
     assert difference("a", "b", {"a": a, "b": dict.fromkeys(a, 0.0)}).mean == 1.5
 
 

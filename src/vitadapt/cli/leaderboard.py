@@ -15,10 +15,10 @@ from .options import AsJson, DataRoot, complain, records_of
 
 if TYPE_CHECKING:
     from ..benchmark.leaderboard.score import Score, Total
-    from ..benchmark.leaderboard.submission import Entry
+    from ..benchmark.leaderboard.submission import SubmissionEntry
     from ..benchmark.leaderboard.suite import Truths
 
-    Entries = Callable[[], Iterator[Entry]]
+    Entries = Callable[[], Iterator[SubmissionEntry]]
 
 app = typer.Typer()
 
@@ -142,7 +142,7 @@ def _write(partial: bool, out: Path, truths: Truths, entries: Entries, seed_entr
     print(f"{out}: {len(written)} files")
 
 
-def _entries(source: Path) -> Iterator[Entry]:
+def _entries(source: Path) -> Iterator[SubmissionEntry]:
     from ..benchmark.leaderboard.submission import read_entries, read_folder
 
     return read_folder(source) if source.is_dir() else read_entries(source)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from ..benchmark.analysis.groups import Row, groups_of
+from ..benchmark.analysis.groups import TableRow, groups_of
 from ..benchmark.results.record import Record
 from .figure import INK, MUTED, PAPER, WIDE, Axes, Panel, Picture, Tag, clean, colour, label_points, log_axis
 from .figure_data import Subject, score_label
@@ -56,12 +56,12 @@ def seed_spread(records: Sequence[Record]) -> dict[str, float]:
     return spread
 
 
-def _summary(rows: Sequence[Row]) -> str:
+def _summary(rows: Sequence[TableRow]) -> str:
     told = [f"{row.method} {row.average:.1f} %" for row in rows]
     return "; ".join(told)
 
 
-def _draw_accuracy(axes: Axes, tag: Tag, rows: Sequence[Row], spread: dict[str, float], ylabel: str) -> None:
+def _draw_accuracy(axes: Axes, tag: Tag, rows: Sequence[TableRow], spread: dict[str, float], ylabel: str) -> None:
     points = [(max(row.trained or 0.0, 1.0), row.average or 0.0) for row in rows]  # a logarithm knows no zero
     pe = [row.pe or 0.0 for row in rows]
     front = pareto(points)
@@ -83,7 +83,9 @@ def _draw_accuracy(axes: Axes, tag: Tag, rows: Sequence[Row], spread: dict[str, 
     _name(axes, tag, rows, points, front)
 
 
-def _name(axes: Axes, tag: Tag, rows: Sequence[Row], points: list[tuple[float, float]], front: Sequence[int]) -> None:
+def _name(
+    axes: Axes, tag: Tag, rows: Sequence[TableRow], points: list[tuple[float, float]], front: Sequence[int]
+) -> None:
     shown = range(len(rows)) if len(rows) <= MOST_NAMES else front
     names = [clean(rows[i].method) for i in shown]
     for index, text in zip(shown, label_points(axes, [points[i] for i in shown], names), strict=True):
@@ -112,7 +114,7 @@ def cost(subject: Subject) -> Picture:
 
 
 def _draw_cost(
-    axes: Axes, tag: Tag, rows: Sequence[Row], costs: dict[str, float], xlabel: str, ylabel: str, subject: Subject
+    axes: Axes, tag: Tag, rows: Sequence[TableRow], costs: dict[str, float], xlabel: str, ylabel: str, subject: Subject
 ) -> None:
     points = [(max(costs[row.method], 1e-3), row.average or 0.0) for row in rows]
     log_axis(axes.xaxis, [x for x, _ in points])

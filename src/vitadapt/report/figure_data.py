@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..benchmark.analysis.groups import Group, Row, groups_of, rows_of, varying
+from ..benchmark.analysis.groups import Group, TableRow, groups_of, rows_of, varying
 from ..benchmark.results.record import Record
 from .figure import clean, short_names
 from .table import setting_text
@@ -56,11 +56,11 @@ class Subject:
         """The dataset's name as it is drawn."""
         return clean(self.short[dataset])
 
-    def rows(self, records: Sequence[Record]) -> list[Row]:
+    def rows(self, records: Sequence[Record]) -> list[TableRow]:
         """Rows of one setting, methods in the same order everywhere."""
         return sorted(rows_of(records), key=lambda row: self.methods.index(row.method))
 
-    def whole_rows(self, records: Sequence[Record]) -> list[Row]:
+    def whole_rows(self, records: Sequence[Record]) -> list[TableRow]:
         """Those of the rows that have a score on each dataset of the setting."""
         return [row for row in self.rows(records) if row.average is not None]
 

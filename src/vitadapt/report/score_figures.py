@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..benchmark.analysis.groups import Group, Row
+from ..benchmark.analysis.groups import Group, TableRow
 from ..benchmark.results.record import Record
 from .figure import MUTED, PAPER, Axes, Panel, Picture, Tag, clean, colour
 from .figure_data import Subject
@@ -31,12 +31,12 @@ def heatmap(subject: Subject) -> Picture:
     return Picture("heatmap", "Scores by dataset", caption, panels)
 
 
-def _cells(rows: Sequence[Row]) -> str:
+def _cells(rows: Sequence[TableRow]) -> str:
     count = sum(cell.mean is not None for row in rows for cell in row.cells.values())
     return f"{count} scores of {len(rows)} methods; the same numbers are in the table of results"
 
 
-def _draw_heatmap(axes: Axes, tag: Tag, rows: Sequence[Row], subject: Subject) -> None:
+def _draw_heatmap(axes: Axes, tag: Tag, rows: Sequence[TableRow], subject: Subject) -> None:
     datasets = list(rows[0].cells)
     scores = np.array([[math.nan if (m := row.cells[d].mean) is None else m for d in datasets] for row in rows])
     known = ~np.isnan(scores)
@@ -54,7 +54,7 @@ def _draw_heatmap(axes: Axes, tag: Tag, rows: Sequence[Row], subject: Subject) -
 
 
 def _draw_cell(
-    axes: Axes, tag: Tag, row: Row, dataset: str, place: tuple[int, int], shade: Any, subject: Subject
+    axes: Axes, tag: Tag, row: TableRow, dataset: str, place: tuple[int, int], shade: Any, subject: Subject
 ) -> None:
     from matplotlib.patches import Rectangle
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from ..benchmark.analysis.groups import Row, rows_of, varying
+from ..benchmark.analysis.groups import TableRow, rows_of, varying
 from ..benchmark.results.record import DAGGER, RecordSummary
 from ..metrics.scores import PE_PARAMETERS, PPT_PARAMETERS
 from ..utils.errors import ConfigError
@@ -16,7 +16,7 @@ from .figure import short_names
 Format = Literal["text", "md", "csv", "latex", "json"]
 
 
-def columns_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+def columns_of(rows: Sequence[TableRow]) -> tuple[list[str], list[list[str]]]:
     """Headings and cells as text; a setting is a column only when it varies between rows."""
     settings = varying(rows)
     datasets = list(rows[0].cells) if rows else []
@@ -33,7 +33,7 @@ def columns_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return head, body
 
 
-def remarks_of(rows: Sequence[Row]) -> list[str]:
+def remarks_of(rows: Sequence[TableRow]) -> list[str]:
     """What must be said below a table: what PE is, what daggers mean, scores on splits that are not the benchmark's."""
     native = sorted({name for row in rows for name, cell in row.cells.items() if "native" in cell.splits})
     said = []
@@ -45,7 +45,7 @@ def remarks_of(rows: Sequence[Row]) -> list[str]:
     return [*said, *_changed(rows)]
 
 
-def _changed(rows: Sequence[Row]) -> list[str]:
+def _changed(rows: Sequence[TableRow]) -> list[str]:
     """A line per dataset whose images were not always the same, such as a folder that lost one meanwhile."""
     tested, drawn = defaultdict[str, set[tuple[str, int]]](set), defaultdict[str, dict[str, set[str]]](dict)
     for row in rows:
@@ -105,7 +105,7 @@ def written(head: Sequence[str], body: Sequence[Sequence[str]], remarks: Sequenc
         raise ConfigError(f'{form} tables need another library: pip install "vitadapt[table]"') from error
 
 
-def _plain(row: Row) -> dict[str, Any]:
+def _plain(row: TableRow) -> dict[str, Any]:
     cells = {
         name: {
             "mean": cell.mean,

@@ -14,7 +14,7 @@ from vitadapt.benchmark.analysis.groups import rows_of
 from vitadapt.benchmark.leaderboard.collect import Collection, candidates, choose
 from vitadapt.benchmark.leaderboard.import_results import import_results
 from vitadapt.benchmark.leaderboard.score import score as scores_of
-from vitadapt.benchmark.leaderboard.submission import Entry, write_seed
+from vitadapt.benchmark.leaderboard.submission import SubmissionEntry, write_seed
 from vitadapt.benchmark.leaderboard.suite import Truth, suite
 from vitadapt.benchmark.leaderboard.toolkit_files import read_experiment, read_result
 from vitadapt.benchmark.results.store import Store
@@ -40,9 +40,9 @@ def write_result(output: Path, dataset: str, seed: int, score: float, trained: s
     return write(output / "predictions" / "finetuning_5" / f"seed{seed}_{dataset}.txt", text)
 
 
-def write_predictions(folder: Path, dataset: str, seed: int, **fields) -> Entry:
+def write_predictions(folder: Path, dataset: str, seed: int, **fields) -> SubmissionEntry:
     plain = {"model_name": "clip", "dataset_name": dataset, **FIELDS, "n_shot": 5, "rnd_seeds": [seed], **fields}
-    entry = Entry(plain, (probabilities(suite()[dataset], seed),))
+    entry = SubmissionEntry(plain, (probabilities(suite()[dataset], seed),))
     write_seed(folder, entry)
     return entry
 
@@ -251,7 +251,7 @@ def test_with_labels_predictions_are_scored_kept_and_can_be_handed_in(tmp_path):
 def test_counts_that_no_file_gives_are_missing_in_a_submission_too(tmp_path):
     entry = write_predictions(tmp_path / "first", "dtd", 0)
     fields = {key: value for key, value in entry.fields.items() if not key.startswith("num_")}
-    write_seed(tmp_path / "published", Entry(fields, entry.predictions))
+    write_seed(tmp_path / "published", SubmissionEntry(fields, entry.predictions))
     (record,) = imported(tmp_path / "published", truths=lambda row: Truth(labels_of(row), True, "hub")).records
     assert record.parameters == {} and record.pe is None
     store = Store(tmp_path / "runs")

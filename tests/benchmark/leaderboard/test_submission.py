@@ -4,7 +4,6 @@ sees it."""
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import math
 import zipfile
@@ -15,12 +14,19 @@ import numpy as np
 import pytest
 from leaderboard_cases import FIELDS, IMAGES, fill, labels_of, probabilities, record, small_suite
 
-from vitadapt.benchmark.leaderboard import json_stream as stream
+from vitadapt.benchmark.leaderboard import predictions_json
 from vitadapt.benchmark.leaderboard.check import check, swapped
 from vitadapt.benchmark.leaderboard.collect import Collection, candidates, choose
-from vitadapt.benchmark.leaderboard.json_stream import MEMBER, Stream
+from vitadapt.benchmark.leaderboard.predictions_json import MEMBER, read_objects
 from vitadapt.benchmark.leaderboard.score import score, total
-from vitadapt.benchmark.leaderboard.submission import Entry, join, read_entries, read_folder, write_seed, write_zip
+from vitadapt.benchmark.leaderboard.submission import (
+    SubmissionEntry,
+    join,
+    read_entries,
+    read_folder,
+    write_seed,
+    write_zip,
+)
 from vitadapt.benchmark.leaderboard.suite import Truth, mean_classes, required, suite, truth_of
 from vitadapt.benchmark.results.store import Store
 from vitadapt.data.catalog import catalog
@@ -34,13 +40,13 @@ def small():
         yield
 
 
-def entry(name: str = "cifar-10", seeds=(0, 1, 2), **changes) -> Entry:
+def entry(name: str = "cifar-10", seeds=(0, 1, 2), **changes) -> SubmissionEntry:
     fields = {"model_name": "m", "dataset_name": name, **FIELDS, "n_shot": 5, "rnd_seeds": list(seeds)}
     predictions = tuple(probabilities(suite()[name], seed) for seed in seeds)
-    return Entry({**fields, **changes}, predictions)
+    return SubmissionEntry({**fields, **changes}, predictions)
 
 
-def full_suite() -> list[Entry]:
+def full_suite() -> list[SubmissionEntry]:
     return [entry(name) for name in required()]
 
 
@@ -193,7 +199,7 @@ def test_zero_shot_and_full_shot_have_one_seed(tmp_path):
 
 
 def spoil(place, value):
-    def change(each: Entry) -> Entry:
+    def change(each: SubmissionEntry) -> SubmissionEntry:
         matrix = each.predictions[1].copy()
         matrix[place] = value
         return dataclasses.replace(each, predictions=(each.predictions[0], matrix, each.predictions[2]))
@@ -202,11 +208,11 @@ def spoil(place, value):
 
 
 def fields(**changes):
-    return lambda each: Entry({**each.fields, **changes}, each.predictions)
+    return lambda each: SubmissionEntry({**each.fields, **changes}, each.predictions)
 
 
 def shaped(cut):
-    return lambda each: Entry(each.fields, tuple(cut(matrix) for matrix in each.predictions))
+    return lambda each: SubmissionEntry(each.fields, tuple(cut(matrix) for matrix in each.predictions))
 
 
 BROKEN = {
@@ -220,22 +226,25 @@ BROKEN = {
         [f"seed {s}: 11 classes, expected 10" for s in range(3)],
     ),
     "seed missing": (
-        lambda e: Entry({**e.fields, "rnd_seeds": [0, 2]}, e.predictions[:2]),
+        lambda e: SubmissionEntry({**e.fields, "rnd_seeds": [0, 2]}, e.predictions[:2]),
         ["rnd_seeds are [0, 2], expected [0, 1, 2]"],
     ),
     "seeds unsorted": (fields(rnd_seeds=[1, 0, 2]), ["rnd_seeds are [1, 0, 2], expected [0, 1, 2]"]),
     "seed without predictions": (
-        lambda e: Entry(e.fields, e.predictions[:2]),
+        lambda e: SubmissionEntry(e.fields, e.predictions[:2]),
         ["there are predictions of 2 seeds, but rnd_seeds are [0, 1, 2]"],
     ),
-    "twice the same": (lambda e: Entry(e.fields, e.predictions[:1] * 3), ["two seeds have the same predictions"]),
-    "no predictions": (lambda e: Entry(e.fields, ()), ["predictions are missing"]),
+    "twice the same": (
+        lambda e: SubmissionEntry(e.fields, e.predictions[:1] * 3),
+        ["two seeds have the same predictions"],
+    ),
+    "no predictions": (lambda e: SubmissionEntry(e.fields, ()), ["predictions are missing"]),
     "shots": (fields(n_shot=2), ["n_shot is 2; the leaderboard takes"]),
     "zero-shot": (
-        lambda e: Entry({**e.fields, "n_shot": 0, "rnd_seeds": [0]}, e.predictions[:1]),
+        lambda e: SubmissionEntry({**e.fields, "n_shot": 0, "rnd_seeds": [0]}, e.predictions[:1]),
         ["num_trainable_params is 100, but zero-shot trains none"],
     ),
-    "no count": (lambda e: Entry({k: v for k, v in e.fields.items() if k != "num_params"}, e.predictions),
+    "no count": (lambda e: SubmissionEntry({k: v for k, v in e.fields.items() if k != "num_params"}, e.predictions),
                  ["num_params is missing"]),
     "count": (fields(num_params="many"), ["num_params is 'many', not a number of parameters"]),
     "counts": (fields(num_backbone_params=10**6), ["num_visual_params 800 <= num_backbone_params 1,000,000"]),
@@ -367,34 +376,56 @@ def test_labels_come_from_the_users_copy_and_its_order_is_told(tmp_path):
 
 BOMBS = {
     "list": b'{"data": [{"predictions": [[' + b"[]," * 3000 + b"[]]]}]}",
-    "nesting": b'{"data": [{"predictions": ' + b"[" * 50 + b"]" * 50 + b"}]}",
-    "keys": b"{" + b",".join(b'"k%d": 1' % i for i in range(100)) + b"}",
-    "text": b'{"data": [{"model_name": "' + b"x" * 5000 + b'"}]}',
+    "numbers": b'{"data": [{"predictions": [[' + b"[0,0,0,0,0,0]," * 1000 + b"[]]]}]}",
+    "nesting": b'{"data": [{"predictions": ' + b"[" * 200 + b"]" * 200 + b"}]}",
+    "keys": b"{" + b",".join(b'"k%d": 1' % i for i in range(10_000)) + b"}",
+    "text": b'{"data": [{"model_name": "' + b"x" * 50_000 + b'"}]}',
     "cut": b'{"data": [{"predictions": [[[0.1, 0.',
+    "cut text": b'{"data": [{"model_name": "x',
     "more": b'{"data": []} {"data": []}',
     "nothing": b"",
     "other": b"[1, 2]",
     "colon": b'{"data" [1]}',
+    "no object": b'{"data": [1]}',
+    "twice": b'{"data": [], "data": []}',
+    "no numbers": b'{"data": [{"predictions": [[[true]]]}]}',
+    "objects": b'{"data": [{"predictions": [[{}, [0.5]]]}]}',
+    "blanks": b" " * 50_000,
 }
 
 
 @pytest.mark.parametrize("case", BOMBS)
-def test_what_is_no_submission_ends_early_with_one_line(monkeypatch, case):
-    monkeypatch.setattr(stream, "_LISTS", 2000)
-    monkeypatch.setattr(stream, "_TOKEN", 1000)
-    monkeypatch.setattr(stream, "_CHUNK", 64)
-    with pytest.raises(DataError, match=r"^file .*make or get it again$"):
-        list(Stream(io.BytesIO(BOMBS[case]), "file").entries())
+def test_what_is_no_submission_is_refused_in_one_line(monkeypatch, tmp_path, case):
+    limits = {"_ROWS": 2000, "_NUMBERS": 5000, "_REST": 20_000, "_TOKEN": 1000, "_CHUNK": 64}
+    for name, value in limits.items():
+        monkeypatch.setattr(predictions_json, name, value)
+    path = tmp_path / "file.json"
+    path.write_bytes(BOMBS[case])
+    with pytest.raises(DataError, match=r"^[^\n]*file\.json [^\n]*$"):
+        list(read_objects(path))
 
 
-def test_the_size_of_the_pieces_does_not_matter(monkeypatch):
-    text = json.dumps({"data": [{"a": 'x\\"]', "n": -1.5e-3, "s": [0, 1], "p": [[[0.25, 1], [3e-06, 0]]]}], "z": None})
-    whole = list(Stream(io.BytesIO(text.encode()), "file").entries())
-    for size in (1, 2, 3, 7):
-        monkeypatch.setattr(stream, "_CHUNK", size)
-        again = list(Stream(io.BytesIO(text.encode()), "file").entries())
-        assert json.dumps(again, default=np.ndarray.tolist) == json.dumps(whole, default=np.ndarray.tolist)
-    assert whole[0]["a"] == 'x\\"]' and whole[0]["s"] == [0, 1] and whole[1] == {"z": None}
+def test_the_size_of_the_pieces_does_not_matter(monkeypatch, tmp_path):
+    plain = {"data": [{"a": 'x\\"]', "n": -1.5e-3, "s": [0, 1], "p": [[[0.25, 1], [3e-06, 0]]]}], "z": None}
+    path = tmp_path / "file.json"
+    for indent in (None, 1):
+        path.write_text(json.dumps(plain, indent=indent))
+        for size in (1, 2, 3, 7, 1 << 20):
+            monkeypatch.setattr(predictions_json, "_CHUNK", size)
+            first, second = read_objects(path)
+            assert second == {"z": None} and [*first] == ["a", "n", "s", "p"]
+            assert [first["a"], first["n"], first["s"]] == ['x\\"]', -1.5e-3, [0, 1]]
+            assert [row.tolist() for row in first["p"][0]] == [[0.25, 1], [pytest.approx(3e-06), 0]]
+
+
+def test_what_a_file_says_before_its_predictions_is_read_alone(tmp_path):
+    path = tmp_path / "file.json"
+    path.write_text('{"model_name": "a", "rnd_seeds": [1], "predictions": [[[0.5')
+    assert predictions_json.read_head(path) == {"model_name": "a", "rnd_seeds": [1]}
+    path.write_text('{"predictions": [], "model_name": "a"}')
+    assert predictions_json.read_head(path) == {}
+    path.write_text('{"model_name": "a"}')
+    assert predictions_json.read_head(path) == {"model_name": "a"}
 
 
 def zipped(path: Path, members: dict[str, bytes]) -> Path:
@@ -409,7 +440,7 @@ def test_a_zip_that_is_not_to_be_trusted_is_refused(tmp_path, monkeypatch):
     for number, members in enumerate([{}, {"../x.json": good}, {MEMBER: good, "b": b""}, {"predictions.json": good}]):
         with pytest.raises(DataError, match="alone in it"):
             list(read_entries(zipped(tmp_path / f"{number}.zip", members)))
-    monkeypatch.setattr(stream, "LARGEST", 10_000)
+    monkeypatch.setattr(predictions_json, "PREDICTIONS_FILE", 10_000)
     with pytest.raises(DataError, match="unfolds to"):
         list(read_entries(zipped(tmp_path / "bomb.zip", {MEMBER: b" " * 20_000})))
     (tmp_path / "long.json").write_bytes(b" " * 2_000_000)
@@ -421,7 +452,7 @@ def test_a_zip_that_is_not_to_be_trusted_is_refused(tmp_path, monkeypatch):
     path.write_bytes(bytes(data))
     with pytest.raises(DataError, match="damaged"):
         list(read_entries(path))
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match="No such file"):
         list(read_entries(tmp_path / "none.zip"))
 
 
@@ -431,7 +462,7 @@ def test_a_zip_whose_two_names_of_a_member_are_no_texts_of_one_kind_is_refused(t
     data[30] = 0x91  # the name before the member, which is no UTF-8 any more ...
     data[data.index(b"PK\x01\x02") + 9] |= 0x08  # ... and the directory says that it is
     path.write_bytes(bytes(data))
-    with pytest.raises(DataError, match=r"s\.zip is a damaged zip"):
+    with pytest.raises(DataError, match=r"s\.zip is not JSON, damaged or cut off"):
         list(read_entries(path))
 
 

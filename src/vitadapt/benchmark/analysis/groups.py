@@ -37,7 +37,7 @@ class OverSeeds:
 
 
 @dataclass(frozen=True)
-class Cell(OverSeeds):
+class TableCell(OverSeeds):
     """Scores of one method on one dataset over seeds, in percent."""
 
     scores: tuple[float, ...]
@@ -56,12 +56,12 @@ class Cell(OverSeeds):
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One line of the results: who, its score per dataset, and what it costs on average."""
 
     setting: tuple[tuple[str, Any], ...]
     method: str
-    cells: dict[str, Cell]
+    cells: dict[str, TableCell]
     trained: float | None  # trainable numbers, head included, averaged over runs
     seconds: float  # per run
     caveat: str = ""  # as the records have it
@@ -154,13 +154,13 @@ def _difference(variants: dict[str, dict[str, Any]], text: str) -> str:
     return f" [{', '.join(f'{n}={variants[text][n]}' for n in differing if n in variants[text])}]" if differing else ""
 
 
-def rows_of(records: Sequence[RecordSummary]) -> list[Row]:
+def rows_of(records: Sequence[RecordSummary]) -> list[TableRow]:
     """One row per group of records."""
     datasets = sorted({record.config["dataset"] for record in records})
     return [_row(group.setting, group.method, group.records, datasets) for group in groups_of(records)]
 
 
-def _row(setting: Setting, method: str, records: Sequence[RecordSummary], datasets: list[str]) -> Row:
+def _row(setting: Setting, method: str, records: Sequence[RecordSummary], datasets: list[str]) -> TableRow:
     cells, by_dataset = {}, defaultdict[str, list[RecordSummary]](list)
     for record in records:
         by_dataset[record.config["dataset"]].append(record)
@@ -171,10 +171,10 @@ def _row(setting: Setting, method: str, records: Sequence[RecordSummary], datase
         tests = ((record.images.get("test"), record.images.get("test_count", 0)) for record in mine)
         tested = frozenset((digest, count) for digest, count in tests if digest)
         drawn = frozenset((_draw(record.config), record.drawn) for record in mine if record.drawn)
-        cells[dataset] = Cell(scores, sum(record.status == "diverged" for record in mine), rules, tested, drawn)
+        cells[dataset] = TableCell(scores, sum(record.status == "diverged" for record in mine), rules, tested, drawn)
     seconds = statistics.fmean(sum(record.seconds.values()) for record in records)
     caveats = ", ".join(sorted({record.caveat for record in records if record.caveat}))
-    return Row(setting, method, cells, _trained(records), seconds, caveats)
+    return TableRow(setting, method, cells, _trained(records), seconds, caveats)
 
 
 def _draw(config: dict[str, Any]) -> str:

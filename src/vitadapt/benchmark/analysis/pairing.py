@@ -15,7 +15,7 @@ from ..results.record import Record
 from .groups import Setting, groups_of
 
 
-class Cell(NamedTuple):
+class RunKey(NamedTuple):
     """What two methods must share to be compared."""
 
     dataset: str
@@ -24,7 +24,7 @@ class Cell(NamedTuple):
     images: str  # digest of the test images
 
 
-Scores = dict[Cell, float]
+Scores = dict[RunKey, float]
 
 
 def by_setting(records: Sequence[Record]) -> dict[Setting, dict[str, list[Record]]]:
@@ -41,7 +41,7 @@ def scores_of(records: Iterable[Record]) -> Scores:
     for record in records:
         config = record.config
         seed = -1 if config["seed"] is None else config["seed"]
-        cell = Cell(config["dataset"], seed, config.get("subset") or "", record.images.get("test", ""))
+        cell = RunKey(config["dataset"], seed, config.get("subset") or "", record.images.get("test", ""))
         if record.score is not None:
             found[cell] = record.score
     return found

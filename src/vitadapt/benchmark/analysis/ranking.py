@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...metrics.significance import DECIMALS, average_ranks, friedman
-from .pairing import Cell, Scores
+from .pairing import RunKey, Scores
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ def rank(scores: Mapping[str, Scores]) -> Ranking | None:
     )
 
 
-def _table_of_means(cells: Sequence[Cell], table: np.ndarray) -> np.ndarray:
+def _table_of_means(cells: Sequence[RunKey], table: np.ndarray) -> np.ndarray:
     """(cells, methods) -> (datasets, methods): means over the seeds of each dataset."""
     datasets = np.array([cell.dataset for cell in cells])
     return np.round([table[datasets == name].mean(axis=0) for name in dict.fromkeys(datasets)], DECIMALS)
 
 
-def _order_means(cells: Sequence[Cell], table: np.ndarray) -> np.ndarray:
+def _order_means(cells: Sequence[RunKey], table: np.ndarray) -> np.ndarray:
     """(methods,) mean over datasets of means over seeds: what a table of results is read by."""
     return np.asarray(np.round(_table_of_means(cells, table).mean(axis=0), DECIMALS))
 
@@ -76,7 +76,7 @@ def _best_first(names: Sequence[str], means: np.ndarray) -> tuple[str, ...]:
     return tuple(names[i] for i in np.argsort(-means, kind="stable"))
 
 
-def _drops(names: Sequence[str], cells: Sequence[Cell], table: np.ndarray, full: np.ndarray) -> Iterable[Drop]:
+def _drops(names: Sequence[str], cells: Sequence[RunKey], table: np.ndarray, full: np.ndarray) -> Iterable[Drop]:
     """The order without each dataset and without each seed in turn."""
     from scipy.stats import kendalltau
 

@@ -16,7 +16,7 @@ from ..results.record import Record
 
 SAME = ("backbone", "image_size", "shots", "precision", "dataset", "seed", "subset")
 SETTING = SAME[:4]
-Cell = tuple[Any, ...]
+_Key = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def optimism_of(records: Sequence[Record]) -> list[Optimism]:
     return [row for (setting, *who), by in found.items() for row in _rows(setting, who[0], who[1], by)]
 
 
-def _cell(record: Record) -> Cell:
+def _cell(record: Record) -> _Key:
     return tuple(record.config.get(name) for name in SAME)
 
 
@@ -80,9 +80,9 @@ def _cell_order(record: Record) -> tuple[str, str]:
     return str(_cell(record)), record.digest
 
 
-def _by_cell(records: Sequence[Record]) -> dict[tuple[str, str, Cell], float]:
+def _by_cell(records: Sequence[Record]) -> dict[tuple[str, str, _Key], float]:
     """(protocol, method with no field changed, cell) -> score; of several heads or recipes the first by digest."""
-    found: dict[tuple[str, str, Cell], float] = {}
+    found: dict[tuple[str, str, _Key], float] = {}
     for record in sorted(records, key=_cell_order):
         name = record.method.partition(" ")[0]
         if record.score is not None and not record.imported:

@@ -13,7 +13,7 @@ from ...data import LabelArray
 from ...data.readers.reader import Row
 from ...utils.errors import DataError
 from ...utils.registry import unknown
-from .submission import COUNTS, KEYS, Entry, is_count
+from .submission import COUNTS, KEYS, SubmissionEntry, is_count
 from .suite import Truth, Truths, required, suite
 
 SEEDS = {0: [0], 5: [0, 1, 2], -1: [0]}  # images per class (0: zero-shot, -1: all) -> seeds that are asked for
@@ -36,16 +36,16 @@ class Problem:
         return f"{self.dataset}: {self.text}" if self.dataset else self.text
 
 
-def check(entries: Iterable[Entry], truths: Truths | None = None) -> Iterator[Problem]:
+def check(entries: Iterable[SubmissionEntry], truths: Truths | None = None) -> Iterator[Problem]:
     """The problems of a submission, in the order of the file; with labels at hand the order of the classes too.
 
     A file that stops making sense half-way is a problem like any other.
     """
-    seen: list[Entry] = []
+    seen: list[SubmissionEntry] = []
     try:
         for entry in entries:
             yield from check_entry(entry, truths)
-            seen.append(Entry(entry.fields, ()))  # the numbers can go
+            seen.append(SubmissionEntry(entry.fields, ()))  # the numbers can go
     except DataError as error:
         yield Problem("", str(error))
         if not seen:
@@ -53,7 +53,7 @@ def check(entries: Iterable[Entry], truths: Truths | None = None) -> Iterator[Pr
     yield from _whole(seen)
 
 
-def _whole(seen: list[Entry]) -> Iterator[Problem]:
+def _whole(seen: list[SubmissionEntry]) -> Iterator[Problem]:
     counts = Counter(entry.dataset for entry in seen)
     for name, count in counts.items():
         if count > 1:
@@ -67,7 +67,7 @@ def _whole(seen: list[Entry]) -> Iterator[Problem]:
             yield Problem("", f"{key} differs between the data sets: {', '.join(values)}")
 
 
-def check_entry(entry: Entry, truths: Truths | None = None) -> Iterator[Problem]:
+def check_entry(entry: SubmissionEntry, truths: Truths | None = None) -> Iterator[Problem]:
     """The problems of one data set."""
     row = suite().get(entry.dataset)
     if row is None:
@@ -84,7 +84,7 @@ def check_entry(entry: Entry, truths: Truths | None = None) -> Iterator[Problem]
     yield from (Problem(entry.dataset, text) for text in texts)
 
 
-def check_predictions(entry: Entry, row: Row) -> list[str]:
+def check_predictions(entry: SubmissionEntry, row: Row) -> list[str]:
     """What is wrong with the predictions of one data set by themselves: without these, they can be scored."""
     texts = list(entry.faults) if entry.predictions else ["predictions are missing"]
     for i, matrix in enumerate(entry.predictions):
@@ -93,7 +93,7 @@ def check_predictions(entry: Entry, row: Row) -> list[str]:
     return texts
 
 
-def check_order(entry: Entry, row: Row, truth: Truth) -> list[str]:
+def check_order(entry: SubmissionEntry, row: Row, truth: Truth) -> list[str]:
     """What labels tell of sound predictions: whether the columns are the leaderboard's classes in another order."""
     if len(truth.labels) != row.sizes["test"]:
         return []
@@ -101,7 +101,7 @@ def check_order(entry: Entry, row: Row, truth: Truth) -> list[str]:
     return [f"{_seed(entry, i)}{text}" for i, text in enumerate(swaps) if text]
 
 
-def _fields(entry: Entry) -> Iterator[str]:
+def _fields(entry: SubmissionEntry) -> Iterator[str]:
     fields = entry.fields
     for key in KEYS[:-1]:
         if key not in fields:
@@ -127,7 +127,7 @@ def _counts(numbers: dict[str, float], shots: object) -> Iterator[str]:
         yield f"num_trainable_params is {numbers['num_trainable_params']:,}, but zero-shot trains none"
 
 
-def _seeds(entry: Entry) -> Iterator[str]:
+def _seeds(entry: SubmissionEntry) -> Iterator[str]:
     shots, seeds = entry.fields.get("n_shot"), entry.seeds
     if "n_shot" in entry.fields and (isinstance(shots, bool) or shots not in SEEDS):
         yield f"n_shot is {shots!r}; the leaderboard takes 0 (zero-shot), 5, or -1 (all images)"
@@ -140,7 +140,7 @@ def _seeds(entry: Entry) -> Iterator[str]:
         yield "two seeds have the same predictions; was one file taken twice?"
 
 
-def _seed(entry: Entry, i: int) -> str:
+def _seed(entry: SubmissionEntry, i: int) -> str:
     return f"seed {entry.seeds[i]}: " if i < len(entry.seeds) else f"seed number {i + 1}: "
 
 

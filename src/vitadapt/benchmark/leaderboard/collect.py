@@ -18,7 +18,7 @@ from ..analysis.groups import VARYING
 from ..results.record import Record
 from ..results.store import Store
 from .check import SEEDS
-from .submission import Entry, join
+from .submission import SubmissionEntry, join
 from .suite import Truths, mean_classes, required, suite
 
 _FREE = ("dataset", "seed", "subset")  # what differs within a submission
@@ -87,13 +87,13 @@ class Collection:
         self.model_name = model_name or str(candidate.setting["backbone"])
         self.unverified: list[str] = []  # data sets made so far whose order of test images could not be compared
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[SubmissionEntry]:
         """One per data set, seeds joined. Raises DataError for records that are not of the leaderboard's test set."""
         for name in suite():
             if members := self.members(name):
                 yield join([self.seed_entry(record) for record in members])
 
-    def seed_entries(self) -> Iterator[Entry]:
+    def seed_entries(self) -> Iterator[SubmissionEntry]:
         """One per record. Raises DataError as `entries`."""
         yield from (self.seed_entry(record) for name in suite() for record in self.members(name))
 
@@ -106,7 +106,7 @@ class Collection:
         asked = SEEDS.get(_shots(mine[0])) if mine else None
         return [record for seed, record in by_seed.items() if asked is None or seed in asked]
 
-    def seed_entry(self, record: Record) -> Entry:
+    def seed_entry(self, record: Record) -> SubmissionEntry:
         """The entry of one record, its columns in the leaderboard's order. Raises DataError as `entries`."""
         row = leaderboard_row(record)
         assert row is not None
@@ -119,7 +119,7 @@ class Collection:
         probabilities, labels = self.store.predictions(record)
         columns = np.argsort(order)  # class order[i] stands in column i
         self._verify(row, record, labels)
-        return Entry(self._fields(row, record), (probabilities[:, columns],))
+        return SubmissionEntry(self._fields(row, record), (probabilities[:, columns],))
 
     def _fields(self, row: Row, record: Record) -> dict[str, object]:
         """What is known of the record, as the leaderboard calls it; an imported one may not have all counts."""

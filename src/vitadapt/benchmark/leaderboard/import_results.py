@@ -18,9 +18,9 @@ from ...utils.files import bytes_digest
 from ..results.record import Record
 from ..results.store import Store
 from .check import check_predictions
-from .submission import Entry, is_count
+from .submission import SubmissionEntry, is_count
 from .suite import Truths
-from .toolkit import UNKNOWN, Cell, Piece, by_cell, find_pieces
+from .toolkit import UNKNOWN, Piece, ToolkitRun, by_cell, find_pieces
 from .toolkit_files import Log, Result
 
 _METHODS = {"linear_probe": "linear-probe", "zeroshot": "zero-shot"}  # the other kind is named by the folder
@@ -76,7 +76,7 @@ class _Said:
     problems: list[str]
 
 
-def _said(cell: Cell, members: Sequence[Piece], truths: Truths | None) -> _Said:
+def _said(cell: ToolkitRun, members: Sequence[Piece], truths: Truths | None) -> _Said:
     """Raises DataError when there is no score, or two files of the same kind."""
     logs = sorted((piece for piece in members if piece.log), key=lambda piece: piece.date)
     result, told = _only(members, "result"), _only(members, "entry")
@@ -114,7 +114,7 @@ def _twice(path: Path, other: object) -> DataError:
     return DataError(f"{path}: the same run as {other}; import their folders one by one, each with its --method")
 
 
-def _labelled(row: Row, entry: Entry, truths: Truths) -> tuple[np.ndarray | None, np.ndarray]:
+def _labelled(row: Row, entry: SubmissionEntry, truths: Truths) -> tuple[np.ndarray | None, np.ndarray]:
     """The predictions with their labels, where both are sound."""
     truth = truths(row)
     if truth is None or len(truth.labels) != row.sizes["test"] or check_predictions(entry, row):
@@ -122,7 +122,7 @@ def _labelled(row: Row, entry: Entry, truths: Truths) -> tuple[np.ndarray | None
     return entry.predictions[0], truth.labels
 
 
-def _parameters(result: Result | None, entry: Entry | None, log: Log | None) -> dict[str, int]:
+def _parameters(result: Result | None, entry: SubmissionEntry | None, log: Log | None) -> dict[str, int]:
     """What is known of the counts, as a record has them; nothing without the trained ones."""
     found: dict[str, Any] = {}
     if log and log.trained is not None:
@@ -136,7 +136,7 @@ def _parameters(result: Result | None, entry: Entry | None, log: Log | None) -> 
     return found if "trained" in found else {}
 
 
-def _record(cell: Cell, said: _Said, method: str, root: Path) -> Record:
+def _record(cell: ToolkitRun, said: _Said, method: str, root: Path) -> Record:
     row, shots = catalog.catalog()[cell.dataset], cell.experiment.shots
     name = _METHODS.get(cell.experiment.kind) or method or cell.folder or UNKNOWN
     label = f"{name} {cell.experiment.variant}".strip()

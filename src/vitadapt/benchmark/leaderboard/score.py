@@ -10,7 +10,7 @@ from ...metrics.scores import RELEASED_METRICS, performance_efficiency
 from ...utils.errors import DataError
 from ..analysis.groups import OverSeeds
 from .check import check_order, check_predictions
-from .submission import Entry, is_count
+from .submission import SubmissionEntry, is_count
 from .suite import Truths, required, suite
 
 
@@ -40,13 +40,13 @@ class Total:
     complete: bool
 
 
-def score(entries: Iterable[Entry], truths: Truths) -> Iterator[Score]:
+def score(entries: Iterable[SubmissionEntry], truths: Truths) -> Iterator[Score]:
     """The score of each entry, with what keeps it from having one. Raises DataError for a file that cannot be read."""
     for entry in entries:
         yield _score(entry, truths)
 
 
-def _score(entry: Entry, truths: Truths) -> Score:
+def _score(entry: SubmissionEntry, truths: Truths) -> Score:
     row = suite().get(entry.dataset)
     if row is None:
         return Score(entry.dataset or "?", "", (), None, "not a data set of the leaderboard")

@@ -20,7 +20,7 @@ import numpy as np
 
 from ...utils.errors import DataError
 from ...utils.files import write_atomic
-from .json_stream import MEMBER, Object, open_stream
+from .predictions_json import MEMBER, Object, read_head, read_objects
 
 COUNTS = ("num_trainable_params", "num_params", "num_visual_params", "num_backbone_params")
 KEYS = ("model_name", "dataset_name", *COUNTS, "n_shot", "rnd_seeds", "predictions")  # in the order of the files
@@ -30,7 +30,7 @@ _IMAGES = 1000  # per piece of text, so that no dataset is a Python list as a wh
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class SubmissionEntry:
     """What a submission says of one dataset.
 
     fields: every key but the predictions. predictions: per seed (N, C), None where rows differ in length. faults: what
@@ -53,27 +53,24 @@ class Entry:
         return seeds if isinstance(seeds, list) else []
 
 
-def read_entries(path: Path) -> Iterator[Entry]:
-    """The entries of a zip or JSON file, one in memory at a time. Raises DataError."""
-    with open_stream(path) as stream:
-        for plain in stream.entries():
-            yield _entry(plain)
+def read_entries(path: Path) -> Iterator[SubmissionEntry]:
+    """The entries of a zip or JSON file. Raises DataError."""
+    return map(_entry, read_objects(path))
 
 
-def read_head(path: Path) -> Entry:
+def read_fields(path: Path) -> SubmissionEntry:
     """What a file with one entry says before its predictions, which are not read. Raises DataError."""
-    with open_stream(path) as stream:
-        return _entry(stream.head())
+    return _entry(read_head(path))
 
 
-def read_folder(folder: Path) -> Iterator[Entry]:
+def read_folder(folder: Path) -> Iterator[SubmissionEntry]:
     """The entries of a folder of per-seed files, the seeds of each dataset joined in ascending order.
 
     Raises DataError naming the file that does not fit the others.
     """
     groups: dict[str, list[tuple[int, Path]]] = {}
     for path in _members(folder):
-        head = read_head(path)
+        head = read_fields(path)
         if not head.dataset or len(head.seeds) != 1 or not isinstance(head.seeds[0], int):
             raise DataError(f"{path} is not the predictions of one data set and one seed; move it out of {folder}")
         groups.setdefault(head.dataset, []).append((head.seeds[0], path))
@@ -95,7 +92,7 @@ def _members(folder: Path) -> list[Path]:
         raise DataError(f"{folder}: this folder cannot be listed ({error.strerror})") from error
 
 
-def join(entries: Sequence[Entry]) -> Entry:
+def join(entries: Sequence[SubmissionEntry]) -> SubmissionEntry:
     """One entry for the seeds of a dataset; the number of trainable parameters becomes the mean.
 
     Raises DataError when they differ in anything else.
@@ -112,7 +109,7 @@ def join(entries: Sequence[Entry]) -> Entry:
         fields["num_trainable_params"] = _mean(first.dataset, trained)
     fields["rnd_seeds"] = [seed for entry in entries for seed in entry.seeds]
     predictions = tuple(matrix for entry in entries for matrix in entry.predictions)
-    return Entry(fields, predictions, tuple(fault for entry in entries for fault in entry.faults))
+    return SubmissionEntry(fields, predictions, tuple(fault for entry in entries for fault in entry.faults))
 
 
 def is_count(value: object) -> TypeGuard[int | float]:
@@ -129,7 +126,7 @@ def _mean(dataset: str, counts: Sequence[Any]) -> float:
         ) from error
 
 
-def write_zip(path: Path, entries: Iterable[Entry]) -> None:
+def write_zip(path: Path, entries: Iterable[SubmissionEntry]) -> None:
     """The file that the leaderboard takes. The same entries give the same bytes. Raises StorageError."""
     buffer = io.BytesIO()
     info = zipfile.ZipInfo(MEMBER)  # its date is fixed
@@ -143,7 +140,7 @@ def write_zip(path: Path, entries: Iterable[Entry]) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def write_seed(folder: Path, entry: Entry) -> Path:
+def write_seed(folder: Path, entry: SubmissionEntry) -> Path:
     """One file in the toolkit's form: `seed<S>_<dataset>.json`, `<dataset>.json` for zero-shot. Raises StorageError."""
     seed = "" if entry.fields["n_shot"] == 0 else f"seed{entry.seeds[0]}_"
     path, buffer = folder / f"{seed}{entry.dataset}.json", io.BytesIO()
@@ -152,7 +149,7 @@ def write_seed(folder: Path, entry: Entry) -> Path:
     return path
 
 
-def _write(file: IO[bytes], entry: Entry) -> None:
+def _write(file: IO[bytes], entry: SubmissionEntry) -> None:
     fields = {key: _rounded(value) for key, value in entry.fields.items()}
     file.write(json.dumps(fields)[:-1].encode() + b', "predictions": [')
     for i, matrix in enumerate(entry.predictions):
@@ -169,27 +166,27 @@ def _rounded(value: Any) -> Any:
     return round(value, DECIMALS) if isinstance(value, float) else value
 
 
-def _entry(plain: Object) -> Entry:
+def _entry(plain: Object) -> SubmissionEntry:
     fields = {key: value for key, value in plain.items() if key != "predictions"}
     value = plain.get("predictions")
     if not isinstance(value, list) or not value:
-        return Entry(fields, ())
+        return SubmissionEntry(fields, ())
     if any(isinstance(row, np.ndarray) for row in value):
         fault = "predictions are not of shape (seeds, images, classes): a list around them, per seed, is missing"
         matrix, faults = _matrix(value, "")
-        return Entry(fields, (matrix,), (fault, *faults))
+        return SubmissionEntry(fields, (matrix,), (fault, *faults))
     read = [_matrix(rows, f"seed number {i + 1}: ") for i, rows in enumerate(value)]
-    return Entry(fields, tuple(matrix for matrix, _ in read), tuple(fault for _, faults in read for fault in faults))
+    matrices, faults = zip(*read, strict=True)
+    return SubmissionEntry(fields, matrices, tuple(fault for found in faults for fault in found))
 
 
 def _matrix(rows: Any, where: str) -> tuple[np.ndarray | None, tuple[str, ...]]:
     """(N, C) float32, and what keeps it from being one."""
     if not isinstance(rows, list) or not all(isinstance(row, np.ndarray) for row in rows):
-        return None, (f"{where}predictions are not of shape (images, classes)",)
+        return None, (f"{where}predictions are not of shape (images, classes), or something else than numbers",)
     widths = np.array([len(row) for row in rows])
     usual = int(np.bincount(widths).argmax())
     odd = np.flatnonzero(widths != usual)
     if len(odd):
         return None, (f"{where}image {odd[0]} has {widths[odd[0]]} values, the others {usual}",)
-    with np.errstate(over="ignore"):  # becomes infinite, which is reported
-        return np.stack(rows).astype(np.float32), ()
+    return np.stack(rows), ()

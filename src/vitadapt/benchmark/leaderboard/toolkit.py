@@ -19,7 +19,7 @@ from ...data.readers.reader import Row
 from ...utils.errors import DataError
 from ...utils.files import read_bounded
 from ...utils.limits import LOG_FILE
-from .submission import Entry, read_entries, read_head
+from .submission import SubmissionEntry, read_entries, read_fields
 from .toolkit_files import (
     METRICS,
     Experiment,
@@ -39,7 +39,7 @@ class NotTheToolkits(DataError):
     """A file that the toolkit never wrote; it is named and left alone."""
 
 
-class Cell(NamedTuple):
+class ToolkitRun(NamedTuple):
     """What one run of the toolkit was, as far as paths and names tell."""
 
     folder: str  # what the scripts call after the method
@@ -54,11 +54,11 @@ class Piece:
     """What one file says of a cell."""
 
     path: Path
-    cell: Cell
+    cell: ToolkitRun
     date: str = ""
     log: Log | None = None
     result: Result | None = None
-    entry: Entry | None = None
+    entry: SubmissionEntry | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _piece(path: Path, whole: bool) -> Piece:
     if path.suffix == ".txt" and (parts := split_log_name(path.stem)):
         return _log_piece(path, *parts)
     if path.suffix == ".json":
-        entry = _one_seed(path, read_head(path))
+        entry = _one_seed(path, read_fields(path))
         cell = _named_cell(path) if predictions else _told_cell(path, entry)
         if _row(path, entry.dataset).name != cell.dataset or cell.seed not in (None, entry.seeds[0]):
             raise DataError(f"{path}: its name and its content disagree ({entry.dataset}, seed {entry.seeds[0]})")
@@ -125,28 +125,30 @@ def _log_piece(path: Path, name: str, date: str) -> Piece:
     if METRICS.get(log.metric) != row.metric:
         raise DataError(f"{path}: its metric {log.metric!r} is not that of {row.leaderboard} ({row.metric})")
     folder, backbone, seed = _place(path.parent.parent)
-    return Piece(path, Cell(folder, backbone, experiment, row.name, 0 if experiment.shots == 0 else seed), date, log)
+    seed = 0 if experiment.shots == 0 else seed
+    return Piece(path, ToolkitRun(folder, backbone, experiment, row.name, seed), date, log)
 
 
-def _named_cell(path: Path) -> Cell:
+def _named_cell(path: Path) -> ToolkitRun:
     """The cell of `OUTPUT_DIR/predictions/<experiment>/seed<S>_<data set>.*`."""
     experiment, (seed, name) = read_experiment(path.parent.name), split_seed(path.stem)
     if experiment is None:
         raise NotTheToolkits(f"{path}: {path.parent.name!r} is no experiment of the toolkit; left out")
     folder, backbone, _ = _place(path.parent.parent.parent)
-    return Cell(folder, backbone, experiment, _row(path, name).name, seed)
+    return ToolkitRun(folder, backbone, experiment, _row(path, name).name, seed)
 
 
-def _told_cell(path: Path, entry: Entry) -> Cell:
+def _told_cell(path: Path, entry: SubmissionEntry) -> ToolkitRun:
     """The cell of a file of predictions that lies anywhere: what its content says."""
     shots, model = entry.fields.get("n_shot"), entry.fields.get("model_name")
     if isinstance(shots, bool) or not isinstance(shots, int) or shots < -1:
         raise DataError(f"{path}: n_shot is {shots!r}, not a number of images per class")
     experiment = Experiment("zeroshot" if shots == 0 else UNKNOWN, None if shots == -1 else shots)
-    return Cell(path.parent.name, str(model or UNKNOWN), experiment, _row(path, entry.dataset).name, entry.seeds[0])
+    dataset = _row(path, entry.dataset).name
+    return ToolkitRun(path.parent.name, str(model or UNKNOWN), experiment, dataset, entry.seeds[0])
 
 
-def _one_seed(path: Path, *entries: Entry) -> Entry:
+def _one_seed(path: Path, *entries: SubmissionEntry) -> SubmissionEntry:
     """The only entry, of one seed. Raises DataError."""
     if len(entries) != 1 or len(entries[0].seeds) != 1 or not isinstance(entries[0].seeds[0], int):
         raise DataError(f"{path}: not the predictions of one data set and one seed; 'vitadapt score' reads submissions")
@@ -179,9 +181,9 @@ def _text(path: Path) -> str:
         raise DataError(f"{path} cannot be read ({reason}); left out") from error
 
 
-def by_cell(pieces: Sequence[Piece]) -> dict[Cell, list[Piece]]:
+def by_cell(pieces: Sequence[Piece]) -> dict[ToolkitRun, list[Piece]]:
     """The files of each cell. A log whose path tells no seed goes to the only cell that it can belong to."""
-    cells: dict[Cell, list[Piece]] = defaultdict(list)
+    cells: dict[ToolkitRun, list[Piece]] = defaultdict(list)
     for piece in sorted(pieces, key=lambda piece: piece.cell.seed is None):
         cell = piece.cell
         if cell.seed is None:
