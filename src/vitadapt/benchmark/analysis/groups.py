@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import math
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Generic, Protocol, TypeVar
 
 from ...metrics.scores import performance_efficiency, performance_per_tuned
@@ -114,7 +112,8 @@ def groups_of(records: Sequence[Of]) -> list[Group[Of]]:
     variants: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = defaultdict(dict)
     for record in sorted(records, key=lambda r: (r.created, r.digest)):
         who = (tuple((name, record.config[name]) for name in VARYING), record.method)
-        text, details = _details(repr(record.config["recipe"]), repr(record.config.get("prompts")))
+        details = _details(record.config)
+        text = json.dumps(details, sort_keys=True)
         variants[who][text] = details
         key = (*who, text)
         groups[key].append(record)
@@ -125,12 +124,10 @@ def groups_of(records: Sequence[Of]) -> list[Group[Of]]:
     return sorted(found, key=lambda group: (_setting_key(group.setting), _trained(group.records) or math.inf))
 
 
-@lru_cache(maxsize=4096)
-def _details(recipe: str, prompts: str) -> tuple[str, dict[str, Any]]:
-    """What may tell apart records of one method in one setting, as text and by name, from the `repr` of both."""
-    plain = ast.literal_eval(prompts)
-    details = {**(ast.literal_eval(recipe) or {}), "prompts": checksum(plain)[:6] if plain else "built-in"}
-    return json.dumps(details, sort_keys=True), details
+def _details(config: dict[str, Any]) -> dict[str, Any]:
+    """What may tell apart records of one method in one setting, by name."""
+    prompts = config.get("prompts")
+    return {**(config["recipe"] or {}), "prompts": checksum(prompts)[:6] if prompts else "built-in"}
 
 
 def _setting_key(setting: Setting) -> list[tuple[bool, float, str]]:

@@ -30,7 +30,7 @@ from ...utils.errors import ConfigError, NotApplicable
 from ...utils.files import bytes_digest
 from ..config import RunConfig
 from ..results.record import Record
-from ..results.store import Store, keep, kept
+from ..results.store import Store
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -112,7 +112,7 @@ class Point:
 def curve(
     record: Record, store: Store, environment: Environment | None = None, scales: Sequence[float] = SCALES
 ) -> list[Point]:
-    """The points of a finished run, computed once per store and kept there.
+    """The points of a finished run, computed once per store and saved there.
 
     Raises NotApplicable when the method leaves the backbone alone, ConfigError when the run has no adapter or the test
     images are others now, WeightsError when the backbone is.
@@ -120,10 +120,10 @@ def curve(
     environment = environment or Environment()
     if "adapters" not in record.files:
         raise ConfigError(f"{record.digest}: has no adapter ({record.status}); nothing to scale")
-    known = kept(store, record, "curve") or {}
+    known = store.load_analysis(record, "curve", made_again=True) or {}
     if not {str(scale) for scale in scales} <= known.keys():
         known |= {str(point.scale): asdict(point) for point in _points(record, store, environment, scales)}
-        keep(store, record, "curve", known)
+        store.save_analysis(record, "curve", known)
     return [Point(**known[str(scale)]) for scale in scales]
 
 

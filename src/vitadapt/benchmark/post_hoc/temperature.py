@@ -26,13 +26,13 @@ from ..config import RunConfig
 from ..prepare import prepare
 from ..protocols.base import PROTOCOLS
 from ..results.record import Record
-from ..results.store import Store, keep, kept
+from ..results.store import Store
 
 FOLDS = 5
 
 
 def calibrate(record: Record, store: Store, environment: Environment | None = None, folds: int = FOLDS) -> float:
-    """The temperature of a finished run: `folds` trainings (not more than shots), done once and kept in the store.
+    """The temperature of a finished run: `folds` trainings (not more than shots), done once and saved in the store.
 
     Raises NotApplicable when nothing was trained, or in another way than can be repeated; ConfigError for a run that
     diverged or had one image per class; Diverged when a repetition does.
@@ -43,10 +43,10 @@ def calibrate(record: Record, store: Store, environment: Environment | None = No
     folds = min(folds, config.shots or folds)
     if record.score is None or folds < 2:
         raise ConfigError("a temperature needs a run that succeeded, two folds and two images per class")
-    known = kept(store, record, "temperature")
+    known = store.load_analysis(record, "temperature", made_again=True)
     if known is None or known["folds"] != folds:
         known = _fit(record, config, environment or Environment(), folds)
-        keep(store, record, "temperature", known)
+        store.save_analysis(record, "temperature", known)
     return float(known["temperature"])
 
 
@@ -94,7 +94,7 @@ def reliability_of(records: Sequence[Record], store: Store) -> list[Reliability]
 def _measures(record: Record, records: Sequence[Record], store: Store) -> dict[str, float]:
     probabilities, labels = store.predictions(record)
     found = reliability(labels, probabilities)
-    known = kept(store, record, "temperature")
+    known = store.load_analysis(record, "temperature")
     if known is not None:
         at = measures_at(labels, probabilities, known["temperature"])
         found |= {"temperature": known["temperature"], **{f"{name}@T": value for name, value in at.items()}}

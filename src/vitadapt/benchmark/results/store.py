@@ -181,23 +181,27 @@ class Store:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return arrays["probabilities"], arrays["labels"]
 
+    def save_analysis(self, record: Record, kind: str, values: dict[str, Any]) -> None:
+        """Write what was found, bound to the files of the run that it was found from. Raises StorageError."""
+        plain = {"found": values, "files": record.files}
+        write_atomic(self._analysis(record, kind), checked_json(plain).encode())
 
-def _path(store: Store, record: Record, kind: str) -> Path:
-    return store.root / "analyses" / f"{record.digest}.{kind}.json"
+    def load_analysis(self, record: Record, kind: str, made_again: bool = False) -> dict[str, Any] | None:
+        """What `save_analysis` wrote; None when there is nothing, or it is of a run with other files.
 
+        Raises StorageError when it is damaged, unless it is `made_again` then: None.
+        """
+        path = self._analysis(record, kind)
+        if not path.exists():
+            return None
+        try:
+            with damaged(path, "delete it, then make it again", StorageError):
+                plain = parse_checked_json(read_bounded(path))
+        except StorageError:
+            if made_again:
+                return None
+            raise
+        return dict(plain["found"]) if plain["files"] == record.files else None
 
-def keep(store: Store, record: Record, kind: str, values: dict[str, Any]) -> None:
-    """Write what was found, bound to the files of the run that it was found from. Raises StorageError."""
-    plain = {"found": values, "files": record.files}
-    write_atomic(_path(store, record, kind), checked_json(plain).encode())
-
-
-def kept(store: Store, record: Record, kind: str) -> dict[str, Any] | None:
-    """What `keep` wrote; None when there is nothing, or it is damaged or of a run with other files."""
-    try:
-        plain = parse_checked_json(read_bounded(_path(store, record, kind)))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-    except OSError as error:
-        raise StorageError(f"{_path(store, record, kind)}: cannot be read ({error.strerror})") from error
-    return dict(plain["found"]) if plain["files"] == record.files else None
+    def _analysis(self, record: Record, kind: str) -> Path:
+        return self.root / "analyses" / f"{record.digest}.{kind}.json"
