@@ -101,7 +101,7 @@ def _load_torch(path: Path) -> Any:
     with damaged(path, "download it again", WeightsError, "is a damaged or incomplete checkpoint"):
         _check_pickles(path)
         try:
-            with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):  # values alone; timm saves it
+            with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):  # values; of timm
                 warnings.simplefilter("ignore")  # what torch thinks of odd tensors, which are refused
                 return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
