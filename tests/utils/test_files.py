@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vitadapt.utils.errors import DataError, WeightsError, damaged
+from vitadapt.utils.errors import DataError, WeightsError, damaged, printable
 from vitadapt.utils.files import bytes_digest, checked_json, checksum, parse_checked_json, read_cached, write_cached
 
 
@@ -55,3 +55,9 @@ def test_our_own_errors_and_interrupts_pass_through() -> None:
         with pytest.raises(type(error)) as found, damaged("a.bin", "get it again", WeightsError):
             raise error
         assert found.value is error
+
+
+def test_names_are_printable_in_one_line_and_messages_keep_their_lists() -> None:
+    assert printable("a\x1b[31m\nb\u202e\udcff\tc") == "a\\x1b[31m\\nb\\u202e\\udcff\\tc"
+    assert printable("猫 é") == "猫 é" and len(printable("x" * 10**6)) <= 2000
+    assert str(DataError("choose:\n  a\x1b\n  b\nc")) == "choose:\n  a\\x1b\n  b\\nc"

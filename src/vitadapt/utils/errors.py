@@ -9,28 +9,25 @@ from typing import Any
 
 from .limits import MESSAGE
 
-_UNSEEN = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]|\n(?!  )")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_NEW_LINES = re.compile(r"\n(?=  )")  # where an indented list begins
 
 
 def printable(text: str) -> str:
-    """`text` as a message may show it, whatever a stranger's file put into it: no control characters (a terminal obeys
-    them), none that turn the direction of writing, nothing that is not UTF-8, and no endless line.
+    """`text`, such as the name of a file or a class, as one line that a terminal or a log may show.
 
-    A new line stays where an indented list begins.
+    Control characters (a terminal obeys them), those that turn the direction of writing and what is not UTF-8 are
+    escaped; of a very long line the middle is left out.
     """
-    seen = _UNSEEN.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
-    return "\n".join(map(_shortened, seen.split("\n")))
-
-
-def _shortened(line: str) -> str:
-    return line if len(line) <= MESSAGE else f"{line[: MESSAGE - 505]} ... {line[-500:]}"
+    shown = _CONTROL.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+    return shown if len(shown) <= MESSAGE else f"{shown[: MESSAGE - 505]} ... {shown[-500:]}"
 
 
 class VitadaptError(Exception):
     """Base of every error that a user can act on; the command line prints it without a traceback."""
 
     def __str__(self) -> str:
-        return printable(super().__str__())
+        return "\n".join(map(printable, _NEW_LINES.split(super().__str__())))
 
 
 class UnknownName(VitadaptError):

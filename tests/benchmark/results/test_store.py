@@ -28,7 +28,7 @@ def test_a_record_survives_its_file(tmp_path):
 def test_a_record_without_a_split_rule_is_read(tmp_path):
     plain = {**dataclasses.asdict(record()), "files": {}}
     del plain["split"]
-    path = tmp_path / "records" / "old.json"
+    path = tmp_path / "records" / f"{record().digest}.json"
     path.parent.mkdir()
     path.write_text(json.dumps({**plain, "checksum": checksum(plain)}))
     assert Store(tmp_path).read(path) == record()

@@ -106,6 +106,7 @@ def label_of(config: Mapping[str, Any]) -> str:
     try:
         method = method_text(build(METHODS[name], values, "method"))
     except (UnknownName, ConfigError):
-        method = named(name, changes_text(values, dict.fromkeys(values)))
+        texts = {field: tuple(value) if isinstance(value, list) else value for field, value in values.items()}
+        method = named(name, changes_text(texts, dict.fromkeys(texts)))
     head = config.get("head")
     return f"{method} +{head_text(build(HeadSpec, head, 'head'))}" if head else method
