@@ -167,7 +167,7 @@ def test_a_damaged_gzip_file_is_named(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "labels.gz"
     write_idx(path, np.arange(200, dtype=np.uint8))
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(DataError, match=r"labels.gz cannot be decompressed; get it again"):
+    with pytest.raises(DataError, match=r"labels.gz cannot be decompressed .*get it again"):
         read_idx(path, 1)
 
 
