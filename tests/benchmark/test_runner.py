@@ -109,7 +109,7 @@ def test_the_adapter_file_gives_the_recorded_predictions(photos, tmp_path, envir
     with pytest.raises(WeightsError, match="was trained on"):
         load_adapter(path, backbone, "another")
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(WeightsError, match="cannot be read as an adapter .*copy it again"):
+    with pytest.raises(WeightsError, match=r"cannot be read as an adapter .*copy it again"):
         load_adapter(path, backbone)
 
 
