@@ -109,7 +109,7 @@ def test_a_loaded_model_says_of_the_test_images_what_fit_recorded(model):
     np.testing.assert_allclose(found, np.array(test["probabilities"]), atol=2e-6)
 
 
-def test_the_same_order_again_does_nothing_and_another_makes_the_model_anew(model, photos, tmp_path):
+def test_the_same_fit_again_does_nothing_and_another_replaces_the_model_only_when_asked(model, photos, tmp_path):
     out = tmp_path / "m"
     shutil.copytree(model[0], out)
     before = (out / "adapter.safetensors").read_bytes()
@@ -117,7 +117,11 @@ def test_the_same_order_again_does_nothing_and_another_makes_the_model_anew(mode
     stamp = (out / "fit.json").stat().st_mtime_ns
     call("fit", photos, *options)
     assert (out / "fit.json").stat().st_mtime_ns == stamp
-    call("fit", photos, *options, "--method", "linear-probe", "--licence", "MIT")
+    other = ("--method", "linear-probe", "--licence", "MIT")
+    with pytest.raises(StorageError, match=r"other images or settings; replace it with --overwrite, or .* --out .*m-2"):
+        call("fit", photos, *options, *other)
+    assert (out / "adapter.safetensors").read_bytes() == before and (out / "fit.json").stat().st_mtime_ns == stamp
+    call("fit", photos, *options, *other, "--overwrite")
     assert (out / "adapter.safetensors").read_bytes() != before
     assert "MIT" in call("info", out)
 
@@ -216,6 +220,39 @@ def test_data_that_cannot_be_used_are_told_in_one_line_and_leave_nothing(how, me
     with pytest.raises(VitadaptError, match=message) as caught:
         call("fit", broken(tmp_path, how), "-b", "random:tiny", "--out", tmp_path / "m", "--no-cache")
     assert "\n" not in str(caught.value) and not (tmp_path / "m").exists()
+
+
+def test_fit_in_the_folder_of_the_photos_works_twice(photos, tmp_path, monkeypatch):
+    shutil.copytree(photos, tmp_path / "photos")
+    monkeypatch.chdir(tmp_path / "photos")
+    command = ("fit", ".", "-b", "random:tiny", "--recipe", FAST, "--folds", 2, "--no-cache")
+    call(*command)
+    stamp = Path("my-model/fit.json").stat().st_mtime_ns
+    found = call(*command, fails=True)
+    assert found.exit_code == 0 and "nothing to do" in found.stderr
+    assert Path("my-model/fit.json").stat().st_mtime_ns == stamp
+    assert "accuracy on 18 labelled images" in call("evaluate", "my-model", ".")
+
+
+def test_all_commands_walk_folders_alike(model, photos, tmp_path):
+    """Linked folders are followed, hidden ones are not, pictures that cannot be read are counted."""
+    (tmp_path / "linked").mkdir()
+    for name in COLOURS:
+        (tmp_path / "linked" / name).symlink_to(photos / name)
+    (tmp_path / "linked" / ".ipynb_checkpoints").mkdir()
+    shutil.copy(photos / "red" / "0.png", tmp_path / "linked" / ".ipynb_checkpoints" / "0-checkpoint.png")
+    rows = json.loads(call("predict", model[0], tmp_path / "linked", "--json"))
+    said = json.loads(call("evaluate", model[0], tmp_path / "linked", "--json"))
+    data = train_test_split(tmp_path / "linked")
+    assert [row["image"] for row in rows] == said["paths"] and len(rows) == 18
+    assert sorted(ref.name for part in (data.train, data.test) for ref in part.refs) == said["paths"]
+    shutil.copytree(photos, tmp_path / "mixed")
+    for i in range(5):
+        (tmp_path / "mixed" / "red" / f"{i}.HEIC").write_bytes(b"heic")
+    found = call("predict", model[0], tmp_path / "mixed", "--json", fails=True)
+    fitted = call("fit", tmp_path / "mixed", "--out", tmp_path / "m", "-b", "random:tiny", "--recipe", FAST, fails=True)
+    for stderr in (found.stderr, fitted.stderr):
+        assert "skipped 5 files that may be pictures but cannot be read (5 .heic); save them as JPEG or PNG" in stderr
 
 
 def test_corrupt_images_are_left_out_and_named(photos, tmp_path):

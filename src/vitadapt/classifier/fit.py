@@ -6,6 +6,7 @@ import shutil
 import time
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -90,11 +91,13 @@ def fit_folder(
     environment: Environment | None = None,
     message: Message = lambda _: None,
     command: str = "",
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Examine the images, split them, select, train, test once, write -> what `fit.json` says.
 
     A finished model of the same images and settings is left as it is; an interrupted fit continues. Raises StorageError
-    when `out` holds something else, CellBusy when it is being written to, and what the parts raise.
+    when `out` holds something else, or another model and `overwrite` is not set, CellBusy when it is being written to,
+    and what the parts raise.
     """
     environment = environment or Environment()
     _require_room(out)
@@ -103,7 +106,7 @@ def fit_folder(
     try:
         make_folder(work)
         with FileLock(work / "lock", timeout=0):
-            record = _fit(config, data, out, environment, message, command)
+            record = _fit(config, data, out, environment, message, command, overwrite)
     except Timeout as error:
         raise CellBusy(f"{out}: another process is making a model there; wait for it, or choose --out") from error
     except OSError as error:
@@ -121,16 +124,28 @@ def _require_room(out: Path) -> None:
 
 
 def _fit(
-    config: FitConfig, data: TrainTestSplit, out: Path, environment: Environment, message: Message, command: str
+    config: FitConfig,
+    data: TrainTestSplit,
+    out: Path,
+    environment: Environment,
+    message: Message,
+    command: str,
+    overwrite: bool,
 ) -> dict[str, Any]:
     start, device = time.perf_counter(), environment.setting.device
     size = config.image_size or usual_size(cached_backbone(config.backbone, None, device)[0], device)
     training = config.train_config(size)
     identity = _identity(config, training, data, environment)
-    known = read_record(out) if (out / RECORD).exists() else None
-    if known is not None and known["identity"] == identity and (out / ADAPTER).exists():
-        message(f"{out} is the model of these very images and settings already; nothing to do")
-        return known
+    if (out / RECORD).exists() and not overwrite:
+        known = read_record(out)
+        if known["identity"] != identity:
+            raise StorageError(
+                f"{out} is a model of other images or settings; replace it with --overwrite, or choose another folder, "
+                f"e.g. --out {_unused(out)}"
+            )
+        if (out / ADAPTER).exists():
+            message(f"{out} is the model of these very images and settings already; nothing to do")
+            return known
     if config.image_size is None:
         message(f"images are looked at with {size} x {size} pixels")
     for line in (*_findings(data), *data.notes):
@@ -162,6 +177,11 @@ def _fit(
     write_pages(record, data, task, out, message)
     write_atomic(out / RECORD, checked_json(record).encode())
     return record
+
+
+def _unused(out: Path) -> Path:
+    """The first of OUT-2, OUT-3 ... that does not exist."""
+    return next(path for number in count(2) if not (path := out.with_name(f"{out.resolve().name}-{number}")).exists())
 
 
 def _findings(data: TrainTestSplit) -> list[str]:

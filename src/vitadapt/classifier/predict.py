@@ -7,14 +7,15 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from ..data import Examples, FileRef, open_dataset
 from ..data.examples import ImageRef
-from ..data.images import SUFFIXES, UnreadableImage
+from ..data.images import UnreadableImage
 from ..data.parallel import Progress
+from ..data.readers.image_folder import Skipped, images_below
 from ..data.sampling.splits import normal
 from ..methods.spec import method_text
 from ..nn.head_spec import head_text
@@ -26,30 +27,24 @@ from .model import Model
 _BATCH = 64  # images
 
 
-def find_images(places: Sequence[Path]) -> list[ImageRef]:
-    """The image files named, and those in folders and the folders below, sorted. Raises DataError for what is none."""
+def find_images(places: Sequence[Path]) -> tuple[list[ImageRef], list[str]]:
+    """The named image files, and those that `fit` finds in folders; and lines about files that may be pictures.
+
+    Raises DataError for what is neither file nor folder, for a folder without images, and as `images_below`.
+    """
     found: list[ImageRef] = []
+    skipped = Skipped()
     for place in places:
         if place.is_dir():
-            inside = sorted(path for path in _walk(place) if path.suffix.lower() in SUFFIXES)
+            inside = images_below(place, skipped)
             if not inside:
-                raise DataError(f"{place}: no images in this folder")
-            found += map(FileRef, inside)
+                raise DataError("; ".join([f"{place}: no images in this folder", *skipped.doubts()]))
+            found += [FileRef(place / name) for name in inside]
         elif place.is_file():
             found.append(FileRef(place))
         else:
             raise DataError(f"{place}: no such file or folder")
-    return found
-
-
-def _walk(place: Path) -> list[Path]:
-    walked = os.walk(place, onerror=_unlisted)
-    return [Path(parent) / name for parent, _, files in walked for name in files if not name.startswith(".")]
-
-
-def _unlisted(error: OSError) -> NoReturn:
-    """A folder that is passed over would go unnoticed: its images have no answers."""
-    raise DataError(f"{error.filename}: this folder cannot be listed ({error.strerror})") from error
+    return found, list(skipped.doubts())
 
 
 def predict_images(

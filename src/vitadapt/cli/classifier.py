@@ -35,6 +35,7 @@ def fit(
     backbone: Annotated[str, typer.Option("--backbone", "-b", help="See 'vitadapt list backbones'.")] = _OFFLINE,
     method: Annotated[str, typer.Option("--method", "-m", help="Compared with simpler ones.")] = "kadaptation",
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.")] = Path("my-model"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another model in that folder.")] = False,
     image_size: Annotated[
         int | None, typer.Option(help="Pixels (default: the backbone's own; on a CPU half of a large one).")
     ] = None,
@@ -63,7 +64,7 @@ def fit(
     _print_defaults(config, environment.setting.device, out)
     with _bar() as (progress, message):
         setting = replace(environment.setting, progress=progress)
-        record = fit_folder(config, out, replace(environment, setting=setting), message, _command())
+        record = fit_folder(config, out, replace(environment, setting=setting), message, _command(), overwrite)
     _print_result(record, out)
 
 
@@ -195,11 +196,11 @@ def predict(
         raise ConfigError(f"--top must be at least 1, got {top}")
     if as_json and as_csv:
         raise ConfigError("--json and --csv exclude each other")
-    refs = find_images(images)
+    refs, notes = find_images(images)
     loaded = _load(model, device, backbone)
     with _bar() as (progress, _):
         answers, broken = predict_images(loaded, refs, top, threshold, progress)
-    for line in broken:
+    for line in (*notes, *broken):
         complain(line)
     if as_json:
         print(json.dumps(answers, indent=1))

@@ -107,6 +107,28 @@ def test_nested_hidden_and_foreign_files(tmp_path: Path) -> None:
     )
 
 
+def test_files_that_may_be_pictures_but_are_not_read_are_counted_by_suffix(tmp_path: Path) -> None:
+    tree(tmp_path, {"cat": 2, "dog": 2})
+    for name in ("cat/1.HEIC", "cat/2.heic", "dog/3.heic", "dog/IMG_4", "dog/raw.NEF", "dog/labels.csv"):
+        (tmp_path / name).write_bytes(b"\0\0\0\030ftypheic")
+    dataset = open_dataset(tmp_path)
+    (doubt,) = dataset.doubts
+    named = "(3 .heic, 1 .nef, 1 without a suffix)"
+    assert doubt == f"skipped 5 files that may be pictures but cannot be read {named}; save them as JPEG or PNG"
+    assert "skipped 1 files that are not images" in dataset.notes
+    for number in range(2):
+        (tmp_path / "cat" / f"{number:03}.png").unlink()
+    with pytest.raises(DataError, match=r"cat has no images; skipped 2 files .* \(2 \.heic\); save them"):
+        open_dataset(tmp_path)
+
+
+def test_a_model_folder_among_the_class_folders_is_no_class(tmp_path: Path) -> None:
+    tree(tmp_path, {"cat": 2, "dog": 2})
+    put(tmp_path, "my-model/adapter.safetensors", "begun/.unfinished/lock")
+    dataset = open_dataset(tmp_path)
+    assert dataset.classes == ("cat", "dog") and "skipped 2 model folders made by fit" in dataset.notes
+
+
 def test_a_folder_beside_the_splits_is_noted(tmp_path: Path) -> None:
     for part in ("train", "test"):
         tree(tmp_path / part, {"cat": 2, "dog": 2})

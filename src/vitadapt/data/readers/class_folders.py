@@ -6,7 +6,6 @@ Options beside the common ones: `splits` (split -> folder of class folders); or 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from ...utils.errors import DataError
 from ..examples import hexdigest
 from ..sampling.splits import check_known
 from .helpers import Stored, register
-from .image_folder import Files, class_examples, files_by_class
+from .image_folder import Files, Skipped, class_examples, files_by_class
 from .reader import Options
 
 
@@ -54,7 +53,7 @@ def class_files(folder: Path) -> Files:
     """Class -> its images, as paths below `folder`. Raises DataError for a missing folder or an empty class."""
     if not folder.is_dir():
         raise DataError(f"{folder} is missing; unpack the whole archive")
-    return files_by_class(folder, Counter())
+    return files_by_class(folder, Skipped())
 
 
 register("split-folders", load_splits)

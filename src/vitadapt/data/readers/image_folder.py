@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,13 @@ from ...utils.errors import DataError
 from ..examples import Dataset, Examples, FileRef, is_utf8, shown
 from ..images import SUFFIXES
 from ..sampling.splits import SPLITS, Complain, check_classes, check_known, refuse, split_rule, with_test
+
+# What lies beside pictures and is none: labels, tables, texts. Every other suffix may be a picture that is not read.
+_NO_PICTURES = frozenset(
+    {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".html", ".htm", ".pdf", ".db", ".ini"}
+    | {".log", ".py", ".npy", ".npz", ".mat", ".zip", ".tar", ".gz", ".mp4", ".mov", ".safetensors"}
+)
+_MODEL = ("adapter.safetensors", ".unfinished")  # in a folder that `vitadapt fit` made, or has begun
 
 Files = Mapping[str, list[str]]  # class name -> paths of its images below the class folders' parent, with /
 
@@ -26,12 +34,12 @@ def read_folder(path: Path, complain: Complain = refuse, whole: bool = False) ->
     """
     if not path.is_dir():
         raise DataError(f"{path} is not a folder" if path.exists() else f"{path}: no such folder")
-    skipped: Counter[str] = Counter()
-    parts = _split_folders(path, _folders(path, Counter(), complain), whole)
+    skipped = Skipped()
+    parts = _split_folders(path, _folders(path, Skipped(), complain), whole)
     if parts is None:
         parts = {"train": path}
     else:
-        skipped["folders beside the splits"] += len(_folders(path, skipped, _unheard)) - len(parts)
+        skipped.others["folders beside the splits"] += len(_folders(path, skipped, _ignore)) - len(parts)
     files = {split: files_by_class(folder, skipped, complain) for split, folder in parts.items()}
     main = "train" if "train" in parts else "test"
     classes = check_classes(str(parts[main]), files[main], complain, 1 if whole else 2)
@@ -40,10 +48,40 @@ def read_folder(path: Path, complain: Complain = refuse, whole: bool = False) ->
     examples = {split: class_examples(parts[split], files[split], classes) for split in files}
     keys = [name for label in classes for name in files[main][label]]
     splits, notes = with_test(str(path), classes, examples, keys, complain, whole)
-    left_out = [f"skipped {count} {what}" for what, count in sorted(skipped.items()) if count]
+    left_out = skipped.notes()
     if nested := sum(name.count("/") > 1 for part in files.values() for names in part.values() for name in names):
         left_out.append(f"{nested} images lie in folders below those of the classes and belong to these classes")
-    return Dataset(path.resolve().name, classes, splits, notes=(*notes, *left_out), split=split_rule(files, whole))
+    doubts = skipped.doubts()
+    return Dataset(
+        path.resolve().name,
+        classes,
+        splits,
+        notes=(*notes, *left_out, *doubts),
+        split=split_rule(files, whole),
+        doubts=doubts,
+    )
+
+
+@dataclass
+class Skipped:
+    """What a walk leaves out. others: counts by kind; suffixes: counts of files that are not images."""
+
+    others: Counter[str] = field(default_factory=Counter)
+    suffixes: Counter[str] = field(default_factory=Counter)
+
+    def notes(self) -> list[str]:
+        """One line per kind of things that are no pictures."""
+        rows = [*self.others.items(), ("files that are not images", sum(self.suffixes[s] for s in _NO_PICTURES))]
+        return [f"skipped {count} {what}" for what, count in sorted(rows) if count]
+
+    def doubts(self) -> tuple[str, ...]:
+        """A line about files that may be pictures in a format that is not read (HEIC, raw photos, no suffix)."""
+        found = sorted((count, suffix) for suffix, count in self.suffixes.items() if suffix not in _NO_PICTURES)
+        if not found:
+            return ()
+        named = ", ".join(f"{count} {suffix or 'without a suffix'}" for count, suffix in reversed(found))
+        total = sum(count for count, _ in found)
+        return (f"skipped {total} files that may be pictures but cannot be read ({named}); save them as JPEG or PNG",)
 
 
 def _split_folders(path: Path, folders: list[str], whole: bool) -> dict[str, Path] | None:
@@ -57,16 +95,16 @@ def _split_folders(path: Path, folders: list[str], whole: bool) -> dict[str, Pat
         raise DataError(f"{path} has {', '.join(named)} but no train folder; add it")
     if len(parts) < len(named):
         raise DataError(f"{path}: {', '.join(named)} are two names for one split; keep one of them")
-    if not only_splits and not _folders(parts["train"], Counter(), _unheard):
+    if not only_splits and not _folders(parts["train"], Skipped(), _ignore):
         return None  # a class that happens to be called train
     return parts
 
 
-def _unheard(error: DataError) -> None:
-    """For a second look at a folder: what is wrong with it has been told."""
+def _ignore(error: DataError) -> None:
+    """For the second walk of a folder: its defects were reported by the first."""
 
 
-def _folders(path: Path, skipped: Counter[str], complain: Complain) -> list[str]:
+def _folders(path: Path, skipped: Skipped, complain: Complain) -> list[str]:
     """Visible folders in `path`, sorted; what else lies there is counted in `skipped`."""
     try:
         names = sorted(os.listdir(path))
@@ -78,12 +116,14 @@ def _folders(path: Path, skipped: Counter[str], complain: Complain) -> list[str]
         if not (path / name).exists():
             complain(DataError(f"{shown(path / name)} is a link to nothing; remove or repair it"))
     folders = [name for name in visible if (path / name).is_dir()]
-    skipped["hidden files or folders"] += len(names) - len(visible)
-    skipped["files beside the folders"] += len(visible) - len(folders)
-    return folders
+    models = [name for name in folders if any((path / name / file).exists() for file in _MODEL)]
+    skipped.others["hidden files or folders"] += len(names) - len(visible)
+    skipped.others["files beside the folders"] += len(visible) - len(folders)
+    skipped.others["model folders made by fit"] += len(models)
+    return sorted(set(folders) - set(models))
 
 
-def files_by_class(path: Path, skipped: Counter[str], complain: Complain = refuse) -> Files:
+def files_by_class(path: Path, skipped: Skipped, complain: Complain = refuse) -> Files:
     """The images of every class folder in `path`; what is left out is counted in `skipped`.
 
     Complains of classes without images and folders that cannot be listed; raises DataError when there is no class.
@@ -91,19 +131,29 @@ def files_by_class(path: Path, skipped: Counter[str], complain: Complain = refus
     names = _folders(path, skipped, complain)
     if not names:
         raise DataError(f"{path} has no class folders; put the images of each class into a folder named like the class")
-    files = {name: _images(path, name, skipped, complain) for name in names}
-    for name, images in files.items():
-        if not images:
-            complain(DataError(f"{shown(path / name)} has no images; add some or remove the folder"))
+    files = {}
+    for name in names:
+        inside = Skipped()
+        files[name] = [f"{name}/{image}" for image in images_below(path / name, inside, complain)]
+        skipped.others += inside.others
+        skipped.suffixes += inside.suffixes
+        if not files[name]:
+            reason = "; ".join(["", *inside.doubts()])
+            complain(DataError(f"{shown(path / name)} has no images{reason or '; add some or remove the folder'}"))
         if not is_utf8(name):
             complain(DataError(f"{path}: the name of the class folder {name!r} is not UTF-8; rename it"))
     return {name: images for name, images in files.items() if images and is_utf8(name)}
 
 
-def _images(path: Path, label: str, skipped: Counter[str], complain: Complain) -> list[str]:
+def images_below(folder: Path, skipped: Skipped, complain: Complain = refuse) -> list[str]:
+    """The images in `folder` and in all folders below it, links followed, as sorted paths relative to it, with /.
+
+    Hidden files and folders, and files with other suffixes, are counted in `skipped`. Complains of dangling links and
+    of folders that cannot be listed.
+    """
     found: list[str] = []
     seen: set[str] = set()
-    for parent, folders, names in os.walk(path / label, onerror=lambda e: complain(_unlistable(e)), followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=lambda e: complain(_unlistable(e)), followlinks=True):
         real = os.path.realpath(parent)
         if real in seen:  # a link back to a folder above
             folders.clear()
@@ -111,22 +161,18 @@ def _images(path: Path, label: str, skipped: Counter[str], complain: Complain) -
         seen.add(real)
         folders[:] = sorted(name for name in folders if not _hidden(name))
         for name in names:
-            if reason := _not_an_image(name):
-                skipped[reason] += 1
-                continue
+            suffix = os.path.splitext(name)[1].lower()
             file = os.path.join(parent, name)
-            if not os.path.isfile(file):
+            if _hidden(name):
+                skipped.others["hidden files or folders"] += 1
+            elif suffix not in SUFFIXES:
+                skipped.suffixes[suffix] += 1
+            elif not os.path.isfile(file):
                 what = "is a link to nothing" if os.path.islink(file) else "is not a regular file"
                 complain(DataError(f"{shown(file)} {what}; remove or repair it"))
-                continue
-            found.append(os.path.relpath(file, path).replace(os.sep, "/"))
+            else:
+                found.append(os.path.relpath(file, folder).replace(os.sep, "/"))
     return sorted(found)
-
-
-def _not_an_image(name: str) -> str | None:
-    if _hidden(name):
-        return "hidden files or folders"
-    return None if os.path.splitext(name)[1].lower() in SUFFIXES else "files that are not images"
 
 
 def _hidden(name: str) -> bool:

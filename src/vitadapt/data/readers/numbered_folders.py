@@ -5,14 +5,13 @@ Options: `folders` (below the data root).
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 from ...utils.errors import DataError
 from ..class_names import relabel
 from ..examples import Examples
 from .helpers import text_of
-from .image_folder import class_examples, files_by_class
+from .image_folder import Skipped, class_examples, files_by_class
 from .reader import READERS, Contents, Options, Reader, Row, in_order
 
 _LABELS = "label.txt"
@@ -43,7 +42,7 @@ READERS.register("numbered-folders")(Reader(places, has, read))
 
 
 def _split(folder: Path, order: tuple[int, ...]) -> Examples:
-    files = files_by_class(folder, Counter())
+    files = files_by_class(folder, Skipped())
     numbers = {name: int(name) for name in files if name.isascii() and name.isdigit()}
     wrong = [name for name in files if numbers.get(name, len(order)) >= len(order)]
     if wrong or len(set(numbers.values())) < len(numbers):
