@@ -6,7 +6,7 @@ Random weights and images, heads of 2 to 31 classes. In every round each bank an
 anew (all different where the bank holds as many), right behind a merged model of ten classes on the same images; the
 ratio is the median over rounds of merged time / bank time, in time of the processor, so that neither a machine that
 slows down nor other programs count. Ratios of one run can be compared, times of two runs cannot. `on disk` keeps only
-a batch's worth of adapters in memory and reads the others from their files. `separate` is one merged model per image of
+a batch's worth of adapters resident and reads the others from their files. `separate` is one merged model per image of
 the batch. KB is what one adapter takes.
 """
 
@@ -16,6 +16,7 @@ import argparse
 import json
 import random
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -26,9 +27,11 @@ from torch import Tensor
 
 from vitadapt import Bank
 from vitadapt.methods.spec import parse_method
+from vitadapt.nn.backbone import backbone_digest
 from vitadapt.nn.head import Classifier, Head
 from vitadapt.nn.surgery import adapt, merge, trainable
 from vitadapt.nn.vit import ViT
+from vitadapt.training.adapter_file import AdapterInfo, adapter_bytes
 from vitadapt.utils.system import peak_memory_mb
 from vitadapt.weights import load_backbone
 
@@ -60,23 +63,30 @@ class Contender:
     answer: Callable[[Tensor, Sequence[str]], object]
 
 
-def filled(vit: ViT, methods: Sequence[str], count: int, resident: int | None = None) -> Bank:
-    """A bank of `count` adapters of these methods in turn, all of whose numbers differ."""
-    bank = Bank(vit, resident=resident)
-    models = [adapt(vit, parse_method(method)) for method in methods]
+def filled(vit: ViT, methods: Sequence[str], count: int, folder: Path | None = None, resident: int = 1) -> Bank:
+    """A bank of `count` adapters of these methods in turn, all of whose numbers differ; from files of a `folder`."""
+    bank = Bank(vit, resident=resident if folder else None)
+    parsed = [parse_method(method) for method in methods]
+    models, base = [adapt(vit, method) for method in parsed], backbone_digest(vit)
     for i in range(count):
-        model = Classifier(models[i % len(models)], Head(vit.features, 2 + i % 30))
+        classes = tuple(map(str, range(2 + i % 30)))
+        model = Classifier(models[i % len(models)], Head(vit.features, len(classes)))
         with torch.no_grad():
             for tensor in trainable(model).values():
                 tensor.copy_(0.02 * torch.randn_like(tensor))
-        bank.add(str(i), model)
+        if folder is None:
+            bank.add(str(i), model)
+        else:
+            info = AdapterInfo(parsed[i % len(parsed)], "random", vit.image_size, classes, base)
+            path = folder / f"{i}.safetensors"
+            path.write_bytes(adapter_bytes(model.eval(), info))
+            bank.add(str(i), path)
     return bank
 
 
-def of_bank(vit: ViT, name: str, methods: Sequence[str], count: int, resident: int | None = None) -> Contender:
-    bank = filled(vit, methods, count, resident)
+def of_bank(name: str, bank: Bank) -> Contender:
     each = statistics.mean(bank.info(own).bytes for own in bank.names) / 1024
-    return Contender(f"{name}, on disk" if resident else name, count, each, bank.logits)
+    return Contender(name, len(bank), each, bank.logits)
 
 
 def merged_model(vit: ViT) -> Classifier:
@@ -88,12 +98,12 @@ def separate(models: Sequence[Classifier], images: Tensor) -> list[Tensor]:
     return [model(image.unsqueeze(0)) for model, image in zip(models, images, strict=True)]
 
 
-def contenders(vit: ViT, arguments: argparse.Namespace) -> list[Contender]:
+def contenders(vit: ViT, arguments: argparse.Namespace, folder: Path) -> list[Contender]:
     whole = sum(p.numel() * p.element_size() for p in vit.parameters()) / 1024
-    found = [of_bank(vit, method, [method], count) for method in arguments.methods for count in arguments.adapters]
-    most = max(arguments.adapters)
-    found.append(of_bank(vit, "+".join(MIXED), MIXED, most))
-    found.append(of_bank(vit, arguments.methods[0], arguments.methods[:1], most, resident=arguments.batch))
+    found = [of_bank(name, filled(vit, [name], count)) for name in arguments.methods for count in arguments.adapters]
+    most, first = max(arguments.adapters), arguments.methods[0]
+    found.append(of_bank("+".join(MIXED), filled(vit, MIXED, most)))
+    found.append(of_bank(f"{first}, on disk", filled(vit, [first], most, folder, arguments.batch)))
     models = [merged_model(vit)] * arguments.batch
     found.append(Contender("separate", arguments.batch, whole, lambda images, names: separate(models, images)))
     return found
@@ -117,7 +127,8 @@ def measure(name: str, arguments: argparse.Namespace) -> list[Line]:
     vit = load_backbone(name)
     assert isinstance(vit, ViT)
     images = torch.randint(0, 256, (arguments.batch, 3, vit.image_size, vit.image_size), dtype=torch.uint8)
-    times = timed(contenders(vit, arguments), merged_model(vit), images, arguments.rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        times = timed(contenders(vit, arguments, Path(folder)), merged_model(vit), images, arguments.rounds)
     return [line(name, rival, pairs) for rival, pairs in times.items()]
 
 

@@ -116,10 +116,10 @@ class Soak:
             self._check(name, self.files.index(file), sent.json())
         return int(sent.status_code)
 
-    def _check(self, name: str, which: int, said: dict[str, Any]) -> None:
+    def _check(self, name: str, which: int, body: dict[str, Any]) -> None:
         """The same picture and version get the same answer for ever; probabilities sum to one."""
-        for row in said["answers"]:
-            known = self.versions.setdefault((f"{said['version']} {which}", name), row["top"])
+        for row in body["answers"]:
+            known = self.versions.setdefault((f"{body['version']} {which}", name), row["top"])
             off = max(abs(known[label] - value) for label, value in row["top"].items())
             if off > 1e-5 or abs(sum(row["top"].values()) - 1) > 1e-4:
                 self.wrong.append(f"{name}: an answer is off by {off:.2g}")
@@ -200,7 +200,9 @@ def main() -> None:
             port = free.getsockname()[1]
         command = [sys.executable, "-m", "vitadapt", "serve", made, "--port", str(port), "--max-bytes", "4000000"]
         command += ["--resident", "4", "--queue", "64", "--poll", "0.5", "--read-timeout", "9"]
-        process = subprocess.Popen(command, env={**os.environ, "VITADAPT_TOKEN": TOKEN}, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, env={**os.environ, "VITADAPT_TOKEN": TOKEN, "MALLOC_ARENA_MAX": "2"}, stderr=subprocess.DEVNULL
+        )
         work = Soak(f"http://127.0.0.1:{port}", folder, options.seed, options.swaps)
         try:
             while not reachable(port):

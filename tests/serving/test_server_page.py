@@ -107,6 +107,41 @@ def test_classes_called_by_numbers_stand_by_their_probability(opened, server):
     assert f"most likely {names[0]}, with" in tab.inner_text("#verdict")
 
 
+def test_the_page_says_that_a_heat_map_is_on_its_way(opened, server):
+    """From the answer on until the heat map is there, also when another kind is chosen."""
+    tab = opened(390)
+    tab.wait_for_selector("#model option[value=pets]", state="attached")
+    tab.select_option("#model", "pets")
+    waiting = []
+    tab.route("**/explain?*", lambda route: waiting.append(route))
+    give(tab, picture(8))
+    tab.wait_for_selector("#verdict b:visible")
+    until(lambda: tab.is_visible("#wait") and "being computed" in tab.inner_text("#wait"))
+    assert tab.get_attribute("#why", "aria-busy") == "true" and not tab.is_visible("#heat")
+    waiting.pop().continue_()
+    tab.wait_for_selector("#why[aria-busy=false]")
+    assert tab.is_visible("#heat") and tab.inner_text("#wait") == ""
+    tab.select_option("#kind", "rollout")
+    tab.wait_for_selector("#why[aria-busy=true]")
+    assert "being computed" in tab.inner_text("#wait")
+    waiting.pop().continue_()
+    tab.wait_for_selector("#why[aria-busy=false]")
+
+
+def test_models_that_come_and_go_are_listed_without_loading_the_page_again(opened, tmp_path):
+    (tmp_path / "pets.safetensors").write_bytes(adapter(1, PETS))
+    with running(tmp_path) as changing:
+        tab = opened(url=changing.url)
+        tab.wait_for_selector("#model option[value=pets]", state="attached")
+        (tmp_path / "new.safetensors").write_bytes(adapter(2, CARS))
+        tab.wait_for_selector("#model option[value=new]", state="attached")
+        assert tab.eval_on_selector("#model", "list => list.value") == "pets"
+        (tmp_path / "pets.safetensors").unlink()
+        tab.wait_for_selector("#model option[value=pets]", state="detached")
+        assert "5 classes" in tab.inner_text("#about")
+        tab.close()
+
+
 def test_what_is_no_picture_is_told_in_words(opened):
     tab = opened()
     tab.wait_for_selector("#model option[value=pets]", state="attached")

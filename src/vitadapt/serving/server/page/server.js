@@ -1,6 +1,7 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
-const state = { token: "", file: null, models: [], turn: 0, heat: 0 };
+const REFRESH = 5000; // milliseconds between looks at the list of models
+const state = { token: "", file: null, models: null, turn: 0, heat: 0 };
 const percent = (value) => `${(100 * value).toFixed(1)} %`;
 
 // ---- the server
@@ -14,14 +15,15 @@ async function ask(path, options = {}) {
   }
   if (answer.ok) return answer;
   if (answer.status === 401) $("door").hidden = false;
-  const said = await answer.json().catch(() => null);
-  throw new Error(said?.error?.message ?? `The server answers ${answer.status}.`);
+  const body = await answer.json().catch(() => null);
+  throw new Error(body?.error?.message ?? `The server answers ${answer.status}.`);
 }
 
 async function models() {
   const found = await (await ask("v1/models")).json();
-  state.models = found.models;
   $("door").hidden = true;
+  if (JSON.stringify(found.models) === JSON.stringify(state.models)) return;
+  state.models = found.models;
   const chosen = $("model").value;
   $("model").replaceChildren(...state.models.map((model) => new Option(model.name, model.name)));
   $("model").disabled = !state.models.length;
@@ -30,8 +32,12 @@ async function models() {
   about();
 }
 
+function refresh() {
+  if (state.models && !document.hidden) models().catch(() => {}); // what is asked next says what is wrong
+}
+
 function about() {
-  const model = state.models.find((one) => one.name === $("model").value);
+  const model = state.models?.find((one) => one.name === $("model").value);
   if (!model) return ($("about").textContent = "");
   const names = model.classes.slice(0, 8).join(", ") + (model.classes.length > 8 ? " …" : "");
   $("about").textContent = `${model.classes.length} classes (${names}) · ${model.method} on ${model.backbone}, ${model.image_size} px`;
@@ -58,6 +64,7 @@ async function look() {
   if (!state.file || $("model").disabled) return;
   const turn = ++state.turn;
   state.heat++; // an explanation on its way is of another picture
+  showHeat(null);
   const model = encodeURIComponent($("model").value);
   const threshold = $("threshold").value ? `&threshold=${$("threshold").value}` : "";
   busy("answer", true);
@@ -88,7 +95,7 @@ function show(answer) {
   $("verdict").replaceChildren(name, rest);
   $("verdict").classList.toggle("unsure", !sure);
   $("bars").replaceChildren(...rows.map(bar));
-  const model = state.models.find((one) => one.name === $("model").value);
+  const model = state.models?.find((one) => one.name === $("model").value);
   const hidden = (model?.classes.length ?? 0) - rows.length;
   $("more").textContent = hidden > 0 ? `and ${hidden} less probable classes` : "";
   for (const id of ["empty", "trouble"]) $(id).hidden = true;
@@ -120,23 +127,30 @@ function fail(error) {
 async function explain() {
   const turn = ++state.heat;
   const model = encodeURIComponent($("model").value);
+  $("why").hidden = false;
+  $("wait").textContent = "The heat map is being computed …";
   busy("why", true);
   try {
     const answer = await ask(`v1/${model}/explain?picture=overlay&kind=${$("kind").value}`, body());
     const data = await answer.blob();
     if (turn !== state.heat) return;
-    const old = $("heat").src;
-    $("heat").src = URL.createObjectURL(data);
-    if (old) URL.revokeObjectURL(old);
-    $("heat").alt = "Heat map: the parts of the picture that speak for the answer";
-    $("explained").textContent = "";
+    showHeat(data);
+    $("wait").textContent = "";
   } catch (error) {
     if (turn !== state.heat) return;
-    $("heat").removeAttribute("src");
-    $("explained").textContent = error.message;
+    showHeat(null);
+    $("wait").textContent = error.message;
   }
   busy("why", false);
-  $("why").hidden = false;
+}
+
+function showHeat(data) {
+  const old = $("heat").getAttribute("src");
+  if (data) $("heat").src = URL.createObjectURL(data);
+  else $("heat").removeAttribute("src");
+  $("heat").hidden = !data;
+  $("heat").alt = data ? "Heat map: the parts of the picture that speak for the answer" : "";
+  if (old) URL.revokeObjectURL(old);
 }
 
 // ---- controls
@@ -158,3 +172,5 @@ $("door").addEventListener("submit", (event) => {
   models().then(look, fail);
 });
 models().catch(fail);
+setInterval(refresh, REFRESH);
+document.addEventListener("visibilitychange", refresh);
