@@ -384,6 +384,16 @@ def test_evaluate_takes_all_images_however_few_and_leaves_out_unreadable_ones(mo
         call("fit", tmp_path / "tested", "--out", tmp_path / "m", "-b", "random:tiny")
 
 
+def test_info_shows_the_rate_that_trained_and_random_weights_are_named(photos, tmp_path):
+    options = ("-b", "random:tiny", "-m", "linear-probe", "--recipe", "epochs=2,lr=0.5,head_lr=0.02", "--no-cache")
+    found = call("fit", photos, "--out", tmp_path / "m", *options, fails=True)
+    training = json.loads(call("info", tmp_path / "m", "--json"))["training"]
+    assert training["lr"] == 0.02 and training["steps"] > 0 and "recipe" not in training
+    note = "random:tiny has random weights: its scores mean nothing"
+    assert note in found.stderr and note in json.loads((tmp_path / "m" / "fit.json").read_text())["data"]["notes"][0]
+    assert all("scores mean nothing" in (tmp_path / "m" / name).read_text() for name in ("README.md", "report.html"))
+
+
 def test_info_needs_no_backbone(model, monkeypatch):
     monkeypatch.setattr("vitadapt.training.features.load_backbone", None)
     said = json.loads(call("info", model[0], "--json"))

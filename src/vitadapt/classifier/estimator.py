@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +29,7 @@ from ..training.task import Task, adapter_info, make_task
 from ..utils.errors import ConfigError, DataError, VitadaptError, WeightsError
 from ..utils.fields import build
 from ..utils.files import write_atomic
-from .model import Model, absolute_backbone, image_refs, load_model
+from .model import Model, absolute_backbone, image_refs, load_model, training_summary
 
 
 class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
@@ -108,8 +108,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
             raise DataError(f"y has one class only ({self.classes_[0]!r}); at least two are needed")
         task = self._task(Examples(refs, numbers.astype(np.int64)))
         trained = train_final(task, task.recipe)
-        training: dict[str, Any] = {"images": len(refs), "seed": self.seed, "labels": self.classes_.dtype.kind}
-        training |= {**({"recipe": asdict(self.recipe)} if self.recipe else {}), **trained.chosen}
+        training = training_summary(task, trained, labels=self.classes_.dtype.kind)
         classes, backbone = tuple(map(str, self.classes_.tolist())), absolute_backbone(self.backbone)
         info = adapter_info(task, classes, training, backbone=backbone)
         self._set_model(Model(trained.model, info, Path(), Setting(self.device, self.precision)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
@@ -28,7 +28,7 @@ from ..training.adapter_file import ADAPTER, AdapterInfo, adapter_bytes
 from ..training.config import TrainConfig
 from ..training.cross_validation import train_final
 from ..training.features import Environment, cached_backbone, pixels_of
-from ..training.recipe import Recipe, recipe_for
+from ..training.recipe import Recipe
 from ..training.task import Task, Trained, adapter_info, derive, make_task
 from ..utils.atomic import make_folder
 from ..utils.errors import CellBusy, ConfigError, Diverged, NotApplicable, StorageError, WeightsError
@@ -37,7 +37,7 @@ from ..utils.system import versions
 from .documents import write_pages
 from .fit_record import FORMAT, RECORD, image_fields, read_record, scores, selection_record
 from .holdout import TrainTestSplit, train_test_split
-from .model import Model, absolute_backbone, load_model
+from .model import Model, absolute_backbone, load_model, training_summary
 from .model_selection import Candidate, Message, cross_validate, select
 
 _WORK = ".unfinished"
@@ -133,6 +133,9 @@ def _fit(
     overwrite: bool,
 ) -> dict[str, Any]:
     start, device = time.perf_counter(), environment.setting.device
+    if config.backbone.startswith("random:"):
+        note = f"{config.backbone} has random weights: its scores mean nothing; it is for trying out the program only"
+        data = replace(data, notes=(note, *data.notes))
     size = config.image_size or usual_size(cached_backbone(config.backbone, None, device)[0], device)
     training = config.train_config(size)
     identity = _identity(config, training, data, environment)
@@ -245,13 +248,10 @@ def _train(selected: Candidate, candidates: list[Candidate], work: Path, message
 def _info(config: FitConfig, task: Task, data: TrainTestSplit, trained: Trained) -> AdapterInfo:
     from_text = task.config.head.start == "text"
     names, templates = prompts_of("", data.classes, config.prompts) if from_text else ([], [])
-    training = {"images": len(data.train), "protocol": "fixed", "seed": config.seed, **trained.chosen}
-    if task.recipe != recipe_for("fixed", task.config.method):
-        training["recipe"] = asdict(task.recipe)
     return adapter_info(
         task,
         data.classes,
-        training | {"steps": trained.log.steps},
+        training_summary(task, trained, protocol="fixed", steps=trained.log.steps),
         backbone=absolute_backbone(config.backbone),
         names=tuple(names),
         templates=tuple(templates),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,10 +21,12 @@ from ..methods.spec import method_text
 from ..nn.backbone import Backbone
 from ..nn.head import Classifier
 from ..nn.setting import Setting
-from ..nn.surgery import Method
+from ..nn.surgery import Method, trainable
 from ..training.adapter_file import ADAPTER, AdapterInfo, adapter_bytes, load_adapter, read_adapter
 from ..training.features import cached_backbone
 from ..training.loop import forward_all
+from ..training.recipe import recipe_for
+from ..training.task import Task, Trained
 from ..utils.errors import ConfigError, DataError, WeightsError
 from ..utils.files import write_atomic
 from ..weights.sources import split_query
@@ -98,6 +100,16 @@ def image_refs(images: Any, name: str) -> Sequence[ImageRef]:
         elif array.ndim == 3 and array.shape[2] in (3, 4):  # one image (H, W, 3 | 4)
             images = array[None]
     return to_refs(images, name)
+
+
+def training_summary(task: Task, trained: Trained, **more: Any) -> dict[str, Any]:
+    """What an adapter file says about its training. lr: of what was trained, so the head's if only the head was."""
+    chosen = dict(trained.chosen)
+    if chosen and not trainable(trained.model.backbone):
+        chosen["lr"] = task.recipe.head_lr
+    if task.recipe != recipe_for("fixed", task.config.method):
+        more["recipe"] = asdict(task.recipe)
+    return {"images": len(task.labels), "seed": task.config.seed, **chosen, **more}
 
 
 def save_adapter(
