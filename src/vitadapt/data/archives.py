@@ -19,12 +19,10 @@ from itertools import islice, pairwise
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO, TypeVar, cast
 
-from PIL import Image
-
 from ..utils.errors import DataError, damaged
 from ..utils.limits import ARCHIVE_MEMBERS, IMAGE_FILE, MIB
-from .examples import FileRef, hexdigest, shown
-from .images import UnreadableImage, open_image
+from .examples import EncodedRef, FileRef, hexdigest, shown
+from .images import UnreadableImage
 
 Ref = TypeVar("Ref", bound="MemberRef")
 
@@ -58,7 +56,7 @@ _UNFOLD: dict[int, Callable[[bytes, int], bytes]] = {
 
 
 @dataclass(frozen=True)
-class MemberRef:
+class MemberRef(EncodedRef):
     """An image stored as it is, `size` bytes from `offset` on, in the archive."""
 
     archive: Path
@@ -69,12 +67,6 @@ class MemberRef:
     @property
     def name(self) -> str:
         return shown(f"{self.archive}@{self.member}")
-
-    def read(self) -> Image.Image:
-        return open_image(self.data(), self.name)
-
-    def digest(self) -> str:
-        return hexdigest(self.data())
 
     def stamp(self) -> str | None:
         """Changes with the archive and with the member's place in it; None for a new archive."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,32 @@ class Stamped(Protocol):
         """Cheap to get and different whenever the content may have changed; None when that cannot be promised."""
 
 
+class EncodedRef(ABC):
+    """An image that is stored as the bytes of an image file, somewhere: `data()` reads them."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str: ...
+
+    @abstractmethod
+    def data(self) -> bytes:
+        """The bytes of the image file. Raises UnreadableImage."""
+
+    def read(self) -> Image.Image:
+        return open_image(self.data(), self.name)
+
+    def digest(self) -> str:
+        return hexdigest(self.data())
+
+
+def read_with_digest(ref: ImageRef) -> tuple[Image.Image, str]:
+    """The image and the hash of its content; what is stored as bytes is read once for both. Raises UnreadableImage."""
+    if isinstance(ref, EncodedRef):
+        data = ref.data()
+        return open_image(data, ref.name), hexdigest(data)
+    return ref.read(), ref.digest()
+
+
 def hexdigest(*parts: bytes | str) -> str:
     """blake2b-128 of the parts one after another, in hex."""
     state = hashlib.blake2b(digest_size=16)
@@ -63,7 +90,7 @@ def shown(path: Path | str) -> str:
 
 
 @dataclass(frozen=True)
-class FileRef:
+class FileRef(EncodedRef):
     """An image file."""
 
     path: Path | str
@@ -72,11 +99,13 @@ class FileRef:
     def name(self) -> str:
         return shown(self.path)
 
-    def read(self) -> Image.Image:
-        return open_image(self._bytes(), self.name)
-
-    def digest(self) -> str:
-        return hexdigest(self._bytes())
+    def data(self) -> bytes:
+        try:
+            return read_bounded(self.path, IMAGE_FILE)
+        except FileNotFoundError as error:
+            raise UnreadableImage(self.name, "no such file") from error
+        except OSError as error:
+            raise UnreadableImage(self.name, (error.strerror or str(error)).lower()) from error
 
     def stamp(self) -> str | None:
         """Digest of path, size and times (ctime too, because copying tools restore the mtime); None for a new file."""
@@ -87,14 +116,6 @@ class FileRef:
         if not settled(status):
             return None
         return hexdigest(os.path.abspath(self.path), f"\0{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}")
-
-    def _bytes(self) -> bytes:
-        try:
-            return read_bounded(self.path, IMAGE_FILE)
-        except FileNotFoundError as error:
-            raise UnreadableImage(self.name, "no such file") from error
-        except OSError as error:
-            raise UnreadableImage(self.name, (error.strerror or str(error)).lower()) from error
 
 
 @dataclass(frozen=True, eq=False)

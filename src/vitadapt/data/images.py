@@ -32,7 +32,7 @@ SUFFIXES = frozenset(
 VERSION = 1  # part of the name of every cached file: raise it whenever a pixel may come out differently
 
 _ORIENTATION = 0x0112  # EXIF tag
-_TURNS = {
+_TURNS = {  # not ImageOps.exif_transpose: it writes the other tags again, and fails where one of them is damaged
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -146,11 +146,20 @@ def _open_header(data: bytes) -> Image.Image:
 
 def to_pixels(image: Image.Image, geometry: Geometry, name: str = "image") -> Pixel8:
     """A decoded image -> uint8 (3, S, S). Raises UnreadableImage when its pixels have no sensible 8-bit meaning."""
+    return to_square(to_upright_rgb(image, name), geometry)
+
+
+def to_upright_rgb(image: Image.Image, name: str) -> Image.Image:
+    """A decoded image as RGB, turned upright. Raises UnreadableImage when its pixels have no sensible 8-bit meaning."""
     try:
-        square = fit(to_rgb(upright(image)), geometry)
+        return to_rgb(upright(image))
     except ValueError as error:
         raise UnreadableImage(name, str(error)) from error
-    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))  # (S, S, 3) -> (3, S, S)
+
+
+def to_square(image: Image.Image, geometry: Geometry) -> Pixel8:
+    """An upright RGB image -> uint8 (3, S, S)."""
+    return np.ascontiguousarray(np.asarray(fit(image, geometry)).transpose(2, 0, 1))  # (S, S, 3) -> (3, S, S)
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -8,11 +8,13 @@ import os
 import struct
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from elevater_cases import SPLITS, make, options_of, write_hub, write_numbered, write_shards
 from PIL import Image
 from typer.testing import CliRunner
@@ -20,6 +22,7 @@ from typer.testing import CliRunner
 from vitadapt.cli.data import app
 from vitadapt.data import Examples, FileRef, Geometry, content_digests, open_dataset, open_pixels, sample_few_shot
 from vitadapt.data.catalog import catalog
+from vitadapt.data.checks import near_duplicates
 from vitadapt.data.checks.dataset import Report, check
 from vitadapt.data.sampling.manifests import make_manifest, read_manifest, subset_rows
 from vitadapt.text.class_features import prompt_findings
@@ -58,6 +61,10 @@ def turned(path: Path) -> None:
     noise(77).save(path.with_suffix(".jpg"), exif=exif)
 
 
+def deep(path: Path, top: int) -> None:
+    Image.fromarray(np.random.default_rng(top).integers(0, top + 1, (20, 24), dtype=np.uint16)).save(path)
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "truncated": (lambda p: (p / "train/cat/0.png").write_bytes(b"\x89PNG\r\n\x1a\n half"), "unreadable", "error"),
     "empty file": (lambda p: (p / "train/cat/0.png").write_bytes(b""), "unreadable", "error"),
@@ -66,6 +73,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "twice": (lambda p: noise(0).save(p / "train/cat/9.png"), "duplicates", "warning"),
     "two labels": (lambda p: noise(0).save(p / "train/dog/9.png"), "conflicting labels", "error"),
     "turned": (lambda p: turned(p / "train/cat/9.jpg"), "turned by EXIF", "warning"),
+    "12 bits": (lambda p: deep(p / "train/cat/9.png", 4095), "12 bits deep", "warning"),
     "grey": (lambda p: noise(50, "L").save(p / "train/cat/9.png"), "greyscale", "warning"),
     "alpha": (lambda p: noise(51, "RGBA").save(p / "train/cat/9.png"), "transparent", "warning"),
     "cmyk": (lambda p: noise(52, "CMYK").save(p / "train/cat/9.jpg"), "CMYK", "warning"),
@@ -87,7 +95,7 @@ def test_each_kind_of_damage_is_found(damage: str, folder: Path) -> None:
     assert found(report)[name] == level
     assert report.healthy == (level != "error")
     if name != "readable":
-        assert len(report.findings) == 1 or damage in ("two labels",)
+        assert len(report.findings) == 1 or damage in ("two labels", "12 bits")
 
 
 def huge() -> bytes:
@@ -160,6 +168,40 @@ def test_all_kinds_of_damage_at_once_are_each_named(folder: Path) -> None:
     assert not report.healthy and not any(finding.check == "class order" for finding in report.findings)
     with pytest.raises(DataError, match=r"same class name|no images|link to nothing"):
         open_dataset(folder)
+
+
+@pytest.mark.parametrize("top", [1023, 4095, 4096, 65535])
+def test_images_of_12_bits_in_files_of_16_are_named_even_where_all_are_so(tmp_path: Path, top: int) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        for i in range(5):
+            deep(tmp_path / label / f"{i}.png", top - (1 if i else 0))
+    levels = {f.check: f.level for f in check(tmp_path).findings}
+    assert levels["16 bits deep"] == "note"
+    assert levels.get("12 bits deep") == ("warning" if top <= 4096 else None)
+
+
+def test_a_scan_reads_and_decodes_every_image_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, geometry, reads = open_dataset(folder), Geometry(8), Counter()
+    (folder / "test/dog/2.png").write_bytes(b"junk")
+
+    def counted(ref: FileRef, read=FileRef.data) -> bytes:
+        reads[ref.name] += 1
+        return read(ref)
+
+    monkeypatch.setattr(FileRef, "data", counted)
+    scanned = check(whole, geometry=geometry, cache=folder.parent / "cache").scan
+    train, test = whole.splits["train"], whole.splits["test"].take([4, 0])
+    parts = [(part, scanned.pixels(part, geometry, None), scanned.digests_of(part)) for part in (train, test)]
+    groups = scanned.groups(train)
+    assert set(reads.values()) == {1} and len(reads) == 12
+    monkeypatch.undo()
+    for part, pixels, digests in parts:
+        expected = open_pixels(part, geometry, None)
+        assert digests == pixels.digests == content_digests(part, None) and pixels.key == expected.key
+        assert torch.equal(pixels.gather(np.arange(len(part))), expected.gather(np.arange(len(part))))
+    assert groups.tolist() == near_duplicates.groups(train).tolist()
+    assert list((folder.parent / "cache").iterdir()) == []
 
 
 def test_only_the_damaged_one_of_two_images_with_similar_names_is_unreadable(folder: Path) -> None:

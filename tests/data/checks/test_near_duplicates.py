@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
+from vitadapt.data.checks import near_duplicates
 from vitadapt.data.checks.near_duplicates import groups
 from vitadapt.data.examples import Examples, ImageObjectRef
 from vitadapt.utils.errors import DataError
@@ -117,6 +118,15 @@ def test_unreadable_pictures_are_named(tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no")
     with pytest.raises(DataError, match=r"broken\.jpg"):
         groups(Examples([FileRef(tmp_path / "broken.jpg")], np.zeros(1, dtype=np.int64)))
+
+
+def test_of_many_pictures_the_central_windows_are_compared(monkeypatch):
+    originals = [scene(seed) for seed in range(6)]
+    whole = grouped([*originals, *map(TWINS["cropped"], originals), *map(TWINS["mirrored"], originals)])
+    monkeypatch.setattr(near_duplicates, "_COMPARISONS", 2 * 18**2 * 5)
+    assert sorted(near_duplicates._places(18).tolist()[:4]) == [[0, 0], [2, 2], [5, 5], [8, 8]]
+    few = grouped([*originals, *map(TWINS["cropped"], originals), *map(TWINS["mirrored"], originals)])
+    assert few == whole == [0, 1, 2, 3, 4, 5] * 3
 
 
 def test_features_of_other_pictures_are_refused():

@@ -164,7 +164,7 @@ def test_work_on_threads_keeps_the_order_and_lets_other_errors_through() -> None
 
 
 def test_streaming_keeps_no_more_than_its_share_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitadapt.data.pixels.pixels._IN_MEMORY", 2 * 3 * 8 * 8 + 1)
+    monkeypatch.setattr("vitadapt.data.pixels.pixels.IN_MEMORY", 2 * 3 * 8 * 8 + 1)
     reads: list[str] = []
 
     class Counted(ArrayRef):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -15,13 +15,15 @@ from ...utils.errors import DataError
 from .. import catalog
 from ..class_names import class_key
 from ..examples import Dataset, Examples, FileRef, is_utf8
+from ..images import Geometry
 from ..open import open_dataset
 from ..parallel import Progress
 from ..readers.reader import Row
 from ..sampling.few_shot import class_sizes
-from .images import Look, look_at
+from .images import DARK, Scan, scan
 
 _NAMED = 5  # images or classes that a finding names
+_DARK = "use at most 12 of their 16 bits and come out nearly black (scale their values to 0..65535)"
 _RANK = {"error": 0, "warning": 1, "note": 2}
 
 
@@ -39,13 +41,14 @@ class Finding:
 @dataclass(frozen=True)
 class Report:
     """What the doctor says about a dataset. `counts` has images per split and class; `unreadable` names the images that
-    cannot be read."""
+    cannot be read; `scan` is what reading all images told, split after split."""
 
     dataset: str
     classes: tuple[str, ...]
     counts: dict[str, tuple[int, ...]]
     findings: tuple[Finding, ...]
     unreadable: tuple[str, ...] = ()
+    scan: Scan | None = field(default=None, repr=False)
 
     @property
     def healthy(self) -> bool:
@@ -58,7 +61,7 @@ class Report:
 
     def plain(self) -> dict[str, Any]:
         """The report as plain values, for JSON."""
-        return {**asdict(self), "healthy": self.healthy}
+        return {**asdict(replace(self, scan=None)), "healthy": self.healthy}
 
 
 def check(
@@ -67,10 +70,12 @@ def check(
     shots: int | None = None,
     progress: Progress | None = None,
     workers: int | None = None,
+    geometry: Geometry | None = None,
+    cache: Path | None = None,
 ) -> Report:
     """Examine the dataset that `spec` names (as for `open_dataset`): data that cannot be read is a finding too.
 
-    Raises UnknownName for a misspelt name.
+    With a `geometry` the decoded squares are kept in the scan, see `scan`. Raises UnknownName for a misspelt name.
     """
     row = catalog.resolve(spec) if isinstance(spec, str) else None
     defects: list[DataError] = []
@@ -78,7 +83,8 @@ def check(
         dataset = open_dataset(spec, root, defects.append)
     except DataError as error:
         return Report(row.name if row else str(spec), (), {}, tuple(map(_defect, [*defects, error])))
-    looks = {split: look_at(part.refs, progress, workers) for split, part in dataset.splits.items()}
+    refs = [ref for part in dataset.splits.values() for ref in part.refs]
+    scanned = scan(refs, geometry, cache, progress, workers)
     findings = [
         *map(_defect, defects),
         *_notes(dataset, row),
@@ -86,13 +92,14 @@ def check(
         *_sizes(dataset, row),
         *_classes(dataset, shots),
         *_misplaced(dataset, row),
-        *_images(dataset, looks),
-        *_duplicates(dataset, row, looks),
+        *_images(dataset, scanned),
+        *_duplicates(dataset, row, scanned),
     ]
     counts = {
         split: tuple(class_sizes(part.labels, dataset.classes).tolist()) for split, part in dataset.splits.items()
     }
-    return Report(dataset.name, dataset.classes, counts, (), _unreadable(dataset, looks)).plus(findings)
+    unreadable = tuple(ref.name for ref, look in zip(refs, scanned.looks, strict=True) if not look.pixels)
+    return Report(dataset.name, dataset.classes, counts, (), unreadable, scanned).plus(findings)
 
 
 def finding(level: str, check: str, what: str, names: Sequence[str]) -> Finding:
@@ -168,39 +175,29 @@ def _labelled(part: Examples) -> Iterable[tuple[Any, int]]:
     return zip(part.refs, part.labels.tolist(), strict=True)
 
 
-def _unreadable(dataset: Dataset, looks: dict[str, list[Look]]) -> tuple[str, ...]:
-    return tuple(
-        ref.name
-        for split, part in dataset.splits.items()
-        for ref, seen in zip(part.refs, looks[split], strict=True)
-        if not seen.pixels
-    )
-
-
-def _images(dataset: Dataset, looks: dict[str, list[Look]]) -> Iterator[Finding]:
+def _images(dataset: Dataset, scanned: Scan) -> Iterator[Finding]:
     kinds: dict[str, list[str]] = defaultdict(list)
     broken = []
-    for split, part in dataset.splits.items():
-        for ref, seen in zip(part.refs, looks[split], strict=True):
-            if not seen.pixels:
-                broken.append(f"{ref.name} ({seen.reason})")
-            for kind in seen.kinds:
-                kinds[kind].append(ref.name)
+    for ref, look in zip(scanned.refs, scanned.looks, strict=True):
+        if not look.pixels:
+            broken.append(f"{ref.name} ({look.reason})")
+        for kind in look.kinds:
+            kinds[kind].append(ref.name)
     if broken:
         yield finding("error", "unreadable", f"{len(broken)} images cannot be read", broken)
-    total = sum(map(len, dataset.splits.values()))
     for kind, names in kinds.items():
-        all_alike = len(names) == total  # how the data are, not damage
-        yield finding("note" if all_alike else "warning", kind, f"{len(names)} images are {kind}", names)
+        all_alike = len(names) == len(scanned.refs) and kind != DARK  # how the data are, not damage
+        what = f"{len(names)} images {_DARK if kind == DARK else f'are {kind}'}"
+        yield finding("note" if all_alike else "warning", kind, what, names)
 
 
-def _duplicates(dataset: Dataset, row: Row | None, looks: dict[str, list[Look]]) -> Iterator[Finding]:
+def _duplicates(dataset: Dataset, row: Row | None, scanned: Scan) -> Iterator[Finding]:
     """Equal pixels: in one split they distort counts, across splits they leak, with two labels one label is wrong.
 
     In a complete copy of a published data set they are its own, so that they are told but are no error.
     """
     level = "warning" if row and not list(_sizes(dataset, row)) else "error"
-    groups = [group for group in _groups(dataset, looks) if len(group) > 1]
+    groups = [group for group in _groups(dataset, scanned) if len(group) > 1]
     across = [group for group in groups if len({split for split, _, _ in group}) > 1]
     differing = [group for group in groups if any(label != group[0][2] for _, _, label in group)]
     within = [group for group in groups if max(Counter(split for split, _, _ in group).values()) > 1]
@@ -218,12 +215,12 @@ def _duplicates(dataset: Dataset, row: Row | None, looks: dict[str, list[Look]])
 Group = list[tuple[str, str, Any]]  # (split, name, label) of the images that show the same pixels
 
 
-def _groups(dataset: Dataset, looks: dict[str, list[Look]]) -> Iterable[Group]:
+def _groups(dataset: Dataset, scanned: Scan) -> Iterable[Group]:
     groups: dict[str, Group] = defaultdict(list)
-    for split, part in dataset.splits.items():
-        for (ref, label), seen in zip(_labelled(part), looks[split], strict=True):
-            if seen.pixels:
-                groups[seen.pixels].append((split, ref.name, label))
+    images = ((split, ref.name, label) for split, part in dataset.splits.items() for ref, label in _labelled(part))
+    for image, look in zip(images, scanned.looks, strict=True):
+        if look.pixels:
+            groups[look.pixels].append(image)
     return groups.values()
 
 

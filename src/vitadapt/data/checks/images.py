@@ -1,21 +1,32 @@
-"""What one image is like: readable, turned by EXIF, grey, transparent, of one colour; and which pixels it shows."""
+"""What one image is like: readable, turned by EXIF, grey, transparent, of one colour; and which pixels it shows.
+
+`scan` learns from a single reading and decoding of every image all that is needed later: hashes, oddities, thumbnails
+to compare, and the squares that a backbone looks at.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from PIL import Image
 
-from ..examples import ImageRef
-from ..images import UnreadableImage, decoding, orientation, to_rgb, upright
+from ..examples import Examples, ImageRef, IndexArray, read_with_digest
+from ..images import Geometry, Pixel8, UnreadableImage, decoding, orientation, to_square, to_upright_rgb
 from ..parallel import Progress, each
-from ..pixels.hashes import _pixels
+from ..pixels.cache import TemporaryPixels
+from ..pixels.hashes import rgb_digest
+from ..pixels.pixels import IN_MEMORY, ArrayPixels, Pixels, open_pixels
+from .near_duplicates import SIDE, group_thumbnails, thumbnail
 
 _TINY = 16  # pixels of the shorter side, below which nothing can be recognised
 _ELONGATED = 10  # times longer than wide: the crop sees a tenth of it at most
+_TWELVE_BITS = 4095  # the largest value that cameras and scanners of 12 bits write into files of 16
 _SUFFIXES = {
     "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
     "MPO": {".jpg", ".jpeg", ".mpo"},
@@ -25,6 +36,7 @@ _SUFFIXES = {
     "BMP": {".bmp", ".dib"},
     "TIFF": {".tif", ".tiff"},
 }
+DARK = "12 bits deep"
 
 
 @dataclass(frozen=True)
@@ -36,30 +48,97 @@ class Look:
     reason: str = ""
 
 
-def look_at(refs: Sequence[ImageRef], progress: Progress | None = None, workers: int | None = None) -> list[Look]:
-    """A look at every image, in order; unreadable ones do not stop it."""
-    return list(each(look, refs, "looking", progress, workers))
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """What one reading of every image told; entry i is that of refs[i]. Unreadable images have an empty digest.
+
+    thumbnails: uint8 (N, 48, 48, 3). squares: uint8 (N, 3, S, S) for `geometry`, or None.
+    """
+
+    refs: Sequence[ImageRef]
+    digests: list[str]
+    looks: list[Look]
+    thumbnails: Pixel8
+    geometry: Geometry | None = None
+    squares: Pixel8 | None = None
+    _rows: dict[int, int] = field(default_factory=dict, repr=False)
+
+    def rows(self, examples: Examples) -> IndexArray:
+        """(M,) where the images of `examples`, which are some of those that were scanned, stand here."""
+        if not self._rows:
+            self._rows.update((id(ref), row) for row, ref in enumerate(self.refs))
+        return np.array([self._rows[id(ref)] for ref in examples.refs], dtype=np.int64)
+
+    def digests_of(self, examples: Examples) -> list[str]:
+        """The content hash of each of `examples`."""
+        return [self.digests[row] for row in self.rows(examples)]
+
+    def pixels(
+        self, examples: Examples, geometry: Geometry, cache: Path | None, progress: Progress | None = None
+    ) -> Pixels:
+        """The decoded `examples`; opened anew where the scan did not keep them, or for another geometry."""
+        if self.squares is None or geometry != self.geometry:
+            return open_pixels(examples, geometry, cache, progress)
+        return ArrayPixels(self.squares, self.digests_of(examples), geometry, self.rows(examples))
+
+    def groups(self, examples: Examples, progress: Progress | None = None) -> IndexArray:
+        """(M,) the number of each image's group of near-duplicates, as `near_duplicates.groups` has them."""
+        return group_thumbnails(self.thumbnails, self.rows(examples), progress=progress)
+
+
+def scan(
+    refs: Sequence[ImageRef],
+    geometry: Geometry | None = None,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+    workers: int | None = None,
+) -> Scan:
+    """Read and decode every image once, in order; unreadable ones do not stop it.
+
+    With a `geometry` the squares are kept, too: in a temporary file of the folder `cache`, without one in memory if they
+    take less than a gigabyte. Raises StorageError when such a file cannot be written.
+    """
+    if geometry and cache is None and len(refs) * 3 * geometry.size**2 > IN_MEMORY:
+        geometry = None
+    small = TemporaryPixels(cache, (len(refs), SIDE, SIDE, 3))
+    squares = TemporaryPixels(cache, (len(refs), 3, geometry.size, geometry.size)) if geometry else None
+    digests, looks = [], []
+    for digest, look, thumbnail, square in each(partial(_scan_one, geometry), refs, "looking", progress, workers):
+        digests.append(digest)
+        looks.append(look)
+        small.append(thumbnail)
+        if squares:
+            squares.append(square)
+    return Scan(refs, digests, looks, small.array(), geometry, squares.array() if squares else None)
+
+
+def _scan_one(geometry: Geometry | None, ref: ImageRef) -> tuple[str, Look, Pixel8, Pixel8]:
+    """(digest, look, thumbnail, square) of one image. Never raises for a damaged one: that is what it reports."""
+    side = geometry.size if geometry else 0
+    try:
+        image, digest = read_with_digest(ref)
+        shown = to_upright_rgb(image, ref.name)
+    except UnreadableImage as error:
+        blank = np.zeros((SIDE, SIDE, 3), dtype=np.uint8)
+        return "", Look("", (), error.reason), blank, np.zeros((3, side, side), dtype=np.uint8)
+    seen = Look(rgb_digest(shown), tuple(_kinds(image, shown, ref.name)))
+    return digest, seen, thumbnail(shown), to_square(shown, geometry) if geometry else np.zeros(0, dtype=np.uint8)
 
 
 def look(ref: ImageRef) -> Look:
-    """Decode one image. Never raises for a damaged one: that is what it reports."""
-    try:
-        image = ref.read()
-        shown = to_rgb(upright(image))
-    except UnreadableImage as error:
-        return Look("", (), error.reason)
-    except ValueError as error:  # grey values of unknown scale
-        return Look("", (), str(error))
-    return Look(_pixels(shown), tuple(_kinds(image, shown, ref.name)))
+    """The look of one image."""
+    return _scan_one(None, ref)[1]
 
 
 def _kinds(image: Image.Image, shown: Image.Image, name: str) -> Iterator[str]:
     short, long = sorted(image.size)
     suffix = os.path.splitext(name)[1].lower()
+    deep = image.mode == "I" or image.mode.startswith("I;16")
     odd = {
         "turned by EXIF": orientation(image) != 1,
-        "greyscale": image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16"),
-        "16 bits deep": image.mode in ("I", "F") or image.mode.startswith("I;16"),
+        "greyscale": deep or image.mode in ("1", "L", "LA", "F"),
+        "16 bits deep": deep or image.mode == "F",
+        DARK: deep and 0 < cast(Any, image.getextrema())[1] <= _TWELVE_BITS,
         "transparent": "A" in image.mode or "transparency" in image.info,
         "CMYK": image.mode == "CMYK",
         "animated": _is_animated(image),

@@ -13,9 +13,11 @@ import logging
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from filelock import FileLock
@@ -52,6 +54,41 @@ def open_or_build(path: Path, shape: Shape, images: Iterator[Pixel8]) -> Pixel8:
             return _open_or_build_locked(path, shape, images)
     except (OSError, NotImplementedError) as error:  # the latter from a file system without locks
         raise _refusal(path, shape, error) from error
+
+
+class TemporaryPixels:
+    """An array of `shape` that is written row by row and is gone with the process: in a file without a name in `folder`,
+    or in memory.
+
+    Raises StorageError when there is no room or no permission.
+    """
+
+    def __init__(self, folder: Path | None, shape: Shape) -> None:
+        self.place, self.shape = (folder or Path()) / "images", shape
+        with self._explained():
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+            self.file: Any = io.BytesIO() if folder is None else tempfile.TemporaryFile(dir=folder)
+
+    def append(self, row: Pixel8) -> None:
+        """Write the next row."""
+        with self._explained():
+            self.file.write(row.tobytes())
+
+    def array(self) -> Pixel8:
+        """The whole, read-only, once all rows are written."""
+        if isinstance(self.file, io.BytesIO):
+            return np.frombuffer(self.file.getbuffer(), dtype=np.uint8).reshape(self.shape)
+        with self._explained(), self.file:
+            self.file.flush()
+            return np.memmap(self.file, dtype=np.uint8, mode="r", shape=self.shape)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise _refusal(self.place, self.shape, error) from error
 
 
 def _open_or_build_locked(path: Path, shape: Shape, images: Iterator[Pixel8]) -> Pixel8:

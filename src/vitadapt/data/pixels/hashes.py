@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..examples import Examples, ImageRef, Stamped, hexdigest
-from ..images import UnreadableImage, to_rgb, upright
+from ..images import to_upright_rgb
 from ..parallel import Progress, each
 
 _FILE = "digests.sqlite"
@@ -52,7 +52,7 @@ def _recall(cache: Path, stamps: list[str]) -> dict[str, str]:
             rows = [row for stamp in stamps for row in memory.execute(find, (stamp,))]
     except sqlite3.Error:  # damaged or locked: hashing again costs time, not correctness
         return {}
-    return {stamp: kept[:_DIGEST] for stamp, kept in rows if kept == _sealed(stamp, kept[:_DIGEST])}
+    return {stamp: row[:_DIGEST] for stamp, row in rows if row == _sealed(stamp, row[:_DIGEST])}
 
 
 def _remember(cache: Path, rows: list[tuple[str, str]]) -> None:
@@ -77,11 +77,9 @@ def _sealed(stamp: str, digest: str) -> str:
 
 def pixel_digest(ref: ImageRef) -> str:
     """The hash of the upright RGB pixels: the same for every lossless storage of an image. Raises DataError."""
-    try:
-        return _pixels(to_rgb(upright(ref.read())))
-    except ValueError as error:
-        raise UnreadableImage(ref.name, str(error)) from error
+    return rgb_digest(to_upright_rgb(ref.read(), ref.name))
 
 
-def _pixels(shown: Image.Image) -> str:
-    return hexdigest(shown.tobytes(), f"\0{shown.size}")
+def rgb_digest(image: Image.Image) -> str:
+    """The hash of the pixels of an upright RGB image."""
+    return hexdigest(image.tobytes(), f"\0{image.size}")

@@ -7,7 +7,6 @@ pipeline and of the decoders), so it is never stale and can be shared by runs, s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ import platformdirs
 from PIL import features
 
 from ...utils.errors import StorageError
-from ..examples import Examples, ImageRef, hexdigest
+from ..examples import Examples, ImageRef, hexdigest, read_with_digest
 from ..images import VERSION, Geometry, Pixel8, UnreadableImage, to_pixels
 from ..parallel import Progress, each
 from . import cache as pixelfile
@@ -29,16 +28,23 @@ __all__ = ["Geometry", "Pixels", "cache_size", "content_digests", "default_cache
 if TYPE_CHECKING:  # torch takes seconds to import and only `gather` needs it
     from torch import Tensor
 
-_IN_MEMORY = 1 << 30  # bytes of decoded images that streaming keeps
+IN_MEMORY = 1 << 30  # bytes of decoded images that streaming keeps
 
 
 class Pixels(ABC):
     """uint8 images (N, 3, S, S), decoded already or on demand."""
 
+    geometry: Geometry
+
     @property
     @abstractmethod
+    def digests(self) -> list[str]:
+        """The content hash of every image, in order. Raises DataError as `content_digests`."""
+
+    @property
     def key(self) -> str:
         """Names the content of all images in their order and how they were decoded; equal keys mean equal bytes."""
+        return _key(self.digests, self.geometry)
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -58,20 +64,23 @@ class Pixels(ABC):
 
 
 class ArrayPixels(Pixels):
-    """Images in an array (N, 3, S, S), in memory or memory-mapped."""
+    """Images in an array (M, 3, S, S), in memory or memory-mapped; `rows` (N,) of it, or all."""
 
-    def __init__(self, array: Pixel8, key: str) -> None:
-        self.array, self._key = array, key
+    def __init__(
+        self, array: Pixel8, digests: list[str], geometry: Geometry, rows: npt.NDArray[np.int64] | None = None
+    ) -> None:
+        self.array, self.geometry, self.rows = array, geometry, rows
+        self._digests = digests
 
     @property
-    def key(self) -> str:
-        return self._key
+    def digests(self) -> list[str]:
+        return self._digests
 
     def __len__(self) -> int:
-        return len(self.array)
+        return len(self._digests)
 
     def _fetch(self, rows: npt.NDArray[np.int64]) -> Pixel8:
-        return np.ascontiguousarray(self.array[rows])
+        return np.ascontiguousarray(self.array[rows if self.rows is None else self.rows[rows]])
 
 
 class StreamedPixels(Pixels):
@@ -79,40 +88,53 @@ class StreamedPixels(Pixels):
 
     def __init__(self, examples: Examples, geometry: Geometry, workers: int | None = None) -> None:
         self.examples, self.geometry, self.workers = examples, geometry, workers
-        self._kept: dict[int, Pixel8] = {}
+        self._cached: dict[int, Pixel8] = {}
+        self._known: dict[int, str] = {}  # digests of the images that were read
 
-    @cached_property
-    def key(self) -> str:
-        return _key(content_digests(self.examples, None, workers=self.workers), self.geometry)
+    @property
+    def digests(self) -> list[str]:
+        missing = [row for row in range(len(self)) if row not in self._known]
+        fresh = content_digests(self.examples.take(missing), None, workers=self.workers)
+        self._known.update(zip(missing, fresh, strict=True))
+        return [self._known[row] for row in range(len(self))]
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def _fetch(self, rows: npt.NDArray[np.int64]) -> Pixel8:
         refs = self.examples.refs
-        wanted = [row for row in dict.fromkeys(rows.tolist()) if row not in self._kept]
+        wanted = [row for row in dict.fromkeys(rows.tolist()) if row not in self._cached]
         decoded = each(lambda row: decode(refs[row], self.geometry), wanted, "decoding", workers=self.workers)
-        fresh = dict(zip(wanted, decoded, strict=True))
+        fresh: dict[int, Pixel8] = {}
+        for row, (pixels, digest) in zip(wanted, decoded, strict=True):
+            fresh[row] = pixels
+            if self._known.setdefault(row, digest) != digest:
+                raise _changed(refs[row])
         size = self.geometry.size
         images = np.empty((len(rows), 3, size, size), dtype=np.uint8)
         for place, row in enumerate(rows.tolist()):
-            images[place] = fresh[row] if row in fresh else self._kept[row]
-        room = _IN_MEMORY // (3 * size * size) - len(self._kept)
-        self._kept.update(list(fresh.items())[: max(room, 0)])
+            images[place] = fresh[row] if row in fresh else self._cached[row]
+        room = IN_MEMORY // (3 * size * size) - len(self._cached)
+        self._cached.update(list(fresh.items())[: max(room, 0)])
         return images
 
 
-def decode(ref: ImageRef, geometry: Geometry) -> Pixel8:
-    """One image as uint8 (3, S, S). Raises DataError naming it."""
-    return to_pixels(ref.read(), geometry, ref.name)
+def decode(ref: ImageRef, geometry: Geometry) -> tuple[Pixel8, str]:
+    """One image as uint8 (3, S, S), and the hash of its content. Raises DataError naming it."""
+    image, digest = read_with_digest(ref)
+    return to_pixels(image, geometry, ref.name), digest
 
 
-def _as_hashed(ref: ImageRef, digest: str, geometry: Geometry) -> Pixel8:
-    """`decode` of an image that still has the content under whose name its pixels are kept. Raises UnreadableImage."""
-    pixels = decode(ref, geometry)
-    if ref.digest() != digest:  # rewritten meanwhile, or damaged by a disk that changes no times
-        raise UnreadableImage(ref.name, "its content is not what it was when it was hashed")
+def _decode_hashed(ref: ImageRef, digest: str, geometry: Geometry) -> Pixel8:
+    """`decode` of an image that must have the content under whose name its pixels are cached. Raises DataError."""
+    pixels, now = decode(ref, geometry)
+    if now != digest:  # rewritten meanwhile, or damaged by a disk that changes no times
+        raise _changed(ref)
     return pixels
+
+
+def _changed(ref: ImageRef) -> UnreadableImage:
+    return UnreadableImage(ref.name, "its content is not what it was when it was hashed")
 
 
 def default_cache() -> Path:
@@ -150,8 +172,9 @@ def open_pixels(
     key = _key(digests, geometry)
     stage = f"decoding {len(examples)} images into {cache_size(examples, geometry) / 1e6:.1f} MB of cache"
     known = list(zip(examples.refs, digests, strict=True))
-    images = each(lambda pair: _as_hashed(*pair, geometry), known, stage, progress, workers)
-    return ArrayPixels(pixelfile.open_or_build(cache / f"{key}.npy", _shape(examples, geometry), images), key)
+    images = each(lambda pair: _decode_hashed(*pair, geometry), known, stage, progress, workers)
+    array = pixelfile.open_or_build(cache / f"{key}.npy", _shape(examples, geometry), images)
+    return ArrayPixels(array, digests, geometry)
 
 
 def _shape(examples: Examples, geometry: Geometry) -> tuple[int, ...]:

@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 
 from ...utils.errors import DataError
+from ...utils.files import read_bounded
+from ...utils.limits import IMAGE_FILE
 from ...utils.optional import fetching, package
-from ..examples import Dataset, Examples, hexdigest
-from ..images import UnreadableImage, open_image
+from ..examples import Dataset, EncodedRef, Examples
+from ..images import UnreadableImage
 from ..sampling.splits import SPLITS, check_classes, split_rule, with_test
 
 PREFIX = "hf:"
 
 
 @dataclass(frozen=True, eq=False)
-class HubRef:
+class HubRef(EncodedRef):
     """The image in row `index` of a table, in its column `column`."""
 
     table: Any
@@ -32,19 +34,12 @@ class HubRef:
     def name(self) -> str:
         return f"{self.split}[{self.index}]"
 
-    def read(self) -> Any:
-        return open_image(self._bytes(), self.name)
-
-    def digest(self) -> str:
-        return hexdigest(self._bytes())
-
-    def _bytes(self) -> bytes:
+    def data(self) -> bytes:
         cell = self.table[self.index][self.column] or {}
         if cell.get("bytes"):
             return bytes(cell["bytes"])
         try:
-            with open(cell.get("path") or "", "rb") as file:
-                return file.read()
+            return read_bounded(cell.get("path") or "", IMAGE_FILE)
         except OSError as error:
             raise UnreadableImage(self.name, "no such file") from error
 
