@@ -51,8 +51,8 @@ from vitadapt.benchmark.results.store import Store
 from vitadapt.benchmark.runner import run
 from vitadapt.benchmark.sweep import expand
 from vitadapt.data import Examples, Geometry, open_dataset
+from vitadapt.data.images import to_pixels
 from vitadapt.data.parallel import each
-from vitadapt.data.pixels.pixels import decode
 from vitadapt.methods.spec import method_text
 from vitadapt.nn.setting import Setting
 from vitadapt.nn.vit import ViT
@@ -110,7 +110,9 @@ class Redecoded:
     def gather(self, rows: Tensor) -> Tensor:
         start = clock()
         refs = [self.examples.refs[row] for row in rows.tolist()]
-        images = torch.from_numpy(np.stack(list(each(lambda ref: decode(ref, self.geometry), refs, "decoding"))))
+        images = torch.from_numpy(
+            np.stack(list(each(lambda ref: to_pixels(ref.read(), self.geometry), refs, "decoding")))
+        )
         self.seconds += clock() - start
         return images
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from vitadapt.benchmark.prepare import cached_probe, training_pool
 from vitadapt.benchmark.results.store import Store
 from vitadapt.benchmark.runner import SealedTest, run
 from vitadapt.benchmark.sweep import expand, run_bench
-from vitadapt.data import open_dataset
+from vitadapt.data import FileRef, open_dataset
 from vitadapt.data.sampling.manifests import make_manifest, manifest_digest
 from vitadapt.methods import LinearProbe, LoRA
 from vitadapt.metrics.scores import METRICS
@@ -91,6 +92,21 @@ def test_same_configuration_same_bytes_with_and_without_cache(photos, tmp_path, 
     run(cell, stores[1], Environment(cache=None))
     for kind in ("predictions", "adapters"):
         assert stores[0].path(kind, cell.digest()).read_bytes() == stores[1].path(kind, cell.digest()).read_bytes()
+
+
+def test_without_a_cache_every_image_is_read_once(photos, tmp_path, monkeypatch):
+    reads = Counter()
+
+    def counted(ref, read=FileRef.data):
+        reads[ref.name] += 1
+        return read(ref)
+
+    monkeypatch.setattr(FileRef, "data", counted)
+    record = run(config(photos), tmp_path / "runs", Environment(cache=None))
+    assert set(reads.values()) == {1} and len(reads) == 3 * (4 + 6)
+    monkeypatch.undo()
+    cached = run(config(photos), tmp_path / "again", Environment(cache=tmp_path / "cache"))
+    assert record.images == cached.images and record.images["test_count"] == 18
 
 
 def test_the_adapter_file_gives_the_recorded_predictions(photos, tmp_path, environment):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from vitadapt.classifier.fit import FitConfig, fit_folder, usual_size
 from vitadapt.classifier.holdout import train_test_split
 from vitadapt.classifier.model import load_model
 from vitadapt.cli.main import app
-from vitadapt.data import open_dataset
+from vitadapt.data import FileRef, open_dataset
 from vitadapt.data.sampling.folds import folds_for, grouped_folds, hold_out_groups
 from vitadapt.methods import LinearProbe, LoRA
 from vitadapt.training.cross_validation import train_final
@@ -347,6 +348,22 @@ def test_a_sound_picture_is_used_though_one_with_a_similar_name_is_damaged(tmp_p
     pictures = train_test_split(photos)
     used = {ref.name for part in (pictures.train, pictures.test) for ref in part.refs}
     assert str(photos / "red" / "0.png") in used and str(damaged) not in used and len(used) == 18
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_every_picture_is_read_and_decoded_once(photos, tmp_path, monkeypatch, cached):
+    reads = Counter()
+
+    def counted(ref, read=FileRef.data):
+        reads[ref.name] += 1
+        return read(ref)
+
+    monkeypatch.setattr(FileRef, "data", counted)
+    monkeypatch.setattr(fitting, "write_pages", lambda *_: None)  # which show some of the pictures
+    environment = Environment(cache=tmp_path / "cache" if cached else None)
+    config = FitConfig(str(photos), "random:tiny", LoRA(), folds=2, recipe=Recipe(epochs=1))
+    record = fit_folder(config, tmp_path / "model", environment)
+    assert len(reads) == 18 and set(reads.values()) == {1} and record["test"]["count"] > 0
 
 
 def test_evaluate_matches_classes_by_name(model, photos, tmp_path):

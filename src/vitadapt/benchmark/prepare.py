@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..data import Dataset, Examples, open_dataset, sample_few_shot
+from ..data.pixels.pixels import Pixels
 from ..data.sampling.manifests import manifest_digest, read_manifest, subset_rows
 from ..methods.audit import TensorReport, probe
 from ..text.class_features import sentences, text_start
@@ -35,11 +36,15 @@ class Clock:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a cell works on before any training: nothing of it comes from the test images. notes: for the record."""
+    """What a cell works on before any training: nothing of it comes from the test images.
+
+    images: those of the `pool`, decoded. notes: for the record.
+    """
 
     task: Task
     dataset: Dataset
     pool: Examples
+    images: Pixels
     notes: list[str]
 
 
@@ -59,7 +64,7 @@ def prepare(config: RunConfig, environment: Environment, clock: Clock | None = N
         task = make_task(
             training, images, labels, len(dataset.classes), environment, text=text, metric=dataset.metric, key=key
         )
-    return Prepared(task, dataset, pool, notes)
+    return Prepared(task, dataset, pool, images, notes)
 
 
 @lru_cache(maxsize=64)

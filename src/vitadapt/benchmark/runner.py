@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 from torch import nn
 
-from ..data import Dataset, Examples, content_digests
+from ..data import Dataset, Examples
 from ..data.pixels.pixels import Pixels
 from ..data.sampling.few_shot import class_sizes
 from ..methods.audit import LEARNABLE, require_learnable
@@ -90,7 +90,7 @@ def _run(config: RunConfig, digest: str, store: Store, environment: Environment)
     with clock.phase("data"):
         test = pixels_of(dataset.splits["test"], task.backbone, environment, dataset.squash)
     labels = dataset.splits["test"].labels
-    record = _blank_record(config, digest, dataset, ready.pool, task, environment)
+    record = _blank_record(config, digest, dataset, ready.pool)
     record = replace(record, notes=[*record.notes, *ready.notes])
     try:
         with clock.phase("train"):
@@ -98,6 +98,7 @@ def _run(config: RunConfig, digest: str, store: Store, environment: Environment)
     except Diverged as error:
         notes = [*record.notes, str(error)]
         record = replace(record, status="diverged", notes=notes, chosen=error.chosen, seconds=clock.seconds)
+        record = replace(record, images=_image_digests(ready.images, test))
         return _kept(store, record, None, labels, None)
     with clock.phase("test"):
         if seen is not None:
@@ -106,6 +107,7 @@ def _run(config: RunConfig, digest: str, store: Store, environment: Environment)
         else:
             probabilities = predict(trained, task.digest, test, dataset, environment, task.setting)
             score, by_class = SealedTest(labels, dataset.metric).score(probabilities)
+    record = replace(record, images=_image_digests(ready.images, test))  # last: by now every image has been read
     record = _finished(record, trained, score, by_class, clock)
     return _kept(store, record, probabilities, labels, adapter_bytes(trained.model, _info(config, ready)))
 
@@ -148,10 +150,12 @@ def predict(
     return probabilities
 
 
-def _blank_record(
-    config: RunConfig, digest: str, dataset: Dataset, pool: Examples, task: Task, environment: Environment
-) -> Record:
-    test = content_digests(dataset.splits["test"], environment.cache)
+def _image_digests(train: Pixels, test: Pixels) -> dict[str, Any]:
+    digest = bytes_digest("\n".join(test.digests).encode())
+    return {"train": train.digests, "test": digest, "test_count": len(test)}
+
+
+def _blank_record(config: RunConfig, digest: str, dataset: Dataset, pool: Examples) -> Record:
     return Record(
         digest=digest,
         config=config.to_dict(),
@@ -166,11 +170,7 @@ def _blank_record(
         seconds={},
         peak_memory_mb=0.0,
         versions=versions(),
-        images={
-            "train": content_digests(pool, environment.cache),
-            "test": bytes_digest("\n".join(test).encode()),
-            "test_count": len(test),
-        },
+        images={},
         losses=[],
         notes=[*dataset.notes, *_drawn(config, dataset, pool)],
         caveat=protocol_table().get(config.protocol, {}).get("caveat", ""),

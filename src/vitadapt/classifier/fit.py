@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from ..data import content_digests
+from ..data import open_dataset
 from ..data.sampling.folds import FOLDS, folds_for, grouped_folds
 from ..methods import KAdaptation
 from ..nn.backbone import Backbone
@@ -27,7 +27,7 @@ from ..text.class_features import sentences, text_start
 from ..training.adapter_file import ADAPTER, AdapterInfo, adapter_bytes
 from ..training.config import TrainConfig
 from ..training.cross_validation import train_final
-from ..training.features import Environment, cached_backbone, pixels_of
+from ..training.features import Environment, cached_backbone, geometry_of
 from ..training.recipe import Recipe
 from ..training.task import Task, Trained, adapter_info, derive, make_task
 from ..utils.atomic import make_folder
@@ -101,7 +101,10 @@ def fit_folder(
     """
     environment = environment or Environment()
     _require_room(out)
-    data = train_test_split(config.data, environment.data_root, environment.setting.progress)
+    dataset = open_dataset(config.data, environment.data_root, whole=True)
+    backbone, _ = cached_backbone(config.backbone, _size(config, environment), environment.setting.device)
+    geometry = geometry_of(backbone)
+    data = train_test_split(dataset, None, environment.setting.progress, geometry, environment.cache)
     work = out / _WORK
     try:
         make_folder(work)
@@ -132,13 +135,12 @@ def _fit(
     command: str,
     overwrite: bool,
 ) -> dict[str, Any]:
-    start, device = time.perf_counter(), environment.setting.device
+    start, device, size = time.perf_counter(), environment.setting.device, _size(config, environment)
     if config.backbone.startswith("random:"):
         note = f"{config.backbone} has random weights: its scores mean nothing; it is for trying out the program only"
         data = replace(data, notes=(note, *data.notes))
-    size = config.image_size or usual_size(cached_backbone(config.backbone, None, device)[0], device)
     training = config.train_config(size)
-    identity = _identity(config, training, data, environment)
+    identity = _identity(config, training, data)
     if (out / RECORD).exists() and not overwrite:
         known = read_record(out)
         if known["identity"] != identity:
@@ -191,11 +193,16 @@ def _findings(data: TrainTestSplit) -> list[str]:
     return [f"{f.level}: {f.message}" for f in data.findings if f.level != "note"]
 
 
-def _identity(config: FitConfig, training: TrainConfig, data: TrainTestSplit, environment: Environment) -> str:
+def _size(config: FitConfig, environment: Environment) -> int:
+    device = environment.setting.device
+    return config.image_size or usual_size(cached_backbone(config.backbone, None, device)[0], device)
+
+
+def _identity(config: FitConfig, training: TrainConfig, data: TrainTestSplit) -> str:
     """Names the settings together with the content of all images."""
     parts = [training.digest(**image_fields(config.data)), str(config.folds), config.licence, *data.classes]
     for part in (data.train, data.test):
-        parts += [*content_digests(part, environment.cache), str(part.labels.tolist())]
+        parts += [*data.scan.digests_of(part), str(part.labels.tolist())]
     return bytes_digest("\n".join(parts).encode())
 
 
@@ -204,7 +211,7 @@ def _task(config: TrainConfig, spec: str, data: TrainTestSplit, environment: Env
     backbone, _ = cached_backbone(config.backbone, config.image_size, environment.setting.device)
     if config.head.projection == "merged":
         raise ConfigError("head: projection=merged is for benchmarks; leave it out here")
-    images = pixels_of(data.train, backbone, environment, data.dataset.squash)
+    images = data.scan.pixels(data.train, geometry_of(backbone), environment.cache, environment.setting.progress)
     text, notes = _text(config, backbone, sentences(spec, data.classes, config.prompts), environment)
     return make_task(config, images, data.train.labels, len(data.classes), environment, text=text), notes
 
@@ -265,10 +272,12 @@ def _tested(trained: Trained, model: Model, data: TrainTestSplit, environment: E
     Raises StorageError when the model that was read back gives other answers than the one that was trained.
     """
     test = data.test
-    probabilities = model.predict_refs(test.refs, environment.cache)
+    probabilities = model.predict_pixels(data.scan.pixels(test, model.geometry, environment.cache))
     some = test.take(np.arange(min(_REPEATED, len(test))))
     if len(some):
-        expected = replace(model, classifier=trained.model).predict_refs(some.refs, environment.cache)
+        expected = replace(model, classifier=trained.model).predict_pixels(
+            data.scan.pixels(some, model.geometry, environment.cache)
+        )
         if not np.allclose(expected, probabilities[: len(some)], atol=1e-3):
             raise StorageError(f"{model.path}: the model read back answers otherwise than the one written; try again")
     return {"test": scores(test.labels, probabilities) | {"paths": [ref.name for ref in test.refs]}}

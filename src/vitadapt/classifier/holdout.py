@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from ..data import Dataset, Examples, open_dataset
+from ..data import Dataset, Examples, Geometry, open_dataset
 from ..data.checks.dataset import Finding
 from ..data.checks.dataset import check as examine
-from ..data.checks.near_duplicates import groups as groups_of
+from ..data.checks.images import Scan, scan
 from ..data.examples import IndexArray
 from ..data.parallel import Progress
 from ..data.sampling.folds import hold_out_groups
@@ -23,7 +23,7 @@ from ..utils.errors import DataError
 class TrainTestSplit:
     """Images to train on and to measure with. groups: (N,) of the training images; near-duplicates share a number.
 
-    given: did the test part come with the data? findings: what the doctor says.
+    given: did the test part come with the data? findings: what the doctor says. scan: what reading all images told.
     """
 
     name: str
@@ -34,6 +34,7 @@ class TrainTestSplit:
     given: bool
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
+    scan: Scan = field(default_factory=lambda: scan(()), repr=False)
 
     @property
     def dataset(self) -> Dataset:
@@ -42,12 +43,17 @@ class TrainTestSplit:
 
 
 def train_test_split(
-    spec: str | Path | Dataset, root: Path | None = None, progress: Progress | None = None
+    spec: str | Path | Dataset,
+    root: Path | None = None,
+    progress: Progress | None = None,
+    geometry: Geometry | None = None,
+    cache: Path | None = None,
 ) -> TrainTestSplit:
     """Open, examine and divide the images that `spec` names (as for `open_dataset`).
 
-    Images that cannot be read are left out, with a note. Raises DataError when nothing to learn from is left, and
-    UnknownName for a misspelt name.
+    Images that cannot be read are left out, with a note. Every image is read and decoded once; with a `geometry` the
+    squares are kept (see `scan`). Raises DataError when nothing to learn from is left, and UnknownName for a misspelt
+    name.
     """
     dataset = open_dataset(spec, root, whole=True)
     if any(part.multilabel for part in dataset.splits.values()):
@@ -55,7 +61,7 @@ def train_test_split(
     if "train" not in dataset.splits:
         raise DataError(f"{dataset.name} has images to test with, and none to train on; add a train part")
     check_classes(dataset.name, dataset.classes)
-    report = examine(dataset, progress=progress)
+    report = examine(dataset, progress=progress, geometry=geometry, cache=cache)
     broken = set(report.unreadable)
     notes = [f"{len(broken)} images cannot be read and were left out: {_some(sorted(broken))}"] if broken else []
     findings = [finding for finding in report.findings if finding.check != "unreadable"]
@@ -64,12 +70,14 @@ def train_test_split(
     test = parts.pop("test") if given else parts["train"].take([])
     train = _joined(parts.values())
     _require_every_class(train, dataset)
-    groups = groups_of(_joined([train, test]), progress=progress)
+    groups = report.scan.groups(_joined([train, test]), progress)
     own, other = groups[: len(train)], groups[len(train) :]
     if given:
         if twins := int(np.isin(other, own).sum()):
             notes.append(f"{twins} test images have a near-duplicate in train: the accuracy is too good by them")
-        return TrainTestSplit(dataset.name, dataset.classes, train, test, own, True, tuple(findings), tuple(notes))
+        return TrainTestSplit(
+            *(dataset.name, dataset.classes, train, test, own, True, tuple(findings), tuple(notes), report.scan)
+        )
     keys = [_key(ref.name) for ref in train.refs]
     order = np.concatenate(hold_out(keys, train.labels))  # of earlier versions: the same images give the same model
     train, own, keys = train.take(order), own[order], [keys[row] for row in order]
@@ -81,7 +89,8 @@ def train_test_split(
         names = _some([dataset.classes[c] for c in untested])
         notes.append(f"no images to test with can be spared of {names}; all of them are used for training")
     return TrainTestSplit(
-        dataset.name, dataset.classes, train.take(rows), train.take(held), own[rows], False, (*findings,), (*notes,)
+        *(dataset.name, dataset.classes, train.take(rows), train.take(held), own[rows]),
+        *(False, tuple(findings), tuple(notes), report.scan),
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..data import Examples, Geometry, open_pixels
 from ..data.examples import ImageRef
+from ..data.pixels.pixels import Pixels
 from ..data.readers.arrays import to_refs
 from ..methods.spec import method_text
 from ..nn.backbone import Backbone
@@ -61,12 +62,14 @@ class Model:
 
     def predict_refs(self, refs: Sequence[ImageRef], cache: Path | None = None) -> Floats:
         """(N, C) probabilities of undecoded images. Raises DataError naming all that cannot be read."""
-        if not len(refs):
-            return np.zeros((0, len(self.classes)), dtype=np.float32)
         examples = Examples(tuple(refs), np.zeros(len(refs), dtype=np.int64))
-        pixels = open_pixels(examples, self.geometry, cache)
-        logits = forward_all(self.classifier, pixels, self.setting, "predict")
-        return probabilities_of(logits)
+        return self.predict_pixels(open_pixels(examples, self.geometry, cache))
+
+    def predict_pixels(self, images: Pixels) -> Floats:
+        """(N, C) probabilities of decoded images."""
+        if not len(images):
+            return np.zeros((0, len(self.classes)), dtype=np.float32)
+        return probabilities_of(forward_all(self.classifier, images, self.setting, "predict"))
 
 
 def geometry_of(backbone: Backbone, info: AdapterInfo) -> Geometry:

@@ -42,8 +42,13 @@ def cached_backbone(name: str, image_size: int | None, device: str) -> tuple[Bac
 
 def pixels_of(examples: Examples, backbone: Backbone, environment: Environment, squash: bool = False) -> Pixels:
     """The images as `backbone` wants them, decoded once per cache. squash: not cropped but squeezed to a square."""
-    geometry = Geometry(backbone.image_size, backbone.preprocess.resize, squash)
+    geometry = geometry_of(backbone, squash)
     return open_pixels(examples, geometry, environment.cache, environment.setting.progress)
+
+
+def geometry_of(backbone: Backbone, squash: bool = False) -> Geometry:
+    """How images become the squares that `backbone` wants."""
+    return Geometry(backbone.image_size, backbone.preprocess.resize, squash)
 
 
 def frozen_features(backbone: Backbone, base: str, images: Pixels, environment: Environment, label: str) -> Tensor:

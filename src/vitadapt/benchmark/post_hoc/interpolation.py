@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...data import Dataset, content_digests, open_dataset
+from ...data import Dataset, open_dataset
 from ...metrics.calibration import agreement, ece, nll
 from ...metrics.scores import METRICS
 from ...nn.backbone import Backbone
@@ -132,8 +132,9 @@ def _points(record: Record, store: Store, environment: Environment, scales: Sequ
     setting = replace(environment.setting, precision=config.precision)
     backbone, base = cached_backbone(config.backbone, config.image_size, setting.device)
     dataset = open_dataset(config.dataset, environment.data_root)
-    _require_same_images(record, dataset, environment)
     images = pixels_of(dataset.splits["test"], backbone, environment, dataset.squash)
+    if bytes_digest("\n".join(images.digests).encode()) != record.images["test"]:
+        raise ConfigError(f"{dataset.name}: the test images are not those of run {record.digest}; nothing to repeat")
     labels = dataset.splits["test"].labels
     reference = zero_shot(config, backbone, base, dataset, environment)
     bare, _ = unprojected(backbone) if config.head_spec.projection == "merged" else (backbone, None)
@@ -146,12 +147,6 @@ def _points(record: Record, store: Store, environment: Environment, scales: Sequ
         yield Point(
             scale, score, nll(labels, p), ece(labels, p), None if reference is None else agreement(p, reference)
         )
-
-
-def _require_same_images(record: Record, dataset: Dataset, environment: Environment) -> None:
-    now = bytes_digest("\n".join(content_digests(dataset.splits["test"], environment.cache)).encode())
-    if now != record.images["test"]:
-        raise ConfigError(f"{dataset.name}: the test images are not those of run {record.digest}; nothing to repeat")
 
 
 def zero_shot(

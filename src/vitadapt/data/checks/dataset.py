@@ -48,7 +48,7 @@ class Report:
     counts: dict[str, tuple[int, ...]]
     findings: tuple[Finding, ...]
     unreadable: tuple[str, ...] = ()
-    scan: Scan | None = field(default=None, repr=False)
+    scan: Scan = field(default_factory=lambda: scan(()), repr=False)
 
     @property
     def healthy(self) -> bool:
@@ -61,7 +61,8 @@ class Report:
 
     def plain(self) -> dict[str, Any]:
         """The report as plain values, for JSON."""
-        return {**asdict(replace(self, scan=None)), "healthy": self.healthy}
+        plain = {name: getattr(self, name) for name in ("dataset", "classes", "counts", "unreadable", "healthy")}
+        return {**plain, "findings": [asdict(finding) for finding in self.findings]}
 
 
 def check(

@@ -95,18 +95,18 @@ def scan(
 ) -> Scan:
     """Read and decode every image once, in order; unreadable ones do not stop it.
 
-    With a `geometry` the squares are kept, too: in a temporary file of the folder `cache`, without one in memory if they
-    take less than a gigabyte. Raises StorageError when such a file cannot be written.
+    With a `geometry` the squares are kept, too: in a temporary file of the folder `cache`, or without one in memory, if
+    they take less than a gigabyte. Raises StorageError when such a file cannot be written.
     """
     if geometry and cache is None and len(refs) * 3 * geometry.size**2 > IN_MEMORY:
         geometry = None
     small = TemporaryPixels(cache, (len(refs), SIDE, SIDE, 3))
     squares = TemporaryPixels(cache, (len(refs), 3, geometry.size, geometry.size)) if geometry else None
     digests, looks = [], []
-    for digest, look, thumbnail, square in each(partial(_scan_one, geometry), refs, "looking", progress, workers):
+    for digest, look, whole, square in each(partial(_scan_one, geometry), refs, "looking", progress, workers):
         digests.append(digest)
         looks.append(look)
-        small.append(thumbnail)
+        small.append(whole)
         if squares:
             squares.append(square)
     return Scan(refs, digests, looks, small.array(), geometry, squares.array() if squares else None)

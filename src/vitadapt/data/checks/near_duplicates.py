@@ -54,7 +54,9 @@ def groups(
     `features` (N, E) are those of a frozen backbone, if there is one. Labels play no part. Raises DataError that names
     all unreadable images, ValueError when `features` are of another number of pictures.
     """
-    small = each(lambda ref: thumbnail(to_upright_rgb(ref.read(), ref.name)), examples.refs, "looking", progress, workers)
+    small = each(
+        lambda ref: thumbnail(to_upright_rgb(ref.read(), ref.name)), examples.refs, "looking", progress, workers
+    )
     array = np.array(list(small), dtype=np.uint8).reshape(-1, SIDE, SIDE, 3)
     return group_thumbnails(array, np.arange(len(array)), features, progress)
 
@@ -73,9 +75,7 @@ def group_thumbnails(
     return _closed(len(rows), _pairs(small, rows, features, progress))
 
 
-def _pairs(
-    small: Pixel8, rows: IndexArray, features: Reals | None, progress: Progress | None
-) -> npt.NDArray[np.int64]:
+def _pairs(small: Pixel8, rows: IndexArray, features: Reals | None, progress: Progress | None) -> npt.NDArray[np.int64]:
     """(M, 2) pictures that belong together."""
     seen: dict[bytes, int] = {}
     first = [seen.setdefault(hashlib.blake2b(small[row], digest_size=16).digest(), i) for i, row in enumerate(rows)]
@@ -126,15 +126,15 @@ def _candidates(
 
 
 def _places(count: int) -> npt.NDArray[np.int64]:
-    """(W, 2) windows (y, x) to look at in each of `count` pictures, as numbers of _WINDOWS: all, or the most central."""
-    places = list(product(range(len(_WINDOWS)), repeat=2))
+    """(W, 2) numbers of the windows (y, x) to look at in each of `count` pictures: all, or the most central."""
+    places: list[tuple[int, ...]] = list(product(range(len(_WINDOWS)), repeat=2))
     affordable = max(1, _COMPARISONS // (2 * count**2))
     if affordable < len(places):
         places = sorted(places, key=_eccentricity)[:affordable]
     return np.array(places, dtype=np.int64)
 
 
-def _eccentricity(place: tuple[int, int]) -> float:
+def _eccentricity(place: tuple[int, ...]) -> float:
     """How far the window's middle is from that of the picture, and how far it is from square."""
     (top, bottom), (left, right) = (_WINDOWS[number] for number in place)
     return round(abs(top + bottom - 1) + abs(left + right - 1) + abs(bottom - top - right + left), 6)

@@ -57,8 +57,7 @@ def open_or_build(path: Path, shape: Shape, images: Iterator[Pixel8]) -> Pixel8:
 
 
 class TemporaryPixels:
-    """An array of `shape` that is written row by row and is gone with the process: in a file without a name in `folder`,
-    or in memory.
+    """An array of `shape` that is written row by row and is gone with the process: in a nameless file, or in memory.
 
     Raises StorageError when there is no room or no permission.
     """
@@ -68,7 +67,7 @@ class TemporaryPixels:
         with self._explained():
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
-            self.file: Any = io.BytesIO() if folder is None else tempfile.TemporaryFile(dir=folder)
+            self.file: Any = io.BytesIO() if folder is None else tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by `array`
 
     def append(self, row: Pixel8) -> None:
         """Write the next row."""

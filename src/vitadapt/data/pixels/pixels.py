@@ -104,7 +104,7 @@ class StreamedPixels(Pixels):
     def _fetch(self, rows: npt.NDArray[np.int64]) -> Pixel8:
         refs = self.examples.refs
         wanted = [row for row in dict.fromkeys(rows.tolist()) if row not in self._cached]
-        decoded = each(lambda row: decode(refs[row], self.geometry), wanted, "decoding", workers=self.workers)
+        decoded = each(lambda row: _decode(refs[row], self.geometry), wanted, "decoding", workers=self.workers)
         fresh: dict[int, Pixel8] = {}
         for row, (pixels, digest) in zip(wanted, decoded, strict=True):
             fresh[row] = pixels
@@ -119,15 +119,15 @@ class StreamedPixels(Pixels):
         return images
 
 
-def decode(ref: ImageRef, geometry: Geometry) -> tuple[Pixel8, str]:
+def _decode(ref: ImageRef, geometry: Geometry) -> tuple[Pixel8, str]:
     """One image as uint8 (3, S, S), and the hash of its content. Raises DataError naming it."""
     image, digest = read_with_digest(ref)
     return to_pixels(image, geometry, ref.name), digest
 
 
 def _decode_hashed(ref: ImageRef, digest: str, geometry: Geometry) -> Pixel8:
-    """`decode` of an image that must have the content under whose name its pixels are cached. Raises DataError."""
-    pixels, now = decode(ref, geometry)
+    """One image that must have the content under whose name its pixels are cached. Raises DataError."""
+    pixels, now = _decode(ref, geometry)
     if now != digest:  # rewritten meanwhile, or damaged by a disk that changes no times
         raise _changed(ref)
     return pixels
