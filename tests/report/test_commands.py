@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from result_cases import record, saved
 from typer.testing import CliRunner
@@ -61,3 +63,19 @@ def test_what_is_not_there_is_named(runs, tmp_path):
     (tmp_path / "none" / "records").mkdir(parents=True)
     with pytest.raises(ConfigError, match="no records"):
         call("report", tmp_path / "none")
+
+
+def test_a_record_of_a_method_that_is_not_installed_stops_nothing(tmp_path):
+    """Shown by its recorded name in results, compare, report and plot, and chosen by it."""
+    store, known = Store(tmp_path / "runs"), record()
+    config = {**known.config, "method": {"name": "mine", "size": 4}}
+    for seed in range(2):
+        saved(store, record(seed=seed))
+        digest = f"{seed:016x}"
+        cell = {**config, "seed": seed}
+        saved(store, dataclasses.replace(known, config=cell, digest=digest, method_label="mine:size=4", score=70.0))
+    for line in (["results"], ["compare"], ["report"], ["plot"], ["report", "--only", "method=mine:size=4"]):
+        done = CliRunner().invoke(app, [line[0], str(store.root), *line[1:]])
+        assert done.exit_code == 0, done.output
+    page = (store.root / "report.html").read_text("utf-8")
+    assert "mine:size=4" in page and ">lora<" not in page

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..data.open import check_spec
 from ..methods.spec import method_text, parse_method
@@ -17,7 +17,7 @@ from ..text import Prompts, read_class_names
 from ..text.prompts import build_prompts
 from ..training.features import Environment
 from ..training.recipe import Recipe, recipe_for
-from ..utils.errors import ConfigError
+from ..utils.errors import ConfigError, VitadaptError
 from ..utils.fields import build
 from ..utils.files import expanded
 from ..utils.registry import unknown
@@ -25,7 +25,10 @@ from ..weights.load import check_name
 from .config import RunConfig, read_toml
 from .parallel.executor import Alone, Hire, Outcome, Watch
 from .parallel.schedule import fan_out
+from .results.record import Record
 from .results.store import Store
+
+Of = TypeVar("Of")
 
 MOST = 100_000  # cells of one part of a benchmark file
 AXES = ("backbone", "dataset", "method", "shots", "seed", "image_size", "protocol", "precision", "head", "subset")
@@ -59,23 +62,39 @@ def select(configs: Iterable[RunConfig], wanted: Sequence[str]) -> list[RunConfi
 
     Raises UnknownName for a key or for a value that no cell has, ConfigError when no cell has all of them.
     """
-    cells = list(configs)
+    return _select(list(configs), wanted, _axis_text)
+
+
+def select_records(records: Iterable[Record], wanted: Sequence[str]) -> list[Record]:
+    """As `select`, of finished runs, also imported ones and those of a method that is not installed here."""
+    return _select(list(records), wanted, _recorded_text)
+
+
+def _select(cells: list[Of], wanted: Sequence[str], text_of: Callable[[Of, str], str]) -> list[Of]:
     asked: dict[str, set[str]] = {}
     for text in wanted:
         name, _, value = text.partition("=")
         if name not in AXES:
             raise unknown("key of --only", name, AXES, "Write key=value.")
-        there = {_said(cell, name) for cell in cells}
+        there = {text_of(cell, name) for cell in cells}
         if value not in there:
             raise unknown(f"{name} of these cells", value, there)
         asked.setdefault(name, set()).add(value)
-    fitting = [cell for cell in cells if all(_said(cell, name) in values for name, values in asked.items())]
+    fitting = [cell for cell in cells if all(text_of(cell, name) in values for name, values in asked.items())]
     if not fitting:
         raise ConfigError(f"--only {' '.join(wanted)}: no cell fits all of these")
     return fitting
 
 
-def _said(cell: RunConfig, axis: str) -> str:
+def _recorded_text(record: Record, axis: str) -> str:
+    try:
+        return _axis_text(RunConfig.from_dict(record.config), axis)
+    except VitadaptError:  # not a configuration that can be run here
+        value = record.label.partition(" +")[0] if axis == "method" else record.config.get(axis)
+        return "all" if axis == "shots" and value is None else str(value)
+
+
+def _axis_text(cell: RunConfig, axis: str) -> str:
     """What a benchmark file would say for this axis of a cell."""
     value = getattr(cell, axis)
     if axis == "method":

@@ -56,15 +56,12 @@ def plot(
 
 def _open(runs: Path, only: Sequence[str]) -> tuple[Store, list[Record], list[str]]:
     """The store, the records that were asked for, a line for each damaged one. Raises ConfigError or UnknownName."""
-    from ..benchmark.config import RunConfig
     from ..benchmark.results.store import Store
-    from ..benchmark.sweep import select
+    from ..benchmark.sweep import select_records
 
     store = Store(runs)
     records, damaged = store.records()
     require_any(runs, records, damaged)
     if only:
-        configs = [RunConfig.from_dict(record.config) for record in records]
-        fitting = {id(config) for config in select(configs, only)}
-        records = [record for record, config in zip(records, configs, strict=True) if id(config) in fitting]
+        records = select_records(records, only)
     return store, records, damaged
