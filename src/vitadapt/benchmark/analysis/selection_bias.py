@@ -7,7 +7,7 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ...training.recipe import protocol_table
@@ -17,6 +17,7 @@ from ..results.record import Record
 SAME = ("backbone", "image_size", "shots", "precision", "dataset", "seed", "subset")
 SETTING = SAME[:4]
 _Key = tuple[Any, ...]
+_Run = tuple[float, float, float | None]  # best epoch, last epoch, the honest score where there is one
 
 
 @dataclass(frozen=True)
@@ -44,32 +45,20 @@ class Optimism:
         return self.best - self.last
 
 
-@dataclass
-class _Scores:
-    best: list[float] = field(default_factory=list)
-    last: list[float] = field(default_factory=list)
-    honest: list[float] = field(default_factory=list)
-    gap: list[float] = field(default_factory=list)
-
-
 def optimism_of(records: Sequence[Record]) -> list[Optimism]:
     """A row per method and dataset, and an average over datasets where there are several; none without such records."""
     table, known = protocol_table(), _by_cell(records)
-    found: dict[tuple[Any, ...], dict[str, _Scores]] = defaultdict(lambda: defaultdict(_Scores))
+    found: dict[tuple[Any, ...], dict[str, list[_Run]]] = defaultdict(lambda: defaultdict(list))
     for record in sorted(records, key=_cell_order):
         if BEST not in record.scores:
             continue
         protocol = table[record.config["protocol"]]
         corrected = protocol["methods"][record.config["method"]["name"]]["corrected"]
         setting = tuple((name, record.config.get(name)) for name in SETTING)
-        scores = found[(setting, record.method, corrected)][record.config["dataset"]]
-        scores.best.append(record.scores[BEST])
-        scores.last.append(record.scores[LAST])
         honest = known.get((protocol["honest"], corrected, _cell(record)))
-        if honest is not None:
-            scores.honest.append(honest)
-            scores.gap.append(record.scores[BEST] - honest)
-    return [row for (setting, *who), by in found.items() for row in _rows(setting, who[0], who[1], by)]
+        run = record.scores[BEST], record.scores[LAST], honest
+        found[(setting, record.method, corrected)][record.config["dataset"]].append(run)
+    return [row for (setting, method, corrected), by in found.items() for row in _rows(setting, method, corrected, by)]
 
 
 def _cell(record: Record) -> _Key:
@@ -90,22 +79,15 @@ def _by_cell(records: Sequence[Record]) -> dict[tuple[str, str, _Key], float]:
     return found
 
 
-def _rows(setting: tuple[tuple[str, Any], ...], method: str, corrected: str, by: dict[str, _Scores]) -> list[Optimism]:
-    rows = [
-        Optimism(
-            setting,
-            method,
-            dataset,
-            len(scores.best),
-            statistics.fmean(scores.best),
-            statistics.fmean(scores.last),
-            corrected,
-            len(scores.gap),
-            _mean(scores.honest),
-            _mean(scores.gap),
-        )
-        for dataset, scores in by.items()
-    ]
+def _rows(
+    setting: tuple[tuple[str, Any], ...], method: str, corrected: str, by: dict[str, list[_Run]]
+) -> list[Optimism]:
+    rows = []
+    for dataset, runs in by.items():
+        best, last = (statistics.fmean(column) for column in list(zip(*runs, strict=True))[:2])
+        pairs = [(mine, other) for mine, _, other in runs if other is not None]
+        honest, gap = _mean([other for _, other in pairs]), _mean([mine - other for mine, other in pairs])
+        rows.append(Optimism(setting, method, dataset, len(runs), best, last, corrected, len(pairs), honest, gap))
     return [*rows, _average(rows)] if len(rows) > 1 else rows
 
 

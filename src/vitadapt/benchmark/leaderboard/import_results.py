@@ -20,10 +20,11 @@ from ..results.store import Store
 from .check import check_predictions
 from .submission import SubmissionEntry, is_count
 from .suite import Truths
-from .toolkit import UNKNOWN, Piece, ToolkitRun, by_cell, find_pieces
+from .toolkit import UNKNOWN, Piece, ToolkitRun, by_run, find_pieces
 from .toolkit_files import Log, Result
 
 _METHODS = {"linear_probe": "linear-probe", "zeroshot": "zero-shot"}  # the other kind is named by the folder
+_NO_PREDICTIONS: tuple[np.ndarray | None, np.ndarray] = (None, np.empty(0, dtype=np.int64))
 _AGREE = 0.01  # points by which two files may differ about a score: logs are rounded to 0.001
 _CAVEAT = "best epoch on the test set"  # of every training: that is what the toolkit reports
 
@@ -45,62 +46,54 @@ def import_results(folder: Path, store: Store, method: str = "", truths: Truths 
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; give the one that holds the toolkit's results")
-    found = find_pieces(folder.resolve(), truths is not None)
+    root = folder.resolve()
+    found = find_pieces(root, truths is not None)
     records: dict[str, Record] = {}
     problems = list(found.problems)
-    for cell, members in by_cell(found.pieces).items():
+    for run, pieces in by_run(found.pieces).items():
         try:
-            said = _said(cell, members, truths)
-            made = _record(cell, said, method, folder.resolve())
-            if made.digest in records:
-                raise _twice(members[0].path, records[made.digest].notes[0].removeprefix("imported from "))
+            record, probabilities, labels, doubts = _combined(run, pieces, method, root, truths)
+            if record.digest in records:
+                raise _twice(pieces[0].path, records[record.digest].notes[0].removeprefix("imported from "))
         except DataError as error:
             problems.append(str(error))
             continue
-        problems += said.problems
-        records[made.digest] = store.add(made, said.probabilities, said.labels, None)
+        problems += doubts
+        records[record.digest] = store.add(record, probabilities, labels, None)
     return Imported(list(records.values()), problems, found.skipped)
 
 
-@dataclass(frozen=True, eq=False)
-class _Said:
-    """What the files of one cell say together. probabilities: (N, C), only with the labels that they belong to."""
-
-    score: float
-    paths: list[Path]
-    log: Log | None
-    date: str
-    parameters: dict[str, int]
-    probabilities: np.ndarray | None
-    labels: np.ndarray
-    problems: list[str]
-
-
-def _said(cell: ToolkitRun, members: Sequence[Piece], truths: Truths | None) -> _Said:
-    """Raises DataError when there is no score, or two files of the same kind."""
-    logs = sorted((piece for piece in members if piece.log), key=lambda piece: piece.date)
-    result, told = _only(members, "result"), _only(members, "entry")
-    log, date = (logs[-1].log, logs[-1].date) if logs else (None, "")
-    row, entry = catalog.catalog()[cell.dataset], told.entry if told else None
-    probabilities, labels = _labelled(row, entry, truths) if truths and entry else (None, np.empty(0, dtype=np.int64))
+def _combined(
+    run: ToolkitRun, pieces: Sequence[Piece], method: str, root: Path, truths: Truths | None
+) -> tuple[Record, np.ndarray | None, np.ndarray, list[str]]:
+    """What the files of one run say together: the record, the predictions (N, C) with the labels that they belong to,
+    and a line for each file that disagrees. Raises DataError when there is no score, or two files of the same kind.
+    """
+    newest = max((piece for piece in pieces if piece.log), key=lambda piece: piece.date, default=None)
+    result, predictions = _only(pieces, "result"), _only(pieces, "entry")
+    log, entry = newest.log if newest else None, predictions.entry if predictions else None
+    row = catalog.catalog()[run.dataset]
+    probabilities, labels = _labelled(row, entry, truths) if truths and entry else _NO_PREDICTIONS
     scores = {result.path: result.result.score} if result and result.result else {}
-    if told and probabilities is not None:
-        scores[told.path] = 100 * RELEASED_METRICS[row.metric](labels, probabilities.astype(np.float64))
-    if logs and log:
-        scores[logs[-1].path] = log.score
+    if predictions and probabilities is not None:
+        scores[predictions.path] = 100 * RELEASED_METRICS[row.metric](labels, probabilities.astype(np.float64))
+    if newest and log:
+        scores[newest.path] = log.score
     if not scores:
-        raise DataError(f"{members[0].path}: predictions without a score; give --data-root, to score them")
-    first, *others = scores.items()
-    problems = [
-        f"{path}: {score:.3f}, but {first[0].name} says {first[1]:.3f}, which is kept"
-        for path, score in others
-        if abs(score - first[1]) > _AGREE
+        raise DataError(f"{pieces[0].path}: predictions without a score; give --data-root, to score them")
+    (path, score), *others = scores.items()
+    differing = {other: value for other, value in others if abs(value - score) > _AGREE}
+    doubts = [
+        f"{other}: {value:.3f}, but {path.name} says {score:.3f}, which is taken" for other, value in differing.items()
     ]
-    if told and any(problem.startswith(str(told.path)) for problem in problems):
-        probabilities, labels = None, np.empty(0, dtype=np.int64)  # not the predictions of this score, or other labels
+    if predictions and predictions.path in differing:
+        probabilities, labels = _NO_PREDICTIONS  # they are not those of this score, or the labels are others
     parameters = _parameters(result.result if result else None, entry, log)
-    paths = [piece.path for piece in members]
-    return _Said(first[1], paths, log, date, parameters, probabilities, labels, problems)
+    notes = [f"imported from {', '.join(sorted(str(piece.path.relative_to(root)) for piece in pieces))}"]
+    if log and log.scores:
+        notes.append(f"the last epoch had {log.scores[max(log.scores)]:.3f}")
+    date, chosen = (newest.date if newest else ""), (dict(log.chosen) if log else {})
+    return _record(run, method, score, parameters, chosen, notes, date), probabilities, labels, doubts
 
 
 def _only(members: Sequence[Piece], kind: str) -> Piece | None:
@@ -118,7 +111,7 @@ def _labelled(row: Row, entry: SubmissionEntry, truths: Truths) -> tuple[np.ndar
     """The predictions with their labels, where both are sound."""
     truth = truths(row)
     if truth is None or len(truth.labels) != row.sizes["test"] or check_predictions(entry, row):
-        return None, np.empty(0, dtype=np.int64)
+        return _NO_PREDICTIONS
     return entry.predictions[0], truth.labels
 
 
@@ -131,41 +124,46 @@ def _parameters(result: Result | None, entry: SubmissionEntry | None, log: Log |
         found |= {"trained": result.trained, "total": result.parameters, "visual": result.backbone}
     if entry:
         keys = {"trained": "num_trainable_params", "total": "num_params", "visual": "num_backbone_params"}
-        told = {own: entry.fields.get(key) for own, key in keys.items()}
-        found |= {own: count for own, count in told.items() if isinstance(count, int) and is_count(count)}
+        counts = {own: entry.fields.get(key) for own, key in keys.items()}
+        found |= {own: count for own, count in counts.items() if isinstance(count, int) and is_count(count)}
     return found if "trained" in found else {}
 
 
-def _record(cell: ToolkitRun, said: _Said, method: str, root: Path) -> Record:
-    row, shots = catalog.catalog()[cell.dataset], cell.experiment.shots
-    name = _METHODS.get(cell.experiment.kind) or method or cell.folder or UNKNOWN
-    label = f"{name} {cell.experiment.variant}".strip()
+def _record(
+    run: ToolkitRun,
+    method: str,
+    score: float,
+    parameters: dict[str, int],
+    chosen: dict[str, Any],
+    notes: list[str],
+    date: str,
+) -> Record:
+    row, shots = catalog.catalog()[run.dataset], run.experiment.shots
+    name = _METHODS.get(run.experiment.kind) or method or run.folder or UNKNOWN
+    label = f"{name} {run.experiment.variant}".strip()
     config = {
-        "backbone": cell.backbone,
+        "backbone": run.backbone,
         "method": {"name": label},
-        "dataset": cell.dataset,
+        "dataset": run.dataset,
         "shots": shots,
-        "seed": cell.seed,
+        "seed": run.seed,
         "image_size": None,
         "protocol": "imported",
         "precision": UNKNOWN,
         "recipe": None,
     }
-    trained = said.parameters.get("trained")
-    notes = [f"imported from {', '.join(sorted(str(path.relative_to(root)) for path in said.paths))}"]
-    if said.log and said.log.scores:
-        notes.append(f"the last epoch had {said.log.scores[max(said.log.scores)]:.3f}")
+    trained = parameters.get("trained")
     return Record(
         digest=bytes_digest(json.dumps(config, sort_keys=True).encode())[:16],
         config=config,
         status="ok",
         metric=row.metric,
-        score=said.score,
-        pe=None if trained is None else performance_efficiency(said.score, trained),
+        score=score,
+        pe=None if trained is None else performance_efficiency(score, trained),
         classes=list(row.classes),
         per_class=[],
-        parameters=said.parameters,
-        chosen=dict(said.log.chosen) if said.log else {},
+        parameters=parameters,
+        chosen=chosen,
         seconds={},
         peak_memory_mb=0.0,
         versions={},
@@ -174,6 +172,6 @@ def _record(cell: ToolkitRun, said: _Said, method: str, root: Path) -> Record:
         notes=notes,
         split="elevater",
         method_label=f"{label} (imported)",
-        created=said.date,
+        created=date,
         caveat="" if shots == 0 else _CAVEAT,
     )

@@ -54,11 +54,5 @@ def truth_of(row: Row, root: Path | None) -> Truth | None:
 
 def truths_below(root: Path | None) -> Truths:
     """`truth_of` for one root, every data set read once."""
-    read: dict[str, Truth | None] = {}
-
-    def truth(row: Row) -> Truth | None:
-        if row.name not in read:
-            read[row.name] = truth_of(row, root)
-        return read[row.name]
-
-    return truth
+    by_name = cache(lambda name: truth_of(catalog.catalog()[name], root))
+    return lambda row: by_name(row.name)

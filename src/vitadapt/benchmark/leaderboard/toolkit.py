@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from ...data import catalog
 from ...data.readers.reader import Row
-from ...utils.errors import DataError
+from ...utils.errors import DataError, damaged
 from ...utils.files import read_bounded
 from ...utils.limits import LOG_FILE
 from .submission import SubmissionEntry, read_entries, read_fields
@@ -51,10 +51,10 @@ class ToolkitRun(NamedTuple):
 
 @dataclass(frozen=True)
 class Piece:
-    """What one file says of a cell."""
+    """What one file says of a run."""
 
     path: Path
-    cell: ToolkitRun
+    run: ToolkitRun
     date: str = ""
     log: Log | None = None
     result: Result | None = None
@@ -101,18 +101,17 @@ def _piece(path: Path, whole: bool) -> Piece:
     """What a file says. Raises DataError for one that is damaged, or none of the toolkit's."""
     predictions = path.parent.parent.name == "predictions"
     if path.suffix == ".txt" and predictions:
-        cell = _named_cell(path)
-        return Piece(path, cell, result=read_result(path, _text(path)))
+        return Piece(path, _named_run(path), result=read_result(path, _text(path)))
     if path.suffix == ".txt" and (parts := split_log_name(path.stem)):
         return _log_piece(path, *parts)
     if path.suffix == ".json":
         entry = _one_seed(path, read_fields(path))
-        cell = _named_cell(path) if predictions else _told_cell(path, entry)
-        if _row(path, entry.dataset).name != cell.dataset or cell.seed not in (None, entry.seeds[0]):
+        run = _named_run(path) if predictions else _recorded_run(path, entry)
+        if _row(path, entry.dataset).name != run.dataset or run.seed not in (None, entry.seeds[0]):
             raise DataError(f"{path}: its name and its content disagree ({entry.dataset}, seed {entry.seeds[0]})")
         if whole:
             entry = _one_seed(path, *read_entries(path))
-        return Piece(path, cell._replace(seed=entry.seeds[0]), entry=entry)
+        return Piece(path, run._replace(seed=entry.seeds[0]), entry=entry)
     raise NotTheToolkits(f"{path}: not a file of the toolkit; left out")
 
 
@@ -129,8 +128,8 @@ def _log_piece(path: Path, name: str, date: str) -> Piece:
     return Piece(path, ToolkitRun(folder, backbone, experiment, row.name, seed), date, log)
 
 
-def _named_cell(path: Path) -> ToolkitRun:
-    """The cell of `OUTPUT_DIR/predictions/<experiment>/seed<S>_<data set>.*`."""
+def _named_run(path: Path) -> ToolkitRun:
+    """The run of `OUTPUT_DIR/predictions/<experiment>/seed<S>_<data set>.*`."""
     experiment, (seed, name) = read_experiment(path.parent.name), split_seed(path.stem)
     if experiment is None:
         raise NotTheToolkits(f"{path}: {path.parent.name!r} is no experiment of the toolkit; left out")
@@ -138,8 +137,8 @@ def _named_cell(path: Path) -> ToolkitRun:
     return ToolkitRun(folder, backbone, experiment, _row(path, name).name, seed)
 
 
-def _told_cell(path: Path, entry: SubmissionEntry) -> ToolkitRun:
-    """The cell of a file of predictions that lies anywhere: what its content says."""
+def _recorded_run(path: Path, entry: SubmissionEntry) -> ToolkitRun:
+    """The run of a file of predictions that lies anywhere: what its content says."""
     shots, model = entry.fields.get("n_shot"), entry.fields.get("model_name")
     if isinstance(shots, bool) or not isinstance(shots, int) or shots < -1:
         raise DataError(f"{path}: n_shot is {shots!r}, not a number of images per class")
@@ -174,20 +173,17 @@ def _place(output: Path) -> tuple[str, str, int | None]:
 
 
 def _text(path: Path) -> str:
-    try:
+    with damaged(path, "left out"):
         return read_bounded(path, LOG_FILE).decode("utf-8", "replace")
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise DataError(f"{path} cannot be read ({reason}); left out") from error
 
 
-def by_cell(pieces: Sequence[Piece]) -> dict[ToolkitRun, list[Piece]]:
-    """The files of each cell. A log whose path tells no seed goes to the only cell that it can belong to."""
-    cells: dict[ToolkitRun, list[Piece]] = defaultdict(list)
-    for piece in sorted(pieces, key=lambda piece: piece.cell.seed is None):
-        cell = piece.cell
-        if cell.seed is None:
-            fit = [known for known in cells if known._replace(seed=None) == cell]
-            cell = fit[0] if len(fit) == 1 else cell
-        cells[cell].append(piece)
-    return dict(cells)
+def by_run(pieces: Sequence[Piece]) -> dict[ToolkitRun, list[Piece]]:
+    """The files of each run. A log whose path tells no seed goes to the only run that it can belong to."""
+    runs: dict[ToolkitRun, list[Piece]] = defaultdict(list)
+    for piece in sorted(pieces, key=lambda piece: piece.run.seed is None):
+        run = piece.run
+        if run.seed is None:
+            fit = [known for known in runs if known._replace(seed=None) == run]
+            run = fit[0] if len(fit) == 1 else run
+        runs[run].append(piece)
+    return dict(runs)

@@ -30,7 +30,7 @@ class RecordSummary:
     parameters: dict[str, int]  # trained in backbone and head, trained (their sum), total; visual: the backbone
     seconds: dict[str, float]
     caveat: str = ""  # why `score` must not be compared with others: every table marks it
-    split: str = ""  # the rule behind train and test, as `Dataset` has it; older records do not tell
+    split: str = ""  # the rule behind train and test, as `Dataset` has it; unknown in older records
     created: str = ""
     method_label: str = ""  # see `label_of`; older records lack it
     images: dict[str, Any] = field(default_factory=dict)  # test: one digest of all; test_count; train: see `drawn`
