@@ -18,11 +18,11 @@ from vitadapt.weights import load_backbone
 
 def _export(to: str) -> Callable[[Path], Any]:
     def use(folder: Path) -> Any:
-        from export_cases import shipment
+        from export_cases import trained_model
 
         from vitadapt.classifier.export.export import export
 
-        return export(shipment("clip-like"), to, folder / "exported")
+        return export(trained_model("clip-like"), to, folder / "exported")
 
     return use
 

@@ -9,7 +9,7 @@ import families
 import torch
 from typer.testing import CliRunner
 
-from vitadapt.classifier.export.deployed import Shipment
+from vitadapt.classifier.export.deployed import TrainedModel
 from vitadapt.cli.main import app
 from vitadapt.methods import KAdaptation
 from vitadapt.nn.backbone import backbone_digest
@@ -53,7 +53,7 @@ CLASSES = ("cat", "dog", 'a "quoted" name', "Ärger")
 KRONECKER = KAdaptation(n=8)
 
 
-def shipment(family: str, method: Method = KRONECKER, spec: HeadSpec = ZERO) -> Shipment:
+def trained_model(family: str, method: Method = KRONECKER, spec: HeadSpec = ZERO) -> TrainedModel:
     """A trained-looking classifier: no tensor that the method made or the head has is zero."""
     base = families.common(family)
     if spec.projection == "merged":
@@ -68,4 +68,4 @@ def shipment(family: str, method: Method = KRONECKER, spec: HeadSpec = ZERO) -> 
         if spec.norm == "standard":
             head.standardise(torch.randn(20, base.features) + 0.3)
     info = AdapterInfo(method, "random:tiny", 32, CLASSES, "0" * 32, spec)
-    return Shipment(Classifier(adapted, head).eval(), base, info)
+    return TrainedModel(Classifier(adapted, head).eval(), base, info)

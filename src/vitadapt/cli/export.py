@@ -26,12 +26,12 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write an adapted model for another program, run it there, and certify that it gives the same answers."""
-    from ..classifier.export.deployed import load_shipment
+    from ..classifier.export.deployed import load_trained
     from ..classifier.export.export import export as exported
 
     stem = model.parent if model.is_file() else model
     out = out or stem.with_name(f"{stem.resolve().name}-{to}")
-    certificate = exported(load_shipment(model, backbone), to, out)
+    certificate = exported(load_trained(model, backbone), to, out)
     if as_json:
         print(json.dumps(asdict(certificate), indent=1))
         return
@@ -64,11 +64,11 @@ def push(
     """Send a model's folder to the Hugging Face hub."""
     from ..classifier.export import hub
 
-    parcel = hub.pack(model, repository)
-    for name, size in parcel.files.items():
+    upload = hub.prepare(model, repository)
+    for name, size in upload.files.items():
         print(f"{size / 1000:10.1f} kB  {name}")
-    print(f"model card: {', '.join(f'{name} {value}' for name, value in parcel.card.items())}")
+    print(f"model card: {', '.join(f'{name} {value}' for name, value in upload.card.items())}")
     if dry_run:
         print(f"dry run: nothing was sent to {repository}")
         return
-    print(f"sent to {hub.push(parcel, private=not public)}")
+    print(f"sent to {hub.push(upload, private=not public)}")

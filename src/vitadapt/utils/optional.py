@@ -29,30 +29,24 @@ def package(name: str, extra: str) -> Any:
 
 
 @contextmanager
-def fetching(what: str, address: str = "") -> Iterator[None]:
+def fetching(what: str, address: str = "") -> Iterator[bool]:
     """Turns whatever a download can fail with into one WeightsError (`address`: where from; empty: the hub).
 
-    Without a connection the hub is asked for its cache only: it would repeat every request for a minute, and then use
-    the cache all the same.
+    Gives whether only the cache can be asked (`local_files_only`): without a connection the hub's client would repeat
+    every request for a minute, and then use the cache all the same.
     """
-    constants: Any = sys.modules.get("huggingface_hub.constants")
-    trouble = _trouble(address, constants)
-    before = constants.HF_HUB_OFFLINE if constants else False
+    reason = _why_offline(address)
     try:
-        if constants:
-            constants.HF_HUB_OFFLINE = bool(trouble)
-        yield
+        yield bool(reason)
     except failures() as error:
-        said = (str(error) or type(error).__name__).strip().partition("\n")[0][:200]
-        reason = f"{trouble}, and it is not in the cache" if trouble else said
-        raise WeightsError(f"could not fetch {what}: {reason}; {REMEDY}") from error
-    finally:
-        if constants:
-            constants.HF_HUB_OFFLINE = before
+        message = (str(error) or type(error).__name__).strip().partition("\n")[0][:200]
+        message = f"{reason}, and it is not in the cache" if reason else message
+        raise WeightsError(f"could not fetch {what}: {message}; {REMEDY}") from error
 
 
-def _trouble(address: str, constants: Any) -> str:
+def _why_offline(address: str) -> str:
     """Why nothing can be fetched; empty when it may be possible."""
+    constants: Any = sys.modules.get("huggingface_hub.constants")
     if constants and constants.HF_HUB_OFFLINE and not address:
         return "HF_HUB_OFFLINE is set"
     if getproxies():  # a proxy may know hosts that this machine does not

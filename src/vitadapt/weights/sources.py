@@ -77,8 +77,13 @@ def _timm_module(name: str, pretrained: bool) -> Backbone:
         arch = name.partition(".")[0]
         known = timm.list_pretrained(f"{arch}.*") or timm.list_pretrained()
         raise unknown("pretrained timm model", name, known, f"(without weights: random:timm/{arch})")
+    overlay: dict[str, Any] = {}
+    if pretrained and (repository := timm.get_pretrained_cfg(name).hf_hub_id):
+        weights = timm.get_pretrained_cfg(name).hf_hub_filename
+        names = (weights,) if weights else ("model.safetensors", "pytorch_model.bin")
+        overlay = {"file": str(hub_file(repository, *names)), "custom_load": False}
     with fetching(f"timm:{name}") if pretrained else nullcontext():
-        network = timm.create_model(name, pretrained=pretrained, num_classes=0)
+        network = timm.create_model(name, pretrained, num_classes=0, pretrained_cfg_overlay=overlay)
     config = network.pretrained_cfg
     try:
         return from_module(network)
@@ -107,7 +112,12 @@ def open_clip_checkpoint(rest: str) -> tuple[dict[str, Any], dict[str, Any], Pat
         raise unknown(f"weights of open_clip's {arch}", tag, tags or ["none"], "(open_clip:ARCH/TAG)")
     pretrained = open_clip.get_pretrained_cfg(arch, tag)
     hints_of_open_clip(model, pretrained)  # refuses what does not fit before anything is downloaded
-    with fetching(f"open_clip:{rest}"):
+    repository, _, weights = pretrained.get("hf_hub", "").rpartition("/")
+    if repository:
+        usual = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+        names = (str(Path(weights).with_suffix(".safetensors")), weights) if weights else usual
+        return model, pretrained, hub_file(repository, *dict.fromkeys(names))
+    with fetching(f"open_clip:{rest}", pretrained.get("url", "")):
         return model, pretrained, Path(open_clip.download_pretrained(pretrained))
 
 
@@ -124,12 +134,25 @@ def hub_folder(repository: str, *more: str) -> Path:
     if Path(repository).is_dir():
         return Path(repository)
     hub = package("huggingface_hub", "hf")
-    with fetching(f"hf:{repository}"):
+    with fetching(f"hf:{repository}") as offline:
         patterns = ["*config.json", "model*.safetensors*", *more]
-        folder = Path(hub.snapshot_download(repository, allow_patterns=patterns))
+        folder = Path(hub.snapshot_download(repository, allow_patterns=patterns, local_files_only=offline))
         if not any(folder.glob("model*.safetensors")):
-            hub.snapshot_download(repository, allow_patterns=["pytorch_model.bin"])
+            hub.snapshot_download(repository, allow_patterns=["pytorch_model.bin"], local_files_only=offline)
     return folder
+
+
+def hub_file(repository: str, *names: str) -> Path:
+    """The local copy of the first of these files that the repository has. Raises WeightsError when there is none."""
+    hub = package("huggingface_hub", "hf")
+    with fetching(f"{names[0]} of hf:{repository}") as offline:
+        for name in names:
+            try:
+                return Path(hub.hf_hub_download(repository, name, local_files_only=offline))
+            except hub.errors.EntryNotFoundError:
+                if name == names[-1]:
+                    raise
+    raise AssertionError("unreachable")
 
 
 @SOURCES.register("url")

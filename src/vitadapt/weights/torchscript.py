@@ -50,7 +50,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Held:
+class TensorHandle:
     """A tensor out of the pickle machine's reach, which could otherwise call methods of it."""
 
     tensor: Tensor
@@ -64,10 +64,12 @@ def _first(value: Any, *_: Any) -> Any:
     return value
 
 
-def _tensor(data: Held, offset: int, size: Any, stride: Any, *_: Any) -> Held:
+def _tensor(data: TensorHandle, offset: int, size: Any, stride: Any, *_: Any) -> TensorHandle:
     if prod(size) > data.tensor.numel():  # a few bytes repeated for ever
         raise ValueError(f"a tensor of size {size} out of {data.tensor.numel()} numbers")
-    return Held(torch.as_strided(data.tensor, tuple(size), tuple(stride), offset))  # a copy each could fill the memory
+    return TensorHandle(
+        torch.as_strided(data.tensor, tuple(size), tuple(stride), offset)
+    )  # a copy each could fill the memory
 
 
 _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
@@ -89,7 +91,7 @@ class _TensorUnpickler(pickle.Unpickler):
     def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
         super().__init__(io.BytesIO(description(archive, f"{folder}data.pkl")))
         self.archive, self.folder = archive, folder
-        self.storages: dict[str, Held] = {}
+        self.storages: dict[str, TensorHandle] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if module.partition(".")[0] == "__torch__":
@@ -101,12 +103,12 @@ class _TensorUnpickler(pickle.Unpickler):
             return lambda *arguments: function(*arguments)  # a new one each time: nothing lasting can be written to it
         raise WeightsError(f"it asks for {module}.{name}, which no archive of tensors needs; do not trust this file")
 
-    def persistent_load(self, reference: Any) -> Held:
+    def persistent_load(self, reference: Any) -> TensorHandle:
         kind, dtype, key, _, count = reference
         if kind != "storage" or not isinstance(dtype, torch.dtype):
             raise ValueError(f"unknown reference {kind!r}")
         if key not in self.storages:
-            self.storages[key] = Held(self._storage(f"{self.folder}data/{key}", dtype, count))
+            self.storages[key] = TensorHandle(self._storage(f"{self.folder}data/{key}", dtype, count))
         return self.storages[key]
 
     def _storage(self, member: str, dtype: torch.dtype, count: int) -> Tensor:
@@ -181,7 +183,7 @@ def _walk(node: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Tensor]
         return
     seen.add(id(node))
     for name, value in (node.attributes or {}).items():
-        if isinstance(value, Held):
+        if isinstance(value, TensorHandle):
             yield prefix + name, value.tensor
         else:
             yield from _walk(value, f"{prefix}{name}.", seen)

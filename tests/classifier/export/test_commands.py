@@ -10,9 +10,9 @@ import torch
 from export_cases import BACKBONE, CARD, model_folder, typed
 from torch import Tensor
 
-from vitadapt.classifier.export.deployed import load_shipment
+from vitadapt.classifier.export.deployed import load_trained
 from vitadapt.classifier.export.export import export
-from vitadapt.classifier.export.hub import pack
+from vitadapt.classifier.export.hub import prepare
 from vitadapt.methods import KAdaptation, LoRA
 from vitadapt.utils.errors import ConfigError, WeightsError
 
@@ -37,7 +37,7 @@ def test_a_peft_adapter_goes_out_and_comes_back(tmp_path: Path) -> None:
     typed("export", model, "--to", "peft", "-o", tmp_path / "peft")
     said = typed("import-peft", tmp_path / "peft", "-b", BACKBONE, "-o", tmp_path / "back")
     assert "rank 2" in said
-    before, after = load_shipment(model), load_shipment(tmp_path / "back")
+    before, after = load_trained(model), load_trained(tmp_path / "back")
     images = random_images(before.image_size)
     torch.testing.assert_close(after.classifier(images), before.classifier(images), atol=1e-5, rtol=1e-5)
     assert after.info.classes == before.info.classes
@@ -52,16 +52,16 @@ def test_a_dry_run_lists_what_would_be_sent(tmp_path: Path) -> None:
     said = typed("push", model, "me/my-model", "--dry-run")
     assert "adapter.safetensors" in said and "report.html" in said and "apache-2.0" in said
     assert "secret" not in said and "nothing was sent" in said
-    assert pack(model, "me/my-model").files["README.md"] == len(CARD)
+    assert prepare(model, "me/my-model").files["README.md"] == len(CARD)
 
 
 def test_what_is_not_fit_to_be_sent_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub")
     model = model_folder(tmp_path / "mine", LoRA())
     with pytest.raises(ConfigError, match="USER/NAME"):
-        pack(model, "not a name!")
+        prepare(model, "not a name!")
     with pytest.raises(WeightsError, match="adapter"):
-        pack(tmp_path, "me/model")
+        prepare(tmp_path, "me/model")
     for text, said in (
         (CARD.replace("license: apache-2.0\n", ""), "licence"),
         (CARD.replace("vitadapt\n", "timm\n"), "library_name"),
@@ -70,14 +70,14 @@ def test_what_is_not_fit_to_be_sent_is_refused(tmp_path: Path) -> None:
     ):
         (model / "README.md").write_text(text, "utf-8")
         with pytest.raises(WeightsError, match=said):
-            pack(model, "me/model")
+            prepare(model, "me/model")
     (model / "README.md").unlink()
     with pytest.raises(WeightsError, match="missing"):
-        pack(model, "me/model")
+        prepare(model, "me/model")
 
 
 def test_a_model_in_an_adapter_file_is_enough(tmp_path: Path) -> None:
     model = model_folder(tmp_path / "mine", LoRA())
-    goods = load_shipment(model / "adapter.safetensors")
+    trained = load_trained(model / "adapter.safetensors")
     pytest.importorskip("timm")
-    assert export(goods, "timm", tmp_path / "out").target == "timm"
+    assert export(trained, "timm", tmp_path / "out").target == "timm"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ from typing import Any
 import families
 import pytest
 import torch
-from export_cases import CLASSES, KRONECKER, shipment
+from export_cases import CLASSES, KRONECKER, trained_model
 from PIL import Image
 from safetensors.torch import load_file
 
 from vitadapt.classifier.export import certificate
-from vitadapt.classifier.export.deployed import Deployed, PlainHead
+from vitadapt.classifier.export.deployed import DeployedModel, PlainHead
 from vitadapt.classifier.export.export import export
 from vitadapt.data.images import to_pixels
 from vitadapt.methods import Adapter, BitFit, KAdaptation, LinearProbe, LoRA
@@ -74,8 +75,8 @@ HELD = [
 def test_the_target_itself_gives_our_answers(case: Holds, tmp_path: Path) -> None:
     for package in NEEDS[case.to]:
         pytest.importorskip(package)
-    goods = shipment(case.family, case.method, case.spec)
-    found = export(goods, case.to, tmp_path / "out")
+    trained = trained_model(case.family, case.method, case.spec)
+    found = export(trained, case.to, tmp_path / "out")
     assert max(found.self_test, found.random) <= 1e-5 * max(1, found.largest_logit)
     assert found.largest_logit > 0.1
     written = json.loads((tmp_path / "out" / certificate.FILE).read_text("utf-8"))
@@ -107,22 +108,60 @@ def test_what_a_target_cannot_hold_is_refused_and_leaves_nothing(
     for package in NEEDS.get(case.to, ()):
         pytest.importorskip(package)
     with pytest.raises(error, match=said):
-        export(shipment(case.family, case.method, case.spec), case.to, tmp_path / "out")
+        export(trained_model(case.family, case.method, case.spec), case.to, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_in_use_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("precious", "utf-8")
     with pytest.raises(ConfigError, match="in use"):
-        export(shipment("deit-like"), "timm", tmp_path)
+        export(trained_model("deit-like"), "timm", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+def test_a_finished_export_is_left_as_it_is_and_another_one_is_not_taken_for_it(tmp_path: Path) -> None:
+    """The command that was killed after its last step is typed again."""
+    out, trained = tmp_path / "out", trained_model("deit-like")
+    first = export(trained, "torch-export", out)
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert export(trained, "torch-export", out) == first
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    pytest.importorskip("timm")
+    for other, to in ((trained, "timm"), (trained_model("deit-like", LoRA()), "torch-export")):
+        with pytest.raises(ConfigError, match="in use"):
+            export(other, to, out)
+    for change in ("extra.txt", "labels.json"):
+        (out / change).write_text("changed", "utf-8")
+        with pytest.raises(ConfigError, match="in use"):
+            export(trained, "torch-export", out)
+
+
+@pytest.mark.parametrize("to", NEEDS)
+def test_everybody_may_read_what_the_umask_lets_them(to: str, tmp_path: Path) -> None:
+    for package in NEEDS[to]:
+        pytest.importorskip(package)
+    before = os.umask(0o022)
+    try:
+        export(trained_model("clip-like", LoRA()), to, tmp_path / "out")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert set(modes.values()) == {0o644}, modes
+
+
+def test_open_clip_has_no_place_for_a_margin_around_the_crop(tmp_path: Path) -> None:
+    pytest.importorskip("open_clip")
+    trained = replace(trained_model("clip-like"), base=copy.deepcopy(families.common("clip-like")))
+    trained.base.config = replace(trained.base.config, preprocess=replace(trained.base.preprocess, resize=40 / 32))
+    with pytest.raises(NotApplicable, match="resized to 40 pixels before the crop to 32"):
+        export(trained, "open_clip", tmp_path / "out")
+
+
 def test_another_function_gets_no_certificate(tmp_path: Path) -> None:
-    goods, other = shipment("deit-like"), shipment("deit-like", LoRA())
-    run = Deployed(other).eval()
+    trained, other = trained_model("deit-like"), trained_model("deit-like", LoRA())
+    run = DeployedModel(other).eval()
     with pytest.raises(WeightsError, match="differ"):
-        certificate.certify("timm", ("torch",), goods, run, tmp_path)
+        certificate.certify("timm", ("torch",), trained, run, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -130,7 +169,7 @@ def test_another_function_gets_no_certificate(tmp_path: Path) -> None:
     "spec", [ZERO, UNIT, HeadSpec(norm="batch", scale=3.0), HeadSpec(length="unit", scale="classes")]
 )
 def test_a_plain_head_is_the_head(spec: HeadSpec) -> None:
-    head = shipment("deit-like", LinearProbe(), spec).classifier.head
+    head = trained_model("deit-like", LinearProbe(), spec).classifier.head
     if head.channels is not None:
         head.channels.running_mean.normal_()
         head.channels.running_var.uniform_(0.5, 2)
@@ -140,7 +179,7 @@ def test_a_plain_head_is_the_head(spec: HeadSpec) -> None:
 
 def test_timm_knows_labels_and_preprocessing(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
-    export(shipment("deit-like"), "timm", tmp_path / "out")
+    export(trained_model("deit-like"), "timm", tmp_path / "out")
     model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
     assert tuple(model.pretrained_cfg["label_names"]) == CLASSES
     assert tuple(timm.data.resolve_model_data_config(model)["input_size"]) == (3, 32, 32)
@@ -148,7 +187,7 @@ def test_timm_knows_labels_and_preprocessing(tmp_path: Path) -> None:
 
 def test_transformers_knows_labels_and_opens_it_without_being_told_the_class(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    export(shipment("dinov2-like"), "hf", tmp_path / "out")
+    export(trained_model("dinov2-like"), "hf", tmp_path / "out")
     model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "out")
     assert tuple(model.config.id2label[i] for i in range(4)) == CLASSES
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "out")
@@ -165,15 +204,15 @@ def picture() -> Image.Image:
 def test_a_picture_goes_the_same_way_in_every_library(to: str, squash: bool, tmp_path: Path) -> None:
     for package in NEEDS[to]:
         pytest.importorskip(package)
-    goods = shipment("clip-like")
-    config = goods.base.config
+    trained = trained_model("clip-like")
+    config = trained.base.config
     longer = replace(config, preprocess=replace(config.preprocess, resize=40 / 32 if to != "open_clip" else 1.0))
-    base = copy.deepcopy(goods.base)
+    base = copy.deepcopy(trained.base)
     base.config = longer
-    goods = replace(goods, base=base, info=replace(goods.info, squash=squash))
-    goods.classifier.backbone.config = longer
-    export(goods, to, tmp_path / "out")
-    wanted = base.normalise(torch.from_numpy(to_pixels(picture(), goods.geometry)).unsqueeze(0))
+    trained = replace(trained, base=base, info=replace(trained.info, squash=squash))
+    trained.classifier.backbone.config = longer
+    export(trained, to, tmp_path / "out")
+    wanted = base.normalise(torch.from_numpy(to_pixels(picture(), trained.geometry)).unsqueeze(0))
     torch.testing.assert_close(PREPARED[to](tmp_path / "out", picture()), wanted, atol=0.05, rtol=0)
 
 
@@ -202,8 +241,8 @@ PREPARED = {"timm": by_timm, "hf": by_transformers, "open_clip": by_open_clip}
 
 def test_open_clip_loads_the_image_tower_over_its_own(tmp_path: Path) -> None:
     open_clip = pytest.importorskip("open_clip")
-    goods, out = shipment("clip-like"), tmp_path / "out"
-    export(goods, "open_clip", out)
+    trained, out = trained_model("clip-like"), tmp_path / "out"
+    export(trained, "open_clip", out)
     known = json.loads((out / "open_clip_config.json").read_text("utf-8"))
     known["model_cfg"]["text_cfg"] = {"context_length": 8, "vocab_size": 32, "width": 32, "heads": 2, "layers": 1}
     (tmp_path / "clip").mkdir()
@@ -212,29 +251,29 @@ def test_open_clip_loads_the_image_tower_over_its_own(tmp_path: Path) -> None:
     model = open_clip.create_model(f"local-dir:{tmp_path / 'clip'}", pretrained_image_path=weights).eval()
     images = families.random_images()
     pixels = families.common("clip-like").normalise(images)
-    torch.testing.assert_close(model.encode_image(pixels), goods.classifier.backbone(images), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.encode_image(pixels), trained.classifier.backbone(images), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("to", ["timm", "hf", "open_clip"])
 def test_exported_weights_come_back_as_a_backbone(to: str, tmp_path: Path) -> None:
     for package in NEEDS[to]:
         pytest.importorskip(package)
-    goods = shipment("clip-like")
-    export(goods, to, tmp_path / "out")
+    trained = trained_model("clip-like")
+    export(trained, to, tmp_path / "out")
     name = {"timm": "", "hf": "", "open_clip": "/visual.safetensors?heads=2&activation=quick_gelu&mean=imagenet"}
     back: Any = load_backbone(f"file:{tmp_path / 'out'}{name[to]}")
     images = families.random_images()
     if to == "timm":  # its head holds the projection
         assert back.config.projection == 0
     else:
-        torch.testing.assert_close(back(images), goods.classifier.backbone(images), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(back(images), trained.classifier.backbone(images), atol=1e-5, rtol=1e-5)
 
 
 def test_onnx_says_its_labels_and_its_preprocessing(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
-    export(shipment("deit-like", LinearProbe()), "onnx", tmp_path / "out")
+    export(trained_model("deit-like", LinearProbe()), "onnx", tmp_path / "out")
     model = onnx.load(tmp_path / "out" / "model.onnx")
     known = {prop.key: json.loads(prop.value) for prop in model.metadata_props if prop.key != "format"}
     assert known["labels"] == list(CLASSES)
@@ -243,8 +282,8 @@ def test_onnx_says_its_labels_and_its_preprocessing(tmp_path: Path) -> None:
 
 def test_peft_loads_it_on_the_base_model_beside_it(tmp_path: Path) -> None:
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
-    goods, out = shipment("dinov2-like"), tmp_path / "out"
-    export(goods, "peft", out)
+    trained, out = trained_model("dinov2-like"), tmp_path / "out"
+    export(trained, "peft", out)
     assert {"adapter_config.json", "adapter_model.safetensors"} <= {path.name for path in out.iterdir()}
     rank = json.loads((out / "adapter_config.json").read_text("utf-8"))["r"]
     assert rank == KRONECKER.n
@@ -252,5 +291,5 @@ def test_peft_loads_it_on_the_base_model_beside_it(tmp_path: Path) -> None:
     model = peft.PeftModel.from_pretrained(base, out).merge_and_unload().eval()
     images = families.random_images()
     pixels = families.common("dinov2-like").normalise(images)
-    torch.testing.assert_close(model(pixel_values=pixels).logits, goods.classifier(images), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model(pixel_values=pixels).logits, trained.classifier(images), atol=1e-5, rtol=1e-5)
     assert max(load_file(out / "adapter_model.safetensors").values(), key=torch.numel).numel() <= 64 * 64

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from export_cases import model_folder, typed
 
-from vitadapt.classifier.export.hub import pack, push
+from vitadapt.classifier.export.hub import prepare, push
 from vitadapt.methods import LoRA
 from vitadapt.utils.errors import StorageError
 
@@ -94,8 +94,8 @@ def test_the_folder_arrives_whole_and_private(hub: Hub, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_refusal_is_told_with_the_remedy_and_nothing_arrives(hub: Hub, tmp_path: Path, status: int) -> None:
-    parcel = pack(model_folder(tmp_path / "mine", LoRA()), "me/model")
+    upload = prepare(model_folder(tmp_path / "mine", LoRA()), "me/model")
     hub.refusal = status
     with pytest.raises(StorageError, match=r"could not push to me/model: .*; log in with 'hf auth login'"):
-        push(parcel)
+        push(upload)
     assert hub.files == {}

@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vitadapt.classifier.export.deployed import PlainHead, load_shipment
-from vitadapt.classifier.export.hugging_face import built
+from vitadapt.classifier.export.deployed import PlainHead, load_trained
+from vitadapt.classifier.export.hugging_face import library_model
 from vitadapt.classifier.export.peft_import import import_peft
 from vitadapt.classifier.model import load_model
 from vitadapt.nn.head import Head
@@ -38,7 +38,7 @@ def in_transformers(tmp_path: Path) -> Any:
     head = Head(base.features, 3)
     with seeded(3):
         head.linear.weight.data.normal_()
-    return built(base, PlainHead(head), ("a", "b", "c")).model
+    return library_model(base, PlainHead(head), ("a", "b", "c")).model
 
 
 def trained(model: Any, config: Any, folder: Path) -> Any:
@@ -71,7 +71,7 @@ def test_adapters_made_by_peft_give_pefts_answers(kind: str, in_transformers: An
     }[kind]()
     theirs = trained(in_transformers, config, tmp_path / "peft")
     path, _ = import_peft(tmp_path / "peft", BACKBONE, None, tmp_path / "ours")
-    ours = load_shipment(path)
+    ours = load_trained(path)
     images = random_images(ours.image_size)
     pixels = ours.base.normalise(images)  # type: ignore[operator]
     wanted = theirs(pixel_values=pixels).logits.detach()

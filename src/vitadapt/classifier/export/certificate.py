@@ -9,13 +9,15 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...training.adapter_file import enlarged, pictures_of_the_test
+from ...training.adapter_file import adapter_bytes, enlarged, pictures_of_the_test
 from ...utils.errors import WeightsError
-from .deployed import Deployed, Shipment
+from ...utils.files import bytes_digest, parse_json, read_text
+from .deployed import DeployedModel, TrainedModel
 
 Run = Callable[[Tensor], Tensor]
 """uint8 images (B, 3, S, S) -> logits (B, C)."""
@@ -31,12 +33,14 @@ _REPEATS = 3
 class Certificate:
     """What was found when the exported files were opened again and run by the library they are for.
 
-    self_test, random: largest absolute difference of the logits on the two pictures of the adapter's self-test and on
-    random images. largest_logit: what to compare them with. bytes: of all files. milliseconds and speed_ratio: the
-    median time of a batch of random images, ours merged, theirs, and ours / theirs.
+    source: digest of the adapter that was exported. self_test, random: largest absolute difference of the logits on the
+    two pictures of the adapter's self-test and on random images. largest_logit: what to compare them with. bytes: of
+    all files. milliseconds and speed_ratio: the median time of a batch of random images, ours merged, theirs, and
+    ours / theirs.
     """
 
     target: str
+    source: str
     library: str
     self_test: float
     random: float
@@ -60,18 +64,18 @@ class Certificate:
 
 
 @torch.no_grad()
-def certify(target: str, packages: tuple[str, ...], shipment: Shipment, run: Run, folder: Path) -> Certificate:
+def certify(target: str, packages: tuple[str, ...], trained: TrainedModel, run: Run, folder: Path) -> Certificate:
     """Compare `run`, which uses the files in `folder`, with our own classifier, and write certificate.json there.
 
     Raises WeightsError when they differ by more than the tolerance.
     """
-    ours = Deployed(shipment).eval()
-    size = shipment.image_size
+    ours = DeployedModel(trained).eval()
+    size = trained.image_size
     generator = torch.Generator().manual_seed(0)
     random = torch.randint(0, 256, (_RANDOM_IMAGES, 3, size, size), dtype=torch.uint8, generator=generator)
     groups = {"self_test": enlarged(pictures_of_the_test(), size), "random": random}
-    device = next(shipment.classifier.parameters()).device
-    wanted = {name: shipment.classifier(images.to(device)).float().cpu() for name, images in groups.items()}
+    device = next(trained.classifier.parameters()).device
+    wanted = {name: trained.classifier(images.to(device)).float().cpu() for name, images in groups.items()}
     found = {name: run(images) for name, images in groups.items()}
     differences = {name: float((found[name] - wanted[name]).abs().max()) for name in groups}
     largest = max(float(logits.abs().max()) for logits in wanted.values())
@@ -85,11 +89,27 @@ def certify(target: str, packages: tuple[str, ...], shipment: Shipment, run: Run
     bytes_ = sum((folder / name).stat().st_size for name in files)
     library = ", ".join(f"{package} {metadata.version(package)}" for package in packages)
     certificate = Certificate(
-        target, library, **differences, largest_logit=largest, bytes=bytes_, milliseconds=times,
+        target, source_of(trained), library, **differences, largest_logit=largest, bytes=bytes_, milliseconds=times,
         speed_ratio=times[0] / times[1], files=tuple(files),
     )  # fmt: skip
     (folder / FILE).write_text(json.dumps(asdict(certificate), indent=1) + "\n", "utf-8")
     return certificate
+
+
+def source_of(trained: TrainedModel) -> str:
+    """What tells a trained model from all others: the digest of its adapter file, which names its base."""
+    return bytes_digest(adapter_bytes(trained.classifier, trained.info))
+
+
+def read_certificate(folder: Path) -> Certificate | None:
+    """The certificate in a folder; None when there is none that can be read."""
+    try:
+        known: dict[str, Any] = parse_json(read_text(folder / FILE))
+        for name in ("milliseconds", "files"):
+            known[name] = tuple(known[name])
+        return Certificate(**known)
+    except (OSError, ValueError, TypeError, LookupError):
+        return None
 
 
 def _milliseconds(run: Run, images: Tensor) -> float:

@@ -27,7 +27,7 @@ from ..model import load_model
 
 
 @dataclass(frozen=True)
-class Shipment:
+class TrainedModel:
     """A trained classifier, in eval mode and not merged, and the frozen backbone that it changes."""
 
     classifier: Classifier
@@ -86,43 +86,43 @@ class PlainHead(nn.Module):
         return cast(Tensor, self.weight), cast(Tensor, self.bias)
 
 
-class Deployed(nn.Module):
+class DeployedModel(nn.Module):
     """uint8 images (B, 3, S, S), or floats in 0..1 -> logits (B, C): normalisation, network and head as one module."""
 
-    def __init__(self, shipment: Shipment) -> None:
+    def __init__(self, trained: TrainedModel) -> None:
         super().__init__()
-        self.backbone, self.head = merged_if_possible(shipment), PlainHead(shipment.classifier.head)
+        self.backbone, self.head = merged_if_possible(trained), PlainHead(trained.classifier.head)
 
     def forward(self, images: Tensor) -> Tensor:
         return cast(Tensor, self.head(self.backbone(images)))
 
 
-def load_shipment(path: Path | str, backbone: str | None = None) -> Shipment:
+def load_trained(path: Path | str, backbone: str | None = None) -> TrainedModel:
     """The model in a folder made by `fit`, or in an adapter file. Arguments and errors: see `load_model`."""
     model = load_model(path, backbone=backbone)
     info = model.info
     plain, _ = cached_backbone(info.backbone, info.image_size, "cpu")
     base = unprojected(plain)[0] if info.head.projection == "merged" else plain
-    return Shipment(model.classifier, base, info)
+    return TrainedModel(model.classifier, base, info)
 
 
-def merged(shipment: Shipment, what: str) -> ViT:
+def merged(trained: TrainedModel, what: str) -> ViT:
     """A copy of the adapted backbone with all deltas folded into its weights.
 
     Raises NotApplicable when it is no plain ViT (`what` is wanted of it), and NotMergeable.
     """
-    backbone = shipment.classifier.backbone
+    backbone = trained.classifier.backbone
     if not isinstance(backbone, ViT):
-        raise NotApplicable(f"{what} needs a plain vision transformer, and {shipment.info.backbone} is none; use onnx")
+        raise NotApplicable(f"{what} needs a plain vision transformer, and {trained.info.backbone} is none; use onnx")
     try:
         return merge(copy.deepcopy(backbone)).cpu().requires_grad_(False)
     except NotMergeable as error:
         raise NotMergeable(f"{error}; or export --to onnx or torch-export, which hold any model") from error
 
 
-def merged_if_possible(shipment: Shipment) -> nn.Module:
+def merged_if_possible(trained: TrainedModel) -> nn.Module:
     """A copy of the adapted backbone, merged unless a method inserted modules."""
-    backbone = copy.deepcopy(shipment.classifier.backbone).cpu().requires_grad_(False)
+    backbone = copy.deepcopy(trained.classifier.backbone).cpu().requires_grad_(False)
     try:
         return merge(backbone)
     except NotMergeable:

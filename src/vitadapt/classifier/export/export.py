@@ -11,39 +11,50 @@ from ...utils.atomic import atomic_folder, make_folder
 from ...utils.errors import ConfigError, StorageError
 from ...utils.files import sha256_of, storage_error
 from . import graphs, hugging_face, open_clip, peft_lora, timm  # noqa: F401 - each registers its target
-from .certificate import Certificate, certify
-from .deployed import Shipment
+from .certificate import Certificate, certify, read_certificate, source_of
+from .deployed import TrainedModel
 from .targets import TARGETS, write_json
 
 SUMS = "SHA256SUMS"
 
 
-def export(shipment: Shipment, to: str, folder: Path | str) -> Certificate:
+def export(trained: TrainedModel, to: str, folder: Path | str) -> Certificate:
     """Write the model for `to` into the new `folder`, all or nothing, and certify it.
 
+    A folder that already holds this very export, whole, is left as it is: the command that was killed after its last
+    step can be repeated.
     Raises UnknownName, ConfigError when `folder` is in use, NotApplicable and NotMergeable when the target cannot hold
     the model, WeightsError when its library is missing or computes something else, and StorageError.
     """
     target, folder = TARGETS[to], Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if finished := _finished(folder, to, trained):
+            return finished
         raise ConfigError(f"{folder} is in use already; choose another folder with -o, or empty it")
     try:
         make_folder(folder.parent)
         with atomic_folder(folder) as new:
-            target.write(shipment, new)
-            write_json(new / "labels.json", list(shipment.info.classes))
-            certificate = certify(to, target.packages, shipment, target.reopen(new, shipment), new)
-            _write_sums(new)
+            target.write(trained, new)
+            write_json(new / "labels.json", list(trained.info.classes))
+            certificate = certify(to, target.packages, trained, target.reopen(new, trained), new)
+            (new / SUMS).write_text(_sums(new), "utf-8")
     except (OSError, SafetensorError) as error:
         raise _refusal(folder, error) from error
     return certificate
 
 
-def _write_sums(folder: Path) -> None:
-    """SHA256SUMS of all files in `folder`, as `sha256sum --check SHA256SUMS` reads it."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    lines = [f"{sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
-    (folder / SUMS).write_text("".join(lines), "utf-8")
+def _finished(folder: Path, to: str, trained: TrainedModel) -> Certificate | None:
+    """The certificate of `folder` when it holds an export of `trained` to `to` in which no byte has changed."""
+    certificate = read_certificate(folder)
+    if certificate is None or (certificate.target, certificate.source) != (to, source_of(trained)):
+        return None
+    return certificate if (folder / SUMS).is_file() and (folder / SUMS).read_text("utf-8") == _sums(folder) else None
+
+
+def _sums(folder: Path) -> str:
+    """SHA256SUMS of all other files in `folder`, as `sha256sum --check SHA256SUMS` reads it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+    return "".join(f"{sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)
 
 
 def _refusal(folder: Path, error: OSError | SafetensorError) -> StorageError:

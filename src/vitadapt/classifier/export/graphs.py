@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...utils.optional import package
 from .certificate import Run
-from .deployed import Deployed, Shipment
+from .deployed import DeployedModel, TrainedModel
 from .targets import TARGETS, Target
 
 PROGRAM, ONNX = "model.pt2", "model.onnx"
@@ -21,38 +21,38 @@ _FORMAT = "vitadapt-export/1"
 _BATCH = torch.export.Dim("batch", max=2**31 - 1)  # torch 2.6 does not trace one without an end (it may be 2**63 - 1)
 
 
-def about(shipment: Shipment) -> dict[str, str]:
+def about(trained: TrainedModel) -> dict[str, str]:
     """Labels and preprocessing as strings, for the metadata of a file. Values are JSON."""
-    size, preprocess = shipment.image_size, shipment.base.preprocess
+    size, preprocess = trained.image_size, trained.base.preprocess
     steps = {
         "input": "uint8 RGB, shape (batch, 3, height, width)",
-        "resize_shorter_side": shipment.shorter_side,
+        "resize_shorter_side": trained.shorter_side,
         "interpolation": "bicubic",
         "center_crop": size,
         "normalisation": "inside the graph",
         "mean": preprocess.mean,
         "std": preprocess.std,
     }
-    if shipment.geometry.squash:
+    if trained.geometry.squash:
         steps |= {"resize_shorter_side": None, "center_crop": None, "resize_both_sides": size}
-    known = {"labels": shipment.info.classes, "preprocessing": steps, "output": "logits; softmax gives probabilities"}
+    known = {"labels": trained.info.classes, "preprocessing": steps, "output": "logits; softmax gives probabilities"}
     return {"format": _FORMAT, **{name: json.dumps(value, ensure_ascii=False) for name, value in known.items()}}
 
 
-def _program(shipment: Shipment) -> torch.export.ExportedProgram:
+def _program(trained: TrainedModel) -> torch.export.ExportedProgram:
     """The model for any number of images. Not strict: that is how newer torch traces anyway, and 2.6 follows it so."""
-    size = shipment.image_size
-    example, module = torch.zeros(2, 3, size, size, dtype=torch.uint8), Deployed(shipment).eval()
+    size = trained.image_size
+    example, module = torch.zeros(2, 3, size, size, dtype=torch.uint8), DeployedModel(trained).eval()
     with torch.no_grad():
         return torch.export.export(module, (example,), dynamic_shapes={"images": {0: _BATCH}}, strict=False)
 
 
-def _write_program(shipment: Shipment, folder: Path) -> None:
-    extra = {"vitadapt.json": json.dumps(about(shipment))}
-    torch.export.save(_program(shipment), folder / PROGRAM, extra_files=extra)
+def _write_program(trained: TrainedModel, folder: Path) -> None:
+    extra = {"vitadapt.json": json.dumps(about(trained))}
+    torch.export.save(_program(trained), folder / PROGRAM, extra_files=extra)
 
 
-def _reopen_program(folder: Path, shipment: Shipment) -> Run:
+def _reopen_program(folder: Path, trained: TrainedModel) -> Run:
     module = torch.export.load(folder / PROGRAM).module()
 
     def run(images: Tensor) -> Tensor:
@@ -62,20 +62,20 @@ def _reopen_program(folder: Path, shipment: Shipment) -> Run:
     return run
 
 
-def _write_onnx(shipment: Shipment, folder: Path) -> None:
+def _write_onnx(trained: TrainedModel, folder: Path) -> None:
     onnx = package("onnx", "onnx")
     package("onnxscript", "onnx")
     program = torch.onnx.export(
-        _program(shipment), dynamo=True, input_names=["images"], output_names=["logits"], verbose=False
+        _program(trained), dynamo=True, input_names=["images"], output_names=["logits"], verbose=False
     )
     assert program is not None, "the exporter returns one when it is given no file"
     program.save(str(folder / ONNX))
     model = onnx.load(str(folder / ONNX), load_external_data=False)
-    onnx.helper.set_model_props(model, about(shipment))
+    onnx.helper.set_model_props(model, about(trained))
     onnx.save(model, str(folder / ONNX))
 
 
-def _reopen_onnx(folder: Path, shipment: Shipment) -> Run:
+def _reopen_onnx(folder: Path, trained: TrainedModel) -> Run:
     session = package("onnxruntime", "onnx").InferenceSession(str(folder / ONNX), providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 

@@ -15,7 +15,7 @@ _REQUIRED = {"library_name": "vitadapt", "pipeline_tag": "image-classification"}
 
 
 @dataclass(frozen=True)
-class Parcel:
+class Upload:
     """What would be sent: the files with their sizes in bytes, and the metadata of the model card."""
 
     repository: str
@@ -24,7 +24,7 @@ class Parcel:
     card: dict[str, Any]
 
 
-def pack(folder: Path | str, repository: str) -> Parcel:
+def prepare(folder: Path | str, repository: str) -> Upload:
     """Everything that `push` would do, except sending it; no network is used.
 
     Raises ConfigError for an impossible repository name and WeightsError for a folder or a model card that is not fit.
@@ -44,7 +44,7 @@ def pack(folder: Path | str, repository: str) -> Parcel:
         for name, path in inside.items()
         if not any(part.startswith(".") for part in name.parts)
     }
-    return Parcel(repository, folder, files, _card(hub, folder / CARD))
+    return Upload(repository, folder, files, _card(hub, folder / CARD))
 
 
 def _card(hub: Any, path: Path) -> dict[str, Any]:
@@ -63,21 +63,21 @@ def _card(hub: Any, path: Path) -> dict[str, Any]:
     return data
 
 
-def push(parcel: Parcel, private: bool = True) -> str:
+def push(upload: Upload, private: bool = True) -> str:
     """Send it -> the address. Raises StorageError with the hub's own reason."""
     hub = package("huggingface_hub", "hf")
     try:
         api = hub.HfApi()
-        api.create_repo(parcel.repository, private=private, exist_ok=True)
+        api.create_repo(upload.repository, private=private, exist_ok=True)
         sent = api.upload_folder(
-            repo_id=parcel.repository,
-            folder_path=parcel.folder,
-            allow_patterns=list(parcel.files),
+            repo_id=upload.repository,
+            folder_path=upload.folder,
+            allow_patterns=list(upload.files),
             commit_message="Model",
         )
     except failures() as error:
         reason = str(error).strip().partition("\n")[0]
         raise StorageError(
-            f"could not push to {parcel.repository}: {reason}; log in with 'hf auth login', and look at --dry-run"
+            f"could not push to {upload.repository}: {reason}; log in with 'hf auth login', and look at --dry-run"
         ) from error
-    return str(getattr(sent, "repo_url", "") or f"https://huggingface.co/{parcel.repository}")
+    return str(getattr(sent, "repo_url", "") or f"https://huggingface.co/{upload.repository}")

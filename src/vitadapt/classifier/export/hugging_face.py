@@ -22,7 +22,7 @@ from ...utils.optional import package
 from ...weights import write_state
 from ...weights.checkpoint_files import read_json
 from .certificate import Run
-from .deployed import PlainHead, Shipment, merged, read_head, write_head
+from .deployed import PlainHead, TrainedModel, merged, read_head, write_head
 from .targets import TARGETS, Target, normaliser, write_json
 
 _ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu", "relu": "relu"}
@@ -56,6 +56,8 @@ def family_of(config: ViTConfig) -> Family:
     if not config.class_token or config.norm_after_pool:
         raise NotApplicable("no model of transformers has this way of pooling; export --to timm or onnx")
     if config.ln_pre:
+        if config.pooling != "class":
+            raise NotApplicable("transformers' CLIP reads the class token alone; export --to timm or onnx")
         return _PROJECTED if config.projection else _CLIP
     if config.layer_scale:
         return _REGISTERS if config.registers else _DINOV2
@@ -63,7 +65,7 @@ def family_of(config: ViTConfig) -> Family:
 
 
 @dataclass(frozen=True)
-class Built:
+class LibraryModel:
     """A live model of transformers that holds a network of ours, and in which layout."""
 
     model: Any
@@ -71,7 +73,7 @@ class Built:
     layout: str
 
 
-def built(vit: ViT, head: PlainHead, classes: tuple[str, ...]) -> Built:
+def library_model(vit: ViT, head: PlainHead, classes: tuple[str, ...]) -> LibraryModel:
     """The transformers model that holds the merged `vit`, and the head where the model has a place for it.
 
     Raises NotApplicable, WeightsError when a part has no place, NotMergeable for a head that is not linear.
@@ -87,7 +89,7 @@ def built(vit: ViT, head: PlainHead, classes: tuple[str, ...]) -> Built:
     lost = model.load_state_dict(state, strict=False).missing_keys
     if strange := [name for name in lost if not name.endswith(("mask_token", "position_ids"))]:
         raise WeightsError(f"transformers' {family.model} also needs {strange[0]}, which this model lacks; use onnx")
-    return Built(model.requires_grad_(False), family, layout)
+    return LibraryModel(model.requires_grad_(False), family, layout)
 
 
 def _settings(config: ViTConfig, family: Family) -> dict[str, Any]:
@@ -136,16 +138,16 @@ def _classifier(config: ViTConfig, family: Family, weight: Tensor, bias: Tensor)
     return {"classifier.weight": weight, "classifier.bias": bias}
 
 
-def write_processor(shipment: Shipment, folder: Path) -> None:
+def write_processor(trained: TrainedModel, folder: Path) -> None:
     """preprocessor_config.json: shorter side to a length and centre crop, or both sides squashed; mean and std."""
-    size, preprocess = shipment.image_size, shipment.base.preprocess
+    size, preprocess = trained.image_size, trained.base.preprocess
     square = {"height": size, "width": size}
-    squash = shipment.geometry.squash
+    squash = trained.geometry.squash
     content = {
         "image_processor_type": "CLIPImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": square if squash else {"shortest_edge": shipment.shorter_side},
+        "size": square if squash else {"shortest_edge": trained.shorter_side},
         "resample": 3,
         "do_center_crop": not squash,
         "crop_size": square,
@@ -158,14 +160,14 @@ def write_processor(shipment: Shipment, folder: Path) -> None:
     write_json(folder / "preprocessor_config.json", content)
 
 
-def _write(shipment: Shipment, folder: Path) -> None:
-    vit, head = merged(shipment, "transformers"), PlainHead(shipment.classifier.head)
-    whole = built(vit, head, shipment.info.classes)
+def _write(trained: TrainedModel, folder: Path) -> None:
+    vit, head = merged(trained, "transformers"), PlainHead(trained.classifier.head)
+    library = library_model(vit, head, trained.info.classes)
     with quiet():
-        whole.model.save_pretrained(folder)
-    write_processor(shipment, folder)
-    if not whole.family.classifies:
-        write_head(head, folder, shipment.info.classes)
+        library.model.save_pretrained(folder)
+    write_processor(trained, folder)
+    if not library.family.classifies:
+        write_head(head, folder, trained.info.classes)
 
 
 @contextmanager
@@ -183,7 +185,7 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _reopen(folder: Path, shipment: Shipment) -> Run:
+def _reopen(folder: Path, trained: TrainedModel) -> Run:
     transformers = package("transformers", "hf")
     kind = read_json(folder / "config.json")["architectures"][0]
     with quiet():

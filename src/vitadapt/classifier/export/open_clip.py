@@ -20,7 +20,7 @@ from ...utils.optional import package
 from ...weights import CONVERTERS
 from ...weights.checkpoint_files import load_state_file, read_json
 from .certificate import Run
-from .deployed import PlainHead, Shipment, merged, read_head, write_head
+from .deployed import PlainHead, TrainedModel, merged, read_head, write_head
 from .targets import TARGETS, Target, normaliser, write_json
 
 WEIGHTS = "visual.safetensors"
@@ -28,14 +28,14 @@ _NO_TEXT = {"context_length": 8, "vocab_size": 8, "width": 32, "heads": 1, "laye
 """open_clip builds no image tower alone; the certificate's model gets the smallest of text towers."""
 
 
-def _write(shipment: Shipment, folder: Path) -> None:
-    vit = merged(shipment, "open_clip")
+def _write(trained: TrainedModel, folder: Path) -> None:
+    vit = merged(trained, "open_clip")
     config, state = _with_projection(vit)
-    _check(config)
+    _check(config, trained)
     theirs = CONVERTERS["openai-clip"].write(config, state, "")
     save_file({name: t.contiguous() for name, t in theirs.items()}, folder / WEIGHTS, {"format": "pt"})
-    write_json(folder / "open_clip_config.json", _config(config, shipment.geometry.squash))
-    write_head(PlainHead(shipment.classifier.head), folder, shipment.info.classes)
+    write_json(folder / "open_clip_config.json", _config(config, trained.geometry.squash))
+    write_head(PlainHead(trained.classifier.head), folder, trained.info.classes)
 
 
 def _with_projection(vit: ViT) -> tuple[ViTConfig, dict[str, Tensor]]:
@@ -46,8 +46,10 @@ def _with_projection(vit: ViT) -> tuple[ViTConfig, dict[str, Tensor]]:
     return replace(config, projection=config.width), state | {"projection.weight": torch.eye(config.width)}
 
 
-def _check(config: ViTConfig) -> None:
+def _check(config: ViTConfig, trained: TrainedModel) -> None:
+    cropped = not trained.geometry.squash and trained.shorter_side != trained.image_size
     foreign = {
+        f"images resized to {trained.shorter_side} pixels before the crop to {trained.image_size}": cropped,
         "registers": bool(config.registers),
         "no class token": not config.class_token,
         "a bias of the patch embedding": config.patch_bias,
@@ -56,7 +58,7 @@ def _check(config: ViTConfig) -> None:
         "no final norm": config.final_norm == "none",
     }
     if found := [what for what, holds in foreign.items() if holds]:
-        raise NotApplicable(f"open_clip's image towers cannot hold {found[0]}; export --to timm, hf or onnx")
+        raise NotApplicable(f"open_clip cannot hold {found[0]}; export --to timm, hf or onnx")
 
 
 def _config(config: ViTConfig, squash: bool) -> dict[str, Any]:
@@ -87,7 +89,7 @@ def _config(config: ViTConfig, squash: bool) -> dict[str, Any]:
     return {"model_cfg": model, "preprocess_cfg": preprocess}
 
 
-def _reopen(folder: Path, shipment: Shipment) -> Run:
+def _reopen(folder: Path, trained: TrainedModel) -> Run:
     open_clip = package("open_clip", "clip")
     about = read_json(folder / "open_clip_config.json")
     model = open_clip.CLIP(**about["model_cfg"], text_cfg=_NO_TEXT).eval()

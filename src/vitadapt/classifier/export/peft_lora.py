@@ -25,8 +25,8 @@ from ...weights import CONVERTERS
 from ...weights.catalog import backbones
 from ...weights.checkpoint_files import read_json
 from .certificate import Run
-from .deployed import PlainHead, Shipment, write_head
-from .hugging_face import Built, built, quiet, runner, write_processor
+from .deployed import PlainHead, TrainedModel, write_head
+from .hugging_face import LibraryModel, library_model, quiet, runner, write_processor
 from .targets import TARGETS, Target
 
 BASE = "base"
@@ -96,11 +96,11 @@ def low_rank(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return (u[:, :rank] * root).float(), (vt[:rank].T * root).float()
 
 
-def module_names(whole: Built, depth: int) -> dict[tuple[int, Slot], str]:
+def module_names(library: LibraryModel, depth: int) -> dict[tuple[int, Slot], str]:
     """(block, slot) -> the name of the linear layer in the library's model."""
-    rules = CONVERTERS[whole.layout].rules_of(depth)
+    rules = CONVERTERS[library.layout].rules_of(depth)
     return {
-        (i, slot): whole.family.prefix + rules[f"blocks.{i}.{layer}.weight"].theirs[place].removesuffix(".weight")
+        (i, slot): library.family.prefix + rules[f"blocks.{i}.{layer}.weight"].theirs[place].removesuffix(".weight")
         for i in range(depth)
         for slot, (layer, place) in LAYERS.items()
     }
@@ -113,44 +113,44 @@ def hub_name(backbone: str) -> str | None:
     return next((name.removeprefix("hf:") for name in names if name.startswith("hf:")), None)
 
 
-def _base(shipment: Shipment) -> Built:
+def _base(trained: TrainedModel) -> LibraryModel:
     """The transformers model of the backbone as it was before it was adapted, the trained head on it."""
-    if not isinstance(shipment.base, ViT):
-        raise NotApplicable(f"a PEFT adapter needs a plain vision transformer, and {shipment.info.backbone} is none")
-    return built(copy.deepcopy(shipment.base).cpu(), PlainHead(shipment.classifier.head), shipment.info.classes)
+    if not isinstance(trained.base, ViT):
+        raise NotApplicable(f"a PEFT adapter needs a plain vision transformer, and {trained.info.backbone} is none")
+    return library_model(copy.deepcopy(trained.base).cpu(), PlainHead(trained.classifier.head), trained.info.classes)
 
 
-def _write(shipment: Shipment, folder: Path) -> None:
+def _write(trained: TrainedModel, folder: Path) -> None:
     peft = package("peft", "peft")
-    whole = _base(shipment)
-    vit = cast(ViT, shipment.classifier.backbone)
-    updates, names = updates_of(vit), module_names(whole, vit.config.depth)
+    library = _base(trained)
+    vit = cast(ViT, trained.classifier.backbone)
+    updates, names = updates_of(vit), module_names(library, vit.config.depth)
     rank, shifted = max(update.b.shape[1] for update in updates), any(u.shift is not None for u in updates)
     if shifted and not (vit.config.qkv_bias or all(u.slot not in ("q", "k", "v") for u in updates)):
         raise NotMergeable("the update has a bias and the layer has none; train with bias=false")
-    repository = hub_name(shipment.info.backbone)
+    repository = hub_name(trained.info.backbone)
     if repository is None:
         with quiet():
-            whole.model.save_pretrained(folder / BASE)
+            library.model.save_pretrained(folder / BASE)
     config = peft.LoraConfig(
         r=rank,
         lora_alpha=rank,
         lora_dropout=0.0,
         lora_bias=shifted,
         target_modules=sorted({names[u.block, u.slot] for u in updates}),
-        modules_to_save=["classifier"] if whole.family.classifies else None,
+        modules_to_save=["classifier"] if library.family.classifies else None,
     )
     with quiet():
-        model = peft.get_peft_model(whole.model, config)
+        model = peft.get_peft_model(library.model, config)
     model.peft_config["default"].base_model_name_or_path = repository or BASE
     for update in updates:
         _fill(model.get_submodule(f"base_model.model.{names[update.block, update.slot]}"), update)
     with warnings.catch_warnings():  # PEFT takes the vector that is lora_B's bias for a damaged matrix
         warnings.filterwarnings("ignore", message=".*LoRA tensor.*have invalid shape")
         model.save_pretrained(folder, save_embedding_layers=False)
-    write_processor(shipment, folder)
-    if not whole.family.classifies:
-        write_head(PlainHead(shipment.classifier.head), folder, shipment.info.classes)
+    write_processor(trained, folder)
+    if not library.family.classifies:
+        write_head(PlainHead(trained.classifier.head), folder, trained.info.classes)
 
 
 @torch.no_grad()
@@ -164,8 +164,8 @@ def _fill(layer: Any, update: Update) -> None:
         b.bias.copy_(torch.zeros_like(b.bias) if update.shift is None else update.shift)
 
 
-def _reopen(folder: Path, shipment: Shipment) -> Run:
-    peft, base = package("peft", "peft"), _base(shipment).model
+def _reopen(folder: Path, trained: TrainedModel) -> Run:
+    peft, base = package("peft", "peft"), _base(trained).model
     with quiet():
         model = peft.PeftModel.from_pretrained(base, str(folder)).eval()
     return runner(model, folder, read_json(folder / "preprocessor_config.json"))

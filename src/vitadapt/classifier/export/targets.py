@@ -14,7 +14,7 @@ from torch import Tensor
 from ...nn.vit import Preprocess
 from ...utils.registry import Registry
 from .certificate import Run
-from .deployed import Shipment
+from .deployed import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Target:
 
     title: str
     packages: tuple[str, ...]
-    write: Callable[[Shipment, Path], None]
-    reopen: Callable[[Path, Shipment], Run]
+    write: Callable[[TrainedModel, Path], None]
+    reopen: Callable[[Path, TrainedModel], Run]
 
 
 TARGETS: Registry[Target] = Registry("export target")

@@ -17,16 +17,16 @@ from ...utils.optional import package
 from ...weights import write_state
 from ...weights.checkpoint_files import read_json
 from .certificate import Run
-from .deployed import PlainHead, Shipment, merged
+from .deployed import PlainHead, TrainedModel, merged
 from .targets import TARGETS, Target, normaliser, write_json
 
 _ARCHITECTURES = {1e-6: "vit_base_patch16_224", 1e-5: "vit_base_patch32_clip_224"}
 """eps of the layer norms -> a timm model that has it: the one thing that model_args cannot say in JSON."""
 
 
-def _write(shipment: Shipment, folder: Path) -> None:
-    vit = merged(shipment, "timm")
-    weight, bias = PlainHead(shipment.classifier.head).linear()
+def _write(trained: TrainedModel, folder: Path) -> None:
+    vit = merged(trained, "timm")
+    weight, bias = PlainHead(trained.classifier.head).linear()
     if vit.config.projection:  # W (P x) = (W P) x
         plain, projection = unprojected(vit)
         vit, weight = cast(ViT, plain), weight @ projection
@@ -39,7 +39,7 @@ def _write(shipment: Shipment, folder: Path) -> None:
     save_file(
         {name: t.contiguous().clone() for name, t in state.items()}, folder / "model.safetensors", {"format": "pt"}
     )
-    write_json(folder / "config.json", _config(config, shipment))
+    write_json(folder / "config.json", _config(config, trained))
 
 
 def _check(config: ViTConfig) -> None:
@@ -50,13 +50,15 @@ def _check(config: ViTConfig) -> None:
             f"timm's ViTs have layer norms with eps 1e-6 or 1e-5, and this one has {config.norm_eps:g}; "
             "export --to hf or onnx"
         )
+    if int(config.width * (config.mlp_width / config.width)) != config.mlp_width:
+        raise WeightsError(f"timm's ViT cannot have an MLP of width {config.mlp_width}; export --to hf or onnx")
     if config.ln_pre and config.patch_bias:
         raise WeightsError("timm's ViT with a norm before the blocks has no patch bias, and this one has; use onnx")
 
 
-def _config(config: ViTConfig, shipment: Shipment) -> dict[str, Any]:
-    size, classes = config.image_size, len(shipment.info.classes)
-    preprocess, squash = config.preprocess, shipment.geometry.squash
+def _config(config: ViTConfig, trained: TrainedModel) -> dict[str, Any]:
+    size, classes = config.image_size, len(trained.info.classes)
+    preprocess, squash = config.preprocess, trained.geometry.squash
     arguments: dict[str, Any] = {
         "img_size": size,
         "patch_size": config.patch,
@@ -79,7 +81,7 @@ def _config(config: ViTConfig, shipment: Shipment) -> dict[str, Any]:
         "fixed_input_size": True,
         "interpolation": "bicubic",
         # timm rounds side / crop_pct down: a hair less than the quotient, so that it gets the very number of pixels
-        "crop_pct": 1.0 if squash else nextafter(size / shipment.shorter_side, 0),
+        "crop_pct": 1.0 if squash else nextafter(size / trained.shorter_side, 0),
         "crop_mode": "squash" if squash else "center",
         "mean": list(preprocess.mean),
         "std": list(preprocess.std),
@@ -93,13 +95,13 @@ def _config(config: ViTConfig, shipment: Shipment) -> dict[str, Any]:
         "num_classes": classes,
         "num_features": config.width,
         "global_pool": arguments["global_pool"],
-        "label_names": list(shipment.info.classes),
+        "label_names": list(trained.info.classes),
         "model_args": arguments,
         "pretrained_cfg": pretrained,
     }
 
 
-def _reopen(folder: Path, shipment: Shipment) -> Run:
+def _reopen(folder: Path, trained: TrainedModel) -> Run:
     model = package("timm", "timm").create_model(f"local-dir:{folder}", pretrained=True).eval()
     normalised = normaliser(read_json(folder / "config.json")["pretrained_cfg"])
 
