@@ -43,7 +43,7 @@ from vitadapt.benchmark.config import RunConfig
 from vitadapt.benchmark.leaderboard.suite import required, suite
 from vitadapt.benchmark.plan import Pace, pace_of
 from vitadapt.benchmark.prepare import prepare
-from vitadapt.benchmark.protocols.base import PROTOCOLS
+from vitadapt.benchmark.protocols.registry import PROTOCOLS
 from vitadapt.benchmark.protocols.standard import Elevater
 from vitadapt.benchmark.protocols.steps import at_point, published_split
 from vitadapt.benchmark.results.record import Record

@@ -21,7 +21,7 @@ import torch
 
 from vitadapt.benchmark.config import RunConfig
 from vitadapt.benchmark.prepare import prepare
-from vitadapt.benchmark.protocols.base import PROTOCOLS
+from vitadapt.benchmark.protocols.registry import PROTOCOLS
 from vitadapt.benchmark.runner import predict
 from vitadapt.benchmark.sweep import expand
 from vitadapt.data import default_cache

@@ -8,7 +8,7 @@ import torch
 
 from vitadapt.benchmark import plan as planning
 from vitadapt.benchmark.plan import images_of, plan, total
-from vitadapt.benchmark.protocols.base import PROTOCOLS
+from vitadapt.benchmark.protocols.registry import PROTOCOLS
 from vitadapt.benchmark.results.store import Store
 from vitadapt.benchmark.runner import run
 from vitadapt.benchmark.sweep import expand

@@ -13,7 +13,7 @@ from PIL import Image
 from vitadapt.benchmark.config import RunConfig
 from vitadapt.benchmark.prepare import cached_probe, training_pool
 from vitadapt.benchmark.results.store import Store
-from vitadapt.benchmark.runner import SealedTest, run
+from vitadapt.benchmark.runner import SingleUseLabels, run
 from vitadapt.benchmark.sweep import expand, run_bench
 from vitadapt.data import FileRef, open_dataset
 from vitadapt.data.sampling.manifests import make_manifest, manifest_digest
@@ -170,7 +170,7 @@ def test_a_method_that_trains_no_head_needs_text(photos, tmp_path, environment):
 
 
 def test_the_test_labels_answer_once():
-    sealed = SealedTest(np.array([0, 1]), "accuracy")
+    sealed = SingleUseLabels(np.array([0, 1]), "accuracy")
     score, by_class = sealed.score(np.array([[0.9, 0.1], [0.8, 0.2]]))
     assert score == 50 and by_class.tolist() == [100, 0]
     with pytest.raises(RuntimeError, match="already"):

@@ -24,7 +24,7 @@ from ..utils.system import peak_memory_mb
 from .config import RunConfig
 from .prepare import training_pool
 from .protocols.base import Budget
-from .protocols.released import procedure_of
+from .protocols.registry import PROTOCOLS
 from .results.store import Store
 
 Clock = Callable[[], float]
@@ -127,7 +127,7 @@ def _first(seen: set[tuple[Any, ...]], key: tuple[Any, ...]) -> bool:
 def _budget(config: RunConfig, images: Images) -> Budget:
     if not len(images.labels):
         return Budget(0, 0, 0)
-    return procedure_of(config.protocol).budget(config, images.labels)
+    return PROTOCOLS[config.protocol].budget(config, images.labels)
 
 
 def images_of(config: RunConfig, environment: Environment) -> Images:
@@ -139,7 +139,7 @@ def images_of(config: RunConfig, environment: Environment) -> Images:
         if row is None:
             raise
         classes, count = len(row.classes), row.sizes["train"]
-        shots = procedure_of(config.protocol).draws(config.shots)
+        shots = PROTOCOLS[config.protocol].draws(config.shots)
         pool = count if shots is None else min(count, shots * classes)
         pool = pool if config.method.trains_head else 0
         return Images(torch.arange(pool) % classes, row.sizes["test"], classes, "not here: sizes of the catalog")

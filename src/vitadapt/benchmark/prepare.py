@@ -18,7 +18,7 @@ from ..training.features import Environment, cached_backbone, pixels_of
 from ..training.task import Task, make_task
 from ..utils.errors import ConfigError
 from .config import RunConfig
-from .protocols.released import procedure_of
+from .protocols.registry import PROTOCOLS
 
 
 class Clock:
@@ -88,7 +88,7 @@ def training_pool(config: RunConfig, dataset: Dataset, environment: Environment)
         if manifest is None or manifest_digest(manifest) != config.subset:
             raise ConfigError(f"the images of subset {config.subset} are not known here; give its file with --subset")
         return train.take(subset_rows(dataset, manifest, cache=environment.cache))
-    shots = procedure_of(config.protocol).draws(config.shots)
+    shots = PROTOCOLS[config.protocol].draws(config.shots)
     if shots is None:
         return train
     published = dataset.split in ("elevater", "native")  # there, a class with fewer images gives all that it has

@@ -24,29 +24,29 @@ from ..training.adapter_file import AdapterInfo, adapter_bytes
 from ..training.features import Environment, frozen_features, pixels_of
 from ..training.loop import forward_all, probabilities_of
 from ..training.recipe import protocol_table
-from ..training.task import Task, Trained, adapter_info
+from ..training.task import LabelledImages, Task, Trained, adapter_info
 from ..utils.errors import Diverged, StorageError
 from ..utils.files import bytes_digest
 from ..utils.system import peak_memory_mb, versions
 from .config import RunConfig
 from .prepare import Clock, Prepared, cached_probe, prepare
-from .protocols.base import PROTOCOLS
-from .protocols.released import UNBLINDED, OpenTest, Seen, procedure_of
+from .protocols.base import TrainedOnTest
+from .protocols.registry import PROTOCOLS
 from .results.record import Record, label_of
 from .results.store import Store
 
 
-class SealedTest:
-    """The test labels. They can be asked for one score, once."""
+class SingleUseLabels:
+    """The test labels. They give one score, once."""
 
     def __init__(self, labels: np.ndarray, metric: str) -> None:
-        self._labels, self._metric, self._asked = labels, METRICS[metric], False
+        self._labels, self._metric, self._used = labels, METRICS[metric], False
 
     def score(self, probabilities: np.ndarray) -> tuple[float, np.ndarray]:
-        """(score, per-class scores) in percent. Raises RuntimeError when asked a second time."""
-        if self._asked:
+        """(score, per-class scores) in percent. Raises RuntimeError at the second call."""
+        if self._used:
             raise RuntimeError("the test set has been scored already; choose nothing by it")
-        self._asked = True
+        self._used = True
         return 100 * self._metric(self._labels, probabilities), 100 * per_class(self._labels, probabilities)
 
 
@@ -94,25 +94,27 @@ def _run(config: RunConfig, digest: str, store: Store, environment: Environment)
     record = replace(record, notes=[*record.notes, *ready.notes])
     try:
         with clock.phase("train"):
-            trained, seen = _train(task, config, OpenTest(test, labels))
+            trained = _train(task, config, LabelledImages(test, labels))
     except Diverged as error:
         notes = [*record.notes, str(error)]
         record = replace(record, status="diverged", notes=notes, chosen=error.chosen, seconds=clock.seconds)
         record = replace(record, images=_image_digests(ready.images, test))
-        return _kept(store, record, None, labels, None)
+        return _recorded(store, record, None, labels, None)
     with clock.phase("test"):
-        if seen is not None:
-            probabilities, score, by_class = seen.probabilities, seen.score, 100 * seen.per_class(labels)
-            record = replace(record, scores=seen.scores)
+        if isinstance(trained, TrainedOnTest):
+            probabilities, score, by_class = trained.probabilities, trained.score, 100 * trained.per_class(labels)
+            record = replace(record, scores=trained.scores)
         else:
             probabilities = predict(trained, task.digest, test, dataset, environment, task.setting)
-            score, by_class = SealedTest(labels, dataset.metric).score(probabilities)
+            score, by_class = SingleUseLabels(labels, dataset.metric).score(probabilities)
     record = replace(record, images=_image_digests(ready.images, test))  # last: by now every image has been read
     record = _finished(record, trained, score, by_class, clock)
-    return _kept(store, record, probabilities, labels, adapter_bytes(trained.model, _info(config, ready)))
+    return _recorded(store, record, probabilities, labels, adapter_bytes(trained.model, _info(config, ready)))
 
 
-def _kept(store: Store, record: Record, probabilities: np.ndarray | None, labels: np.ndarray, adapter: Any) -> Record:
+def _recorded(
+    store: Store, record: Record, probabilities: np.ndarray | None, labels: np.ndarray, adapter: Any
+) -> Record:
     """The record of this cell, by whoever was first: a lock does not survive everything, such as an emptied folder."""
     return store.get(record.digest) or store.add(record, probabilities, labels, adapter)
 
@@ -124,12 +126,10 @@ def _info(config: RunConfig, ready: Prepared) -> AdapterInfo:
     return adapter_info(ready.task, dataset.classes, summary, squash=dataset.squash)
 
 
-def _train(task: Task, config: RunConfig, test: OpenTest) -> tuple[Trained, Seen | None]:
-    """The trained classifier, and what a protocol that looks at the test set saw there; no other is given `test`."""
-    if config.protocol not in UNBLINDED:
-        return PROTOCOLS[config.protocol](task, config), None
-    seen = UNBLINDED[config.protocol](task, config, test)
-    return seen.trained, seen
+def _train(task: Task, config: RunConfig, test: LabelledImages) -> Trained:
+    """The trained classifier. Only a protocol that sees the test set is given it."""
+    protocol = PROTOCOLS[config.protocol]
+    return protocol(replace(task, test=test) if protocol.sees_test else task, config)
 
 
 def predict(
@@ -182,7 +182,7 @@ def _blank_record(config: RunConfig, digest: str, dataset: Dataset, pool: Exampl
 
 def _drawn(config: RunConfig, dataset: Dataset, pool: Examples) -> list[str]:
     """What a reader of "K shots" must know: more were drawn, or some classes have fewer images."""
-    drawn = procedure_of(config.protocol).draws(config.shots)
+    drawn = PROTOCOLS[config.protocol].draws(config.shots)
     if drawn is None or config.subset is not None or not len(pool):
         return []
     notes = []

@@ -45,11 +45,9 @@ def datasets() -> list[Row]:
 
 def protocols() -> list[Row]:
     """Name and description of every protocol, those that see the test set last."""
-    from ..benchmark.protocols.base import PROTOCOLS
-    from ..benchmark.protocols.released import UNBLINDED
+    from ..benchmark.protocols.registry import PROTOCOLS
 
-    known = {**PROTOCOLS, **UNBLINDED}
-    return [{"name": name, "description": _first_line(protocol)} for name, protocol in known.items()]
+    return [{"name": name, "description": _first_line(protocol)} for name, protocol in PROTOCOLS.items()]
 
 
 def recipes() -> list[Row]:

@@ -30,6 +30,14 @@ from .recipe import Recipe
 
 
 @dataclass(frozen=True)
+class LabelledImages:
+    """Images with their labels, (N,) class numbers or (N, C) multi-hot."""
+
+    images: Inputs
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
 class Task:
     """All that a protocol may use: a frozen backbone, the training images with their labels, and their frozen features.
 
@@ -37,6 +45,7 @@ class Task:
     text: what a head of class names is made of, when there is one. metric: the dataset's own.
     trials: the file in which the finished trials of a search survive a kill.
     key: names all that a score depends on besides images and labels; empty for the digest of `config`.
+    test: the test images, for a protocol that is known to see them; no other is given any.
     digest: of `backbone`; base: of the backbone as it was loaded, which may have had a projection more.
     """
 
@@ -54,6 +63,7 @@ class Task:
     key: str = ""
     digest: str = ""
     base: str = ""
+    test: LabelledImages | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -61,10 +71,10 @@ class Task:
         return self.config.recipe
 
     def take(self, rows: Tensor) -> Task:
-        """The same task with the images of `rows` (M,) only, in that order, and without files of its own."""
+        """The task with only the images of `rows` (M,), in that order: no files of its own, and no test images."""
         images = SelectedInputs(self.images, rows)
         part = replace(self, images=images, labels=self.labels[rows], features=self.features[rows])
-        return replace(part, checkpoint=None, trials=None)
+        return replace(part, checkpoint=None, trials=None, test=None)
 
     def identity(self) -> str:
         """A digest of all that the score of a trial depends on besides its learning rate, weight decay and length."""

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from vitadapt.benchmark.config import RunConfig
-from vitadapt.benchmark.protocols.base import PROTOCOLS
+from vitadapt.benchmark.protocols.registry import PROTOCOLS
 from vitadapt.benchmark.protocols.search import Grid
-from vitadapt.benchmark.protocols.standard import CrossValidation, Elevater, Fixed, Halving, Task
+from vitadapt.benchmark.protocols.standard import CrossValidation, Elevater, Fixed, Halving
 from vitadapt.benchmark.protocols.steps import SEARCHED_SHOTS, States, published_split
 from vitadapt.benchmark.protocols.trials import Trials
 from vitadapt.data.sampling.few_shot import validation_split
@@ -21,6 +21,7 @@ from vitadapt.nn.setting import Setting
 from vitadapt.nn.surgery import trainable_state
 from vitadapt.training.loop import TensorInputs
 from vitadapt.training.recipe import Recipe, recipe_for
+from vitadapt.training.task import Task
 from vitadapt.utils.errors import ConfigError, Diverged
 from vitadapt.weights import load_backbone
 

@@ -22,24 +22,23 @@ from torch import Tensor
 from vitadapt.benchmark.analysis.groups import rows_of
 from vitadapt.benchmark.analysis.selection_bias import optimism_of
 from vitadapt.benchmark.config import RunConfig
-from vitadapt.benchmark.protocols.base import PROTOCOLS
+from vitadapt.benchmark.protocols.registry import PROTOCOLS
 from vitadapt.benchmark.protocols.released import (
-    UNBLINDED,
     ElevaterReleased,
-    OpenTest,
     Shuffled,
     check_published,
     classifier,
     fit_released,
     left_neighbours,
-    look_at,
+    predict,
     score_of,
 )
 from vitadapt.benchmark.protocols.search import Grid, coarse_to_fine
+from vitadapt.benchmark.protocols.standard import Fixed
 from vitadapt.benchmark.protocols.steps import at_point
 from vitadapt.benchmark.results.record import Record
 from vitadapt.benchmark.results.store import Store
-from vitadapt.benchmark.runner import run
+from vitadapt.benchmark.runner import _train, run
 from vitadapt.cli.results import print_optimism
 from vitadapt.data.images import Geometry, to_pixels
 from vitadapt.data.sampling.few_shot import sample_few_shot
@@ -59,7 +58,7 @@ from vitadapt.training.checkpoint import running_statistics
 from vitadapt.training.features import Environment
 from vitadapt.training.loop import TensorInputs
 from vitadapt.training.recipe import Recipe
-from vitadapt.training.task import Task
+from vitadapt.training.task import LabelledImages, Task
 from vitadapt.utils.errors import ConfigError, Diverged, MethodDefect
 from vitadapt.weights import build as build_vit
 from vitadapt.weights.layouts import read_state
@@ -150,10 +149,10 @@ class Run:
             def __iter__(self) -> Iterator[Tensor]:
                 return iter(next(orders))
 
-        def look() -> None:
-            self.probabilities.append(look_at(self.model, pixels, PLAIN))
+        def evaluate() -> None:
+            self.probabilities.append(predict(self.model, pixels, PLAIN))
 
-        fit_released(self.model, self.task, at_point(recipe, 0.1, 1e-6), Given(), look)
+        fit_released(self.model, self.task, at_point(recipe, 0.1, 1e-6), Given(), evaluate)
 
     def file(self, which: str) -> dict[str, Tensor]:
         return load_file(GOLDEN / f"{self.plain}-{which}.safetensors")
@@ -300,44 +299,47 @@ def test_without_a_generator_shuffling_follows_torch_s_own() -> None:
         assert torch.randperm(12, generator=order).tolist() == first
 
 
-def toy(method: str, count: int = 12, **recipe: Any) -> tuple[Task, RunConfig]:
+TEST = LabelledImages(TensorInputs(random_images(9, seed=1)), np.arange(9) % 3)
+
+
+def toy(method: str, count: int = 12, *, test: LabelledImages = TEST, **recipe: Any) -> tuple[Task, RunConfig]:
     """`count` random images of three classes in turn, for the toy CLIP; a head without text."""
     config = RunConfig("x", METHODS[method](), "x", 4, protocol="elevater-released", head=HEAD)
     config = dataclasses.replace(config, recipe=dataclasses.replace(config.training.recipe, **recipe))
     images, labels = TensorInputs(random_images(count)), torch.arange(count) % 3
-    return Task(config.training, build("clip-like"), images, labels, 3, torch.zeros(count, 48), PLAIN), config
+    features = torch.zeros(count, 48)
+    return Task(config.training, build("clip-like"), images, labels, 3, features, PLAIN, test=test), config
 
 
 SMALL = ElevaterReleased(Grid(lrs=(1e-3, 1e-1), decays=(1e-4, 1e-2), stride=1), epochs=2)
-TEST = OpenTest(TensorInputs(random_images(9, seed=1)), np.arange(9) % 3)
 
 
 @pytest.mark.parametrize("method", RELEASED)
 def test_the_result_is_the_first_best_epoch_on_the_test_set_and_the_last_is_told(method: str) -> None:
-    seen = SMALL(*toy(method, epochs=4), TEST)
-    scores, model = seen.trained.chosen["test_scores"], seen.trained.model
-    assert len(scores) == 4 and seen.trained.chosen["epoch"] == scores.index(max(scores)) + 1
+    seen = SMALL(*toy(method, epochs=4))
+    scores, model = seen.chosen["test_scores"], seen.model
+    assert len(scores) == 4 and seen.chosen["epoch"] == scores.index(max(scores)) + 1
     assert seen.scores == {"best on test": max(scores), "last epoch": scores[-1]} and seen.score == max(scores)
-    np.testing.assert_array_equal(look_at(model, TEST.images, PLAIN), seen.probabilities)
-    assert seen.trained.chosen["trials"] >= 4 and not model.backbone.training
+    np.testing.assert_array_equal(predict(model, TEST.images, PLAIN), seen.probabilities)
+    assert seen.chosen["trials"] >= 4 and not model.backbone.training
 
 
 def test_the_statistics_of_the_norm_are_those_of_the_first_epoch() -> None:
-    seen = SMALL(*toy("adapter-released", 66, lr=0.01, epochs=3), TEST)
-    assert seen.trained.model.head.channels.num_batches_tracked == 2 and seen.trained.log.steps == 6
+    seen = SMALL(*toy("adapter-released", 66, lr=0.01, epochs=3))
+    assert seen.model.head.channels.num_batches_tracked == 2 and seen.log.steps == 6
 
 
 def test_a_batch_of_one_image_is_left_out() -> None:
-    seen = SMALL(*toy("adapter-released", 65, lr=0.01, epochs=3), TEST)
-    assert seen.trained.log.steps == 3 and seen.trained.model.head.channels.num_batches_tracked == 1
+    seen = SMALL(*toy("adapter-released", 65, lr=0.01, epochs=3))
+    assert seen.log.steps == 3 and seen.model.head.channels.num_batches_tracked == 1
 
 
 def test_without_weight_decay_kadaptation_moves_only_its_vectors_and_the_head() -> None:
     task, config = toy("kadaptation-released", lr=0.1, epochs=2)
     with seeded(0):
         before = {name: p.detach().clone() for name, p in trainable(classifier(task)).items()}
-    seen = SMALL(task, config, TEST)
-    after = {name: p.detach() for name, p in trainable(seen.trained.model).items()}
+    seen = SMALL(task, config)
+    after = {name: p.detach() for name, p in trainable(seen.model).items()}
     moved = {name.rsplit(".", 1)[1] for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"shift", "weight", "bias"}
     assert not any(p.any() for name, p in after.items() if name.endswith((".u", ".v")))
@@ -348,7 +350,7 @@ def test_a_killed_search_goes_on_to_the_same_result(tmp_path: Path) -> None:
         pass
 
     task, config = toy("lora-released", epochs=2)
-    whole = SMALL(task, config, TEST)
+    whole = SMALL(task, config)
     kept = dataclasses.replace(task, trials=tmp_path / "trials")
 
     def stop(label: str, done: int, total: int) -> None:
@@ -356,19 +358,19 @@ def test_a_killed_search_goes_on_to_the_same_result(tmp_path: Path) -> None:
             raise Killed
 
     with pytest.raises(Killed):
-        SMALL(dataclasses.replace(kept, setting=Setting(progress=stop)), config, TEST)
+        SMALL(dataclasses.replace(kept, setting=Setting(progress=stop)), config)
     labels: list[str] = []
     watched = Setting(progress=lambda label, done, total: labels.append(label))
-    again = SMALL(dataclasses.replace(kept, setting=watched), config, TEST)
-    assert labels[0].startswith("search 4/") and not kept.trials.exists()
+    again = SMALL(dataclasses.replace(kept, setting=watched), config)
+    assert labels[0].startswith("search 4/")
     np.testing.assert_array_equal(again.probabilities, whole.probabilities)
-    assert again.trained.chosen == whole.trained.chosen
+    assert again.chosen == whole.chosen
 
 
 def test_a_result_of_zero_is_no_result() -> None:
-    nothing = OpenTest(TEST.images, np.full(9, 7))
+    nothing = LabelledImages(TEST.images, np.full(9, 7))
     with pytest.raises(Diverged, match="no epoch scored above zero"):
-        SMALL(*toy("adapter-released", lr=0.01, epochs=1), nothing)
+        SMALL(*toy("adapter-released", lr=0.01, epochs=1, test=nothing))
 
 
 @pytest.mark.parametrize(
@@ -404,8 +406,20 @@ def test_its_usual_head_is_the_published_one() -> None:
     assert config.head is None and config.head_spec == HeadSpec("text", norm="batch", length="kept", scale=1.0)
 
 
-def test_no_other_protocol_is_given_the_test_set() -> None:
-    assert not UNBLINDED.keys() & PROTOCOLS.keys() and set(UNBLINDED) == {"elevater-released"}
+def test_no_other_protocol_is_given_the_test_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {name for name, protocol in PROTOCOLS.items() if protocol.sees_test} == {"elevater-released"}
+    task, config = toy("kadaptation-released")
+    task, given = dataclasses.replace(task, test=None), []
+
+    class Spy(Fixed):
+        def __call__(self, task: Task, config: RunConfig) -> Any:
+            given.append(task.test)
+
+    for sees in (False, True):
+        monkeypatch.setattr(Spy, "sees_test", sees)
+        monkeypatch.setitem(PROTOCOLS._things, config.protocol, Spy())
+        _train(task, config, TEST)
+    assert given == [None, TEST] and dataclasses.replace(task, test=TEST).take(torch.arange(3)).test is None
 
 
 def test_an_adapter_file_holds_the_constants_that_its_method_drew(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from ..analysis.groups import Setting
 from ..analysis.pairing import by_setting
 from ..config import RunConfig
 from ..prepare import prepare
-from ..protocols.base import PROTOCOLS
+from ..protocols.registry import PROTOCOLS
 from ..results.record import Record
 from ..results.store import Store
 
@@ -38,7 +38,7 @@ def calibrate(record: Record, store: Store, environment: Environment | None = No
     diverged or had one image per class; Diverged when a repetition does.
     """
     config = RunConfig.from_dict(record.config)
-    if not config.method.trains_head or config.protocol not in PROTOCOLS:
+    if not config.method.trains_head or PROTOCOLS[config.protocol].sees_test:
         raise NotApplicable("its training cannot be repeated on a part of its images")
     folds = min(folds, config.shots or folds)
     if record.score is None or folds < 2:

@@ -1,84 +1,41 @@
-"""The published protocol as released: it looks at the test set after every epoch, and its number is the best of them.
+"""The published protocol as released: it scores the test set after every epoch, and its number is the best of them.
 
-It exists to repeat published numbers and to measure what they owe to that look; docs/released.md describes it with the
-Q numbers of its peculiarities. A protocol of this kind stands in UNBLINDED and not in PROTOCOLS: those are never given
-the test set.
+It exists to repeat published numbers and to measure what they owe to that; docs/released.md describes it with the
+Q numbers of its peculiarities.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ...methods import METHODS
-from ...metrics.scores import RELEASED_METRICS, per_class
+from ...metrics.scores import RELEASED_METRICS
 from ...nn.head import Classifier, Head
 from ...nn.setting import Setting
 from ...nn.surgery import adapt, load_trainable_state, seeded, trainable_state
 from ...training.checkpoint import running_statistics
 from ...training.loop import FitLog, Inputs, forward_all, loss_of, make_optimizer
 from ...training.recipe import Recipe, protocol_table, recipe_for
-from ...training.task import Task, Trained
+from ...training.task import LabelledImages, Task
 from ...utils.errors import ConfigError, Diverged
-from ...utils.registry import Registry
 from ..config import RunConfig
-from .base import PROTOCOLS, Budget, Procedure
+from .base import Budget, TrainedOnTest
 from .search import Choice, Grid, Probe, coarse_to_fine, neighbours
-from .standard import Elevater
+from .standard import Elevater, first
 from .steps import at_point, published_shots, published_split
-from .trials import Diary
+from .trials import Trials
 
 Rows = Iterable[Tensor]  # batches of row numbers; every pass is a new order
 BEST, LAST = "best on test", "last epoch"  # keys of `Record.scores`
 SEED = 0  # of torch's generator, once per run, and of the generator that shuffles (Q25, Q26)
-
-
-@dataclass(frozen=True)
-class OpenTest:
-    """The test images and their labels, for protocols that look at them while they train."""
-
-    images: Inputs
-    labels: np.ndarray
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What such a protocol found: the classifier and the test probabilities of its best epoch there.
-
-    score: in percent, as published. scores: that and others, by how they were arrived at.
-    """
-
-    trained: Trained
-    probabilities: np.ndarray
-    score: float
-    scores: dict[str, float]
-
-    def per_class(self, labels: np.ndarray) -> np.ndarray:
-        """(C,) in 0..1, where an image whose probabilities are not numbers counts as class 0 (Q36)."""
-        return per_class(labels, np.nan_to_num(self.probabilities))
-
-
-class OpenProcedure(Protocol):
-    """A protocol that sees the test set; otherwise as `Procedure`."""
-
-    def __call__(self, task: Task, config: RunConfig, test: OpenTest) -> Seen: ...
-
-    def budget(self, config: RunConfig, labels: Tensor) -> Budget: ...
-
-    def draws(self, shots: int | None) -> int | None: ...
-
-
-UNBLINDED: Registry[OpenProcedure] = Registry("protocol that sees the test set")
-
-
-def procedure_of(protocol: str) -> Procedure | OpenProcedure:
-    """The protocol of that name, of either kind. Raises UnknownName."""
-    return UNBLINDED[protocol] if protocol in UNBLINDED else PROTOCOLS[protocol]
 
 
 def left_neighbours(peak: int, span: int, last: int) -> list[Probe]:
@@ -108,56 +65,62 @@ class ElevaterReleased:
     A recipe with a learning rate above 0 replaces the search, as the published --no-tuning does.
     """
 
+    sees_test: ClassVar[bool] = True
     grid: Grid = field(default_factory=Grid)
     epochs: int = 10
 
-    def __call__(self, task: Task, config: RunConfig, test: OpenTest) -> Seen:
+    def __call__(self, task: Task, config: RunConfig) -> TrainedOnTest:
+        assert task.test is not None
         check_published(config)
         split, switches = published_split(config, task.labels), Switches.of(config)
         shuffle, recipe, chosen = torch.Generator().manual_seed(SEED), task.recipe, dict[str, Any]()
-        diary = Diary(task.trials, task.identity(), shuffle)
+        trials = Trials(task.trials, task.identity(), self.grid.most_trials, (torch.default_generator, shuffle))
         with seeded(SEED):
             if not recipe.lr:
                 train, held = task.take(split.train), task.take(split.held)
-                choice = self._search(train, held, switches, shuffle, diary)
+                choice = self._search(train, held, switches, shuffle, trials)
                 recipe = at_point(recipe, choice.lr, choice.weight_decay)
                 trace = [[t.lr, t.weight_decay, self.epochs, t.score, t.stage] for t in choice.trials]
                 chosen = {"validation": choice.score, "trials": len(trace), "trace": trace}
             chosen |= {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
-            seen = self._final(task.take(split.final), test, at_point(recipe, recipe.lr, recipe.weight_decay), switches)
-        diary.remove()
-        trained = seen.trained
-        return replace(seen, trained=replace(trained, chosen={**chosen, **trained.chosen}))
+            recipe = at_point(recipe, recipe.lr, recipe.weight_decay)
+            trained = self._final(task.take(split.final), task.test, recipe, switches)
+        return replace(trained, chosen={**chosen, **trained.chosen})
 
-    def _search(self, train: Task, held: Task, switches: Switches, shuffle: torch.Generator, diary: Diary) -> Choice:
+    def _search(self, train: Task, held: Task, switches: Switches, shuffle: torch.Generator, trials: Trials) -> Choice:
         rows, labels = Shuffled(len(train.labels), shuffle), held.labels.numpy()
 
-        def trial(lr: float, decay: float) -> float:
+        def trial(lr: float, decay: float, label: str) -> tuple[float]:
             if switches.resets_order:
                 shuffle.manual_seed(SEED)
             scores: list[float] = []
             model, recipe = classifier(train), replace(at_point(train.recipe, lr, decay), epochs=self.epochs)
 
-            def look() -> None:
-                scores.append(score_of(train, labels, look_at(model, held.images, train.setting)))
+            def evaluate() -> None:
+                scores.append(score_of(train, labels, predict(model, held.images, train.setting)))
 
-            fit_released(model, train, recipe, rows, look, f"search {len(diary.scores) + 1}/{self.grid.most_trials}")
-            return max(scores)
+            fit_released(model, train, recipe, rows, evaluate, label)
+            return (max(scores),)
+
+        asked = itertools.count()  # every trial depends on all before it, so that none is used twice
+
+        def score(lr: float, decay: float) -> float | None:
+            return first(trials.score([next(asked), lr, decay], partial(trial, lr, decay)))
 
         refine = left_neighbours if switches.left_decay else neighbours
-        choice = coarse_to_fine(lambda lr, decay: diary.score(lambda: trial(lr, decay)), self.grid, refine)
+        choice = coarse_to_fine(score, self.grid, refine)
         return choice if choice.score else replace(choice, lr=0.0, weight_decay=0.0)
 
-    def _final(self, task: Task, test: OpenTest, recipe: Recipe, switches: Switches) -> Seen:
+    def _final(self, task: Task, test: LabelledImages, recipe: Recipe, switches: Switches) -> TrainedOnTest:
         shuffle = torch.Generator().manual_seed(SEED) if switches.resets_order else None
         model, best = classifier(task), Best()
 
-        def look() -> None:
-            probabilities = look_at(model, test.images, task.setting)
+        def evaluate() -> None:
+            probabilities = predict(model, test.images, task.setting)
             best.offer(score_of(task, test.labels, probabilities), probabilities, model)
 
-        log = fit_released(model, task, recipe, Shuffled(len(task.labels), shuffle, recipe.batch_size), look)
-        return best.seen(model, log)
+        log = fit_released(model, task, recipe, Shuffled(len(task.labels), shuffle, recipe.batch_size), evaluate)
+        return best.trained(model, log)
 
     def budget(self, config: RunConfig, labels: Tensor) -> Budget:
         whole, recipe = Elevater(self.grid, self.epochs).budget(config, labels), config.training.recipe
@@ -184,7 +147,7 @@ class Best:
             self.statistics = {name: tensor.clone() for name, tensor in running_statistics(model).items()}
         self.scores.append(score)
 
-    def seen(self, model: Classifier, log: FitLog) -> Seen:
+    def trained(self, model: Classifier, log: FitLog) -> TrainedOnTest:
         """The outcome, with `model` as it was at the best epoch. Raises Diverged when no epoch scored above zero."""
         if self.probabilities is None:
             raise Diverged("no epoch scored above zero on the test set, where published code stops without a result")
@@ -194,7 +157,7 @@ class Best:
         best = max(self.scores)
         chosen = {"epoch": self.scores.index(best) + 1, "test_scores": self.scores}
         scores = {BEST: best, LAST: self.scores[-1]}
-        return Seen(Trained(model.eval(), chosen, log), self.probabilities, best, scores)
+        return TrainedOnTest(model.eval(), chosen, log, probabilities=self.probabilities, score=best, scores=scores)
 
 
 def check_published(config: RunConfig) -> None:
@@ -243,9 +206,9 @@ def _draw(generator: torch.Generator | None) -> int:
 
 
 def fit_released(
-    model: Classifier, task: Task, recipe: Recipe, rows: Rows, look: Callable[[], None], label: str = "train"
+    model: Classifier, task: Task, recipe: Recipe, rows: Rows, evaluate: Callable[[], None], label: str = "train"
 ) -> FitLog:
-    """Train `model` and `look` after every epoch; a loss that is not a number does not end it.
+    """Train `model` and `evaluate` it after every epoch; a loss that is not a number does not end it.
 
     The head is in training mode during the first epoch alone, so that the statistics of its norm stay as they are then;
     the backbone never is (Q13). A batch of one image is left out (Q20).
@@ -266,12 +229,12 @@ def fit_released(
             total, count, log.steps = total + loss.detach() * len(chunk), count + len(chunk), log.steps + 1
         model.eval()
         log.losses.append(float(total) / max(count, 1))
-        look()
+        evaluate()
         setting.report(label, epoch + 1, recipe.epochs)
     return log
 
 
-def look_at(model: Classifier, images: Inputs, setting: Setting) -> np.ndarray:
+def predict(model: Classifier, images: Inputs, setting: Setting) -> np.ndarray:
     """Softmax probabilities (N, C), for several labels too (Q33), in batches of 64 in the images' order (Q3, Q19)."""
     _draw(None)  # as every pass of a DataLoader, whose workers are seeded with it
     logits = forward_all(model, images, replace(setting, progress=None), "test", batch_size=64)
@@ -282,6 +245,3 @@ def look_at(model: Classifier, images: Inputs, setting: Setting) -> np.ndarray:
 def score_of(task: Task, labels: np.ndarray, probabilities: np.ndarray) -> float:
     """The published form of the dataset's metric, in percent (Q34-Q36)."""
     return 100 * RELEASED_METRICS[task.metric](labels, probabilities)
-
-
-UNBLINDED.register("elevater-released")(ElevaterReleased())

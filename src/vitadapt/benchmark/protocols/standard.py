@@ -1,4 +1,4 @@
-"""Named ways to go from labelled training images to a trained classifier. None of them can see the test set.
+"""Protocols that go from labelled training images to a trained classifier. None of them can see the test set.
 
 docs/protocols.md describes them: what is tried, for how long, what is chosen by what, and where it comes from.
 """
@@ -6,6 +6,7 @@ docs/protocols.md describes them: what is tried, for how long, what is chosen by
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from ...training.cross_validation import cross_validated, train_final
 from ...training.recipe import Recipe
 from ...training.task import Task, Trained, derive, rows_digest
 from ..config import RunConfig
-from .base import PROTOCOLS, Budget, Procedure
+from .base import Budget
 from .search import Grid, Point, coarse_to_fine, draw_points, halve, rung_sizes, try_all
 from .steps import (
     States,
@@ -31,12 +32,12 @@ from .steps import (
 )
 from .trials import Score, Trials
 
-__all__ = ["PROTOCOLS", "Budget", "Procedure", "Task", "Trained", "derive"]
-
 
 @dataclass(frozen=True)
 class Fixed:
     """One recipe per method, no search; every labelled image is trained on and the last epoch counts."""
+
+    sees_test: ClassVar[bool] = False
 
     def __call__(self, task: Task, config: RunConfig) -> Trained:
         return train_final(task, task.recipe)
@@ -55,6 +56,7 @@ class Elevater:
     A trial trains for `epochs`; its best epoch on the images held out is its score.
     """
 
+    sees_test: ClassVar[bool] = False
     grid: Grid = field(default_factory=Grid)
     epochs: int = 10
 
@@ -91,6 +93,7 @@ class Halving:
     per_lr: candidates per learning rate. rungs: after which epochs they are compared. keep: one in `keep` goes on.
     """
 
+    sees_test: ClassVar[bool] = False
     grid: Grid = field(default_factory=Grid)
     per_lr: int = 3
     rungs: tuple[int, ...] = (3, 9, 27)
@@ -140,6 +143,7 @@ class CrossValidation:
     recipe itself comes first, so that it stays unless another point is strictly better. At 1 shot there is no choice.
     """
 
+    sees_test: ClassVar[bool] = False
     folds: int = 5
     lr_factors: tuple[float, ...] = (1.0, 0.3, 3.0)
     decay_factors: tuple[float, ...] = (1.0, 100.0)
@@ -182,9 +186,3 @@ class CrossValidation:
 def first(score: Score | None) -> float | None:
     """The number that a search compares; None when the trial diverged."""
     return None if score is None else score[0]
-
-
-PROTOCOLS.register("fixed")(Fixed())
-PROTOCOLS.register("elevater")(Elevater())
-PROTOCOLS.register("halving")(Halving())
-PROTOCOLS.register("cv")(CrossValidation())

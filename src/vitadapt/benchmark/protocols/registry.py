@@ -1,0 +1,15 @@
+"""The protocols by name; those that see the test set come last."""
+
+from __future__ import annotations
+
+from ...utils.registry import Registry
+from .base import Protocol
+from .released import ElevaterReleased
+from .standard import CrossValidation, Elevater, Fixed, Halving
+
+PROTOCOLS: Registry[Protocol] = Registry("protocol")
+PROTOCOLS.register("fixed")(Fixed())
+PROTOCOLS.register("elevater")(Elevater())
+PROTOCOLS.register("halving")(Halving())
+PROTOCOLS.register("cv")(CrossValidation())
+PROTOCOLS.register("elevater-released")(ElevaterReleased())
