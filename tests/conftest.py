@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -12,6 +14,35 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+ALLOWED_SKIPS = re.compile(
+    r"takes minutes: make test-faults|opens timm; make test-faults|trains no head|an administrator may read everything"
+    r"|no file system can be mounted here|this file system knows UTF-8 names only|tomli is not installed"
+    r"|clip-benchmark is not installed|the package is installed here|importing it starts the program"
+)
+"""Reasons for which a test may be skipped under CI=true; any other fails the run: something is missing there."""
+
+
+def unexpected_skips(config: pytest.Config) -> list[str]:
+    """The reasons of skipped tests, in all processes, that are not allowed."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") != "true" or hasattr(config, "workerinput") or reporter is None:
+        return []
+    reports = [report for report in reporter.stats.get("skipped", []) if not hasattr(report, "wasxfail")]
+    return [
+        f"{report.nodeid}: {report.longrepr[2]}" for report in reports if not ALLOWED_SKIPS.search(report.longrepr[2])
+    ]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if unexpected_skips(session.config) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for line in unexpected_skips(config):
+        terminalreporter.write_line(f"SKIPPED WITHOUT PERMISSION (tests/conftest.py) {line}", red=True)
 
 
 @pytest.fixture(scope="session")

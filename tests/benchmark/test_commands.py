@@ -10,7 +10,8 @@ import typer
 
 from vitadapt.benchmark.commands import commands_of, run_command, run_commands
 from vitadapt.benchmark.config import RunConfig
-from vitadapt.cli import main as cli
+from vitadapt.cli import benchmark
+from vitadapt.cli.main import app
 from vitadapt.methods.spec import parse_method
 from vitadapt.nn.head_spec import parse_head
 from vitadapt.text import Prompts
@@ -24,10 +25,10 @@ def read(monkeypatch):
 
     def parse(command):
         seen = []
-        monkeypatch.setattr(cli, "_execute", lambda cells, *rest: seen.extend(cells))
+        monkeypatch.setattr(benchmark, "_execute", lambda cells, *rest, **more: seen.extend(cells))
         program, *arguments = shlex.split(command)
         assert program == "vitadapt"
-        typer.main.get_command(cli.app).main(arguments, standalone_mode=False)
+        typer.main.get_command(app).main(arguments, standalone_mode=False)
         return seen
 
     return parse

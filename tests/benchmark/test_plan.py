@@ -86,7 +86,7 @@ def test_a_dataset_that_is_not_here_is_planned_by_the_catalog(pace, tmp_path):
 
 
 def test_the_command_prints_a_table_and_json(tmp_path, capsys):
-    from vitadapt.cli.plan import plan as command
+    from vitadapt.cli.benchmark import plan as command
 
     path = tmp_path / "x.toml"
     path.write_text("[bench]\nbackbone='random:tiny'\ndataset='digits'\nmethod='linear-probe'\n")

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
+from vitadapt.cli import doctor as checkup
 from vitadapt.cli import installation
-from vitadapt.cli import self_check as checkup
 from vitadapt.data import images
 from vitadapt.utils.files import parse_toml
 
@@ -78,7 +78,7 @@ def test_json_says_the_same(vitadapt, tmp_path) -> None:
 
 def test_another_format_is_refused(vitadapt) -> None:
     done = vitadapt("doctor", "--format", "yaml")
-    assert done.returncode == 2 and "text or json" in done.stderr
+    assert done.returncode == 2 and "'text', 'json'" in done.stderr
 
 
 def test_a_cache_that_cannot_be_written_is_broken(vitadapt, tmp_path) -> None:

@@ -53,15 +53,6 @@ def _plot(folder: Path) -> Any:
     return plot_accuracy([record()], folder / "accuracy.png")
 
 
-def _table(form: str) -> Callable[[Path], Any]:
-    def use(folder: Path) -> Any:
-        from vitadapt.report.table import written
-
-        return written(["a"], [["1"]], [], form)  # type: ignore[arg-type]
-
-    return use
-
-
 def _page(folder: Path) -> Any:
     from vitadapt.report.html_page import drawn, render
 
@@ -101,14 +92,13 @@ USES: dict[tuple[str, str], Callable[[Path], Any]] = {
     ("onnx", "onnxruntime"): _export("onnx"),
     ("knowledge", "nltk"): _words,
     ("plot", "matplotlib"): _plot,
-    ("table", "jinja2"): _table("latex"),
-    ("table", "tabulate"): _table("md"),
     ("report", "jinja2"): _page,
     ("report", "matplotlib"): _page,
     ("data", "h5py"): _hdf5,
     ("ray", "ray"): _cluster,
     ("server", "fastapi"): _serve,
     ("server", "uvicorn"): _serve,
+    ("server", "httptools"): _serve,
     ("server", "python_multipart"): _serve,
     ("server", "prometheus_client"): _serve,
 }

@@ -1,8 +1,10 @@
 """The command line as people meet it: real processes, exit statuses, one clear line for every mistake."""
 
+import importlib.metadata
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,7 +12,10 @@ import time
 
 import pytest
 from fanout_cases import make_photos
+from result_cases import record, saved
 
+from docsite.commands import commands, program
+from vitadapt.benchmark.results.store import Store
 from vitadapt.methods import METHODS
 
 
@@ -133,6 +138,80 @@ def test_help_does_not_import_torch(vitadapt):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     shown = vitadapt("--help")
     assert shown.returncode == 0 and all(name in shown.stdout for name in ("run", "bench", "results", "plot", "count"))
+
+
+def test_the_help_groups_its_commands_and_every_command_opens_with_an_example(vitadapt):
+    shown = vitadapt("--help").stdout
+    places = [shown.index(panel) for panel in ("Your images", "Benchmark", "Leaderboard", "Look up")]
+    assert places == sorted(places)
+    for name, command in commands(program()):
+        assert command.help.startswith(f"Example: {name}"), name
+        assert shlex.split(command.help.partition("\n")[0])[1] == "vitadapt"
+
+
+def test_the_version_is_told(vitadapt):
+    done = vitadapt("--version")
+    assert (done.returncode, done.stdout) == (0, f"vitadapt {importlib.metadata.version('vitadapt')}\n")
+
+
+NO_JSON = {"vitadapt serve", "vitadapt data subset"}  # one prints nothing, one prints JSON alone
+
+
+def test_every_command_with_results_prints_json():
+    for name, command in commands(program()):
+        flags = {flag for param in command.params for flag in param.opts}
+        assert ("--json" in flags) is (name not in NO_JSON), name
+
+
+def test_run_results_report_and_fit_print_json_alone(tmp_path, photos, vitadapt):
+    out, tiny = tmp_path / "runs", ("--backbone", "random:tiny", "--recipe", "epochs=1", "--no-cache", "--json")
+    (row,) = json.loads(vitadapt("run", "-d", photos, "-m", "bitfit", "--shots", 3, "-o", out, *tiny).stdout)
+    assert row["method"] == "bitfit" and row["backbone"] == "random:tiny"
+    assert json.loads(vitadapt("results", out, "--json").stdout) == [row]
+    assert json.loads(vitadapt("report", out, "--json").stdout) == {"path": str(out / "report.html")}
+    fitted = json.loads(
+        vitadapt("fit", photos, "-m", "linear-probe", "--out", tmp_path / "m", "--folds", 2, *tiny).stdout
+    )
+    assert fitted["model"] == str(tmp_path / "m") and fitted["test"]["count"] > 0
+
+
+def test_scores_of_random_weights_are_said_to_mean_nothing(tmp_path, vitadapt):
+    store = Store(tmp_path / "runs")
+    for method in ("lora", "bitfit"):
+        saved(store, record(method))
+    for words in (["results"], ["results", "--reliability"], ["results", "--format", "md"], ["compare"]):
+        assert "random:tiny: random weights, so that these scores mean nothing" in vitadapt(*words, store.root).stdout
+
+
+PLUGIN = """
+from vitadapt.methods import METHODS, BitFit
+
+@METHODS.register("{name}")
+class Mine(BitFit):
+    \"\"\"One of my own.\"\"\"
+"""
+
+
+def test_a_plugin_may_be_named_before_and_after_the_command(tmp_path):
+    for name in ("mine", "yours"):
+        (tmp_path / f"{name}.py").write_text(PLUGIN.format(name=name))
+    first, second = tmp_path / "mine.py", tmp_path / "yours.py"
+    line = command("--plugin", first, "list", "methods", "--json", f"--plugin={second}")
+    rows = json.loads(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
+    assert {"mine", "yours"} <= {row["name"] for row in rows}
+    line = command("list", "methods", "--plugin", tmp_path / "none.py")
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 2 and "none.py" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_no_control_character_of_a_name_reaches_the_terminal(tmp_path, vitadapt):
+    store = Store(tmp_path / "runs\x1b]0;title\x07")
+    saved(store, record(dataset="cats\x1b[2J\r\ndogs"))
+    store.path("records", record(seed=9).digest).write_text("{")
+    for words in (["results"], ["results", "--format", "md"], ["results", "--format", "csv"], ["report"]):
+        done = vitadapt(*words, store.root)
+        assert done.returncode == 0, done.stderr
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", done.stdout + done.stderr)
 
 
 def started(process, out, seconds=60):

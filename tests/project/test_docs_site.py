@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,7 +16,6 @@ from docsite.blocks import ROOT
 from docsite.commands import commands, program
 
 mkdocs = pytest.importorskip("mkdocs", reason="the extra docs is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SEEN = ["index", "tutorial", "methods", "reference/methods", "reference/commands"]
 
 
@@ -103,24 +102,19 @@ def test_formulas_are_drawn_by_the_browser_itself(site: Path) -> None:
         )
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_in_a_browser_pages_fit_their_window_and_stay_at_home(site: Path) -> None:
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        asked: list[str] = []
-        for width, scheme in ((1280, "light"), (390, "dark")):
-            page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-            page.on("request", lambda request: asked.append(request.url))
-            for name in SEEN:
-                page.goto((site / f"{name}.html").as_uri())
-                assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, (name, width)
-        page.set_viewport_size({"width": 1280, "height": 900})
-        page.keyboard.press("f")
-        page.keyboard.type("Kronecker")
-        page.wait_for_selector(".md-search-result__item")  # the search works from a disk, too
-        assert not [url for url in asked if not url.startswith(("file:", "data:", "about:", "blob:"))]
-        browser.close()
+def test_in_a_browser_pages_fit_their_window_and_stay_at_home(site: Path, browser: Any) -> None:
+    asked: list[str] = []
+    for width, scheme in ((1280, "light"), (390, "dark")):
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page.on("request", lambda request: asked.append(request.url))
+        for name in SEEN:
+            page.goto((site / f"{name}.html").as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, (name, width)
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.keyboard.press("f")
+    page.keyboard.type("Kronecker")
+    page.wait_for_selector(".md-search-result__item")  # the search works from a disk, too
+    assert not [url for url in asked if not url.startswith(("file:", "data:", "about:", "blob:"))]
 
 
 def test_a_page_without_a_place_is_found_under_more(tmp_path: Path) -> None:

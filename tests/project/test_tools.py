@@ -106,9 +106,11 @@ def test_a_bound_that_was_not_tested_is_told(tmp_path: Path) -> None:
     pins = tmp_path / "pins.txt"
     pins.write_text("# made\n" + "\n".join(lines) + "\n    # via torch==1\n", "utf-8")
     assert list(matrix.departures(pins, "3.10")) == []
-    newer = [line.replace(f"=={bounds['pandas']} ", "==99.0 ") if line.startswith("pandas") else line for line in lines]
+    newer = [
+        line.replace(f"=={bounds['tabulate']} ", "==99.0 ") if line.startswith("tabulate") else line for line in lines
+    ]
     pins.write_text("\n".join(newer), "utf-8")
-    assert list(matrix.departures(pins, "3.10")) == [f"pandas: 99.0 instead of {bounds['pandas']}"]
+    assert list(matrix.departures(pins, "3.10")) == [f"tabulate: 99.0 instead of {bounds['tabulate']}"]
 
 
 def test_corners_are_the_ends_that_are_here() -> None:

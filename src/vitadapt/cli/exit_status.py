@@ -1,4 +1,4 @@
-"""The standard streams as they may come: closed, on a full disk, in a poor encoding, or without a reader."""
+"""How the command line ends: its exit status, and one line for whatever went wrong."""
 
 from __future__ import annotations
 
@@ -10,38 +10,24 @@ from typing import Any
 import typer
 
 from ..utils.errors import ConfigError, UnknownName, VitadaptError
-from .options import complain
+from .output import complain
 
+INTERRUPTED = 130
 CUT_OFF = 141
-"""The exit status when nobody reads the output any more, which is no mistake: that of a process ended by its pipe."""
+"""When nobody reads the output any more, which is no mistake."""
 
 
-def open_streams() -> None:
-    """Every standard stream is open and takes any text; what an encoding lacks is written as an escape.
-
-    The number of a closed stream would be given to the next file that is opened, and what is printed by the libraries
-    below Python would end in it.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
-    if sys.stdout is None:
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the process
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+def prepare_streams() -> None:
+    """Letters that the encoding of an output lacks are written as escapes; a lost error output ends no work."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
-        raw = io.BufferedWriter(_Forgiving(2, "w", closefd=False))
+        raw = io.BufferedWriter(_LossyFile(2, "w", closefd=False))
         sys.stderr = io.TextIOWrapper(raw, sys.stderr.encoding, "backslashreplace", line_buffering=True)
 
 
-class _Forgiving(io.FileIO):
-    """A standard error output must not end the work that it tells of: what it does not take is dropped, as on a full
-    disk or when the reader has left.
-    """
+class _LossyFile(io.FileIO):
+    """A file that drops what it cannot take, as when its disk is full or its reader has left."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -50,61 +36,43 @@ class _Forgiving(io.FileIO):
             return memoryview(data).nbytes
 
 
-def output_status(error: OSError | SystemExit) -> int:
-    """The exit status after `error`: the output has no reader, or its disk is full, or a file is out of reach.
-
-    What was not written is dropped. Raises `error` again when it names neither a file nor the output.
-    """
-    lost = _lost()
-    if isinstance(lost, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
-        return CUT_OFF
-    if lost is not None:
-        complain(f"the output cannot be written ({lost.strerror})")
-        return 1
-    if isinstance(error, SystemExit) or error.errno is None:
-        raise error
-    place = f"{error.filename}: " if error.filename is not None else ""
-    complain(f"{place}{error.strerror}; see to that, then run the same command again")
-    return 1
-
-
-def _lost() -> OSError | None:
-    """Why nothing can be written; the stream leads nowhere then, so that nothing is said about it again at the end."""
-    try:
-        print(flush=True)  # the text that failed is forgotten, and flushing alone would succeed
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return error
-    return None
-
-
-INTERRUPTED = 130
-
-
-def status_of(error: BaseException) -> int:
-    """1 failed, 2 wrong usage, 130 interrupted. Raises `error` again when it is a bug, which keeps its traceback."""
+def exit_status(error: BaseException) -> int:
+    """1 failed, 2 wrong usage, 130 interrupted, 141 without a reader. Raises `error` again when it is a bug."""
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return INTERRUPTED
     if isinstance(error, VitadaptError):
         complain(str(error))
         return 2 if isinstance(error, (UnknownName, ConfigError)) else 1
-    if isinstance(error, (OSError, SystemExit)):  # click and rich leave with the latter when nobody reads them any more
-        return output_status(error)
-    show = getattr(error, "show", None)  # click's usage errors print themselves
-    if show is not None:
-        show()
-        return int(getattr(error, "exit_code", 2))
+    if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
+        _drop_output()  # click and rich turn a broken pipe into SystemExit, hence the context
+        return CUT_OFF
+    if isinstance(error, OSError) and error.strerror:
+        complain(f"{error.filename or 'writing'}: {error.strerror}; mend that, then run the same command again")
+        if error.filename is None:
+            _drop_output()
+        return 1
+    if message := getattr(error, "format_message", None):  # a usage error of click
+        path = getattr(getattr(error, "ctx", None), "command_path", "vitadapt")
+        if text := message().strip().rstrip("."):  # empty where the help was printed instead
+            complain(f"{text}; see '{path} --help'")
+        return 2
     if is_short_of_memory(error):
-        complain("there is not enough memory; end other programs, or take smaller images or fewer workers")
-    elif isinstance(error, ImportError) and not (error.name or __package__).startswith(__package__):
-        complain(f"a library cannot be loaded ({error}); is a limit on memory too low? 'vitadapt doctor' tells more")
-    else:
-        raise error
-    return 1
+        complain("there is not enough memory; close other programs, or use smaller images or fewer workers")
+        return 1
+    if isinstance(error, ImportError) and not (error.name or __package__).startswith(__package__):
+        complain(f"a library cannot be loaded ({error}); is a limit on memory too low? Try 'vitadapt doctor'")
+        return 1
+    raise error
+
+
+def _drop_output() -> None:
+    """Python flushes the standard output once more at its end; that must not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def is_short_of_memory(error: BaseException) -> bool:
-    """torch says so by a RuntimeError, and so does python of a thread that finds no room for its stack."""
+    """torch and Python report it by a RuntimeError without a type of its own, so that only the words tell."""
     signs = ("out of memory", "allocate memory", "can't start new thread")
-    said = isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
-    return said or isinstance(error, MemoryError)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    )

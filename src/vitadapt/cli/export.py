@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from .options import AsJson, Moved
+from . import options as opt
+from .output import echo, echo_json, echo_result
 
 app = typer.Typer()
-
-Model = Annotated[Path, typer.Argument(help="A folder made by fit, or an adapter file.")]
-_FORMATS = "open_clip, timm, hf, peft, onnx or torch-export"
+Target = Literal["open_clip", "timm", "hf", "peft", "onnx", "torch-export"]
 
 
-@app.command()
+@opt.command(app, opt.IMAGES, "vitadapt export my-model --to onnx")
 def export(
-    model: Model,
-    to: Annotated[str, typer.Option(help=f"For which program: {_FORMATS}.")],
+    model: opt.ModelFolder,
+    to: Annotated[Target, typer.Option(help="For which program.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A new folder. Default: MODEL-TO.")] = None,
-    backbone: Moved = None,
-    as_json: AsJson = False,
+    backbone: opt.MovedBackbone = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Write an adapted model for another program, run it there, and certify that it gives the same answers."""
     from ..classifier.export.deployed import load_trained
@@ -33,26 +31,28 @@ def export(
     out = out or stem.with_name(f"{stem.resolve().name}-{to}")
     certificate = exported(load_trained(model, backbone), to, out)
     if as_json:
-        print(json.dumps(asdict(certificate), indent=1))
-        return
-    print("\n".join([f"exported        {out}", *certificate.lines()]))
+        echo_json(asdict(certificate))
+    else:
+        echo(f"exported        {out}", *certificate.lines())
 
 
-@app.command("import-peft")
+@opt.command(app, opt.IMAGES, "vitadapt import-peft lora-folder --backbone hf:REPO --out imported", "import-peft")
 def import_peft(
     folder: Annotated[Path, typer.Argument(help="A folder with adapter_config.json and adapter_model.safetensors.")],
     backbone: Annotated[str, typer.Option("--backbone", "-b", help="The model it was trained on, e.g. hf:REPO.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for adapter.safetensors.")],
-    image_size: Annotated[int | None, typer.Option(help="Pixels, if other than the backbone's own.")] = None,
+    image_size: opt.ImageSize = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Turn a LoRA or LoKr adapter made by PEFT into one of ours."""
     from ..classifier.export.peft_import import import_peft as imported
 
     path, rank = imported(folder, backbone, image_size, out)
-    print(f"{path}: {path.stat().st_size / 1000:.0f} kB, as LoRA of rank {rank}")
+    text = f"{path}: {path.stat().st_size / 1000:.0f} kB, as LoRA of rank {rank}"
+    echo_result(text, {"path": str(path), "rank": rank}, as_json)
 
 
-@app.command()
+@opt.command(app, opt.IMAGES, "vitadapt push my-model USER/NAME --dry-run")
 def push(
     model: Annotated[Path, typer.Argument(help="A folder made by fit.")],
     repository: Annotated[str, typer.Argument(help="USER/NAME on the Hugging Face hub.")],
@@ -60,15 +60,16 @@ def push(
     public: Annotated[
         bool, typer.Option("--public", help="For everyone to see (default: a private repository).")
     ] = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Send a model's folder to the Hugging Face hub."""
     from ..classifier.export import hub
 
     upload = hub.prepare(model, repository)
-    for name, size in upload.files.items():
-        print(f"{size / 1000:10.1f} kB  {name}")
-    print(f"model card: {', '.join(f'{name} {value}' for name, value in upload.card.items())}")
-    if dry_run:
-        print(f"dry run: nothing was sent to {repository}")
+    sent = "" if dry_run else hub.push(upload, private=not public)
+    if as_json:
+        echo_json({"files": upload.files, "card": upload.card, "sent_to": sent or None})
         return
-    print(f"sent to {hub.push(upload, private=not public)}")
+    echo(*(f"{size / 1000:10.1f} kB  {name}" for name, size in upload.files.items()))
+    echo(f"model card: {', '.join(f'{name} {value}' for name, value in upload.card.items())}")
+    echo(f"dry run: nothing was sent to {repository}" if dry_run else f"sent to {sent}")

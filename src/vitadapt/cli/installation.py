@@ -1,4 +1,4 @@
-"""What is installed here: versions, the extras and what each would bring, the machine, the folders that are used.
+"""What is installed here: versions, extras, the machine, the folders that are used.
 
 Nothing of it is imported to find out, torch excepted (`machine`).
 """
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -21,7 +22,7 @@ from packaging.utils import canonicalize_name
 from ..utils.errors import StorageError
 from ..utils.files import shipped_table
 
-OURSELVES = "vitadapt"
+NAME = "vitadapt"
 
 
 @dataclass(frozen=True)
@@ -35,23 +36,12 @@ class Extra:
     @property
     def install(self) -> str:
         """The line that installs it."""
-        return f'pip install "vitadapt[{self.name}]"'
+        return f'pip install "{NAME}[{self.name}]"'
 
     def missing(self) -> list[str]:
         """Its packages that are absent or too old."""
-        bounds = _bounds(self.name)
-        return [package for package in self.modules if not _fits(package, bounds.get(canonicalize_name(package)))]
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A folder that this program uses; `free`: bytes left on its disk."""
-
-    purpose: str
-    path: Path
-    exists: bool
-    writable: bool
-    free: int | None
+        lacking = {name for name, _ in unmet(self.name)}
+        return [package for package in self.modules if canonicalize_name(package) in lacking or not installed(package)]
 
 
 @cache
@@ -60,24 +50,21 @@ def extras() -> dict[str, Extra]:
     return {name: Extra(name, **row) for name, row in shipped_table(__package__, "extras.toml").items()}
 
 
-def requirements() -> list[Requirement]:
-    """What the installed package declares, its extras' requirements included. Raises StorageError when that is lost."""
+def unmet(extra: str = "") -> Iterator[tuple[str, str]]:
+    """(package, what to give pip) for each requirement that is not met: of what is always needed, or of `extra`.
+
+    Raises StorageError when the metadata of the installed package are lost.
+    """
     try:
-        lines = metadata(OURSELVES).get_all("Requires-Dist") or []
+        lines = metadata(NAME).get_all("Requires-Dist") or []
     except PackageNotFoundError as error:
-        raise StorageError("vitadapt is not installed, only found; pip install vitadapt") from error
-    return [Requirement(line) for line in lines]
-
-
-def _bounds(extra: str = "") -> dict[str, Requirement]:
-    """Package -> what is asked of it here: always, or by `extra` alone."""
-    found: dict[str, Requirement] = {}
-    for one in requirements():
-        always = one.marker is None or one.marker.evaluate({"extra": ""})
-        asked = one.marker is not None and one.marker.evaluate({"extra": extra})
-        if always if not extra else asked and not always:
-            found[canonicalize_name(one.name)] = one
-    return found
+        raise StorageError(f"{NAME} is not installed, only found; pip install {NAME}") from error
+    for one in map(Requirement, lines):
+        if one.marker is not None and not one.marker.evaluate({"extra": extra}):
+            continue
+        have = installed(one.name)
+        if have is None or not one.specifier.contains(have, prereleases=True):
+            yield canonicalize_name(one.name), f"{one.name}{one.specifier}"
 
 
 def installed(package: str) -> str | None:
@@ -88,25 +75,17 @@ def installed(package: str) -> str | None:
         return None
 
 
-def _fits(package: str, bound: Requirement | None) -> bool:
-    have = installed(package)
-    return have is not None and (bound is None or bound.specifier.contains(have, prereleases=True))
-
-
-def wanting() -> list[str]:
-    """The requirements that are not met, as pip would be asked for them: ["numpy>=1.24"]."""
-    return [f"{one.name}{one.specifier}" for one in _bounds().values() if not _fits(one.name, one)]
-
-
 def versions() -> dict[str, str]:
     """Of this package, of Python, and of all that is installed of what any part of it may use."""
-    names = [
-        *(one.name for one in _bounds().values()),
-        *(name for extra in extras().values() for name in extra.modules),
-    ]
-    found = {name: installed(name) for name in dict.fromkeys([OURSELVES, *names])}
-    here = {"python": f"{platform.python_version()} ({sys.executable})"}
-    return {OURSELVES: found.pop(OURSELVES) or "?"} | here | {name: have for name, have in found.items() if have}
+    names = [Requirement(line).name for line in metadata(NAME).get_all("Requires-Dist") or [] if "extra ==" not in line]
+    names += [name for extra in extras().values() for name in extra.modules]
+    found = {name: have for name in dict.fromkeys(names) if (have := installed(name))}
+    return {NAME: version(NAME), "python": f"{platform.python_version()} ({sys.executable})", **found}
+
+
+def size(count: int | None) -> str:
+    """1536 * 2**20 -> "1.5 GiB"."""
+    return "" if count is None else f"{count / 2**30:.1f} GiB"
 
 
 def machine() -> dict[str, str]:
@@ -114,36 +93,26 @@ def machine() -> dict[str, str]:
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cuda = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    gpus = [f"cuda:{i} {about.name} with {size(about.total_memory)}" for i, about in enumerate(cuda)]
+    gpus += ["mps"] if torch.backends.mps.is_available() else []
     return {
         "system": platform.platform(),
         "cores": f"{cores} usable of {os.cpu_count()}, {torch.get_num_threads()} threads",
         "memory": ", ".join(_memory()) or "unknown",
-        "gpu": ", ".join(_gpus()) or f"none that torch {torch.__version__} can use",
+        "gpu": ", ".join(gpus) or f"none that torch {torch.__version__} can use",
     }
 
 
 def _memory() -> Iterator[str]:
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         yield f"{size(os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'))} in all"
-    try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text("ascii").splitlines())
-        yield f"{size(int(lines['MemAvailable'].split()[0]) * 1024)} free"
-    except (OSError, KeyError, ValueError):  # another system than Linux
-        return
+    if "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", ()):
+        yield f"{size(os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'))} free"
 
 
-def _gpus() -> Iterator[str]:
-    import torch
-
-    for i in range(torch.cuda.device_count()):
-        about = torch.cuda.get_device_properties(i)
-        yield f"cuda:{i} {about.name} with {size(about.total_memory)}"
-    if torch.backends.mps.is_available():
-        yield "mps"
-
-
-def folders(cache_folder: Path, data_root: Path | None) -> list[Folder]:
-    """Where this program keeps and looks for things."""
+def folders(cache_folder: Path, data_root: Path | None) -> Iterator[dict[str, Any]]:
+    """Where this program keeps and looks for things; `free`: bytes left on the disk."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     hub = Path(os.environ.get("HF_HOME") or home / "huggingface")
     torch_home = Path(os.environ.get("TORCH_HOME") or home / "torch")
@@ -153,21 +122,10 @@ def folders(cache_folder: Path, data_root: Path | None) -> list[Folder]:
         "weights of the Hugging Face hub (HF_HOME)": Path(os.environ.get("HF_HUB_CACHE") or hub / "hub"),
         "weights from elsewhere (TORCH_HOME)": torch_home / "hub" / "checkpoints",
         "results (--out), unless told otherwise": Path.cwd() / "runs",
+        **({} if data_root is None else {"named data sets (--data-root)": data_root}),
     }
-    if data_root is not None:
-        named["named data sets (--data-root)"] = data_root
-    return [_folder(purpose, path) for purpose, path in named.items()]
-
-
-def _folder(purpose: str, path: Path) -> Folder:
-    """A folder that does not exist yet is judged by the nearest one above it that does."""
-    above = next((place for place in (path, *path.parents) if place.exists()), None)
-    if above is None:
-        return Folder(purpose, path, False, False, None)
-    free = shutil.disk_usage(above).free
-    return Folder(purpose, path, path.exists(), above.is_dir() and os.access(above, os.W_OK | os.X_OK), free)
-
-
-def size(count: int) -> str:
-    """1536 * 2**20 -> "1.5 GiB"."""
-    return f"{count / 2**30:.1f} GiB"
+    for purpose, path in named.items():
+        above = next((place for place in (path, *path.parents) if place.exists()), None)  # judged by what exists of it
+        writable = above is not None and above.is_dir() and os.access(above, os.W_OK | os.X_OK)
+        free = None if above is None else shutil.disk_usage(above).free
+        yield {"purpose": purpose, "path": str(path), "exists": path.exists(), "writable": writable, "free": free}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..utils.errors import ConfigError
-from .options import AsJson, DataRoot, complain, records_of
+from . import options as opt
+from .output import complain, echo, echo_json, echo_result, print_columns
 
 if TYPE_CHECKING:
     from ..benchmark.leaderboard.score import Score, Total
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command()
+@opt.command(app, opt.LEADERBOARD, "vitadapt submit runs/elevater --out submission.zip")
 def submit(
     source: Annotated[Path, typer.Argument(help="A folder of records, or of one JSON per seed; what to check.")],
     out: Annotated[
@@ -37,11 +37,12 @@ def submit(
     shots: Annotated[str | None, typer.Option(help="Images per class, or 'all'.")] = None,
     protocol: Annotated[str | None, typer.Option(help="Only runs by this protocol.")] = None,
     model_name: Annotated[str, typer.Option(help="The name on the leaderboard (default: the backbone's).")] = "",
-    data_root: DataRoot = None,
+    data_root: opt.DataRoot = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Write the leaderboard's zip from the records of one method, or check a zip: one line per problem, status 1."""
     if check:
-        _check(source, data_root)
+        _check(source, data_root, as_json)
         return
     from ..benchmark.leaderboard.collect import Collection, candidates, choose
     from ..benchmark.leaderboard.suite import truths_below
@@ -51,22 +52,22 @@ def submit(
     if not (source / "records").is_dir():
         if out.suffix != ".zip":
             raise ConfigError(f"{source} holds one JSON per seed already; give --out a name that ends in .zip")
-        _write(partial, out, truths, lambda: _entries(source), lambda: _entries(source))
+        _write(partial, out, truths, lambda: _entries(source), lambda: _entries(source), as_json)
         return
     wanted = {"method": method, "backbone": backbone, "shots": shots, "protocol": protocol}
-    chosen = choose(candidates(records_of(source)), candidate, **wanted)
+    chosen = choose(candidates(opt.records_of(source)), candidate, **wanted)
     collection = Collection(Store(source), chosen, truths, model_name)
-    _write(partial, out, truths, collection.entries, collection.seed_entries)
+    _write(partial, out, truths, collection.entries, collection.seed_entries, as_json)
     if collection.unverified:
         which = _some(collection.unverified)
         complain(f"the order of test images was not compared with the leaderboard's own copy: {which}")
 
 
-@app.command()
+@opt.command(app, opt.LEADERBOARD, "vitadapt score submission.zip --data-root data")
 def score(
     source: Annotated[Path, typer.Argument(help="A zip or JSON file of predictions, or a folder of one per seed.")],
-    data_root: DataRoot = None,
-    as_json: AsJson = False,
+    data_root: opt.DataRoot = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Score a submission as the leaderboard does, by the labels of your own copies of the data sets."""
     from ..benchmark.leaderboard.score import score as scores_of
@@ -76,7 +77,7 @@ def score(
     scores = list(scores_of(_entries(source), truths_below(data_root)))
     whole = total(scores)
     if as_json:
-        print(json.dumps({"datasets": [asdict(each) for each in scores], **asdict(whole)}, indent=1))
+        echo_json({"datasets": [asdict(each) for each in scores], **asdict(whole)})
     else:
         _print_scores(scores, whole)
     for each in scores:
@@ -86,14 +87,15 @@ def score(
         raise typer.Exit(1)
 
 
-@app.command("import")
+@opt.command(app, opt.LEADERBOARD, "vitadapt import toolkit-output/ --out runs/imported", "import")
 def import_(
     folder: Annotated[Path, typer.Argument(help="A folder with results of the published toolkit, at any depth.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the records.")] = Path("runs/imported"),
     method: Annotated[
         str, typer.Option("--method", "-m", help="What was trained (default: as the folder is called).")
     ] = "",
-    data_root: DataRoot = None,
+    data_root: opt.DataRoot = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Read the logs, result lines and predictions of the published toolkit into records, marked as imported."""
     from ..benchmark.leaderboard.import_results import import_results
@@ -103,24 +105,26 @@ def import_(
     done = import_results(folder, Store(out), method, truths_below(data_root) if data_root else None)
     for line in (*done.skipped, *done.problems):
         complain(line)
-    print(f"{out}: {len(done.records)} runs imported; 'vitadapt results {out}' shows them")
+    text = f"{out}: {len(done.records)} runs imported; 'vitadapt results {out}' shows them"
+    echo_result(text, {"path": str(out), "imported": len(done.records), "problems": done.problems}, as_json)
     if done.problems or not done.records:
         raise typer.Exit(1)
 
 
-def _check(source: Path, root: Path | None) -> None:
+def _check(source: Path, root: Path | None, as_json: bool) -> None:
     from ..benchmark.leaderboard.check import check
     from ..benchmark.leaderboard.suite import truths_below
 
     problems = [str(problem) for problem in check(_entries(source), truths_below(root))]
-    for line in problems:
-        print(line)
-    print(f"{source}: {_count(problems)}")
+    if as_json:
+        echo_json({"source": str(source), "problems": problems})
+    else:
+        echo(*problems, f"{source}: {_count(problems)}")
     if problems:
         raise typer.Exit(1)
 
 
-def _write(partial: bool, out: Path, truths: Truths, entries: Entries, seed_entries: Entries) -> None:
+def _write(partial: bool, out: Path, truths: Truths, entries: Entries, seed_entries: Entries, as_json: bool) -> None:
     """Look for problems first, and write only what has none. Raises typer.Exit with status 1 otherwise."""
     from ..benchmark.leaderboard.check import check
     from ..benchmark.leaderboard.submission import write_seed, write_zip
@@ -136,10 +140,11 @@ def _write(partial: bool, out: Path, truths: Truths, entries: Entries, seed_entr
         raise typer.Exit(1)
     if out.suffix == ".zip":
         write_zip(out, entries())
-        print(out)
-        return
-    written = [write_seed(out, entry) for entry in seed_entries()]
-    print(f"{out}: {len(written)} files")
+        text, files = str(out), [out]
+    else:
+        files = [write_seed(out, entry) for entry in seed_entries()]
+        text = f"{out}: {len(files)} files"
+    echo_result(text, {"path": str(out), "files": list(map(str, files))}, as_json)
 
 
 def _entries(source: Path) -> Iterator[SubmissionEntry]:
@@ -149,8 +154,6 @@ def _entries(source: Path) -> Iterator[SubmissionEntry]:
 
 
 def _print_scores(scores: list[Score], whole: Total) -> None:
-    from .tables import print_columns
-
     body = []
     for score in scores:
         mean = "-" if score.mean is None else f"{score.mean:.2f}"
@@ -162,7 +165,7 @@ def _print_scores(scores: list[Score], whole: Total) -> None:
         return
     pe = "" if whole.pe is None else f", PE {whole.pe:.2f} ({whole.trained:,.0f} trained parameters on average)"
     kind = "average" if whole.complete else f"partial, {whole.count} of 20 data sets, no leaderboard average: mean"
-    print(f"\n{kind} {whole.average:.2f}{pe}")
+    echo("", f"{kind} {whole.average:.2f}{pe}")
 
 
 def _count(problems: Sequence[object]) -> str:

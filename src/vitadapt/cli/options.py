@@ -1,32 +1,71 @@
-"""What several commands share: their options, and what they make of them."""
+"""Options that several commands share, and what commands make of them."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence, Sized
+import inspect
+from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
 from ..utils.errors import ConfigError, StorageError
+from .output import complain
 
 if TYPE_CHECKING:
     from ..benchmark.results.record import Record, RecordSummary
     from ..training.features import Environment
 
 Found = TypeVar("Found")
-Runs = Annotated[Path, typer.Argument(help="A folder made by run or bench.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for records, predictions and adapters.")]
-Cache = Annotated[Path | None, typer.Option(help="Folder for decoded images and features (default: the user's cache).")]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Decode images anew each time and store nothing.")]
-DataRoot = Annotated[Path | None, typer.Option(help="Folder that holds the files of named datasets.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes a GPU when there is one.")]
-Moved = Annotated[
+Function = TypeVar("Function", bound=Callable[..., Any])
+Option, Argument = typer.Option, typer.Argument
+
+Precision = Literal["fp32", "bf16"]
+TableFormat = Literal["text", "md", "csv", "latex", "json"]
+OFFLINE = "dinov2-s14-offline"
+
+AsJson = Annotated[bool, Option("--json", help="Print JSON for programs.")]
+Form = Annotated[TableFormat, Option("--format", "-f", help="How the table is printed.")]
+Runs = Annotated[Path, Argument(help="A folder made by run or bench.")]
+Digests = Annotated[list[str] | None, Argument(help="Digests of records, or how they begin (default: all).")]
+ModelFolder = Annotated[Path, Argument(help="A folder made by fit, or an adapter file.")]
+BenchmarkFile = Annotated[Path, Argument(help="A benchmark file (TOML), or a name from 'vitadapt list recipes'.")]
+DatasetName = Annotated[str, Argument(help="A name, a folder of class folders, or a CSV file.")]
+
+Backbone = Annotated[str, Option("--backbone", "-b", help="See 'vitadapt list backbones'.")]
+MovedBackbone = Annotated[
     str | None,
-    typer.Option("--backbone", "-b", help="Where the model's backbone is now, e.g. file:PATH (default: where it was)."),
+    Option("--backbone", "-b", help="Where the model's backbone is now, e.g. file:PATH (default: where it was)."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+Out = Annotated[Path, Option("--out", "-o", help="Folder for records, predictions and adapters.")]
+Cache = Annotated[Path | None, Option(help="Folder for decoded images and features (default: the user's cache).")]
+NoCache = Annotated[bool, Option("--no-cache", help="Decode images each time and store nothing.")]
+DataRoot = Annotated[Path | None, Option(help="Folder that holds the files of named datasets.")]
+Device = Annotated[str, Option(help="cpu, cuda, cuda:1 or mps; auto takes a GPU when there is one.")]
+PrecisionOption = Annotated[Precision, Option("--precision", help="bf16: autocast.")]
+ImageSize = Annotated[int | None, Option(help="Pixels; a multiple of the patch size (default: the backbone's own).")]
+Download = Annotated[bool, Option("--download", help="Fetch named datasets that are missing into --data-root.")]
+Cells = Annotated[list[str] | None, Option("--only", help="Only these cells, e.g. shots=5 or method=lora; repeatable.")]
+ClassNames = Annotated[str | None, Option(help="A file of class names: one per line, or JSON {class: name}.")]
+Template = Annotated[list[str] | None, Option(help="A sentence with {} for the class name; repeatable.")]
+Knowledge = Annotated[
+    str, Option(help="What is known of the classes: path=FILE.json, or path=DIR,dictionary=wiktionary,gpt3=5.")
+]
+
+IMAGES, BENCHMARK, LEADERBOARD, LOOK_UP = "Your images", "Benchmark", "Leaderboard", "Look up"
+
+
+def command(app: typer.Typer, panel: str, example: str, name: str | None = None) -> Callable[[Function], Function]:
+    """Decorator: make a command of a function. Its help is `example`, then the function's documentation."""
+
+    def register(function: Function) -> Function:
+        text = inspect.getdoc(function) or ""
+        words = " ".join(text.split())
+        return app.command(
+            name, help=f"Example: {example}\n\n{words}", short_help=text.splitlines()[0], rich_help_panel=panel
+        )(function)
+
+    return register
 
 
 def environment_of(cache: Path | None, no_cache: bool, data_root: Path | None, device: str) -> Environment:
@@ -47,11 +86,16 @@ def environment_of(cache: Path | None, no_cache: bool, data_root: Path | None, d
     return Environment(None if no_cache else cache or default_cache(), data_root, Setting(device))
 
 
+def device_of(device: str) -> str:
+    """The device that `--device` means. Raises ConfigError when it cannot be used here."""
+    return environment_of(None, True, None, device).setting.device
+
+
 def records_of(runs: Path) -> list[Record]:
-    """All records of a folder; damaged ones are told. Raises ConfigError when there is none."""
+    """All records of a folder; damaged ones are named. Raises ConfigError when there is none."""
     from ..benchmark.results.store import Store
 
-    return _told(runs, *Store(runs).records())
+    return _readable(runs, *Store(runs).records())
 
 
 def summaries_of(runs: Path) -> list[RecordSummary]:
@@ -59,10 +103,10 @@ def summaries_of(runs: Path) -> list[RecordSummary]:
     from ..benchmark.results.index import read_summaries
     from ..benchmark.results.store import Store
 
-    return _told(runs, *read_summaries(Store(runs)))
+    return _readable(runs, *read_summaries(Store(runs)))
 
 
-def _told(runs: Path, found: list[Found], damaged: list[str]) -> list[Found]:
+def _readable(runs: Path, found: list[Found], damaged: list[str]) -> list[Found]:
     require_any(runs, found, damaged)
     for line in damaged:
         complain(line)
@@ -75,8 +119,3 @@ def require_any(runs: Path, found: Sized, damaged: Sequence[str]) -> None:
         raise StorageError(f"{runs}: none of its {len(damaged)} records can be read; the first: {damaged[0]}")
     if not found:
         raise ConfigError(f"{runs}: no records yet")
-
-
-def complain(text: str) -> None:
-    """One line on the standard error output."""
-    print(f"vitadapt: {text}", file=sys.stderr)

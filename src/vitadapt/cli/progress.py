@@ -20,6 +20,7 @@ from rich.progress import (
 from ..benchmark.config import RunConfig
 from ..benchmark.parallel.executor import Outcome, Watch
 from ..methods.spec import method_text
+from ..utils.errors import printable
 
 
 class BenchDisplay(Watch):
@@ -95,7 +96,7 @@ class BenchDisplay(Watch):
             self.note(f"         {_named(config)}: {why}")
 
     def note(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(printable(text), highlight=False, markup=False)
         sys.stderr.flush()
 
     def _leave(self, config: RunConfig) -> None:
@@ -106,4 +107,4 @@ class BenchDisplay(Watch):
 
 
 def _named(config: RunConfig) -> str:
-    return f"{Path(config.dataset).name}/{method_text(config.method)}/{config.seed}"
+    return printable(f"{Path(config.dataset).name}/{method_text(config.method)}/{config.seed}")

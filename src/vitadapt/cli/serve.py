@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..utils.errors import ConfigError
-from .options import Device, Moved, complain, environment_of
+from . import options as opt
+from .output import complain
 
 if TYPE_CHECKING:
     from ..serving.server.run import Address
@@ -18,7 +19,7 @@ app = typer.Typer()
 _MIB = 1 << 20
 
 
-@app.command()
+@opt.command(app, opt.IMAGES, "vitadapt serve models/ --port 8000")
 def serve(
     folder: Annotated[
         Path, typer.Argument(help="Models: folders made by fit, adapter files; or one model. Watched for changes.")
@@ -49,9 +50,9 @@ def serve(
     ),
     poll: Annotated[float, typer.Option(help="Seconds between looks at the folder.")] = 1.0,
     threads: Annotated[int | None, typer.Option(help="CPU threads of the network.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16 (autocast).")] = "fp32",
-    backbone: Moved = None,
-    device: Device = "auto",
+    precision: opt.PrecisionOption = "fp32",
+    backbone: opt.MovedBackbone = None,
+    device: opt.Device = "auto",
 ) -> None:
     """Serve models over HTTP, many adapters on one backbone: predictions, heat maps, and a page to try them."""
     _require_extra()
@@ -65,8 +66,6 @@ def serve(
 
     if not folder.exists():
         raise ConfigError(f"{folder}: no such folder; make a model with 'vitadapt fit PHOTOS --out {folder}/NAME'")
-    if precision not in ("fp32", "bf16"):
-        raise ConfigError(f"--precision is fp32 or bf16, not {precision}")
     for option, value in {"--resident": resident, "--threads": threads, "--poll": poll}.items():
         if value is not None and not 0 < value < math.inf:
             raise ConfigError(f"{option} must be a number above 0")
@@ -79,7 +78,7 @@ def serve(
     _check_address(address, allow_anyone)
     if threads is not None:
         torch.set_num_threads(threads)
-    setting = replace(environment_of(None, True, None, device).setting, precision=precision)
+    setting = replace(opt.environment_of(None, True, None, device).setting, precision=precision)
     service = Service(folder, setting, limits, resident, poll, complain, backbone)
     run(service, address, complain)
 
@@ -88,13 +87,12 @@ def _require_extra() -> None:
     """Raises ConfigError when a package of the extra is missing."""
     from importlib.util import find_spec
 
-    missing = [
-        name
-        for name in ("fastapi", "uvicorn", "httptools", "python_multipart", "prometheus_client")
-        if not find_spec(name)
-    ]
+    from .installation import extras
+
+    extra = extras()["server"]
+    missing = [name for name in extra.modules.values() if not find_spec(name)]
     if missing:
-        raise ConfigError(f'serve needs {", ".join(missing)}: pip install "vitadapt[server]"')
+        raise ConfigError(f"serve needs {', '.join(missing)}: {extra.install}")
 
 
 def _check_address(address: Address, allow_anyone: bool) -> None:

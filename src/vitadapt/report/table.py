@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from ..benchmark.analysis.groups import TableRow, rows_of, varying
+from tabulate import tabulate
+
+from ..benchmark.analysis.groups import InSetting, TableRow, rows_of, varying
 from ..benchmark.results.record import DAGGER, RecordSummary
 from ..metrics.scores import PE_PARAMETERS, PPT_PARAMETERS
-from ..utils.errors import ConfigError
 from .figure import short_names
 
 Format = Literal["text", "md", "csv", "latex", "json"]
@@ -36,13 +39,21 @@ def columns_of(rows: Sequence[TableRow]) -> tuple[list[str], list[list[str]]]:
 def remarks_of(rows: Sequence[TableRow]) -> list[str]:
     """What must be said below a table: what PE is, what daggers mean, scores on splits that are not the benchmark's."""
     native = sorted({name for row in rows for name, cell in row.cells.items() if "native" in cell.splits})
-    said = []
+    remarks = []
     if any(row.pe is not None for row in rows):
-        said.append(f"PE = score exp(-log10(trained / {PE_PARAMETERS:.0e} + 1)), PPT with {PPT_PARAMETERS:.0e}")
-    said += [f"{DAGGER} {caveat}" for caveat in sorted({row.caveat for row in rows if row.caveat})]
+        remarks.append(f"PE = score exp(-log10(trained / {PE_PARAMETERS:.0e} + 1)), PPT with {PPT_PARAMETERS:.0e}")
+    remarks += [f"{DAGGER} {caveat}" for caveat in sorted({row.caveat for row in rows if row.caveat})]
     if native:
-        said.append(f"native split, not the benchmark's, so that published scores do not compare: {', '.join(native)}")
-    return [*said, *_changed(rows)]
+        remarks.append(
+            f"native split, not the benchmark's, so that published scores do not compare: {', '.join(native)}"
+        )
+    return [*remarks, *_changed(rows), *random_weights(rows)]
+
+
+def random_weights(rows: Sequence[InSetting]) -> list[str]:
+    """What to say below scores of backbones that were never trained."""
+    names = sorted({name for row in rows if (name := str(dict(row.setting)["backbone"])).startswith("random:")})
+    return [f"{', '.join(names)}: random weights, so that these scores mean nothing"] if names else []
 
 
 def _changed(rows: Sequence[TableRow]) -> list[str]:
@@ -79,30 +90,26 @@ def _number(value: float | None) -> str:
 
 
 def render(records: Sequence[RecordSummary], form: Format) -> str:
-    """The table as Markdown, CSV, LaTeX or JSON text. Raises ConfigError when a library for the format is missing."""
+    """The table as Markdown, CSV, LaTeX or JSON text."""
     rows = rows_of(records)
     if form == "json":
         return json.dumps([_plain(row) for row in rows], indent=1)
     head, body = columns_of(rows)
-    return written(head, body, remarks_of(rows), form)
+    return format_table(head, body, remarks_of(rows), form)
 
 
-def written(head: Sequence[str], body: Sequence[Sequence[str]], remarks: Sequence[str], form: Format) -> str:
-    """A table as Markdown, CSV or LaTeX text. Raises ConfigError when a library for the format is missing."""
-    import pandas as pd
-
-    frame = pd.DataFrame(list(map(list, body)), columns=list(head))
-    try:
-        if form == "csv":
-            return str(frame.to_csv(index=False))
-        if form == "latex":
-            from pandas.io.formats.style import Styler  # fails to import without jinja2; frame.style fails otherwise
-
-            latex = str(Styler(frame).hide(axis="index").to_latex(hrules=True)).replace("±", r"$\pm$")
-            return "\n".join([latex, *(f"% {remark}" for remark in remarks)])
-        return "\n\n".join([str(frame.to_markdown(index=False, disable_numparse=True)), *remarks])
-    except ImportError as error:
-        raise ConfigError(f'{form} tables need another library: pip install "vitadapt[table]"') from error
+def format_table(head: Sequence[str], body: Sequence[Sequence[str]], remarks: Sequence[str], form: Format) -> str:
+    """A table as Markdown, CSV or LaTeX text."""
+    if form == "csv":
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([head, *body])
+        return text.getvalue()
+    if form == "latex":
+        first, *lines = (f"{' & '.join(row)} \\\\".replace("±", r"$\pm$") for row in (head, *body))
+        rules = [r"\toprule", first, r"\midrule", *lines, r"\bottomrule"]
+        tabular = [f"\\begin{{tabular}}{{{'l' * len(head)}}}", *rules, r"\end{tabular}", ""]
+        return "\n".join([*tabular, *(f"% {remark}" for remark in remarks)])
+    return "\n\n".join([tabulate(body, head, "pipe", disable_numparse=True), *remarks])
 
 
 def _plain(row: TableRow) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def test_another_split_than_the_benchmarks_is_told(form):
             "caltech-101": "native",
         }
     else:
-        assert text.splitlines()[-1].endswith("do not compare: caltech-101")
+        assert "do not compare: caltech-101" in text
 
 
 @pytest.mark.parametrize("position", [0, 40, 200, -3])
@@ -166,7 +166,7 @@ def test_cells_hold_mean_and_deviation_over_seeds():
     assert cell.text() == "78.0 ± 7.2"
     assert row.pe == pytest.approx(performance_efficiency(78.0, 1000))
     assert row.ppt == pytest.approx(performance_efficiency(78.0, 1000, 1e7))
-    assert remarks_of([row]) == ["PE = score exp(-log10(trained / 1e+08 + 1)), PPT with 1e+07"]
+    assert remarks_of([row])[:1] == ["PE = score exp(-log10(trained / 1e+08 + 1)), PPT with 1e+07"]
 
 
 def test_there_is_no_average_while_a_dataset_is_missing():

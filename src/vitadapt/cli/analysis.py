@@ -1,0 +1,206 @@
+"""`vitadapt compare`, `curve` and `calibrate`: what the records of finished runs can and cannot show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..utils.errors import ConfigError, Diverged, NotApplicable
+from . import options as opt
+from .output import complain, echo, echo_json, print_columns
+
+if TYPE_CHECKING:
+    from ..benchmark.analysis.comparison import Comparison
+    from ..benchmark.analysis.ranking import Ranking
+    from ..benchmark.post_hoc.interpolation import Point
+    from ..benchmark.results.record import Record
+
+app = typer.Typer()
+
+EXPLAINED = (
+    "points: mean over datasets of the mean over seeds; interval: 95 %, datasets and seeds resampled",
+    "p: Wilcoxon signed-rank, corrected for the number of comparisons (Holm); runs on one dataset resemble each other,",
+    "   so that p over pairs speaks of these datasets, and only p over datasets of others",
+    "detectable: the smallest true difference that so many pairs find (paired t test, level 0.05, power 0.8)",
+)
+
+
+@opt.command(app, opt.BENCHMARK, "vitadapt compare runs/smoke --baseline linear-probe")
+def compare(
+    runs: opt.Runs,
+    baseline: Annotated[str | None, typer.Option(help="Compare every method with this one, not all pairs.")] = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Compare methods: paired differences with intervals and tests, ranks, and how firm the order is."""
+    from ..benchmark.analysis.comparison import compare as compared
+    from ..report.table import random_weights
+
+    found = compared(opt.records_of(runs), baseline)
+    if as_json:
+        echo_json([{**asdict(one), "setting": dict(one.setting)} for one in found])
+        return
+    for number, one in enumerate(found):
+        echo(*[""] * bool(number), _setting_text(one.setting))
+        _print_comparison(one)
+    if any(one.differences for one in found):
+        echo("", *EXPLAINED)
+    echo(*random_weights(found))
+
+
+@opt.command(app, opt.BENCHMARK, "vitadapt curve runs/smoke")
+def curve(
+    runs: opt.Runs,
+    digests: opt.Digests = None,
+    as_json: opt.AsJson = False,
+    cache: opt.Cache = None,
+    data_root: opt.DataRoot = None,
+    device: opt.Device = "auto",
+) -> None:
+    """Score finished runs with the learnt change scaled by 0, 0.25 .. 1, the head kept. An analysis, not a choice."""
+    from ..benchmark.post_hoc.interpolation import curve as points_of
+    from ..benchmark.results.store import Store
+
+    store, environment = Store(runs), opt.environment_of(cache, False, data_root, device)
+    found, skipped = {}, {}
+    for record in _chosen(runs, digests):
+        try:
+            found[record.digest] = record, points_of(record, store, environment)
+        except (NotApplicable, ConfigError) as error:
+            skipped[record.digest] = f"{_name(record)}: {error}"
+    if as_json:
+        echo_json({digest: [asdict(p) for p in points] for digest, (_, points) in found.items()})
+    else:
+        _print_curves(list(found.values()))
+    _finish(skipped, bool(found))
+
+
+@opt.command(app, opt.BENCHMARK, "vitadapt calibrate runs/smoke --folds 5")
+def calibrate(
+    runs: opt.Runs,
+    digests: opt.Digests = None,
+    folds: Annotated[int, typer.Option(help="Trainings per run, each without one part of its images.")] = 5,
+    cache: opt.Cache = None,
+    data_root: opt.DataRoot = None,
+    device: opt.Device = "auto",
+    as_json: opt.AsJson = False,
+) -> None:
+    """Fit a temperature to each run, on training images held out in turn: the run's training is repeated per fold."""
+    from ..benchmark.post_hoc.temperature import calibrate as fitted
+    from ..benchmark.results.store import Store
+
+    store, environment = Store(runs), opt.environment_of(cache, False, data_root, device)
+    skipped, temperatures = {}, {}
+    for record in _chosen(runs, digests):
+        try:
+            temperatures[record.digest] = temperature = fitted(record, store, environment, folds)
+        except (NotApplicable, ConfigError, Diverged) as error:
+            skipped[record.digest] = f"{_name(record)}: {error}"
+            continue
+        if not as_json:
+            echo(f"{_name(record)}: temperature {temperature:.3g}")
+    if as_json:
+        echo_json(temperatures)
+    _finish(skipped, bool(temperatures))
+
+
+def _print_curves(found: Sequence[tuple[Record, Sequence[Point]]]) -> None:
+    with_text = any(point.zero_shot is not None for _, points in found for point in points)
+    body = []
+    for record, points in found:
+        agreed = [[_number(p.zero_shot)] if with_text else [] for p in points]
+        rows = [
+            [f"{p.scale:g}", f"{p.score:.2f}", f"{p.nll:.3f}", f"{p.ece:.3f}", *a]
+            for p, a in zip(points, agreed, strict=True)
+        ]
+        body += [[_name(record) if i == 0 else "", *row] for i, row in enumerate(rows)]
+    if body:
+        head = ["run", "scale", "score", "NLL", "ECE", *(["as zero-shot"] if with_text else [])]
+        print_columns(head, body, left=("run",))
+        echo("", "scored on the test images: an analysis of finished runs; no scale may be chosen by it")
+
+
+def _name(record: Record) -> str:
+    return f"{record.digest} {record.method} on {Path(record.config['dataset']).name}, seed {record.config['seed']}"
+
+
+def _finish(skipped: Mapping[str, str], done: bool) -> None:
+    """Tell what was skipped, and leave with status 1 when nothing else happened."""
+    for line in skipped.values():
+        complain(line)
+    if skipped and not done:
+        raise typer.Exit(1)
+
+
+def _chosen(runs: Path, digests: Sequence[str] | None) -> list[Record]:
+    """All records, or those whose digest begins as one of `digests`. Raises ConfigError when one fits nothing."""
+    records = opt.records_of(runs)
+    for start in digests or ():
+        if not any(record.digest.startswith(start) for record in records):
+            raise ConfigError(f"{runs}: no record {start}; the files in records/ are named by their digests")
+    return [record for record in records if not digests or record.digest.startswith(tuple(digests))]
+
+
+def _setting_text(setting: Sequence[tuple[str, Any]]) -> str:
+    known = dict(setting)
+    shots = "all images" if known.pop("shots") is None else f"{dict(setting)['shots']} shots"
+    size = known.pop("image_size", None)
+    parts = [str(known.pop("backbone")), *([f"{size} px"] if size else []), shots, *map(str, known.values())]
+    return ", ".join(parts)
+
+
+def _print_comparison(one: Comparison) -> None:
+    ranks = one.ranking.ranks if one.ranking else {}
+    body = [
+        [s.method, str(s.cells), f"{s.mean:.2f}", _number(s.sd), _number(ranks.get(s.method))] for s in one.summaries
+    ]
+    if body:
+        print_columns(["method", "runs", "mean", "sd", "rank"], body, left=("method",))
+    if one.differences:
+        echo("")
+        _print_differences(one)
+    if one.ranking:
+        _print_ranking(one.ranking)
+    for note in one.notes:
+        echo(f"note: {note}")
+
+
+def _print_differences(one: Comparison) -> None:
+    head = ["difference", "points", "interval", "+/=/-", "p pairs", "p datasets", "detectable"]
+    body = [
+        [
+            f"{d.method} - {d.baseline}",
+            f"{d.mean:+.2f}",
+            "-" if d.low is None else f"{d.low:+.2f} .. {d.high:+.2f}",
+            f"{d.wins}/{d.ties}/{d.losses}",
+            _p(d.cells.holm),
+            _p(d.datasets.holm) if d.datasets.count > 1 else "-",
+            _number(d.cells.detectable),
+        ]
+        for d in one.differences
+    ]
+    print_columns(head, body, left=("difference",))
+
+
+def _print_ranking(ranking: Ranking) -> None:
+    if ranking.friedman is not None:
+        tail = "" if ranking.friedman_datasets is None else f", over datasets {_p(ranking.friedman_datasets)}"
+        echo(f"all methods alike (Friedman): p {_p(ranking.friedman)} over {ranking.cells} runs each{tail}")
+    changes = ranking.changes
+    if ranking.drops:
+        echo(f"order by mean: {' > '.join(ranking.order)}")
+        echo(f"it changes in {len(changes)} of {len(ranking.drops)} cases where one dataset or one seed is left out")
+    for drop in changes:
+        swaps = ", ".join(f"{a} / {b}" for a, b in drop.swapped)
+        echo(f"  without {drop.without}: {swaps} change places")
+
+
+def _number(value: float | None, form: str = ".2f") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if value >= 0.001 else "< 0.001"

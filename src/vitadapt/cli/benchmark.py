@@ -1,0 +1,236 @@
+"""`vitadapt run`, `bench` and `plan`: benchmarks, and what they will cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..utils.errors import ConfigError, VitadaptError
+from . import options as opt
+from .data import fetch_missing
+from .output import complain, echo, echo_json, print_columns
+from .results import print_table
+
+if TYPE_CHECKING:
+    from ..benchmark.config import RunConfig
+    from ..benchmark.parallel.executor import Hire, Outcome
+    from ..benchmark.plan import Estimate
+    from ..benchmark.results.record import Record
+    from ..training.features import Environment
+
+app = typer.Typer()
+
+EXPLAINED = (
+    "hours: at most, on this machine as busy as it is now, a cell at a time; decoding images comes on top",
+    "disk: decoded images, features, adapters and predictions; memory: the most that this process held while measuring",
+)
+
+
+@opt.command(app, opt.BENCHMARK, "vitadapt run --dataset photos/ --method lora --method kadaptation --shots 5")
+def run(
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help="A name, a folder of class folders, or a CSV file.")],
+    method: Annotated[
+        list[str], typer.Option("--method", "-m", help="A method, e.g. lora or lora:rank=8,targets=q+k+v; repeatable.")
+    ],
+    backbone: opt.Backbone = opt.OFFLINE,
+    shots: Annotated[str, typer.Option(help="Labelled images per class, or 'all'.")] = "5",
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Seed of sample, start and order; repeatable (default: 0).")
+    ] = None,
+    image_size: opt.ImageSize = None,
+    protocol: Annotated[
+        str, typer.Option(help="How hyper-parameters are found; see 'vitadapt list protocols'.")
+    ] = "fixed",
+    precision: opt.PrecisionOption = "fp32",
+    recipe: Annotated[str, typer.Option(help="Changes to the protocol's recipe, e.g. lr=0.01,epochs=20.")] = "",
+    head: Annotated[
+        list[str] | None, typer.Option(help="How the head starts: zero, text, or text:scale=pretrained; repeatable.")
+    ] = None,
+    class_names: opt.ClassNames = None,
+    template: opt.Template = None,
+    knowledge: opt.Knowledge = "",
+    subset: Annotated[
+        Path | None, typer.Option(help="Train on the images of this manifest ('vitadapt data subset') instead.")
+    ] = None,
+    out: opt.Out = Path("runs"),
+    cache: opt.Cache = None,
+    no_cache: opt.NoCache = False,
+    data_root: opt.DataRoot = None,
+    download: opt.Download = False,
+    device: opt.Device = "auto",
+    as_json: opt.AsJson = False,
+) -> None:
+    """Adapt a backbone to a dataset, score it once on the test images, and record everything."""
+    from ..benchmark.sweep import expand
+    from ..utils.fields import parse_fields
+
+    axes: dict[str, Any] = {"backbone": backbone, "dataset": dataset, "method": method, "protocol": protocol}
+    axes |= {"shots": _shots(shots), "seed": seed or [0], "precision": precision}
+    if image_size is not None:
+        axes["image_size"] = image_size
+    if head:
+        axes["head"] = head
+    if subset is not None:
+        axes |= _subset_axes(subset)
+    prompts: dict[str, Any] = {"class_names": class_names, "templates": template, "knowledge": parse_fields(knowledge)}
+    prompts = {name: value for name, value in prompts.items() if value}
+    environment = replace(opt.environment_of(cache, no_cache, data_root, device), subset=subset)
+    cells = expand(axes, parse_fields(recipe), prompts)
+    if download:
+        fetch_missing(cells, out, data_root)
+    _execute(cells, out, environment, as_json=as_json)
+
+
+@opt.command(app, opt.BENCHMARK, "vitadapt bench smoke")
+def bench(
+    recipe: opt.BenchmarkFile,
+    only: opt.Cells = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Default: runs/NAME of the file.")] = None,
+    cache: opt.Cache = None,
+    no_cache: opt.NoCache = False,
+    data_root: opt.DataRoot = None,
+    download: opt.Download = False,
+    device: opt.Device = "auto",
+    plot: Annotated[bool, typer.Option(help="Also write accuracy.png beside the records.")] = False,
+    workers: Annotated[int, typer.Option(help="Processes on this machine, each with its share of cores and GPUs.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads per cell (default: the cores shared out; on a cluster 1).")
+    ] = None,
+    shard: Annotated[str, typer.Option(help="i/n: only part i of n equal parts of the cells, for job arrays.")] = "",
+    ray: Annotated[str, typer.Option(help="Address of a Ray cluster (host:6379, auto), or local.")] = "",
+    gpus_per_cell: Annotated[
+        float | None, typer.Option(help="With --ray: GPUs per cell; 0.25 packs four on one.")
+    ] = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Run every cell of a benchmark that is not recorded yet, and print the table."""
+    from ..benchmark.parallel.launch import crew_for
+    from ..benchmark.parallel.schedule import shard as part_of
+    from ..benchmark.sweep import read_bench, select
+
+    out = out or Path("runs") / recipe.stem
+    cells = select(read_bench(recipe), only or [])
+    environment = opt.environment_of(cache, no_cache, data_root, device)
+    hire = crew_for(workers, threads, ray, gpus_per_cell, environment.setting.device)
+    cells = part_of(cells, shard) if shard else cells
+    if download:
+        fetch_missing(cells, out, data_root)
+    _execute(cells, out, environment, plot, hire, as_json)
+
+
+@opt.command(app, opt.BENCHMARK, "vitadapt plan smoke")
+def plan(
+    recipe: opt.BenchmarkFile,
+    only: opt.Cells = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="What is recorded there is done. Default: as bench.")
+    ] = None,
+    cache: opt.Cache = None,
+    no_cache: opt.NoCache = False,
+    data_root: opt.DataRoot = None,
+    device: opt.Device = "auto",
+    as_json: opt.AsJson = False,
+) -> None:
+    """Measure a few steps of each method and print hours, disk and memory of what a benchmark still has to do."""
+    from ..benchmark.plan import plan as planned
+    from ..benchmark.plan import total
+    from ..benchmark.results.store import Store
+    from ..benchmark.sweep import check_names, read_bench, select
+
+    cells = select(read_bench(recipe), only or [])
+    check_names(cells)
+    store = Store(out or Path("runs") / recipe.stem)
+    rows = planned(cells, store, opt.environment_of(cache, no_cache, data_root, device))
+    if as_json:
+        echo_json([asdict(row) for row in [*rows, total(rows)]])
+    else:
+        _print_estimates([*rows, total(rows)])
+
+
+def _subset_axes(path: Path) -> dict[str, Any]:
+    """What a manifest says of a configuration; its own shots are those that the record shows."""
+    from ..data.sampling.manifests import manifest_digest, read_manifest
+
+    manifest = read_manifest(path)
+    return {"subset": manifest_digest(manifest), "shots": manifest.get("shots", "all")}
+
+
+def _shots(text: str) -> int | str:
+    if text == "all":
+        return text
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ConfigError(f"--shots takes a whole number or 'all', not {text!r}") from error
+
+
+def _execute(
+    configs: list[RunConfig],
+    out: Path,
+    environment: Environment,
+    plot: bool = False,
+    hire: Hire | None = None,
+    as_json: bool = False,
+) -> None:
+    """Run the cells under a progress bar, print the table, and leave with status 1 when a cell failed."""
+    from ..benchmark.parallel.executor import Alone
+    from ..benchmark.results.store import Store
+    from ..benchmark.sweep import check_names, run_bench
+    from .progress import BenchDisplay
+
+    check_names(configs)
+    with BenchDisplay() as display:
+        outcomes = run_bench(configs, Store(out), environment, display, hire or Alone)
+    records = [outcome.record for outcome in outcomes if outcome.record]
+    if records or as_json:
+        print_table(records, "json" if as_json else "text")
+    if records and not as_json:
+        echo("", f"records, predictions and adapters: {out}")
+    if records and plot:
+        _plot_if_possible(records, out / "accuracy.png", as_json)
+    failed = [outcome for outcome in outcomes if outcome.record is None]
+    for outcome in failed:
+        complain(f"{_cell_name(outcome)}: {outcome.failure}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _plot_if_possible(records: Sequence[Record], path: Path, quiet: bool) -> None:
+    from ..report.plot import plot_accuracy
+
+    try:
+        plot_accuracy(records, path)
+    except VitadaptError as error:
+        complain(str(error))
+        return
+    if not quiet:
+        echo(f"plot: {path}")
+
+
+def _cell_name(outcome: Outcome) -> str:
+    from ..methods.spec import method_text
+
+    config = outcome.config
+    return f"{method_text(config.method)} on {config.dataset}, seed {config.seed}"
+
+
+def _print_estimates(rows: Sequence[Estimate]) -> None:
+    body = [
+        [r.dataset, r.protocol, str(r.cells), _hours(r.hours), _size(r.disk_mb), _size(r.memory_mb), "; ".join(r.notes)]
+        for r in rows
+    ]
+    head = ["dataset", "protocol", "cells", "hours", "disk", "memory", ""]
+    print_columns(head, body, left=("dataset", "protocol", ""))
+    echo("", *EXPLAINED)
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.2f}" if hours < 10 else f"{hours:,.0f}"
+
+
+def _size(mb: float) -> str:
+    return f"{mb:.0f} MB" if mb < 1000 else f"{mb / 1000:.1f} GB"

@@ -1,0 +1,85 @@
+"""What commands print. No control character of a file's or a class's name reaches the terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ..utils.errors import printable
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+
+    from ..nn.setting import Progress as Report
+
+
+def echo(*lines: object) -> None:
+    """Lines on the standard output."""
+    for line in lines:
+        print(printable(str(line)), flush=True)
+
+
+def echo_json(value: Any) -> None:
+    """JSON on the standard output; what is not ASCII is written as an escape."""
+    print(json.dumps(value, indent=1))
+
+
+def echo_result(text: object, value: Any, as_json: bool) -> None:
+    """One line for people, or the same as JSON."""
+    if as_json:
+        echo_json(value)
+    else:
+        echo(text)
+
+
+def complain(text: str) -> None:
+    """One line on the standard error output."""
+    print(f"vitadapt: {printable(text)}", file=sys.stderr)
+
+
+def print_columns(
+    head: Sequence[str], body: Sequence[Sequence[str]], left: Sequence[str] = (), whole: Sequence[str] = ()
+) -> None:
+    """A table on the standard output; columns named in `left` are left-aligned, those in `whole` never folded.
+
+    Never cut when not on a terminal.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    body = [[printable(cell) for cell in row] for row in body]
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(80, 4 + sum(2 + max(map(len, column)) for column in zip(head, *body, strict=True))))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in head:
+        align: Any = "left" if name in left else "right"
+        table.add_column(Text(printable(name)), justify=align, overflow="fold", no_wrap=name in whole)
+    for row in body:
+        table.add_row(*map(Text, row))  # plain text: "[offline]" is not markup
+    console.print(table, highlight=False)
+
+
+@contextmanager
+def progress_bar(*columns: ProgressColumn) -> Iterator[tuple[Report, Callable[[str], None]]]:
+    """A bar on the standard error output (none without a terminal), and a printer of lines above it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    name, shares = TextColumn("{task.description}", markup=False), TextColumn("{task.percentage:.0f} %")
+    columns = (name, BarColumn(bar_width=30), *(columns or [shares]), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task, labels = bars.add_task("reading", total=None), [""]
+
+        def report(label: str, done: int, total: int) -> None:
+            if label != labels[0]:
+                labels[0] = label
+                bars.reset(task, total=total or None, description=printable(label))
+            bars.update(task, completed=done)
+
+        yield report, lambda line: console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
