@@ -18,7 +18,7 @@ import shutil
 from collections import defaultdict
 from pathlib import Path
 
-from vitadapt.data.catalog import catalog
+from vitadapt.data.datasets import catalog
 from vitadapt.data.readers.openclipart import category, split_series
 
 SKIP = ("unsorted", "special/patterns")

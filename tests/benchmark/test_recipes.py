@@ -16,7 +16,7 @@ from vitadapt.benchmark.runner import run
 from vitadapt.benchmark.sweep import check_names, find_recipe, read_bench, select, shipped_recipes
 from vitadapt.cli.lookup import LISTINGS
 from vitadapt.data import from_arrays
-from vitadapt.data.catalog import catalog
+from vitadapt.data.datasets import catalog
 from vitadapt.methods import METHODS
 from vitadapt.methods.spec import method_text
 from vitadapt.training.features import Environment

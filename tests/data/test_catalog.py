@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from vitadapt.data import READERS, from_arrays, list_datasets, open_dataset
-from vitadapt.data.catalog import catalog
+from vitadapt.data.datasets import catalog
 from vitadapt.data.examples import ArrayRef, Examples
 from vitadapt.data.readers.idx import read_idx
-from vitadapt.data.readers.reader import Reader, Row
+from vitadapt.data.readers.reader import CatalogRow, Reader
 from vitadapt.data.sampling.splits import normal
 from vitadapt.utils.errors import DataError, UnknownName
 
@@ -201,7 +201,7 @@ def test_an_open_dataset_is_passed_through() -> None:
 
 
 def test_a_third_party_adds_a_reader_and_a_row() -> None:
-    def read(row: Row, options: object, place: str) -> dict[str, Examples]:
+    def read(row: CatalogRow, options: object, place: str) -> dict[str, Examples]:
         refs = tuple(ArrayRef(np.full((4, 4), i, np.uint8), str(i)) for i in range(2))
         return dict.fromkeys(("train", "test"), Examples(refs, np.array([0, 1])))
 
@@ -209,7 +209,9 @@ def test_a_third_party_adds_a_reader_and_a_row() -> None:
     try:
         READERS.register("mine")(Reader(lambda options, root: ["here"], lambda options, place: True, read))
         sources = ({"reader": "mine"},)
-        catalog().register("my-data")(Row("my-data", ("a", "b"), "MIT", "https://x", "ask me", {"train": 2}, sources))
+        catalog().register("my-data")(
+            CatalogRow("my-data", ("a", "b"), "MIT", "https://x", "ask me", {"train": 2}, sources)
+        )
         assert open_dataset("my-data").classes == ("a", "b")
         with pytest.raises(ValueError, match="registered twice"):
             catalog().register("my-data")(catalog()["digits"])

@@ -36,8 +36,8 @@ from vitadapt.classifier.model import load_model
 from vitadapt.classifier.predict import model_facts
 from vitadapt.data import open_dataset
 from vitadapt.data.archives import tar_members, zip_members
-from vitadapt.data.catalog import catalog
 from vitadapt.data.checks.images import look
+from vitadapt.data.datasets import catalog
 from vitadapt.data.examples import FileRef, ImageRef
 from vitadapt.data.images import Geometry, to_pixels
 from vitadapt.data.sampling.manifests import make_manifest, read_manifest, subset_rows

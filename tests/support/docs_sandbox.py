@@ -141,7 +141,7 @@ def _python(block: Block, names: dict[str, Any]) -> None:
 
 def _toml(block: Block) -> None:
     """A benchmark is expanded, a dataset's row becomes a row; anything else parses. A titled block is also a file."""
-    from vitadapt.data.readers.reader import Row
+    from vitadapt.data.readers.reader import CatalogRow
 
     text = smaller(block.swapped)
     told = parse_toml(text)
@@ -152,7 +152,7 @@ def _toml(block: Block) -> None:
         assert read_bench(Path(block.title or "block.toml")), block.place
     for name, fields in told.items():
         if isinstance(fields, dict) and "sources" in fields:
-            Row(name=name, **fields)
+            CatalogRow(name=name, **fields)
 
 
 def _type(words: list[str], place: str, patch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vitadapt.data.catalog import catalog
-from vitadapt.data.readers.reader import Options, Row
+from vitadapt.data.datasets import catalog
+from vitadapt.data.readers.reader import CatalogRow, Options
 
 NAMES = [name for name, row in catalog().items() if row.leaderboard]
 SPLITS = ("train", "val", "test")
@@ -39,7 +39,7 @@ def number_of(image: Image.Image) -> int:
 class Copy:
     """What a copy holds: per split (image number, class indices of the catalog), in the copy's order."""
 
-    row: Row
+    row: CatalogRow
     splits: dict[str, list[tuple[int, tuple[int, ...]]]] = field(default_factory=dict)
 
     def labels(self, split: str) -> np.ndarray:
@@ -68,7 +68,7 @@ def make(name: str, per_class: int = 1, splits: Sequence[str] = SPLITS) -> Copy:
     return copy
 
 
-def options_of(row: Row, reader: str) -> Options:
+def options_of(row: CatalogRow, reader: str) -> Options:
     return next(options for options in row.sources if options["reader"] == reader)
 
 
@@ -146,7 +146,7 @@ def write_shards(root: Path, copy: Copy, names: Sequence[str] | None = None, per
     return folder
 
 
-def _write_shard(path: Path, entries: list, row: Row) -> None:
+def _write_shard(path: Path, entries: list, row: CatalogRow) -> None:
     with tarfile.open(path, "w") as archive:
         for number, ids in entries:
             add_member(archive, f"s{number:07d}.png", png(number))

@@ -12,7 +12,7 @@ from vitadapt.benchmark.config import RunConfig
 from vitadapt.benchmark.leaderboard.suite import suite
 from vitadapt.benchmark.results.record import Record
 from vitadapt.benchmark.results.store import Store
-from vitadapt.data.catalog import catalog
+from vitadapt.data.datasets import catalog
 from vitadapt.methods.spec import parse_method
 
 IMAGES = 8

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vitadapt.data.catalog import catalog
+from vitadapt.data.datasets import catalog
 
 Truth = dict[str, list[tuple[object, np.ndarray]]]  # split -> (its class, as the publisher calls it; its RGB pixels)
 CASES: dict[str, Callable[[Path], Truth]] = {}

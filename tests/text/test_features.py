@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from text_cases import open_clip_clip, openai_file
 
-from vitadapt.data.catalog import catalog
 from vitadapt.data.class_names import class_key
+from vitadapt.data.datasets import catalog
 from vitadapt.text import Prompts, class_texts, fill, load_text_tower, prompts_of, read_class_names, text_matrix
 from vitadapt.text.prompts import prompt_sets
 from vitadapt.utils.errors import ConfigError

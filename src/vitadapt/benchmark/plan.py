@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..data import open_dataset
-from ..data.catalog import resolve
+from ..data.datasets import resolve
 from ..nn.head_spec import ZERO
 from ..nn.setting import Setting
 from ..nn.surgery import trainable

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..data.open import check_spec
+from ..data.datasets import check_spec
 from ..methods.spec import method_text, parse_method
 from ..nn.head_spec import head_text, parse_head
 from ..text import Prompts, read_class_names

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from ..data.catalog import names_of, resolve
 from ..data.checks.dataset import Finding, finding
+from ..data.datasets import names_of, resolve
 from ..nn.backbone import Backbone
 from ..nn.head import TextStart
 from ..nn.setting import Setting

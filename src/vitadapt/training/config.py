@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
-from ..data.catalog import names_of
+from ..data.datasets import names_of
 from ..methods import METHODS
 from ..nn.head_spec import TEXT, ZERO, HeadSpec, parse_head
 from ..nn.surgery import Method

@@ -29,7 +29,7 @@ from vitadapt.benchmark.leaderboard.submission import (
 )
 from vitadapt.benchmark.leaderboard.suite import Truth, mean_classes, required, suite, truth_of
 from vitadapt.benchmark.results.store import Store
-from vitadapt.data.catalog import catalog
+from vitadapt.data.datasets import catalog
 from vitadapt.metrics.scores import RELEASED_METRICS, performance_efficiency
 from vitadapt.utils.errors import ConfigError, DataError
 

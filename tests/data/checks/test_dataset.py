@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 
 from vitadapt.cli.data import app
 from vitadapt.data import Examples, FileRef, Geometry, content_digests, open_dataset, open_pixels, sample_few_shot
-from vitadapt.data.catalog import catalog
 from vitadapt.data.checks import near_duplicates
 from vitadapt.data.checks.dataset import Report, check
+from vitadapt.data.datasets import catalog
 from vitadapt.data.sampling.manifests import make_manifest, read_manifest, subset_rows
 from vitadapt.text.class_features import prompt_findings
 from vitadapt.text.open_clip_tower import encoder

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from vitadapt.cli.main import app
 from vitadapt.data import open_dataset
-from vitadapt.data.catalog import catalog, resolve
+from vitadapt.data.datasets import catalog, resolve
 from vitadapt.data.download.datasets import fetch, fetch_missing
 from vitadapt.data.download.files import download
 from vitadapt.utils.errors import ConfigError, DataError, UnknownName

@@ -85,6 +85,15 @@ def test_several_labels_make_the_whole_dataset_multi_label(folder: Path, mark: s
     assert dataset.splits["test"].labels.tolist() == [[0, 1, 0]]
 
 
+def test_a_semicolon_inside_a_class_name_is_part_of_it(folder: Path) -> None:
+    text = "path,label,split\nin/0.png,cats; dogs,train\nin/1.png,elk,train\nin/2.png,cats; dogs,test\n"
+    dataset = open_dataset(table(folder, text))
+    assert dataset.classes == ("cats; dogs", "elk") and not dataset.splits["train"].multilabel
+    assert dataset.splits["test"].labels.tolist() == [0]
+    several = open_dataset(table(folder, text.replace("elk,", "elk|cats; dogs,")))
+    assert several.classes == ("cats; dogs", "elk") and several.splits["train"].labels.tolist() == [[1, 0], [1, 1]]
+
+
 def test_holding_out_works_for_several_labels(folder: Path) -> None:
     rows = [f"in/{i}.png,{'cat' if i % 2 else 'dog|cat'}" for i in range(10)]
     dataset = open_dataset(table(folder, "\n".join(["path,label", *rows])))

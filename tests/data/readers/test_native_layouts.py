@@ -13,8 +13,8 @@ import torchvision.datasets as tv
 from native_cases import CASES, SEEDED, SPLITS, rgb
 
 from vitadapt.data import Dataset, Examples, open_dataset
-from vitadapt.data.catalog import catalog
 from vitadapt.data.class_names import class_key
+from vitadapt.data.datasets import catalog
 from vitadapt.data.readers.class_folders import seeded_split
 from vitadapt.data.readers.kitti import split_by_drive
 

@@ -16,7 +16,7 @@ import pytest
 from native_cases import Painter, rgb, text, zipped
 
 from vitadapt.data import open_dataset
-from vitadapt.data.catalog import catalog
+from vitadapt.data.datasets import catalog
 from vitadapt.data.readers.restricted_pickle import read_pickle
 from vitadapt.utils.errors import DataError
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from vitadapt.data import open_dataset
-from vitadapt.data.catalog import catalog
 from vitadapt.data.checks.dataset import check
+from vitadapt.data.datasets import catalog
 from vitadapt.data.readers.openclipart import category
 from vitadapt.utils.errors import DataError
 

@@ -12,8 +12,8 @@ import pytest
 from elevater_cases import NAMES, WRITERS, Copy, make, number_of, options_of, write_hub, write_numbered, write_shards
 
 from vitadapt.data import Dataset, open_dataset, sample_few_shot
-from vitadapt.data.catalog import catalog
 from vitadapt.data.class_names import class_key
+from vitadapt.data.datasets import catalog
 from vitadapt.utils.errors import DataError
 
 CELLS = [

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from ...data import LabelArray
-from ...data.readers.reader import Row
+from ...data.readers.reader import CatalogRow
 from ...utils.errors import DataError
 from ...utils.registry import unknown
 from .submission import COUNTS, KEYS, SubmissionEntry, is_count
@@ -84,7 +84,7 @@ def check_entry(entry: SubmissionEntry, truths: Truths | None = None) -> Iterato
     yield from (Problem(entry.dataset, text) for text in texts)
 
 
-def check_predictions(entry: SubmissionEntry, row: Row) -> list[str]:
+def check_predictions(entry: SubmissionEntry, row: CatalogRow) -> list[str]:
     """What is wrong with the predictions of one data set by themselves: without these, they can be scored."""
     texts = list(entry.faults) if entry.predictions else ["predictions are missing"]
     for i, matrix in enumerate(entry.predictions):
@@ -93,7 +93,7 @@ def check_predictions(entry: SubmissionEntry, row: Row) -> list[str]:
     return texts
 
 
-def check_order(entry: SubmissionEntry, row: Row, truth: Truth) -> list[str]:
+def check_order(entry: SubmissionEntry, row: CatalogRow, truth: Truth) -> list[str]:
     """What labels tell of sound predictions: whether the columns are the leaderboard's classes in another order."""
     if len(truth.labels) != row.sizes["test"]:
         return []
@@ -144,7 +144,7 @@ def _seed(entry: SubmissionEntry, i: int) -> str:
     return f"seed {entry.seeds[i]}: " if i < len(entry.seeds) else f"seed number {i + 1}: "
 
 
-def _matrix(matrix: np.ndarray, row: Row) -> Iterator[str]:
+def _matrix(matrix: np.ndarray, row: CatalogRow) -> Iterator[str]:
     """What is wrong with the probabilities (N, C) of one seed."""
     images, classes = row.sizes["test"], len(row.classes)
     if matrix.shape[0] != images:

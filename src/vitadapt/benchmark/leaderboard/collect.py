@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...data import catalog
 from ...data.class_names import relabel
-from ...data.readers.reader import Row
+from ...data.datasets import resolve
+from ...data.readers.reader import CatalogRow
 from ...utils.errors import ConfigError, DataError
 from ...utils.files import bytes_digest
 from ..analysis.groups import VARYING
@@ -42,9 +42,9 @@ class Candidate:
         return f"--candidate {self.key}: {shown} ({len(self.datasets)} of 20 data sets, seeds {seeds})"
 
 
-def leaderboard_row(record: Record) -> Row | None:
+def leaderboard_row(record: Record) -> CatalogRow | None:
     """The data set of the leaderboard that a record is about."""
-    row = catalog.resolve(record.config["dataset"])
+    row = resolve(record.config["dataset"])
     return row if row and row.leaderboard else None
 
 
@@ -121,7 +121,7 @@ class Collection:
         self._verify(row, record, labels)
         return SubmissionEntry(self._fields(row, record), (probabilities[:, columns],))
 
-    def _fields(self, row: Row, record: Record) -> dict[str, object]:
+    def _fields(self, row: CatalogRow, record: Record) -> dict[str, object]:
         """What is known of the record, as the leaderboard calls it; an imported one may not have all counts."""
         parameters, shots = record.parameters, _shots(record)
         whole, backbone = parameters.get("total"), parameters.get("visual")
@@ -140,7 +140,7 @@ class Collection:
         }
         return {key: value for key, value in fields.items() if value is not None}
 
-    def _verify(self, row: Row, record: Record, labels: np.ndarray) -> None:
+    def _verify(self, row: CatalogRow, record: Record, labels: np.ndarray) -> None:
         """Compare the test labels of a record with the leaderboard's own copy, when there is one."""
         order = row.order(record.classes, record.digest)
         truth = self.truths(row)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ...data import catalog
-from ...data.readers.reader import Row
+from ...data.datasets import catalog
+from ...data.readers.reader import CatalogRow
 from ...metrics.scores import RELEASED_METRICS, performance_efficiency
 from ...utils.errors import DataError
 from ...utils.files import bytes_digest
@@ -72,7 +72,7 @@ def _combined(
     newest = max((piece for piece in pieces if piece.log), key=lambda piece: piece.date, default=None)
     result, predictions = _only(pieces, "result"), _only(pieces, "entry")
     log, entry = newest.log if newest else None, predictions.entry if predictions else None
-    row = catalog.catalog()[run.dataset]
+    row = catalog()[run.dataset]
     probabilities, labels = _labelled(row, entry, truths) if truths and entry else _NO_PREDICTIONS
     scores = {result.path: result.result.score} if result and result.result else {}
     if predictions and probabilities is not None:
@@ -107,7 +107,7 @@ def _twice(path: Path, other: object) -> DataError:
     return DataError(f"{path}: the same run as {other}; import their folders one by one, each with its --method")
 
 
-def _labelled(row: Row, entry: SubmissionEntry, truths: Truths) -> tuple[np.ndarray | None, np.ndarray]:
+def _labelled(row: CatalogRow, entry: SubmissionEntry, truths: Truths) -> tuple[np.ndarray | None, np.ndarray]:
     """The predictions with their labels, where both are sound."""
     truth = truths(row)
     if truth is None or len(truth.labels) != row.sizes["test"] or check_predictions(entry, row):
@@ -138,7 +138,7 @@ def _record(
     notes: list[str],
     date: str,
 ) -> Record:
-    row, shots = catalog.catalog()[run.dataset], run.experiment.shots
+    row, shots = catalog()[run.dataset], run.experiment.shots
     name = _METHODS.get(run.experiment.kind) or method or run.folder or UNKNOWN
     label = f"{name} {run.experiment.variant}".strip()
     config = {

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ...data import LabelArray, catalog
-from ...data.readers.reader import Row
+from ...data import LabelArray
+from ...data.datasets import catalog, find_copy, read_copy
+from ...data.readers.reader import CatalogRow
 
 OPTIONAL = "imagenet-1k"  # may be handed in, and counts for nothing
 _HUB = "hub"  # the reader of the leaderboard's own copies
 
 
 @cache
-def suite() -> dict[str, Row]:
+def suite() -> dict[str, CatalogRow]:
     """The data sets by the names that the leaderboard has for them, the optional one last."""
-    rows = [row for row in catalog.catalog().values() if row.leaderboard]
+    rows = [row for row in catalog().values() if row.leaderboard]
     return {row.leaderboard: row for row in sorted(rows, key=lambda row: row.leaderboard == OPTIONAL)}
 
 
@@ -40,19 +41,19 @@ class Truth:
     place: str
 
 
-Truths = Callable[[Row], "Truth | None"]
+Truths = Callable[[CatalogRow], "Truth | None"]
 
 
-def truth_of(row: Row, root: Path | None) -> Truth | None:
+def truth_of(row: CatalogRow, root: Path | None) -> Truth | None:
     """The test labels of the copy below `root`, or None when there is none. Raises DataError when it is damaged."""
-    found = catalog.find(row, root)
+    found = find_copy(row, root)
     if found is None:
         return None
     options, place = found
-    return Truth(catalog.read(row, root).splits["test"].labels, options["reader"] == _HUB, place)
+    return Truth(read_copy(row, root).splits["test"].labels, options["reader"] == _HUB, place)
 
 
 def truths_below(root: Path | None) -> Truths:
     """`truth_of` for one root, every data set read once."""
-    by_name = cache(lambda name: truth_of(catalog.catalog()[name], root))
+    by_name = cache(lambda name: truth_of(catalog()[name], root))
     return lambda row: by_name(row.name)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ...data import catalog
-from ...data.readers.reader import Row
+from ...data.datasets import resolve
+from ...data.readers.reader import CatalogRow
 from ...utils.errors import DataError, damaged
 from ...utils.files import read_bounded
 from ...utils.limits import LOG_FILE
@@ -154,9 +154,9 @@ def _one_seed(path: Path, *entries: SubmissionEntry) -> SubmissionEntry:
     return entries[0]
 
 
-def _row(path: Path, name: str) -> Row:
+def _row(path: Path, name: str) -> CatalogRow:
     """The data set with exactly this name, so that cifar-10 is never cifar-100. Raises DataError."""
-    row = catalog.resolve(name)
+    row = resolve(name)
     if row is None or not row.leaderboard:
         raise DataError(f"{path}: {name!r} is no data set of the leaderboard")
     return row

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...data.catalog import resolve
+from ...data.datasets import resolve
 from ...data.sampling.few_shot import sample_few_shot, validation_split
 from ...training.cross_validation import _start, train_final
 from ...training.recipe import Recipe, recipe_for

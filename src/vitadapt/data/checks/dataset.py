@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from ...utils.errors import DataError
-from .. import catalog
 from ..class_names import class_key
+from ..datasets import open_dataset, resolve, size_notes
 from ..examples import Dataset, Examples, FileRef, is_utf8
 from ..images import Geometry
-from ..open import open_dataset
 from ..parallel import Progress
-from ..readers.reader import Row
+from ..readers.reader import CatalogRow
 from ..sampling.few_shot import class_sizes
 from .images import DARK, Scan, scan
 
@@ -78,7 +77,7 @@ def check(
 
     With a `geometry` the decoded squares are kept in the scan, see `scan`. Raises UnknownName for a misspelt name.
     """
-    row = catalog.resolve(spec) if isinstance(spec, str) else None
+    row = resolve(spec) if isinstance(spec, str) else None
     defects: list[DataError] = []
     try:
         dataset = open_dataset(spec, root, defects.append)
@@ -120,8 +119,8 @@ def _names(dataset: Dataset) -> Iterator[Finding]:
         yield finding("warning", "file name", f"{len(odd)} file names are not UTF-8", odd)
 
 
-def _notes(dataset: Dataset, row: Row | None) -> Iterator[Finding]:
-    known = catalog.size_notes(row, dataset.splits) if row else ()  # `_sizes` has them
+def _notes(dataset: Dataset, row: CatalogRow | None) -> Iterator[Finding]:
+    known = size_notes(row, dataset.splits) if row else ()  # `_sizes` has them
     for note in dataset.notes:
         if note not in known:
             yield Finding("warning" if note in dataset.doubts else "note", "reading", note)
@@ -131,7 +130,7 @@ def _notes(dataset: Dataset, row: Row | None) -> Iterator[Finding]:
         yield Finding("note", "class order", text, moved)
 
 
-def _sizes(dataset: Dataset, row: Row | None) -> Iterator[Finding]:
+def _sizes(dataset: Dataset, row: CatalogRow | None) -> Iterator[Finding]:
     for split, size in (row.sizes if row else {}).items():
         got = len(dataset.splits.get(split, ()))
         if got != size and (got or split != "val"):
@@ -149,7 +148,7 @@ def _classes(dataset: Dataset, shots: int | None) -> Iterator[Finding]:
         yield finding("error", "shots", f"fewer than {shots} training images of", few)
 
 
-def _misplaced(dataset: Dataset, row: Row | None) -> Iterator[Finding]:
+def _misplaced(dataset: Dataset, row: CatalogRow | None) -> Iterator[Finding]:
     """Images whose folder or file is named like another class than their label: the sign of a permuted label file."""
     keys = Counter(map(class_key, dataset.classes))
     ids = {key: c for c, name in enumerate(dataset.classes) if keys[key := class_key(name)] == 1}
@@ -192,7 +191,7 @@ def _images(dataset: Dataset, scanned: Scan) -> Iterator[Finding]:
         yield finding("note" if all_alike else "warning", kind, what, names)
 
 
-def _duplicates(dataset: Dataset, row: Row | None, scanned: Scan) -> Iterator[Finding]:
+def _duplicates(dataset: Dataset, row: CatalogRow | None, scanned: Scan) -> Iterator[Finding]:
     """Equal pixels: in one split they distort counts, across splits they leak, with two labels one label is wrong.
 
     In a complete copy of a published data set they are its own, so that they are told but are no error.

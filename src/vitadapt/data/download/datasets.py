@@ -10,8 +10,8 @@ from typing import Any
 from ...utils.errors import ConfigError, DataError
 from ...utils.files import read_text
 from ...utils.limits import NUMBER_DIGITS
-from .. import catalog
-from ..readers.reader import Row
+from ..datasets import catalog, find_copy, resolve
+from ..readers.reader import CatalogRow
 from ..readers.webdataset import missing_shards
 from .files import Progress, download, require_network
 
@@ -28,7 +28,7 @@ def fetch(name: str, root: Path, progress: Progress | None = None, source: str =
     """
     if source not in _SOURCES:
         raise ConfigError(f"unknown source {source!r}; choose {', '.join(_SOURCES)}")
-    row = catalog.resolve(name) or catalog.catalog()[name]
+    row = resolve(name) or catalog()[name]
     if row.torchvision and source != "hub":
         require_network(row.name)
         return _from_torchvision(row, root)
@@ -52,15 +52,15 @@ def fetch_missing(specs: Iterable[str], root: Path | None, progress: Progress | 
     return [fetch(row.name, root, progress, source) for row, source in missing if root is not None]
 
 
-def _named(spec: str) -> Row | None:
+def _named(spec: str) -> CatalogRow | None:
     """The row that `open_dataset` would take for `spec`: a folder wins over another name, not over the own one."""
-    row = catalog.resolve(spec)
+    row = resolve(spec)
     return row if row and (spec == row.name or not Path(spec).expanduser().exists()) else None
 
 
-def _lack(row: Row, root: Path | None) -> str:
+def _lack(row: CatalogRow, root: Path | None) -> str:
     """The source from which `row` has to be fetched; empty when it is there."""
-    found = catalog.find(row, root)
+    found = find_copy(row, root)
     if found is None:
         return "auto"
     options, place = found
@@ -84,7 +84,7 @@ def _from_hub(repo: str, root: Path, progress: Progress | None) -> Path:
     return folder
 
 
-def _from_torchvision(row: Row, root: Path) -> Path:
+def _from_torchvision(row: CatalogRow, root: Path) -> Path:
     """Whatever the constructor of its class downloads, for every set of arguments that the catalog gives."""
     import torchvision.datasets
 
@@ -99,5 +99,5 @@ def _from_torchvision(row: Row, root: Path) -> Path:
         raise DataError(
             f"{row.name} cannot be fetched by torchvision ({reason}); try --from hub, or: {row.get}"
         ) from error
-    found = catalog.find(row, root)
+    found = find_copy(row, root)
     return Path(found[1]) if found else root

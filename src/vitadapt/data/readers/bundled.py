@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..examples import ArrayRef, Examples, IndexArray
-from .reader import READERS, Contents, Options, Reader, Row
+from .reader import READERS, CatalogRow, Contents, Options, Reader
 
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]  # images (N, H, W), labels (N,)
 
@@ -52,7 +52,7 @@ def _register(name: str, package: str, load: Callable[[], Arrays]) -> None:
     def has(options: Options, place: str) -> bool:
         return find_spec(package) is not None
 
-    def read(row: Row, options: Options, place: str) -> Contents:
+    def read(row: CatalogRow, options: Options, place: str) -> Contents:
         images, labels = load()
         refs = tuple(ArrayRef(image, f"{row.name}[{i}]") for i, image in enumerate(images))
         whole = Examples(refs, labels)

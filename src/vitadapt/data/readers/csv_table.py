@@ -1,13 +1,16 @@
-"""A CSV table of images: columns `path`, `label` and perhaps `split`; several labels are separated by | or ;."""
+"""A CSV table of images: columns `path`, `label` and perhaps `split`; several labels are separated by |.
+
+A ; separates labels, too, unless none of what it separates is a label elsewhere: then it belongs to the class names.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
-import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +40,11 @@ def read_table(path: Path, whole: bool = False) -> Dataset:
     Raises DataError naming the line for a missing column, an empty path or label, an unknown split, a file that is
     missing or listed twice, and for everything that a folder of images is refused for. `whole`: as `read_folder`.
     """
-    lines = list(_lines(path))
+    lines = _with_labels(list(_lines(path)))
     if not lines:
         raise DataError(f"{path} lists no images")
+    if empty := next((line for line in lines if not all(line.labels)), None):
+        raise DataError(f"{path}: line {empty.number} has an empty label")
     _check_files(path, lines)
     by_split = {split: [line for line in lines if line.split == split] for split in ("train", "val", "test")}
     by_split = {split: found for split, found in by_split.items() if found}
@@ -75,6 +80,16 @@ def _lines(path: Path) -> Iterator[Line]:
         raise DataError(f"{path}: line {rows.line_num} is not valid CSV ({error}); save the table again") from error
 
 
+def _with_labels(lines: list[Line]) -> list[Line]:
+    """The lines, with what stands between ; as labels of their own where ; separates labels, see above."""
+    cells = {label for line in lines for label in line.labels}
+    parts = {cell: tuple(part.strip() for part in cell.split(";")) for cell in cells}
+    uses = Counter(part for cell in cells for part in set(parts[cell]))
+    if not any(uses[part] > 1 for cell in cells if len(parts[cell]) > 1 for part in parts[cell]):
+        return lines
+    return [replace(line, labels=tuple(part for label in line.labels for part in parts[label])) for line in lines]
+
+
 def _text(path: Path) -> str:
     with damaged(path, "check the file"):
         data = read_bounded(path, LIST_FILE)
@@ -89,9 +104,9 @@ def _line(where: str, number: int, columns: Sequence[str], row: Sequence[str]) -
     if len(row) != len(columns):
         raise DataError(f"{where} has {len(row)} fields instead of {len(columns)}; put quotes around commas")
     cells = dict(zip(columns, (cell.strip() for cell in row), strict=True))
-    labels = tuple(label.strip() for label in re.split(r"[|;]", cells["label"]))
-    if not cells["path"] or not all(labels):
-        raise DataError(f"{where} has an empty {'label' if cells['path'] else 'path'}")
+    labels = tuple(label.strip() for label in cells["label"].split("|"))
+    if not cells["path"]:
+        raise DataError(f"{where} has an empty path")
     split = cells.get("split", "train")
     if split.lower() not in SPLITS:
         raise DataError(f"{where} has the unknown split {split!r}; write train, val or test")

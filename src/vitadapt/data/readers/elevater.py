@@ -21,7 +21,7 @@ from ..class_names import relabel
 from ..examples import Examples, FileRef, ImageRef, LabelArray
 from .helpers import text_of
 from .index_files import parsed
-from .reader import READERS, Contents, Options, Reader, Row, in_order
+from .reader import READERS, CatalogRow, Contents, Options, Reader, in_order
 
 SPLITS = ("train", "val", "test")
 Entry = tuple[str, tuple[int, ...]]  # path as the index writes it, class ids of the hub
@@ -41,7 +41,7 @@ def has(options: Options, place: str) -> bool:
     return test.is_file()
 
 
-def read(row: Row, options: Options, place: str) -> Contents:
+def read(row: CatalogRow, options: Options, place: str) -> Contents:
     """Every split in the order of its index. Raises DataError naming the line or the file that is wrong."""
     folder = Path(place)
     indexes = {split: folder / options[split] for split in SPLITS if split in options}
@@ -109,7 +109,7 @@ def _coco_path(entry: Mapping[str, Any]) -> str:
     return f"{entry['zip_file']}@{name}" if entry.get("zip_file") else name
 
 
-def _examples(row: Row, index: Path, entries: Sequence[Entry], order: tuple[int, ...]) -> Examples:
+def _examples(row: CatalogRow, index: Path, entries: Sequence[Entry], order: tuple[int, ...]) -> Examples:
     count = len(order)
     for path, ids in entries:
         if any(not 0 <= i < count for i in ids):

@@ -22,7 +22,7 @@ from ...utils.files import read_bounded
 from ...utils.limits import ARRAY_FILE, GIB, LIST_FILE, NUMBER_DIGITS
 from ..class_names import relabel
 from ..examples import Examples, FileRef
-from .reader import READERS, Contents, Options, Reader, Row
+from .reader import READERS, CatalogRow, Contents, Options, Reader
 
 _NAMED = 3  # examples that a message gives
 _INTEGER = re.compile(rf"[+-]?0*[0-9]{{1,{NUMBER_DIGITS}}}")
@@ -40,7 +40,7 @@ class Stored:
 def register(name: str, load: Callable[[Path, Options], Stored]) -> None:
     """File `load(folder, options)` as the catalog's reader `name`. Raises ValueError when the name is taken."""
 
-    def read(row: Row, options: Options, place: str) -> Contents:
+    def read(row: CatalogRow, options: Options, place: str) -> Contents:
         return contents(row, options, place, load(Path(place), options))
 
     READERS.register(name)(Reader(places, has, read))
@@ -56,7 +56,7 @@ def has(options: Options, place: str) -> bool:
     return Path(place).is_dir() and first_of(Path(place), options["marker"]).exists()
 
 
-def contents(row: Row, options: Options, place: str, stored: Stored) -> Contents:
+def contents(row: CatalogRow, options: Options, place: str, stored: Stored) -> Contents:
     """`stored` in the catalog's numbering. Raises DataError for labels without a class, or unknown classes."""
     names = tuple(options.get("classes", stored.classes))
     count = len(names) or len(row.classes)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ...utils.errors import DataError
 from ..examples import ArrayRef, Examples
 from .helpers import bytes_of, unzipped
-from .reader import READERS, Options, Reader, Row
+from .reader import READERS, CatalogRow, Options, Reader
 
 _PREFIX = {"train": "train", "test": "t10k"}
 
@@ -28,7 +28,7 @@ def has(options: Options, place: str) -> bool:
     return all(_locate(Path(place), name) is not None for name in names)
 
 
-def read(row: Row, options: Options, place: str) -> Mapping[str, Examples]:
+def read(row: CatalogRow, options: Options, place: str) -> Mapping[str, Examples]:
     """Train and test. Raises DataError naming the file that is damaged."""
     return {split: _read_split(Path(place), split, prefix) for split, prefix in _PREFIX.items()}
 

@@ -12,7 +12,7 @@ from ..class_names import relabel
 from ..examples import Examples
 from .helpers import text_of
 from .image_folder import Skipped, class_examples, files_by_class
-from .reader import READERS, Contents, Options, Reader, Row, in_order
+from .reader import READERS, CatalogRow, Contents, Options, Reader, in_order
 
 _LABELS = "label.txt"
 
@@ -28,7 +28,7 @@ def has(options: Options, place: str) -> bool:
     return (folder / _LABELS).is_file() and (folder / "train").is_dir() and (folder / "test").is_dir()
 
 
-def read(row: Row, options: Options, place: str) -> Contents:
+def read(row: CatalogRow, options: Options, place: str) -> Contents:
     """Train, test and perhaps val, classes by number and files sorted. Raises DataError naming what does not fit."""
     folder = Path(place)
     names = tuple(stripped for line in text_of(folder / _LABELS).splitlines() if (stripped := line.strip()))

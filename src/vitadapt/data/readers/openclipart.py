@@ -29,7 +29,7 @@ from ...utils.limits import IMAGE_FILE
 from ..examples import Examples
 from .idx import places
 from .image_folder import class_examples
-from .reader import READERS, Options, Reader, Row
+from .reader import READERS, CatalogRow, Options, Reader
 
 Parts = tuple[list[Path], list[Path]]  # train, test
 
@@ -104,7 +104,7 @@ def has(options: Options, place: str) -> bool:
     return Path(place, options["marker"]).is_dir()
 
 
-def read(row: Row, options: Options, place: str) -> Mapping[str, Examples]:
+def read(row: CatalogRow, options: Options, place: str) -> Mapping[str, Examples]:
     """Train and test of the row's classes. Raises DataError naming a category that is missing, small or damaged."""
     folders = {name: folder for folder, name in row.spellings.items()}
     wanted = tuple(folders.get(name, name) for name in row.classes)

@@ -15,7 +15,7 @@ Options = Mapping[str, Any]  # one entry of `sources`: the reader's name and its
 
 
 @dataclass(frozen=True)
-class Row:
+class CatalogRow:
     """What is known about a dataset without reading it: one table of catalog.toml."""
 
     name: str
@@ -90,14 +90,14 @@ class Reader:
 
     places: Callable[[Options, Path | None], list[str]]
     has: Callable[[Options, str], bool]
-    read: Callable[[Row, Options, str], Mapping[str, Examples] | Contents]
+    read: Callable[[CatalogRow, Options, str], Mapping[str, Examples] | Contents]
 
 
 READERS: Registry[Reader] = Registry("reader", "vitadapt.readers")
 
 
 def in_order(
-    row: Row, names: Sequence[str], where: str, leaderboards: bool = False
+    row: CatalogRow, names: Sequence[str], where: str, leaderboards: bool = False
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """(class index of each of the copy's classes, doubts). Raises DataError unless the names match one to one.
 

@@ -24,7 +24,7 @@ from ..class_names import relabel
 from ..examples import Examples, ImageRef, LabelArray
 from ..images import SUFFIXES
 from .helpers import integer, text_of
-from .reader import READERS, Contents, Options, Reader, Row, in_order
+from .reader import READERS, CatalogRow, Contents, Options, Reader, in_order
 
 _NAMES, _COUNT = "classnames.txt", "nshards.txt"
 _NO_LABEL = (  # numpy reads the head of a .npy file as a Python literal, which it may split into tokens before
@@ -46,7 +46,7 @@ def has(options: Options, place: str) -> bool:
     return (folder / _NAMES).is_file() and all((folder / split / "0.tar").is_file() for split in ("train", "test"))
 
 
-def read(row: Row, options: Options, place: str) -> Contents:
+def read(row: CatalogRow, options: Options, place: str) -> Contents:
     """Train and test in the order of the shards. Raises DataError naming the shard that is missing or damaged."""
     folder = Path(place)
     _require_whole(row, folder / _NAMES)
@@ -62,12 +62,12 @@ def read(row: Row, options: Options, place: str) -> Contents:
 READERS.register("webdataset")(Reader(places, has, read))
 
 
-def _require_whole(row: Row, path: Path) -> None:
+def _require_whole(row: CatalogRow, path: Path) -> None:
     if path.exists():
         require_whole(path, f"fetch it again: vitadapt data fetch {row.name} --from hub")
 
 
-def _split(row: Row, folder: Path, order: tuple[int, ...]) -> Examples:
+def _split(row: CatalogRow, folder: Path, order: tuple[int, ...]) -> Examples:
     shards = _shards(folder)
     if lost := next((shard for shard in shards if not shard.is_file()), None):
         raise DataError(
