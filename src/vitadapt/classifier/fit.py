@@ -61,7 +61,7 @@ class FitConfig:
     precision: str = "fp32"
     licence: str = ""
 
-    def train_config(self, image_size: int) -> TrainConfig:
+    def train_config(self) -> TrainConfig:
         """The configuration of the candidate with the method that was asked for. Raises ConfigError."""
         return TrainConfig.of(
             self.backbone,
@@ -70,7 +70,7 @@ class FitConfig:
             head=self.head,
             prompts=self.prompts,
             seed=self.seed,
-            image_size=image_size,
+            image_size=self.image_size,
             precision=cast(Any, self.precision),
             dataset=self.data,
         )
@@ -101,9 +101,12 @@ def fit_folder(
     """
     environment = environment or Environment()
     _require_room(out)
-    dataset = open_dataset(config.data, environment.data_root, whole=True)
-    backbone, _ = cached_backbone(config.backbone, _size(config, environment), environment.setting.device)
-    geometry = geometry_of(backbone)
+    dataset, device = open_dataset(config.data, environment.data_root, whole=True), environment.setting.device
+    if config.image_size is None:
+        size = usual_size(cached_backbone(config.backbone, None, device)[0], device)
+        config = replace(config, image_size=size)
+        message(f"image size: {size} x {size} pixels")
+    geometry = geometry_of(cached_backbone(config.backbone, config.image_size, device)[0])
     data = train_test_split(dataset, None, environment.setting.progress, geometry, environment.cache)
     work = out / _WORK
     try:
@@ -135,11 +138,11 @@ def _fit(
     command: str,
     overwrite: bool,
 ) -> dict[str, Any]:
-    start, device, size = time.perf_counter(), environment.setting.device, _size(config, environment)
+    start, device = time.perf_counter(), environment.setting.device
     if config.backbone.startswith("random:"):
         note = f"{config.backbone} has random weights: its scores mean nothing; it is for trying out the program only"
         data = replace(data, notes=(note, *data.notes))
-    training = config.train_config(size)
+    training = config.train_config()
     identity = _identity(config, training, data)
     if (out / RECORD).exists() and not overwrite:
         known = read_record(out)
@@ -151,10 +154,11 @@ def _fit(
         if (out / ADAPTER).exists():
             message(f"{out} is the model of these very images and settings already; nothing to do")
             return known
-    if config.image_size is None:
-        message(f"images are looked at with {size} x {size} pixels")
-    for line in (*_findings(data), *data.notes):
-        message(line)
+    for finding in data.findings:
+        if finding.level != "note":
+            message(f"{finding.level}: {finding.message}")
+    for note in data.notes:
+        message(note)
     test = "given" if data.given else "held out"
     message(f"{len(data.train)} images to train on, {len(data.test)} {test} to test with")
     task, notes = _task(training, config.data, data, environment)
@@ -187,15 +191,6 @@ def _fit(
 def _unused(out: Path) -> Path:
     """The first of OUT-2, OUT-3 ... that does not exist."""
     return next(path for number in count(2) if not (path := out.with_name(f"{out.resolve().name}-{number}")).exists())
-
-
-def _findings(data: TrainTestSplit) -> list[str]:
-    return [f"{f.level}: {f.message}" for f in data.findings if f.level != "note"]
-
-
-def _size(config: FitConfig, environment: Environment) -> int:
-    device = environment.setting.device
-    return config.image_size or usual_size(cached_backbone(config.backbone, None, device)[0], device)
 
 
 def _identity(config: FitConfig, training: TrainConfig, data: TrainTestSplit) -> str:
@@ -258,7 +253,7 @@ def _info(config: FitConfig, task: Task, data: TrainTestSplit, trained: Trained)
     return adapter_info(
         task,
         data.classes,
-        training_summary(task, trained, protocol="fixed", steps=trained.log.steps),
+        training_summary(task, trained, protocol="fixed") | {"steps": trained.log.steps},
         backbone=absolute_backbone(config.backbone),
         names=tuple(names),
         templates=tuple(templates),

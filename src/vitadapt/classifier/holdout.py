@@ -21,9 +21,9 @@ from ..utils.errors import DataError
 
 @dataclass(frozen=True)
 class TrainTestSplit:
-    """Images to train on and to measure with. groups: (N,) of the training images; near-duplicates share a number.
+    """Images to train on and to test with. groups: (N,) of the training images; near-duplicates share a number.
 
-    given: did the test part come with the data? findings: what the doctor says. scan: what reading all images told.
+    given: did the test part come with the data? findings: of `vitadapt data check`. scan: all images as they were read.
     """
 
     name: str
@@ -36,11 +36,6 @@ class TrainTestSplit:
     notes: tuple[str, ...] = ()
     scan: Scan = field(default_factory=lambda: scan(()), repr=False)
 
-    @property
-    def dataset(self) -> Dataset:
-        """The same as a dataset."""
-        return Dataset(self.name, self.classes, {"train": self.train, "test": self.test or self.train})
-
 
 def train_test_split(
     spec: str | Path | Dataset,
@@ -49,10 +44,10 @@ def train_test_split(
     geometry: Geometry | None = None,
     cache: Path | None = None,
 ) -> TrainTestSplit:
-    """Open, examine and divide the images that `spec` names (as for `open_dataset`).
+    """Open, check and split the images that `spec` names (as for `open_dataset`).
 
     Images that cannot be read are left out, with a note. Every image is read and decoded once; with a `geometry` the
-    squares are kept (see `scan`). Raises DataError when nothing to learn from is left, and UnknownName for a misspelt
+    squares are kept (see `scan`). Raises DataError when there is nothing to learn from, and UnknownName for a misspelt
     name.
     """
     dataset = open_dataset(spec, root, whole=True)
@@ -64,34 +59,29 @@ def train_test_split(
     report = examine(dataset, progress=progress, geometry=geometry, cache=cache)
     broken = set(report.unreadable)
     notes = [f"{len(broken)} images cannot be read and were left out: {_some(sorted(broken))}"] if broken else []
-    findings = [finding for finding in report.findings if finding.check != "unreadable"]
+    findings = tuple(finding for finding in report.findings if finding.check != "unreadable")
     parts = {split: _without(part, broken) for split, part in dataset.splits.items()}
     given = "test" in parts and dataset.split != "held-out"
     test = parts.pop("test") if given else parts["train"].take([])
     train = _joined(parts.values())
     _require_every_class(train, dataset)
+    if not given:  # in the order of earlier versions: the same images give the same model
+        train = train.take(np.concatenate(hold_out([_key(ref.name) for ref in train.refs], train.labels)))
     groups = report.scan.groups(_joined([train, test]), progress)
-    own, other = groups[: len(train)], groups[len(train) :]
+    own = groups[: len(train)]
     if given:
-        if twins := int(np.isin(other, own).sum()):
+        if twins := int(np.isin(groups[len(train) :], own).sum()):
             notes.append(f"{twins} test images have a near-duplicate in train: the accuracy is too good by them")
-        return TrainTestSplit(
-            *(dataset.name, dataset.classes, train, test, own, True, tuple(findings), tuple(notes), report.scan)
-        )
-    keys = [_key(ref.name) for ref in train.refs]
-    order = np.concatenate(hold_out(keys, train.labels))  # of earlier versions: the same images give the same model
-    train, own, keys = train.take(order), own[order], [keys[row] for row in order]
-    rows, held = hold_out_groups(keys, train.labels, own)
-    if copies := len(train) - len(np.unique(own)):
-        notes.append(f"{copies} images are near-duplicates of others; each group of them was kept together")
-    untested = sorted(set(range(len(dataset.classes))) - set(train.labels[held].tolist()))
-    if untested:
-        names = _some([dataset.classes[c] for c in untested])
-        notes.append(f"no images to test with can be spared of {names}; all of them are used for training")
-    return TrainTestSplit(
-        *(dataset.name, dataset.classes, train.take(rows), train.take(held), own[rows]),
-        *(False, tuple(findings), tuple(notes), report.scan),
-    )
+    else:
+        if copies := len(train) - len(np.unique(own)):
+            notes.append(f"{copies} images are near-duplicates of others; each group of them was kept together")
+        rows, held = hold_out_groups([_key(ref.name) for ref in train.refs], train.labels, own)
+        train, test, own = train.take(rows), train.take(held), own[rows]
+        if untested := [name for c, name in enumerate(dataset.classes) if c not in test.labels]:
+            notes.append(
+                f"no images to test with can be spared of {_some(untested)}; all of them are used for training"
+            )
+    return TrainTestSplit(dataset.name, dataset.classes, train, test, own, given, findings, tuple(notes), report.scan)
 
 
 def _key(name: str) -> str:

@@ -19,12 +19,11 @@ from ..data.examples import ImageRef
 from ..data.pixels.pixels import Pixels
 from ..data.readers.arrays import to_refs
 from ..methods.spec import method_text
-from ..nn.backbone import Backbone
 from ..nn.head import Classifier
 from ..nn.setting import Setting
 from ..nn.surgery import Method, trainable
 from ..training.adapter_file import ADAPTER, AdapterInfo, adapter_bytes, load_adapter, read_adapter
-from ..training.features import cached_backbone
+from ..training.features import cached_backbone, geometry_of
 from ..training.loop import forward_all
 from ..training.recipe import recipe_for
 from ..training.task import Task, Trained
@@ -51,7 +50,7 @@ class Model:
     @property
     def geometry(self) -> Geometry:
         """How images become squares."""
-        return geometry_of(self.classifier.backbone, self.info)
+        return geometry_of(self.classifier.backbone, self.info.squash)
 
     def predict_proba(self, images: Any) -> Floats:
         """(N, C) probabilities of paths, PIL images, uint8 arrays (N, H, W, 3) or tensors (N, 3, H, W).
@@ -70,11 +69,6 @@ class Model:
         if not len(images):
             return np.zeros((0, len(self.classes)), dtype=np.float32)
         return probabilities_of(forward_all(self.classifier, images, self.setting, "predict"))
-
-
-def geometry_of(backbone: Backbone, info: AdapterInfo) -> Geometry:
-    """How images become squares for an adapter on `backbone`."""
-    return Geometry(info.image_size, backbone.preprocess.resize, info.squash)
 
 
 def probabilities_of(logits: Tensor) -> Floats:
@@ -110,9 +104,9 @@ def training_summary(task: Task, trained: Trained, **more: Any) -> dict[str, Any
     chosen = dict(trained.chosen)
     if chosen and not trainable(trained.model.backbone):
         chosen["lr"] = task.recipe.head_lr
-    if task.recipe != recipe_for("fixed", task.config.method):
-        more["recipe"] = asdict(task.recipe)
-    return {"images": len(task.labels), "seed": task.config.seed, **chosen, **more}
+    summary = {"images": len(task.labels), **more, "seed": task.config.seed, **chosen}
+    usual = task.recipe == recipe_for("fixed", task.config.method)
+    return summary if usual else {**summary, "recipe": asdict(task.recipe)}
 
 
 def save_adapter(

@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...classifier.model import Model, find_backbone, geometry_of
+from ...classifier.model import Model, find_backbone
 from ...data import Geometry
 from ...nn.backbone import Backbone
 from ...nn.setting import Setting
 from ...training.adapter_file import ADAPTER, AdapterInfo, read_adapter
-from ...training.features import cached_backbone
+from ...training.features import cached_backbone, geometry_of
 from ...utils.errors import ConfigError, StorageError, VitadaptError, WeightsError, printable
 from ...utils.files import bytes_digest, read_bounded, storage_error, write_atomic
 from ...utils.limits import ADAPTER_FILE
@@ -56,7 +56,7 @@ class ModelVersion:
 
     @property
     def geometry(self) -> Geometry:
-        return geometry_of(self.group.backbone, self.info)
+        return geometry_of(self.group.backbone, self.info.squash)
 
     def model(self) -> Model:
         """As the commands know it."""
