@@ -148,7 +148,6 @@ def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(store: Store) -> Non
     good, bad = (record(seed=seed).digest for seed in range(2))
     fifos = [
         store.path("records", bad),
-        store.path("predictions", good),
         store.path("failures", "f"),
         store.root / "index",
     ]
@@ -159,6 +158,11 @@ def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(store: Store) -> Non
     found = command("report", store.root, capture_output=True)
     page = (store.root / "report.html").read_text()
     assert found.returncode == 0 and page.count("not a regular file") >= 2
+    predictions = store.path("predictions", good)
+    predictions.unlink()
+    os.mkfifo(predictions)
+    found = command("report", store.root, capture_output=True)
+    assert found.returncode == 1 and f"{predictions}: cannot be read (not a regular file)" in found.stderr
     shown = command("results", store.root, capture_output=True)
     assert shown.returncode == 0 and "80.0" in shown.stdout and "not a regular file" in shown.stderr
 

@@ -26,7 +26,7 @@ from vitadapt.benchmark.leaderboard.check import check
 from vitadapt.benchmark.leaderboard.import_results import import_results
 from vitadapt.benchmark.leaderboard.score import score, total
 from vitadapt.benchmark.leaderboard.submission import SubmissionEntry, read_folder, write_seed, write_zip
-from vitadapt.benchmark.leaderboard.submission import read_summaries as read_submission
+from vitadapt.benchmark.leaderboard.submission import read_entries as read_submission
 from vitadapt.benchmark.leaderboard.suite import Truth, suite
 from vitadapt.benchmark.results.index import read_summaries
 from vitadapt.benchmark.results.store import Store
