@@ -18,6 +18,7 @@ from ...training.adapter_file import AdapterInfo
 from ...utils.errors import WeightsError
 from ...utils.files import bytes_digest, read_bounded
 from ...utils.limits import ADAPTER_FILE
+from .calls import Packed
 from .family import Family
 from .heads import HeadFamily, padded_size
 
@@ -50,17 +51,6 @@ class File:
 
     path: Path
     digest: str
-
-
-@dataclass(frozen=True, eq=False)
-class Packed:
-    """All numbers of an adapter: the row of those in the backbone, and the row of its head."""
-
-    body: Tensor
-    head: Tensor
-
-    def to(self, device: torch.device) -> Packed:
-        return Packed(self.body.to(device), self.head.to(device))
 
 
 @dataclass(frozen=True, eq=False)

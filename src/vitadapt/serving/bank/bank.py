@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import cast
 from weakref import WeakValueDictionary
@@ -27,18 +28,17 @@ from .adapters import (
     AdapterSummary,
     BankAdapter,
     File,
-    Packed,
     ResidentAdapters,
     grouped_by_family,
     head_logits,
     pack,
     rows_at,
 )
-from .calls import Call
+from .calls import Call, Packed
 from .factors import FactorCache, Rows
 from .family import Family, dissect, family_of
 from .heads import HeadFamily, dissect_head
-from .host import Plan, Share, following, host_of
+from .host import Plan, following, host_of
 
 Source = Path | str | Classifier
 """An adapter: its file, a model folder with one, or a classifier of the bank's backbone."""
@@ -164,8 +164,7 @@ class Bank:
         adapters = self._snapshot(names)
         order = grouped_by_family([adapters[name][0] for name in names])
         ordered = [adapters[names[i]] for i in order]
-        shares = [share for share in self._shares(ordered) if share.family.pieces]
-        features = self._features(rows_at(images.to(self.device), order), shares)
+        features = self._features(rows_at(images.to(self.device), order), self._plan(ordered))
         found = head_logits(ordered, features)
         places = {image: place for place, image in enumerate(order)}
         return [found[places[image]] for image in range(len(names))]
@@ -263,26 +262,22 @@ class Bank:
                 raise
             return self._with_numbers(now)  # its file was overwritten while it was replaced
 
-    def _shares(self, ordered: Sequence[tuple[BankAdapter, Packed]]) -> list[Share]:
-        shares, start = [], 0
-        for stop in range(1, len(ordered) + 1):
-            family = ordered[start][0].family
-            if stop == len(ordered) or ordered[stop][0].family is not family:
-                packed = [packed.body for _, packed in ordered[start:stop]]
-                results = self._factors.results(family.factors, family.layout, packed)
-                shares.append(Share(family, slice(start, stop), Rows(family.layout, packed, results)))
-                start = stop
-        return shares
+    def _plan(self, ordered: Sequence[tuple[BankAdapter, Packed]]) -> Plan:
+        plan, start = Plan(len(ordered)), 0
+        for family, group in groupby(ordered, key=lambda pair: pair[0].family):
+            packed = [packed for _, packed in group]
+            results = self._factors.results(family.factors, family.layout, packed)
+            plan.add(slice(start, start + len(packed)), family, Rows(family.layout, packed, results))
+            start += len(packed)
+        return plan
 
-    def _features(self, images: Tensor, shares: list[Share]) -> dict[bool, Tensor]:
+    def _features(self, images: Tensor, plan: Plan) -> dict[bool, Tensor]:
         """Images (B, 3, S, S) -> features (B, E) with and without the output projection."""
-        with following(Plan.of(len(images), shares)):
+        with following(plan):
             plain = cast(Tensor, self._host(images))
         projected = cast(Tensor, self._plain.projection(plain))
-        for share in shares:
-            piece = share.family.pieces.get("projection")
-            if piece is not None:
-                projected[share.images] = share.rows.run(cast(Call, piece), plain[share.images])
+        for part, piece, rows in plan.parts.get("projection", ()):
+            projected[part] = rows.run(cast(Call, piece), plain[part])
         return {False: plain, True: projected}
 
 

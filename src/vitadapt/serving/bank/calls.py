@@ -62,6 +62,17 @@ def stack_rows(rows: Sequence[Tensor]) -> Tensor:
     return rows[0] if all(row is rows[0] for row in rows) else torch.stack(list(rows))
 
 
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """All numbers of an adapter: the row of those in the backbone, and the row of its head."""
+
+    body: Tensor
+    head: Tensor
+
+    def to(self, device: torch.device) -> Packed:
+        return Packed(self.body.to(device), self.head.to(device))
+
+
 class TensorNames:
     """Which tensors of a template stand for those of the adapter: identity -> name.
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import threading
-import weakref
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from ...nn.deltas import ThinDelta, is_thin
 from ...nn.vit import Slot, SlotLinear
-from .calls import Call, Layout, TensorNames, Tensors, stack_rows
+from .calls import Call, Layout, Packed, TensorNames, Tensors, stack_rows
 
 
 def delta_factors(delta: ThinDelta) -> tuple[Tensor, ...]:
@@ -93,14 +92,14 @@ class Rows:
     results: what was computed from them already.
     """
 
-    def __init__(self, layout: Layout, packed: Sequence[Tensor], results: Results) -> None:
-        self.single = all(row is packed[0] for row in packed)
+    def __init__(self, layout: Layout, packed: Sequence[Packed], results: Results) -> None:
+        self.single = all(one is packed[0] for one in packed)
         self._layout, self._packed, self._results = layout, packed, results
 
     @cached_property
     def tensors(self) -> Tensors:
         """Name -> (k, ...), or (...) of the single adapter; stacked when first needed."""
-        return self._layout.views(stack_rows(self._packed))
+        return self._layout.views(stack_rows([one.body for one in self._packed]))
 
     def run(self, call: Call, *inputs: Tensor) -> Any:
         return call(self.tensors, self.single, *inputs)
@@ -110,41 +109,26 @@ class Rows:
 
 
 class FactorCache:
-    """Results for the adapters that were used last, within `limit` bytes; nothing for those that are gone."""
+    """Results for the adapters that were used last, within `limit` bytes; they go with their adapters."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._bytes = 0
-        self._cached: OrderedDict[int, tuple[weakref.ref[Tensor], Tensor]] = OrderedDict()  # id of (P,) -> it, (X,)
+        self._rows: WeakKeyDictionary[Packed, Tensor] = WeakKeyDictionary()  # (X,); the least recently used first
         self._lock = threading.Lock()
 
-    def results(self, factors: FactorCalls, layout: Layout, packed: Sequence[Tensor]) -> Results:
-        """For adapters given as rows (P,); nothing where it is too much and better computed layer by layer."""
-        distinct = {id(row): row for row in packed}
+    def results(self, factors: FactorCalls, layout: Layout, packed: Sequence[Packed]) -> Results:
+        """Nothing where it is too much for the cache and better computed layer by layer."""
+        distinct = dict.fromkeys(packed)
         if not factors.calls or factors.bytes * len(distinct) > self.limit:
             return {}
-        known = {key: made for key, row in distinct.items() if (made := self._get(row)) is not None}
-        missing = [row for key, row in distinct.items() if key not in known]
+        with self._lock:
+            rows = {one: row for one in distinct if (row := self._rows.pop(one, None)) is not None}
+        missing = [one for one in distinct if one not in rows]
         if missing:
-            made = cast(Tensor, factors.together(layout.views(torch.stack(missing)), False))
-            known |= {id(row): self._put(row, one.clone()) for row, one in zip(missing, made, strict=True)}
-        return factors.results(stack_rows([known[id(row)] for row in packed]))
-
-    def _get(self, row: Tensor) -> Tensor | None:
+            made = cast(Tensor, factors.together(layout.views(torch.stack([one.body for one in missing])), False))
+            rows |= {one: row.clone() for one, row in zip(missing, made, strict=True)}
         with self._lock:
-            owner, made = self._cached.get(id(row), (None, None))
-            if owner is None or owner() is not row:
-                return None
-            self._cached.move_to_end(id(row))
-            return made
-
-    def _put(self, row: Tensor, made: Tensor) -> Tensor:
-        with self._lock:
-            for key in [key for key, (owner, _) in self._cached.items() if owner() is None]:
-                self._bytes -= self._cached.pop(key)[1].nbytes
-            if id(row) not in self._cached:
-                self._cached[id(row)] = weakref.ref(row), made
-                self._bytes += made.nbytes
-            while self._bytes > self.limit:
-                self._bytes -= self._cached.popitem(last=False)[1][1].nbytes
-        return made
+            self._rows.update(rows)
+            while sum(row.nbytes for row in self._rows.values()) > self.limit:
+                del self._rows[next(iter(self._rows))]
+        return factors.results(stack_rows([rows[one] for one in packed]))

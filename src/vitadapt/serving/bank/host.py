@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -19,35 +18,27 @@ from .calls import Call
 from .factors import Rows
 from .family import Family, Piece, SlotPiece
 
-
-@dataclass(frozen=True)
-class Share:
-    """The images start..stop-1 of a batch, which belong to adapters of one family, and the tensors of these."""
-
-    family: Family
-    images: slice
-    rows: Rows
-
-
 Compute = Callable[[Tensor], Tensor]
 Part = tuple[slice, Piece, Rows]
 
 
-@dataclass(frozen=True)
 class Plan:
-    """Path of a module -> what stands there for parts of the batch, in rising order; the rest is the backbone's."""
+    """What to compute for a batch of `size` images.
 
-    size: int
-    parts: Mapping[str, Sequence[Part]] = field(default_factory=dict)
-    whole: frozenset[str] = frozenset()
+    parts: path of a module -> what stands there for images start..stop-1, in rising order; the rest is the backbone's.
+    whole: the paths of blocks that must compute every token.
+    """
 
-    @classmethod
-    def of(cls, size: int, shares: Sequence[Share]) -> Plan:
-        parts: dict[str, list[Part]] = {}
-        for share in shares:
-            for path, piece in share.family.pieces.items():
-                parts.setdefault(path, []).append((share.images, piece, share.rows))
-        return cls(size, parts, frozenset().union(*(share.family.whole for share in shares)))
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.parts: dict[str, list[Part]] = {}
+        self.whole: set[str] = set()
+
+    def add(self, images: slice, family: Family, rows: Rows) -> None:
+        """Compute these images with adapters of one family."""
+        for path, piece in family.pieces.items():
+            self.parts.setdefault(path, []).append((images, piece, rows))
+        self.whole |= family.whole
 
 
 _NOTHING = Plan(0)

@@ -1,8 +1,7 @@
 """The models of a folder, and what happens when its files change while requests are being answered.
 
-A name stands for one version at a time. A request keeps the version it began with until it is answered; a version that
-was replaced or removed is dropped when its last request is done. A file is read once, so nothing depends on what
-becomes of it later.
+A request keeps the version it began with until it is answered; a version that was replaced or removed is dropped when
+its last request is done. A file is read once, so nothing depends on what becomes of it later.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from .refusal import Refusal, public, unknown_model
 
 SUFFIX = Path(ADAPTER).suffix
 RESERVED = "models"  # /v1/models is the list
-FOLDER = "."  # the name of a problem with the folder itself; no model is called so
+FOLDER = "."  # the name of a problem with the folder itself
 _NAME_BYTES = 200  # most systems allow 255 in a file's name, and a file that is being written needs some more
 _NAME = re.compile(r"\w[\w .+-]{0,98}\w|\w")
 Stamp = tuple[int, ...]
@@ -49,10 +48,6 @@ class ModelVersion:
     group: ModelGroup
     users: int = 0
     retired: bool = False
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.info.classes
 
     @property
     def geometry(self) -> Geometry:
@@ -132,7 +127,7 @@ class ModelRepository:
             self._folder_problems = {FOLDER: "the folder of the models cannot be read"}
         else:
             for name in [name for name in self._read if name not in files and name not in self._folder_problems]:
-                self._forget(name)
+                self._replace(name, None)
             changing: dict[str, Stamp] = {}
             for name, (path, stamp) in files.items():
                 if stamp == self._read.get(name):
@@ -150,13 +145,8 @@ class ModelRepository:
     def _scan(self) -> tuple[dict[str, tuple[Path, Stamp]], dict[str, str]]:
         """Name -> its file and the file's state; and name -> why there is none. Raises OSError."""
         problems: dict[str, str] = {}
-        if self.single:
-            path = self.root / ADAPTER if self.root.is_dir() else self.root
-            paths = {self.root.resolve().name.removesuffix(SUFFIX): path}
-        else:
-            paths = self._list(problems)
         files: dict[str, tuple[Path, Stamp]] = {}
-        for name, path in paths.items():
+        for name, path in self._list(problems).items():
             try:
                 files[name] = path, _stamp(path)
             except OSError as error:
@@ -166,6 +156,9 @@ class ModelRepository:
 
     def _list(self, problems: dict[str, str]) -> dict[str, Path]:
         """Name -> where its file would be. A folder made by `fit` goes before an adapter file of the same name."""
+        if self.single:
+            path = self.root / ADAPTER if self.root.is_dir() else self.root
+            return {self.root.resolve().name.removesuffix(SUFFIX): path}
         files: dict[str, Path] = {}
         folders: dict[str, Path] = {}
         for entry in sorted(os.scandir(self.root), key=lambda entry: entry.name):
@@ -214,10 +207,9 @@ class ModelRepository:
         group = self._groups.get(group_key(info))
         if group is None:
             if upload:
-                raise WeightsError(
-                    f"stands on a backbone that is not served here ({public(info.backbone)}, digest {info.base}, "
-                    f"{info.image_size} pixels); put such an adapter into the folder on the server itself"
-                )
+                where = f"{public(info.backbone)}, digest {info.base}, {info.image_size} pixels"
+                remedy = "put such an adapter into the folder on the server itself"
+                raise WeightsError(f"stands on a backbone that is not served here ({where}); {remedy}")
             group = ModelGroup(*self._backbone_of(info, file), self.setting, self.resident)
         group.add(key, file.name, data)
         self._groups[group_key(info)] = group
@@ -234,26 +226,24 @@ class ModelRepository:
     def _replace(self, name: str, version: ModelVersion | None) -> None:
         """Let `name` stand for `version` (None: nothing) from now on."""
         with self._lock:
-            old = self.models.get(name)
-            others = {other: one for other, one in self.models.items() if other != name}
-            self.models = dict(sorted({**others, **({name: version} if version else {})}.items()))
+            models = dict(self.models)
+            old = models.pop(name, None)
+            self.models = dict(sorted({**models, **({name: version} if version else {})}.items()))
             if old is not None:
                 old.retired = True
             unused = old if old is not None and not old.users else None
         if unused is not None:
             unused.group.remove(unused.key)
-        if old is version:
-            return
-        self.changes += 1
-        change = f"{'replaced' if old else 'added'} ({len(version.classes)} classes)" if version else "removed"
-        self._log(printable(f"{name}: {change}"))
-        groups = [one.group for one in self.models.values()]
-        self._groups = {key: group for key, group in self._groups.items() if group in groups}
-
-    def _forget(self, name: str) -> None:
-        self._read.pop(name, None)
         self._file_problems.pop(name, None)
-        self._replace(name, None)
+        if version is None:
+            self._read.pop(name, None)
+            if old is None:
+                return
+        self.changes += 1
+        change = f"{'replaced' if old else 'added'} ({len(version.info.classes)} classes)" if version else "removed"
+        self._log(printable(f"{name}: {change}"))
+        used = [one.group for one in self.models.values()]
+        self._groups = {key: group for key, group in self._groups.items() if group in used}
 
     # ---- over HTTP
 
@@ -275,7 +265,6 @@ class ModelRepository:
         except (StorageError, OSError):
             version.group.remove(version.key)
             raise
-        self._file_problems.pop(name, None)
         self._replace(name, version)
         return version, new
 
@@ -289,13 +278,11 @@ class ModelRepository:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise storage_error(path, error) from error
-        self._forget(name)
+        self._replace(name, None)
 
     def _require_changeable(self, name: str) -> None:
         if self.single:
-            raise Refusal(
-                409, "one_model", "this server serves one model; start it on a folder of models to change them"
-            )
+            raise Refusal(409, "one_model", "this server serves one model; start it on a folder of them to change them")
         if (self.root / name).is_dir():
             raise Refusal(409, "is_a_folder", "this model is a folder on the server; change it there")
 

@@ -49,21 +49,15 @@ def _listener(address: Address) -> socket.socket:
     """A listening socket. Raises ConfigError."""
     if not 0 <= address.port <= 65535:
         raise ConfigError(f"--port is a number from 0 to 65535, not {address.port}")
-    listener = None
+    host = address.host.strip("[]")
     try:
-        found = socket.getaddrinfo(address.host.strip("[]"), address.port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(found[0], socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(found[4])
-        listener.listen(_BACKLOG)
+        family = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, address.port), family=family, backlog=_BACKLOG)
     except OSError as error:
-        if listener is not None:
-            listener.close()
         raise ConfigError(
             f"--host {address.host} --port {address.port}: cannot listen there ({error.strerror}); "
             "choose another --port"
         ) from error
-    return listener
 
 
 def make_server(service: Service, address: Address) -> tuple[uvicorn.Server, socket.socket]:

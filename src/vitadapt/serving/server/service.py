@@ -48,7 +48,7 @@ class Service:
         self.limits, self.poll = limits, poll
         self.repository = ModelRepository(root, setting, resident, limits.max_models, log, backbone)
         self.queue = Queue(limits.queue)
-        self.ready = self._loaded = False
+        self.ready = False
         self._network = ThreadPoolExecutor(1, "network")
         self._loading = ThreadPoolExecutor(1, "models")
         self._decoding = ThreadPoolExecutor(limits.decoders, "decode")
@@ -69,16 +69,13 @@ class Service:
         self.repository.refresh(first=True)
         if self.repository.single and self.repository.problems:
             raise WeightsError("; ".join(self.repository.problems.values()))
-        self._loaded = True
 
     async def start(self) -> None:
-        """Load the models, if that was not done yet, and begin to watch the folder and to answer."""
+        """Begin to watch the folder, after `load`, and to answer."""
         limits = self.limits
         self._batcher = Batcher(
             _logits, self._network, limits.batch, limits.wait_ms / 1000, self.metrics.batches.observe
         )
-        if not self._loaded:
-            await self._in(self._loading, self.load)
         self._tasks = [asyncio.create_task(work) for work in (self._batcher.run(), self._watch())]
         self.ready = True
 
@@ -111,7 +108,7 @@ class Service:
             )
             probabilities = probabilities_of(torch.stack(_require_all(found)))
             rows = [
-                prediction(image.name, version.classes, scores, request.top, request.threshold)
+                prediction(image.name, version.info.classes, scores, request.top, request.threshold)
                 for image, scores in zip(request.images, probabilities, strict=True)
             ]
             self.metrics.count_images(name, len(rows))
