@@ -694,7 +694,7 @@ def curl(*arguments):
         (["models", "--queue", "20"], "--queue must hold"),
         (["models", "--max-pixels", "999999999"], "--max-pixels can be"),
         (["models", "--max-memory", "1000"], "--max-memory"),
-        (["models", "--precision", "fp8"], "fp32 or bf16"),
+        (["models", "--precision", "fp8"], "'fp32', 'bf16'"),
         (["models", "--port", "99999"], "0 to 65535"),
         (["models", "--host", "192.0.2.1", "--allow-anyone"], "cannot listen"),
         (["models", "--device", "nonsense"], "--device"),
