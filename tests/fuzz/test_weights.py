@@ -16,10 +16,8 @@ import torch
 from safetensors.torch import load, save
 from targets import TARGETS, Scripted, tensors
 
-from vitadapt.data.readers.mat5 import read_variables
-from vitadapt.data.readers.matlab import read_mat
 from vitadapt.training.adapter_file import ADAPTER, checksum_of, load_adapter, read_adapter
-from vitadapt.utils.errors import DataError, WeightsError
+from vitadapt.utils.errors import WeightsError
 from vitadapt.utils.pickle_guard import check_pickle
 from vitadapt.weights import load_backbone, load_state_file
 
@@ -171,27 +169,6 @@ def test_tensors_of_an_adapter_that_cannot_be_are_told(tmp_path: Path) -> None:
     for name, (tensor, message) in changes.items():
         with pytest.raises(WeightsError, match=message):
             load_adapter(sealed(tmp_path, {name: tensor}), backbone)
-
-
-def test_our_reader_of_matlab_files_reads_what_scipy_does(tmp_path: Path) -> None:
-    from scipy.io import loadmat, savemat
-
-    cells = np.array(["cat", "dög", ""], dtype=object)
-    table = {
-        "row": np.arange(5),
-        "f": np.array([[1.5, 2], [3, 4]]),
-        "cells": cells,
-        "text": "abc",
-        "none": np.empty((0, 0)),
-    }
-    for compressed in (False, True):
-        savemat(tmp_path / "x.mat", table, do_compression=compressed)
-        ours, theirs = read_variables((tmp_path / "x.mat").read_bytes(), 1 << 20), loadmat(tmp_path / "x.mat")
-        assert np.array_equal(ours["row"], theirs["row"]) and np.array_equal(ours["f"], theirs["f"])
-        assert ours["text"] == "abc" and ours["cells"][:2] == ["cat", "dög"] and ours["none"].size == 0
-    (tmp_path / "x.mat").write_bytes((tmp_path / "x.mat").read_bytes()[:-9])
-    with pytest.raises(DataError, match=r"x\.mat is not a readable MATLAB file"):
-        read_mat(tmp_path / "x.mat", "row")
 
 
 def test_a_backslash_in_a_text_of_a_pickle_warns_nobody() -> None:

@@ -1,4 +1,7 @@
-"""Files from the network: resumed where they were interrupted, checked, and whole or absent under their final name."""
+"""Files from the network: resumed where they were interrupted, checked, and whole or absent under their final name.
+
+By hand, because pooch resumes nothing, and huggingface_hub is optional and compares no checksum of what arrived.
+"""
 
 from __future__ import annotations
 

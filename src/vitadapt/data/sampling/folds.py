@@ -1,4 +1,7 @@
-"""Folds for cross-validation. Labels in, one fold number per image out."""
+"""Folds for cross-validation. Labels in, one fold number per image out.
+
+By hand: StratifiedGroupKFold gives other folds, which would change recorded results, and takes one label per image.
+"""
 
 from __future__ import annotations
 
