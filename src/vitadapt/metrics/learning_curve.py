@@ -1,9 +1,9 @@
 """What more labels would bring: a power law through the accuracy at growing numbers of labelled images.
 
 The error falls as e(n) = e_inf + b n^-c (Hestness et al. 2017), n labels per class. The scores are those of a linear
-probe on the frozen features, cross-validated at subsets of the labels, so that it takes seconds. Few points determine
-such a curve badly far away from them, so the interval is that of curves through resampled folds, with its width where
-the exponent is anybody's guess.
+probe on the frozen features, cross-validated at subsets of the labels, so that it takes seconds. By hand, because
+scikit-learn's learning_curve counts images and not images per class. Few points say little about the curve far away
+from them, so the interval is that of curves through resampled folds, each with an exponent that fits it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import cast
 
 import numpy as np
 
-from ..data.sampling.folds import stratified_folds
+from ..data.sampling.folds import grouped_folds
 from ..utils.errors import ConfigError
 
 EXPONENTS = np.geomspace(0.1, 2.0, 40)
@@ -136,25 +136,19 @@ def forecast(
     sizes = np.unique(np.geomspace(2, max(largest, 2), SIZES).astype(int))
     if len(classes) < 2 or len(sizes) < 3:
         raise ConfigError("a forecast needs two classes and eight images of a class on average; add labelled images")
+    if (different := len(np.unique(groups))) < FOLDS:
+        raise ConfigError(f"a forecast needs {FOLDS} groups of images that differ, got {different}; add images")
     centred = features - features.mean(axis=0)
     centred = centred / max(float(np.sqrt(np.square(centred).mean())), 1e-12)
     scores = []
     for repetition in range(SEEDS):
         rng = np.random.default_rng([seed, repetition])
-        fold = _grouped_folds(labels, groups, int(rng.integers(2**31)))
+        fold = grouped_folds(labels, groups, FOLDS, int(rng.integers(2**31)))
         for held in range(FOLDS):
             scores.append(_learning_curve(centred, labels, fold == held, sizes, rng))
             if progress is not None:
                 progress("forecasting", len(scores), SEEDS * FOLDS)
     return fit_curve(_reached(labels, sizes), np.array(scores), FOLDS, seed)
-
-
-def _grouped_folds(labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
-    """(N,) folds in which a group is never split; its first image speaks for its class."""
-    _, first, member = np.unique(groups, return_index=True, return_inverse=True)
-    if len(first) < FOLDS:
-        raise ConfigError(f"a forecast needs {FOLDS} groups of images that differ, got {len(first)}; add images")
-    return np.asarray(stratified_folds(labels[first], FOLDS, seed)[member])
 
 
 def _reached(labels: np.ndarray, sizes: np.ndarray) -> np.ndarray:
