@@ -216,5 +216,7 @@ def test_a_backbone_in_a_file_is_found_from_other_folders_and_can_be_named_anew(
     moved = f"file:{tmp_path}/elsewhere.safetensors?heads=2&mean=imagenet"
     loaded = va.load_model(tmp_path / "mine" / "model", backbone=moved)
     np.testing.assert_array_equal(loaded.predict_proba(pictures), expected)
+    estimator = ImageClassifier.load(tmp_path / "mine" / "model", backbone=moved)
+    np.testing.assert_array_equal(estimator.predict_proba(pictures), expected)
     with pytest.raises(VitadaptError, match="this backbone is another"):
         va.load_model(tmp_path / "mine" / "model", backbone="random:tiny@1")

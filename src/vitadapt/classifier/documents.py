@@ -23,7 +23,12 @@ CARD, REPORT = "README.md", "report.html"
 
 def write_pages(record: dict[str, Any], data: TrainTestSplit, task: Task, out: Path, message: Message) -> None:
     """README.md and report.html into `out`; `message` says what a page lacks (a package, enough images)."""
-    fitted = fitted_of(record, data, out, _forecast(task, data, message))
+    curve: Forecast | None = None
+    try:
+        curve = forecast(task.features.numpy(), data.train.labels, data.groups, task.config.seed)
+    except ConfigError as error:
+        message(f"no forecast: {error}")
+    fitted = fitted_of(record, data, out, curve)
     write_atomic(out / CARD, model_card(fitted).encode())
     try:
         from ..report.model_report import model_page
@@ -31,14 +36,6 @@ def write_pages(record: dict[str, Any], data: TrainTestSplit, task: Task, out: P
         write_atomic(out / REPORT, model_page(fitted).encode())
     except VitadaptError as error:
         message(f"no {REPORT}: {error}")
-
-
-def _forecast(task: Task, data: TrainTestSplit, message: Message) -> Forecast | None:
-    try:
-        return forecast(task.features.numpy(), data.train.labels, data.groups, task.config.seed)
-    except ConfigError as error:
-        message(f"no forecast: {error}")
-        return None
 
 
 def fitted_of(record: dict[str, Any], data: TrainTestSplit, out: Path, curve: Forecast | None = None) -> Fitted:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -169,9 +168,12 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         return target
 
     @classmethod
-    def load(cls, path: Path | str, device: str = "cpu") -> ImageClassifier:
-        """What `save` or `vitadapt fit` wrote, ready to predict, with its seed and recipe. Raises WeightsError."""
-        model = load_model(path, device)
+    def load(cls, path: Path | str, device: str = "cpu", backbone: str | None = None) -> ImageClassifier:
+        """What `save` or `vitadapt fit` wrote, ready to predict, with its seed and recipe.
+
+        backbone: as for `load_model`. Raises WeightsError.
+        """
+        model = load_model(path, device, backbone=backbone)
         info, training = model.info, model.info.training
         try:
             recipe = build(Recipe, training["recipe"], "recipe") if "recipe" in training else None
@@ -180,7 +182,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         kind = {"i": np.int64, "u": np.int64, "f": np.float64, "b": np.bool_}.get(training.get("labels", "U"))
         seed = training.get("seed", 0)
         loaded = cls(info.backbone, info.method, image_size=info.image_size, recipe=recipe, seed=seed, device=device)
-        loaded.classes_ = _as(info.classes, kind)
+        classes = np.array(info.classes)
+        loaded.classes_ = classes if kind is None else classes == "True" if kind is np.bool_ else classes.astype(kind)
         loaded._set_model(model)
         return loaded
 
@@ -231,10 +234,3 @@ def _is_missing(label: Any) -> bool:
         return bool(label != label)
     except TypeError:  # pandas.NA is neither equal nor different
         return True
-
-
-def _as(classes: Sequence[str], kind: Any) -> np.ndarray:
-    """Class names as the labels that they were."""
-    if kind is np.bool_:
-        return np.array([name == "True" for name in classes])
-    return np.array(classes) if kind is None else np.array([float(name) for name in classes]).astype(kind)
