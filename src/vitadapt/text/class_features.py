@@ -54,8 +54,8 @@ def prompt_findings(spec: str, classes: Sequence[str], prompts: Prompts | None =
         return [Finding("note", "prompts", f"the tokens of the prompts were not counted: {error}")]
     _, templates = prompts_of(_known_as(spec), classes, prompts)
     long = []
-    for name, said in zip(classes, texts, strict=True):
-        for i, length in enumerate(tokeniser.lengths(said)):
+    for name, sentences_of_class in zip(classes, texts, strict=True):
+        for i, length in enumerate(tokeniser.lengths(sentences_of_class)):
             if length > CONTEXT:
                 template = templates[i % len(templates)]  # every item of knowledge meets every template
                 long.append(f"{name!r} in {template[:SHOWN]!r} ({length} tokens)")

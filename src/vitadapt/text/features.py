@@ -53,9 +53,9 @@ def text_matrix(
         raise ValueError("every class needs at least one sentence")
     tokens = tower.tokenise([text for sentences in texts for text in sentences])
     path = None if cache is None else cache / "text" / f"{_key(tower, tokens, counts)}.npy"
-    kept = None if path is None else read_cached(path)
-    if kept is not None:
-        return torch.from_numpy(np.frombuffer(kept, dtype=np.float32).reshape(len(counts), -1).copy())
+    cached = None if path is None else read_cached(path)
+    if cached is not None:
+        return torch.from_numpy(np.frombuffer(cached, dtype=np.float32).reshape(len(counts), -1).copy())
     features = F.normalize(tower.encode_tokens(tokens, progress=progress), dim=-1)
     matrix = F.normalize(torch.stack([part.mean(dim=0) for part in features.split(counts)]), dim=-1)
     if path is not None:

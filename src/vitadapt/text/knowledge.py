@@ -84,9 +84,12 @@ class Knowledge:
         dictionary: dict[str, str | None] = {}
         generated: dict[str, list[str]] = {}
         if "dictionary" in files:
-            read = _READERS[self.dictionary]
-            rows = _read_rows(files["dictionary"])
-            dictionary = {_key(row): text for row in rows if (text := read(row)) is not _ABSENT}
+            column = _COLUMNS[self.dictionary]
+            found = {_key(row): row[column] for row in _read_rows(files["dictionary"]) if column in row}
+            dictionary = {
+                key: " ".join(map(str, text[:HIERARCHY])) if isinstance(text, list) else text
+                for key, text in found.items()
+            }
         if "generated" in files:
             generated = {_key(row): list(row.get("gpt3") or ()) for row in _read_rows(files["generated"])}
             if any(not isinstance(text, str) for texts in generated.values() for text in texts):
@@ -139,27 +142,8 @@ def _tokenisers() -> tuple[Callable[[str], list[str]], Callable[[str], list[str]
     return PunktSentenceTokenizer().tokenize, NLTKWordTokenizer().tokenize
 
 
-_ABSENT = object()
-
-
-def _wiktionary(row: Mapping[str, Any]) -> Any:
-    return row.get("def_wiki", _ABSENT)
-
-
-def _definition(row: Mapping[str, Any]) -> Any:
-    return row.get("def_wn", _ABSENT)
-
-
-def _hierarchy(row: Mapping[str, Any]) -> Any:
-    path = row.get("path_wn", _ABSENT)
-    return " ".join(map(str, path[:HIERARCHY])) if isinstance(path, list) else path
-
-
-_READERS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-    "wiktionary": _wiktionary,
-    "wordnet-definition": _definition,
-    "wordnet-hierarchy": _hierarchy,
-}
+_COLUMNS = {"wiktionary": "def_wiki", "wordnet-definition": "def_wn", "wordnet-hierarchy": "path_wn"}
+"""Dictionary -> the column of the ELEVATER files that holds it."""
 
 
 def _key(row: Mapping[str, Any]) -> str:
@@ -220,15 +204,15 @@ def wordnet_items(names: Sequence[str], dictionary: Dictionary) -> Items:
         raise ConfigError("knowledge: WordNet has no wiktionary; use wordnet-definition or wordnet-hierarchy")
     wordnet = _wordnet()
     senses = {name: wordnet.synsets(name.strip().replace(" ", "_"), pos="n") for name in names}
-    say = _say_definition if dictionary == "wordnet-definition" else _say_hierarchy
-    return {name: [text] for name, found in senses.items() if found and (text := say(found[0]))}
+    text_of = _definition if dictionary == "wordnet-definition" else _hierarchy
+    return {name: [text] for name, found in senses.items() if found and (text := text_of(found[0]))}
 
 
-def _say_definition(sense: Any) -> str:
+def _definition(sense: Any) -> str:
     return str(sense.definition())
 
 
-def _say_hierarchy(sense: Any) -> str:
+def _hierarchy(sense: Any) -> str:
     above = list(reversed(sense.hypernym_paths()[0]))[1 : 1 + HIERARCHY]
     return " ".join(step.lemma_names()[0] for step in above)
 

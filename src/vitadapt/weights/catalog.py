@@ -31,7 +31,8 @@ GENERAL_FORMS = {
     "timm:NAME": "any timm model; a plain ViT becomes adaptable everywhere, other networks give features",
     "open_clip:ARCH/TAG": "the image tower of an open_clip model, e.g. open_clip:ViT-B-16/laion2b_s34b_b88k",
     "hf:REPO": "a Hugging Face repository (or folder) with a CLIP, ViT or DINOv2 model",
-    "file:PATH": "a local checkpoint, or a folder with one; file:PATH?like=ARCH tells what its tensors do not",
+    "file:PATH": "a local checkpoint, or a folder with one; file:PATH?like=ARCH tells what its tensors do not, "
+    "?weights=ema or raw which of two sets",
     "random:ARCH": "random weights, always the same: random:tiny, random:clip-vit-b32@7, random:timm/resnet18",
 }
 """Names that are not rows, for help texts."""

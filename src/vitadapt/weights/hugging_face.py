@@ -6,100 +6,35 @@ Two spellings of the attention's names are in use: the one of the files on the H
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 from ..nn.surgery import State
 from .converter import Converter, Missing, Rule, pair
 from .hints import NORMALISATIONS, Hints, heads_of_64
 
 
-def _clip_rules(outer: str) -> tuple[Rule, ...]:
-    block = outer + "encoder.layers.{i}."
-    attention = block + "self_attn."
+def _block(block: str, norms: tuple[str, str], layers: tuple[str, ...]) -> tuple[Rule, ...]:
+    """The rules for a block named `block`: its norms, and its layers q, k, v, o, fc1 and fc2."""
+    q, k, v, o, fc1, fc2 = (block + layer for layer in layers)
     return (
-        Rule("patches.weight", (outer + "embeddings.patch_embedding.weight",)),
-        Rule("class_token", (outer + "embeddings.class_embedding",)),
-        Rule("position", (outer + "embeddings.position_embedding.weight",)),
-        *pair("ln_pre", outer + "pre_layrnorm"),
-        *pair("blocks.{i}.norm1", block + "layer_norm1"),
-        *_qkv(attention + "q_proj", attention + "k_proj", attention + "v_proj", missing_bias="zeros"),
-        *pair("blocks.{i}.attention.out", attention + "out_proj"),
-        *pair("blocks.{i}.norm2", block + "layer_norm2"),
-        *pair("blocks.{i}.mlp.fc1", block + "mlp.fc1"),
-        *pair("blocks.{i}.mlp.fc2", block + "mlp.fc2"),
-        *pair("norm", outer + "post_layernorm"),
-        Rule("projection.weight", ("visual_projection.weight",), missing="absent"),
+        *pair("blocks.{i}.norm1", block + norms[0]),
+        *pair("blocks.{i}.attention.qkv", q, k, v, form="stacked"),
+        *pair("blocks.{i}.attention.out", o),
+        *pair("blocks.{i}.norm2", block + norms[1]),
+        *pair("blocks.{i}.mlp.fc1", fc1),
+        *pair("blocks.{i}.mlp.fc2", fc2),
     )
 
 
-def _qkv(*names: str, missing_bias: Missing = "absent") -> tuple[Rule, Rule]:
-    weight, bias = pair("blocks.{i}.attention.qkv", *names, form="stacked")
-    return weight, replace(bias, missing=missing_bias)
+def _without_bias(rules: tuple[Rule, ...], ours: str, missing: Missing) -> tuple[Rule, ...]:
+    """The same rules, where the layer `ours` may lack its bias."""
+    return tuple(replace(rule, missing=missing) if rule.ours == f"{ours}.bias" else rule for rule in rules)
 
 
-def _embeddings() -> tuple[Rule, ...]:
-    weight, bias = pair("patches", "embeddings.patch_embeddings.projection")
-    return (
-        weight,
-        replace(bias, missing="zeros"),
-        Rule("class_token", ("embeddings.cls_token",), "lead2"),
-        Rule("position", ("embeddings.position_embeddings",), "lead1"),
-    )
-
-
-@dataclass(frozen=True)
-class _Spelling:
-    """How one version of the library spells the parts of a block."""
-
-    blocks: str
-    q: str
-    k: str
-    v: str
-    o: str
-    fc1: str
-    fc2: str
-
-    def attention_and_mlp(self) -> tuple[Rule, ...]:
-        at = self.blocks + "{i}."
-        return (
-            *_qkv(at + self.q, at + self.k, at + self.v),
-            *pair("blocks.{i}.attention.out", at + self.o),
-            *pair("blocks.{i}.mlp.fc1", at + self.fc1),
-            *pair("blocks.{i}.mlp.fc2", at + self.fc2),
-        )
-
-
+_CLIP_LAYERS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
 _FILE = ("attention.attention.query", "attention.attention.key", "attention.attention.value", "attention.output.dense")
 _MEMORY = ("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj")
-_VIT_FILE = _Spelling("encoder.layer.", *_FILE, "intermediate.dense", "output.dense")
-_VIT_MEMORY = _Spelling("layers.", *_MEMORY, "mlp.fc1", "mlp.fc2")
-_DINO_FILE = _Spelling("encoder.layer.", *_FILE, "mlp.fc1", "mlp.fc2")
-_DINO_MEMORY = _Spelling("encoder.layer.", *_MEMORY, "mlp.fc1", "mlp.fc2")
-
-
-def _vit_rules(spelling: _Spelling) -> tuple[Rule, ...]:
-    block = spelling.blocks + "{i}."
-    return (
-        *_embeddings(),
-        *pair("blocks.{i}.norm1", block + "layernorm_before"),
-        *pair("blocks.{i}.norm2", block + "layernorm_after"),
-        *spelling.attention_and_mlp(),
-        *pair("norm", "layernorm"),
-    )
-
-
-def _dinov2_rules(spelling: _Spelling) -> tuple[Rule, ...]:
-    block = spelling.blocks + "{i}."
-    return (
-        *_embeddings(),
-        Rule("registers", ("embeddings.register_tokens",), "lead1", "absent"),
-        *pair("blocks.{i}.norm1", block + "norm1"),
-        *pair("blocks.{i}.norm2", block + "norm2"),
-        *spelling.attention_and_mlp(),
-        Rule("blocks.{i}.scale1.gamma", (block + "layer_scale1.lambda1",)),
-        Rule("blocks.{i}.scale2.gamma", (block + "layer_scale2.lambda1",)),
-        *pair("norm", "layernorm"),
-    )
 
 
 def _of_clip(state: State) -> Hints:
@@ -117,59 +52,82 @@ def _of_dinov2(state: State) -> Hints:
     return Hints(heads, "gelu", 1e-6, "class", False, registers, NORMALISATIONS["imagenet"])
 
 
-_TEXT = ("text_model.*", "text_projection.*", "logit_scale", "*position_ids")
-_HEADS = ("classifier.*", "pooler.*", "embeddings.mask_token", "decoder.*")
-
-
 def _clip(name: str, outer: str) -> Converter:
+    block = _block(outer + "encoder.layers.{i}.", ("layer_norm1", "layer_norm2"), _CLIP_LAYERS)
     return Converter(
         name=name,
         title="Hugging Face CLIP",
-        rules=_clip_rules(outer),
+        rules=(
+            Rule("patches.weight", (outer + "embeddings.patch_embedding.weight",)),
+            Rule("class_token", (outer + "embeddings.class_embedding",)),
+            Rule("position", (outer + "embeddings.position_embedding.weight",)),
+            *pair("ln_pre", outer + "pre_layrnorm"),
+            *_without_bias(block, "blocks.{i}.attention.qkv", "zeros"),
+            *pair("norm", outer + "post_layernorm"),
+            Rule("projection.weight", ("visual_projection.weight",), missing="absent"),
+        ),
         block=outer + "encoder.layers.",
         anchors=(outer + "embeddings.patch_embedding.weight", outer + "embeddings.class_embedding"),
         documented=_of_clip,
-        spare=_TEXT,
+        spare=("text_model.*", "text_projection.*", "logit_scale", "*position_ids"),
         class_row="always",
     )
 
 
-def _vit(name: str, spelling: _Spelling) -> Converter:
-    first = spelling.blocks + "0."
+def _vit(
+    name: str,
+    title: str,
+    documented: Callable[[State], Hints],
+    block: str,
+    norms: tuple[str, str],
+    layers: tuple[str, ...],
+    prefixes: tuple[str, ...],
+    more: tuple[Rule, ...] = (),
+) -> Converter:
+    rules = (
+        *pair("patches", "embeddings.patch_embeddings.projection"),
+        Rule("class_token", ("embeddings.cls_token",), "lead2"),
+        Rule("position", ("embeddings.position_embeddings",), "lead1"),
+        *_without_bias(_block(block + "{i}.", norms, layers), "blocks.{i}.attention.qkv", "absent"),
+        *more,
+        *pair("norm", "layernorm"),
+    )
+    own = [rule.theirs[0] for rule in more if rule.missing == "error"] or [f"{block}{{i}}.{norms[0]}.weight"]
     return Converter(
         name=name,
-        title="Hugging Face ViT",
-        rules=_vit_rules(spelling),
-        block=spelling.blocks,
-        anchors=("embeddings.cls_token", f"{first}{spelling.q}.weight", f"{first}layernorm_before.weight"),
-        documented=_of_vit,
-        prefixes=("", "vit."),
-        spare=_HEADS,
+        title=title,
+        rules=_without_bias(rules, "patches", "zeros"),
+        block=block,
+        anchors=("embeddings.cls_token", f"{block}0.{layers[0]}.weight", own[0].replace("{i}", "0")),
+        documented=documented,
+        prefixes=prefixes,
+        spare=("classifier.*", "pooler.*", "embeddings.mask_token", "decoder.*"),
         class_row="always",
     )
 
 
-def _dinov2(name: str, spelling: _Spelling) -> Converter:
-    first = spelling.blocks + "0."
-    return Converter(
-        name=name,
-        title="Hugging Face DINOv2",
-        rules=_dinov2_rules(spelling),
-        block=spelling.blocks,
-        anchors=("embeddings.cls_token", f"{first}{spelling.q}.weight", f"{first}layer_scale1.lambda1"),
-        documented=_of_dinov2,
-        prefixes=("", "dinov2.", "dinov2_with_registers."),
-        spare=_HEADS,
-        class_row="always",
+def _plain(name: str, block: str, layers: tuple[str, ...]) -> Converter:
+    norms = ("layernorm_before", "layernorm_after")
+    return _vit(name, "Hugging Face ViT", _of_vit, block, norms, layers, ("", "vit."))
+
+
+def _dinov2(name: str, attention: tuple[str, ...]) -> Converter:
+    block = "encoder.layer."
+    more = (
+        Rule("registers", ("embeddings.register_tokens",), "lead1", "absent"),
+        Rule("blocks.{i}.scale1.gamma", (block + "{i}.layer_scale1.lambda1",)),
+        Rule("blocks.{i}.scale2.gamma", (block + "{i}.layer_scale2.lambda1",)),
     )
+    layers, prefixes = (*attention, "mlp.fc1", "mlp.fc2"), ("", "dinov2.", "dinov2_with_registers.")
+    return _vit(name, "Hugging Face DINOv2", _of_dinov2, block, ("norm1", "norm2"), layers, prefixes, more)
 
 
-DINOV2 = _dinov2("hf-dinov2", _DINO_FILE)
+DINOV2 = _dinov2("hf-dinov2", _FILE)
 LAYOUTS = (
     _clip("hf-clip", "vision_model."),
     _clip("hf-clip-tower", ""),
-    _vit("hf-vit", _VIT_FILE),
-    _vit("hf-vit-memory", _VIT_MEMORY),
+    _plain("hf-vit", "encoder.layer.", (*_FILE, "intermediate.dense", "output.dense")),
+    _plain("hf-vit-memory", "layers.", (*_MEMORY, "mlp.fc1", "mlp.fc2")),
     DINOV2,
-    _dinov2("hf-dinov2-memory", _DINO_MEMORY),
+    _dinov2("hf-dinov2-memory", _MEMORY),
 )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import os
+import runpy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import families
+import numpy as np
 import pytest
 import torch
 from export_cases import CLASSES, KRONECKER, trained_model
@@ -19,7 +21,7 @@ from safetensors.torch import load_file
 from vitadapt.classifier.export import certificate
 from vitadapt.classifier.export.deployed import DeployedModel, PlainHead
 from vitadapt.classifier.export.export import export
-from vitadapt.data.images import to_pixels
+from vitadapt.data.images import open_image, to_pixels
 from vitadapt.methods import Adapter, BitFit, KAdaptation, LinearProbe, LoRA
 from vitadapt.nn.head_spec import ZERO, HeadSpec
 from vitadapt.nn.surgery import Method
@@ -278,6 +280,37 @@ def test_onnx_says_its_labels_and_its_preprocessing(tmp_path: Path) -> None:
     known = {prop.key: json.loads(prop.value) for prop in model.metadata_props if prop.key != "format"}
     assert known["labels"] == list(CLASSES)
     assert known["preprocessing"]["center_crop"] == 32
+
+
+@pytest.mark.parametrize("squash", [False, True])
+def test_the_program_in_the_docs_prepares_pictures_as_predict_does(
+    squash: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in NEEDS["onnx"]:
+        pytest.importorskip(package)
+    page = Path(__file__).parents[3] / "docs" / "export.md"
+    program = next(b for b in page.read_text("utf-8").split("```") if b.startswith("python\nimport json, numpy"))
+    trained = trained_model("deit-like", LinearProbe())
+    base = copy.deepcopy(trained.base)
+    base.config = replace(base.config, preprocess=replace(base.preprocess, resize=256 / 224))
+    trained = replace(trained, base=base, info=replace(trained.info, squash=squash))
+    export(trained, "onnx", tmp_path / "my-onnx")
+    (tmp_path / "photos" / "cats").mkdir(parents=True)
+    file = tmp_path / "photos" / "cats" / "0.jpg"
+    monkeypatch.chdir(tmp_path)
+    Path("program.py").write_text(program.removeprefix("python\n"), "utf-8")
+    for seed, shape in enumerate([(48, 64), (480, 641), (1023, 333), (37, 38), (33, 500), (32, 32)]):
+        noise = np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
+        image = Image.fromarray(noise)
+        exif = image.getexif()
+        exif[0x0112] = 1 + seed  # turned and mirrored
+        image.save(file, exif=exif)
+        names = runpy.run_path("program.py")
+        ours = to_pixels(open_image(file.read_bytes(), "0.jpg"), trained.geometry)
+        assert np.array_equal(names["prepared"](file), ours), shape
+        with torch.no_grad():
+            wanted = trained.classifier(torch.from_numpy(ours)[None])
+        torch.testing.assert_close(torch.from_numpy(names["logits"]), wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_peft_loads_it_on_the_base_model_beside_it(tmp_path: Path) -> None:

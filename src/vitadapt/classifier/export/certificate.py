@@ -1,10 +1,10 @@
-"""The certificate of an export: how far the exported model, run by its library, is from ours; its size and speed."""
+"""Where models can be exported to, and the certificate: how far an exported model, run by its library, is from ours."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,13 +14,44 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...nn.vit import Preprocess
 from ...training.adapter_file import adapter_bytes, enlarged, pictures_of_the_test
 from ...utils.errors import WeightsError
 from ...utils.files import bytes_digest, parse_json, read_text
+from ...utils.registry import Registry
 from .deployed import DeployedModel, TrainedModel
 
 Run = Callable[[Tensor], Tensor]
 """uint8 images (B, 3, S, S) -> logits (B, C)."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A format of another program: how it is written, and how that program itself opens and runs what was written.
+
+    packages: the distributions that run it, named in the certificate.
+    """
+
+    title: str
+    packages: tuple[str, ...]
+    write: Callable[[TrainedModel, Path], None]
+    reopen: Callable[[Path, TrainedModel], Run]
+
+
+TARGETS: Registry[Target] = Registry("export target")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """One JSON value, readable by people too."""
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def normaliser(preprocess: Preprocess | Mapping[str, Any]) -> Callable[[Tensor], Tensor]:
+    """uint8 images (B, 3, S, S) -> what a library's own image processor gives a model of this mean and std."""
+    known = preprocess if isinstance(preprocess, Mapping) else {"mean": preprocess.mean, "std": preprocess.std}
+    mean, std = (torch.tensor(known[name], dtype=torch.float32).view(3, 1, 1) for name in ("mean", "std"))
+    return lambda images: (images.float() / 255 - mean) / std
+
 
 FILE = "certificate.json"
 TOLERANCE = 1e-3

@@ -11,9 +11,8 @@ from ...utils.atomic import atomic_folder, make_folder
 from ...utils.errors import ConfigError, StorageError
 from ...utils.files import sha256_of, storage_error
 from . import graphs, hugging_face, open_clip, peft_lora, timm  # noqa: F401 - each registers its target
-from .certificate import Certificate, certify, read_certificate, source_of
+from .certificate import TARGETS, Certificate, certify, read_certificate, source_of, write_json
 from .deployed import TrainedModel
-from .targets import TARGETS, write_json
 
 SUMS = "SHA256SUMS"
 

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from ...utils.optional import package
-from .certificate import Run
+from .certificate import TARGETS, Run, Target
 from .deployed import DeployedModel, TrainedModel
-from .targets import TARGETS, Target
 
 PROGRAM, ONNX = "model.pt2", "model.onnx"
 _FORMAT = "vitadapt-export/1"

@@ -21,9 +21,8 @@ from ...utils.errors import NotApplicable, WeightsError
 from ...utils.optional import package
 from ...weights import write_state
 from ...weights.checkpoint_files import read_json
-from .certificate import Run
+from .certificate import TARGETS, Run, Target, normaliser, write_json
 from .deployed import PlainHead, TrainedModel, merged, read_head, write_head
-from .targets import TARGETS, Target, normaliser, write_json
 
 _ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu", "relu": "relu"}
 

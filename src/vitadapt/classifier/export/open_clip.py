@@ -19,9 +19,8 @@ from ...utils.errors import NotApplicable
 from ...utils.optional import package
 from ...weights import CONVERTERS
 from ...weights.checkpoint_files import load_state_file, read_json
-from .certificate import Run
+from .certificate import TARGETS, Run, Target, normaliser, write_json
 from .deployed import PlainHead, TrainedModel, merged, read_head, write_head
-from .targets import TARGETS, Target, normaliser, write_json
 
 WEIGHTS = "visual.safetensors"
 _NO_TEXT = {"context_length": 8, "vocab_size": 8, "width": 32, "heads": 1, "layers": 1}

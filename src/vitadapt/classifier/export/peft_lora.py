@@ -24,10 +24,9 @@ from ...utils.optional import package
 from ...weights import CONVERTERS
 from ...weights.catalog import backbones
 from ...weights.checkpoint_files import read_json
-from .certificate import Run
+from .certificate import TARGETS, Run, Target
 from .deployed import PlainHead, TrainedModel, write_head
 from .hugging_face import LibraryModel, library_model, quiet, runner, write_processor
-from .targets import TARGETS, Target
 
 BASE = "base"
 LAYERS: dict[Slot, tuple[str, int]] = {

@@ -16,9 +16,8 @@ from ...utils.errors import WeightsError
 from ...utils.optional import package
 from ...weights import write_state
 from ...weights.checkpoint_files import read_json
-from .certificate import Run
+from .certificate import TARGETS, Run, Target, normaliser, write_json
 from .deployed import PlainHead, TrainedModel, merged
-from .targets import TARGETS, Target, normaliser, write_json
 
 _ARCHITECTURES = {1e-6: "vit_base_patch16_224", 1e-5: "vit_base_patch32_clip_224"}
 """eps of the layer norms -> a timm model that has it: the one thing that model_args cannot say in JSON."""
