@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from result_cases import record, saved
 
 from vitadapt.benchmark.results.store import Store
+from vitadapt.report.cost_figures import cost, own_seconds
 from vitadapt.report.figure import clean, label_points, number_text, short_names, untagged
 from vitadapt.report.figure_data import Subject
 from vitadapt.report.plot import FIGURES, drawing, new_figure, plot
@@ -79,6 +80,16 @@ def test_any_name_can_be_drawn(figure, name, tmp_path):
     path = plot(store.records()[0], tmp_path / "p.svg", figure, store.predictions)
     root = ElementTree.parse(path).getroot()
     assert not [element for element in root.iter() if element.tag.endswith("script")]
+
+
+def test_the_cost_of_a_method_holds_neither_start_up_nor_what_is_prepared_for_all(tmp_path):
+    first = record("lora", seed=0, seconds={"data": 90.0, "features": 40.0, "train": 9.0, "test": 1.0})
+    others = [record("lora", seed=s, seconds={"data": 0.1, "features": 0.0, "train": 2.0, "test": 1.0}) for s in (1, 2)]
+    assert [own_seconds(made) for made in (first, *others)] == [10.0, 3.0, 3.0]
+    assert own_seconds(record(seconds={"data": 2.0})) == 2.0
+    drawn = Subject([first, *others], lambda _: None)
+    shown = next(panel for panel in cost(drawn).panels if panel.draw.keywords["xlabel"] == "seconds per run")
+    assert shown.draw.keywords["costs"] == {"lora": 3.0}
 
 
 def test_what_does_not_exist_or_was_not_done_is_named(store, tmp_path):

@@ -108,7 +108,17 @@ def test_doubtful_training_labels_are_shown(text):
 
 def test_every_section_and_forecast_is_there(text, elements):
     ids = {attributes.get("id") for tag, attributes in elements.found if tag == "section"}
-    assert ids == {"ladder", "mistakes", "classes", "confusion", "calibration", "labels", "doubts", "training", "facts"}
+    assert ids == {
+        "candidates",
+        "mistakes",
+        "classes",
+        "confusion",
+        "calibration",
+        "labels",
+        "doubts",
+        "training",
+        "facts",
+    }
     assert curve().sentence(20) in text
     anchors = {a["href"][1:] for tag, a in elements.found if tag == "a" and a["href"] != "#main"}
     assert anchors <= ids
@@ -127,7 +137,7 @@ def test_same_model_same_bytes():
 
 def test_a_page_without_held_out_pictures_says_so():
     nothing = Answers([], np.zeros(0, dtype=np.int64), np.zeros((0, 2)))
-    text = model_page(fitted(held_out=nothing, rungs=()))
+    text = model_page(fitted(held_out=nothing, candidates=()))
     assert "No pictures were held out" in text and 'id="mistakes"' not in text
 
 

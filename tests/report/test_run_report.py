@@ -99,12 +99,15 @@ def column(tab, table, index):
     return tab.eval_on_selector_all(f"{table} tbody tr", f"rows => rows.map(row => row.cells[{index}].textContent)")
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1280, "light"), (1920, "dark")])
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (390, "dark"), (1600, "light"), (1920, "dark")])
 def test_every_picture_has_a_size_and_the_page_never_scrolls_sideways(opened, width, scheme):
     tab = opened(width, scheme)
     sizes = tab.eval_on_selector_all("figure svg", "all => all.map(svg => svg.getBoundingClientRect().toJSON())")
     assert len(sizes) >= 7 and all(size["width"] > 150 and size["height"] > 100 for size in sizes)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.evaluate("document.querySelector('main').clientWidth") >= min(width, 1600) - 20  # the width is used
+    shadows = "getComputedStyle(document.querySelector('#results .scroll')).backgroundAttachment"
+    assert tab.evaluate(shadows) == "local, local, scroll, scroll"  # one sees that there is more to scroll to
 
 
 def test_filters_reach_tables_and_pictures(opened):

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from vitadapt.data.examples import ImageObjectRef
-from vitadapt.report.fitted_model import Answers, Fitted, Rung
+from vitadapt.report.fitted_model import Answers, Candidate, Fitted
 
 
 def fitted(classes=("cat", "dog"), **changes):
@@ -17,7 +17,10 @@ def fitted(classes=("cat", "dog"), **changes):
     probabilities[np.arange(20), labels] = 0.9
     probabilities[:2] = probabilities[:2, ::-1]
     refs = [ImageObjectRef(Image.new("RGB", (8, 8)), f"{classes[label]}/{i}.jpg") for i, label in enumerate(labels)]
-    rungs = [Rung("linear-probe", 85.0, 2.0, 80.0, 770, 3.0), Rung("kadaptation", 91.2, 1.5, 90.0, 40_000, 60.0, True)]
+    rungs = [
+        Candidate("linear-probe", 85.0, 2.0, 80.0, 770, 3.0),
+        Candidate("kadaptation", 91.2, 1.5, 90.0, 40_000, 60.0, True),
+    ]
     known = {
         "name": "pets",
         "classes": classes,
@@ -26,7 +29,7 @@ def fitted(classes=("cat", "dog"), **changes):
         "method": "kadaptation:rank=2",
         "counts": [12] * len(classes),
         "held_out": Answers(refs, labels, probabilities),
-        "rungs": rungs,
+        "candidates": rungs,
         "command": "vitadapt fit pets",
         "licence": "apache-2.0",
         "base_model": "facebook/dinov2-small",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..metrics.learning_curve import Forecast, forecast
-from ..report.fitted_model import Answers, Fitted, Rung
+from ..report.fitted_model import Answers, Candidate, Fitted
 from ..report.model_card import model_card
 from ..training.adapter_file import ADAPTER
 from ..training.task import Task
@@ -52,7 +52,7 @@ def fitted_of(record: dict[str, Any], data: TrainTestSplit, out: Path, curve: Fo
         method=record["method"],
         counts=record["data"]["train"],
         held_out=held,
-        rungs=[_candidate(row, test["accuracy"]) for row in record["ladder"]],
+        candidates=[_candidate(row, test["accuracy"]) for row in record["ladder"]],
         cross=Answers(data.train.refs, data.train.labels, np.array(cross)) if cross else None,
         given_interval=tuple(test["interval"]) if test["interval"] else None,
         forecast=curve,
@@ -71,9 +71,9 @@ def fitted_of(record: dict[str, Any], data: TrainTestSplit, out: Path, curve: Fo
     )
 
 
-def _candidate(row: dict[str, Any], accuracy: float | None) -> Rung:
+def _candidate(row: dict[str, Any], accuracy: float | None) -> Candidate:
     tested = accuracy if row["kept"] else None  # the test images are used for one model only
-    return Rung(
+    return Candidate(
         row["name"], row["score"], row["deviation"], tested, row["trained"], row["seconds"] or None, row["kept"]
     )
 

@@ -37,8 +37,8 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One step of the ladder. Scores in percent; None for what was not measured."""
+class Candidate:
+    """One of the classifiers that cross-validation compares. Scores in percent; None for what was not measured."""
 
     name: str
     cross_validated: float | None = None
@@ -66,7 +66,7 @@ class Fitted:
     method: str
     counts: Sequence[int]
     held_out: Answers
-    rungs: Sequence[Rung] = ()
+    candidates: Sequence[Candidate] = ()
     cross: Answers | None = None
     given_interval: tuple[float, float] | None = None
     forecast: Forecast | None = None

@@ -67,15 +67,15 @@ def _results(model: Fitted) -> Iterator[str]:
         low, high = model.interval
         yield f"**{model.score:.1f} %** of {len(model.held_out)} held-out pictures are answered rightly"
         yield f"(95 % interval {low:.1f} to {high:.1f} %). They took no part in training or in any choice.\n"
-    if model.rungs:
+    if model.candidates:
         yield "| step | cross-validated | held out | trained parameters | |"
         yield "|:-----|----------------:|---------:|-------------------:|:--|"
-    for rung in model.rungs:
-        crossed = "–" if rung.cross_validated is None else f"{rung.cross_validated:.1f} %"
-        crossed += f" ± {rung.deviation:.1f}" if rung.deviation is not None else ""
-        held = "–" if rung.held_out is None else f"{rung.held_out:.1f} %"
-        trained = "–" if rung.trained is None else f"{rung.trained:,}"
-        yield f"| {_plain(rung.name)} | {crossed} | {held} | {trained} | {'kept' if rung.kept else ''} |"
+    for candidate in model.candidates:
+        crossed = "–" if candidate.cross_validated is None else f"{candidate.cross_validated:.1f} %"
+        crossed += f" ± {candidate.deviation:.1f}" if candidate.deviation is not None else ""
+        held = "–" if candidate.held_out is None else f"{candidate.held_out:.1f} %"
+        trained = "–" if candidate.trained is None else f"{candidate.trained:,}"
+        yield f"| {_plain(candidate.name)} | {crossed} | {held} | {trained} | {'kept' if candidate.kept else ''} |"
     yield "\nWhat was kept was chosen by cross-validation. `report.html` shows the confusions and the mistakes.\n"
 
 

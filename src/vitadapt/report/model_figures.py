@@ -1,4 +1,4 @@
-"""The pictures of a fitted model: its ladder, confusions, calibration, learning curve and training."""
+"""The pictures of a fitted model: its candidates, confusions, calibration, learning curve and training."""
 
 from __future__ import annotations
 
@@ -18,33 +18,38 @@ MORE = (10, 20, 50)  # further labels per class that the forecast speaks of
 BINS = 10
 
 
-def ladder(model: Fitted) -> Picture:
-    """Scores of every rung by cross-validation and on the held-out pictures."""
+def candidates(model: Fitted) -> Picture:
+    """Scores of every candidate by cross-validation and on the held-out pictures."""
     caption = (
         "What had the best cross-validated score was kept. Bars: one standard deviation over the folds, and around the "
         "held-out score of what was kept a 95 % interval. The held-out pictures were used once, at the end."
     )
-    known = [r for r in model.rungs if r.cross_validated is not None or r.held_out is not None]
+    known = [r for r in model.candidates if r.cross_validated is not None or r.held_out is not None]
     size = (5.4, 0.95 + 0.42 * len(known))
-    panels = [Panel("", partial(_draw_ladder, model=model), {}, "the numbers are in the table", size)] if known else []
-    return Picture("ladder", "The ladder", caption, panels, ("cross-validated", "held out") if known else ())
+    panels = (
+        [Panel("", partial(_draw_candidates, model=model), {}, "the numbers are in the table", size)] if known else []
+    )
+    return Picture("candidates", "The candidates", caption, panels, ("cross-validated", "held out") if known else ())
 
 
-def _draw_ladder(axes: Axes, tag: Tag, model: Fitted) -> None:
-    known = [r for r in model.rungs if r.cross_validated is not None or r.held_out is not None]
-    for y, rung in enumerate(known):
-        if rung.cross_validated is not None:
+def _draw_candidates(axes: Axes, tag: Tag, model: Fitted) -> None:
+    known = [r for r in model.candidates if r.cross_validated is not None or r.held_out is not None]
+    for y, candidate in enumerate(known):
+        if candidate.cross_validated is not None:
             bars = {"fmt": "o", "ms": 6, "capsize": 3, "color": colour(0), "lw": 1.4}
-            drawn = axes.errorbar(rung.cross_validated, y - 0.13, xerr=rung.deviation, **bars)
-            tag(drawn.lines[0], f"{rung.name}: {rung.cross_validated:.1f} % cross-validated")
-        if rung.held_out is not None:
+            drawn = axes.errorbar(candidate.cross_validated, y - 0.13, xerr=candidate.deviation, **bars)
+            tag(drawn.lines[0], f"{candidate.name}: {candidate.cross_validated:.1f} % cross-validated")
+        if candidate.held_out is not None:
             around = None
-            if rung.kept and model.interval is not None and model.score is not None:
-                around = [[max(rung.held_out - model.interval[0], 0)], [max(model.interval[1] - rung.held_out, 0)]]
+            if candidate.kept and model.interval is not None and model.score is not None:
+                around = [
+                    [max(candidate.held_out - model.interval[0], 0)],
+                    [max(model.interval[1] - candidate.held_out, 0)],
+                ]
             bars = {"fmt": "s", "ms": 6, "capsize": 3, "color": colour(1), "lw": 1.4}
-            drawn = axes.errorbar(rung.held_out, y + 0.13, xerr=around, **bars)
-            tag(drawn.lines[0], f"{rung.name}: {rung.held_out:.1f} % of the held-out pictures")
-    names = [clean(rung.name) + (" (kept)" if rung.kept else "") for rung in known]
+            drawn = axes.errorbar(candidate.held_out, y + 0.13, xerr=around, **bars)
+            tag(drawn.lines[0], f"{candidate.name}: {candidate.held_out:.1f} % of the held-out pictures")
+    names = [clean(candidate.name) + (" (kept)" if candidate.kept else "") for candidate in known]
     axes.set_yticks(range(len(known)), names)
     axes.set_ylim(len(known) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
@@ -202,7 +207,7 @@ def _draw_training(axes: Axes, tag: Tag, losses: list[float]) -> None:
 
 
 MODEL_FIGURES: dict[str, Callable[[Fitted], Picture]] = {
-    "ladder": ladder,
+    "candidates": candidates,
     "confusion": confusion,
     "calibration": calibration,
     "labels": labels,

@@ -35,7 +35,7 @@ def model_page(model: Fitted) -> str:
         "title": clean(model.name, 60),
         "head": _headline(model),
         "pictures": pictures,
-        "rungs": [_rung(rung) for rung in model.rungs],
+        "candidates": [_candidate(candidate) for candidate in model.candidates],
         "classes": _classes(model),
         "confused": _confused(model),
         "mistakes": _gallery(model.held_out, model.held_out.wrong[:MOST_MISTAKES], model.classes),
@@ -74,15 +74,15 @@ def _facts(model: Fitted) -> list[tuple[str, str]]:
     return [(name, value) for name, value in facts.items() if value]
 
 
-def _rung(rung: Any) -> dict[str, Any]:
-    crossed = "–" if rung.cross_validated is None else f"{rung.cross_validated:.1f}"
+def _candidate(candidate: Any) -> dict[str, Any]:
+    crossed = "–" if candidate.cross_validated is None else f"{candidate.cross_validated:.1f}"
     return {
-        "name": clean(rung.name, 60),
-        "crossed": crossed + (f" ± {rung.deviation:.1f}" if rung.deviation is not None else ""),
-        "held": "–" if rung.held_out is None else f"{rung.held_out:.1f}",
-        "trained": "–" if rung.trained is None else f"{rung.trained:,}",
-        "seconds": "–" if rung.seconds is None else f"{rung.seconds:.1f}",
-        "kept": rung.kept,
+        "name": clean(candidate.name, 60),
+        "crossed": crossed + (f" ± {candidate.deviation:.1f}" if candidate.deviation is not None else ""),
+        "held": "–" if candidate.held_out is None else f"{candidate.held_out:.1f}",
+        "trained": "–" if candidate.trained is None else f"{candidate.trained:,}",
+        "seconds": "–" if candidate.seconds is None else f"{candidate.seconds:.1f}",
+        "kept": candidate.kept,
     }
 
 
