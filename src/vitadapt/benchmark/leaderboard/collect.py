@@ -25,7 +25,7 @@ _FREE = ("dataset", "seed", "subset")  # what differs within a submission
 
 
 @dataclass(frozen=True)
-class Candidate:
+class SubmissionRuns:
     """Records that can be handed in together: everything but data set and seed is the same."""
 
     key: str
@@ -48,14 +48,14 @@ def leaderboard_row(record: Record) -> CatalogRow | None:
     return row if row and row.leaderboard else None
 
 
-def candidates(records: Sequence[Record]) -> list[Candidate]:
+def candidates(records: Sequence[Record]) -> list[SubmissionRuns]:
     """What could be handed in, the most complete first."""
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         if record.status == "ok" and "predictions" in record.files and leaderboard_row(record):
             same = {name: value for name, value in record.config.items() if name not in _FREE}
             groups[bytes_digest(json.dumps(same, sort_keys=True).encode())[:6]].append(record)
-    found = [Candidate(key, _setting(members[0]), tuple(members)) for key, members in groups.items()]
+    found = [SubmissionRuns(key, _setting(members[0]), tuple(members)) for key, members in groups.items()]
     return sorted(found, key=lambda candidate: (-len(candidate.datasets), -len(candidate.records), candidate.key))
 
 
@@ -65,7 +65,7 @@ def _setting(record: Record) -> dict[str, object]:
     return {"method": record.method, **setting}
 
 
-def choose(found: Sequence[Candidate], key: str = "", **wanted: str | None) -> Candidate:
+def choose(found: Sequence[SubmissionRuns], key: str = "", **wanted: str | None) -> SubmissionRuns:
     """The only candidate with this key and these values of its setting. Raises ConfigError listing the candidates."""
     named = {name: value for name, value in wanted.items() if value is not None}
     fit = [c for c in found if key in ("", c.key) and all(str(c.setting[n]) == v for n, v in named.items())]
@@ -82,7 +82,7 @@ def choose(found: Sequence[Candidate], key: str = "", **wanted: str | None) -> C
 class Collection:
     """The entries of one candidate, by data set in the catalog's order."""
 
-    def __init__(self, store: Store, candidate: Candidate, truths: Truths, model_name: str = "") -> None:
+    def __init__(self, store: Store, candidate: SubmissionRuns, truths: Truths, model_name: str = "") -> None:
         self.store, self.candidate, self.truths = store, candidate, truths
         self.model_name = model_name or str(candidate.setting["backbone"])
         self.unverified: list[str] = []  # data sets made so far whose order of test images could not be compared

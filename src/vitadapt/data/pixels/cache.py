@@ -94,7 +94,7 @@ def _open_or_build_locked(path: Path, shape: Shape, images: Iterator[Pixel8]) ->
     if (array := _open(path, shape)) is not None:  # somebody else built it while we waited
         return array
     if path.exists():
-        _log.warning("%s is damaged and is built again", path)
+        _log.warning("%s is damaged, or of an older version, and is built again", path)
     if shutil.disk_usage(path.parent).free < file_size(shape):
         raise OSError(errno.ENOSPC, "not enough free space")
     _write(path, shape, images)
