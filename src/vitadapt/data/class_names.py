@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..utils.errors import DataError
+from ..utils.errors import DataError, first_few
 from .examples import IndexArray, LabelArray
 
 _SHOWN = 5  # names that a message gives
@@ -35,7 +35,7 @@ def map_classes(
     missing = [name for name in catalog if class_key(name) not in present]
     twice = [catalog[ids[key]] for key, count in Counter(keys).items() if count > 1 and key in ids]
     found = [("unknown", unknown), ("missing", missing), ("given twice", twice)]
-    if problems := [f"{what}: {_some(names)}" for what, names in found if names]:
+    if problems := [f"{what}: {first_few([repr(name) for name in names], _SHOWN)}" for what, names in found if names]:
         raise DataError(
             f"{where} has {len(own)} classes that do not match the {len(catalog)} expected ones "
             f"({'; '.join(problems)}); get the data again, or correct the names"
@@ -47,8 +47,3 @@ def relabel(labels: LabelArray, order: Sequence[int] | IndexArray) -> LabelArray
     """`labels`, (N,) or multi-hot (N, C), when what they call class i is class order[i]."""
     ids = np.asarray(order, dtype=np.int64)
     return ids[labels] if labels.ndim == 1 else labels[:, np.argsort(ids)]
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(repr(name) for name in names[:_SHOWN]) + more

@@ -97,8 +97,8 @@ def catalog() -> Registry[CatalogRow]:
     """The named datasets, built-in ones first. Others are added by `catalog().register(name)(CatalogRow(...))`."""
     rows: Registry[CatalogRow] = Registry("dataset")
     folder = files(__package__)
-    for name, told in shipped_table(__package__, "catalog.toml").items():
-        fields = dict(told)
+    for name, table in shipped_table(__package__, "catalog.toml").items():
+        fields = dict(table)
         lines = fields.pop("classes", None)
         if lines is None:
             lines = folder.joinpath("classes").joinpath(f"{name}.txt").read_text(encoding="utf-8").splitlines()

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from ..utils.errors import DataError
+from ..utils.errors import DataError, first_few
 from .images import UnreadableImage
 
 T = TypeVar("T")
@@ -16,7 +16,6 @@ R = TypeVar("R")
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
 _PER_WORKER = 16  # images handed to one worker at a time; bounds the memory held by finished results
-_NAMED = 3
 
 
 def default_workers() -> int:
@@ -62,7 +61,6 @@ def _attempt(work: Callable[[T], R], item: T) -> R | DataError:
 def _summary(broken: list[DataError]) -> DataError:
     if len(broken) == 1:
         return broken[0]
-    named = [f"{e.name} ({e.reason})" if isinstance(e, UnreadableImage) else str(e) for e in broken[:_NAMED]]
-    more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
-    message = f"{len(broken)} images cannot be read: {', '.join(named)}{more}; remove or re-save them"
+    named = [f"{e.name} ({e.reason})" if isinstance(e, UnreadableImage) else str(e) for e in broken]
+    message = f"{len(broken)} images cannot be read: {first_few(named)}; remove or re-save them"
     return DataError(message, [name for error in broken for name in error.unreadable])

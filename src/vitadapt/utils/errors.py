@@ -23,6 +23,11 @@ def printable(text: str) -> str:
     return shown if len(shown) <= MESSAGE else f"{shown[: MESSAGE - 505]} ... {shown[-500:]}"
 
 
+def first_few(names: Sequence[str], most: int = 3) -> str:
+    """ "a, b, c and 4 more": what a message says of many names."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 class VitadaptError(Exception):
     """Base of every error that a user can act on; the command line prints it without a traceback."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...utils.errors import DataError
+from ...utils.errors import DataError, first_few
 from ..class_names import class_key
 from ..datasets import open_dataset, resolve, size_notes
 from ..examples import Dataset, Examples, FileRef, is_utf8
@@ -98,14 +98,13 @@ def check(
     counts = {
         split: tuple(class_sizes(part.labels, dataset.classes).tolist()) for split, part in dataset.splits.items()
     }
-    unreadable = tuple(ref.name for ref, look in zip(refs, scanned.looks, strict=True) if not look.pixels)
+    unreadable = tuple(ref.name for ref, seen in zip(refs, scanned.checks, strict=True) if not seen.pixels)
     return Report(dataset.name, dataset.classes, counts, (), unreadable, scanned).plus(findings)
 
 
 def finding(level: str, check: str, what: str, names: Sequence[str]) -> Finding:
     """`what` about images, classes or texts, of which the message gives the first few `names`."""
-    shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-    return Finding(level, check, f"{what}: {shown}", len(names), tuple(names))
+    return Finding(level, check, f"{what}: {first_few(names, _NAMED)}", len(names), tuple(names))
 
 
 def _defect(error: DataError) -> Finding:
@@ -178,10 +177,10 @@ def _labelled(part: Examples) -> Iterable[tuple[Any, int]]:
 def _images(dataset: Dataset, scanned: Scan) -> Iterator[Finding]:
     kinds: dict[str, list[str]] = defaultdict(list)
     broken = []
-    for ref, look in zip(scanned.refs, scanned.looks, strict=True):
-        if not look.pixels:
-            broken.append(f"{ref.name} ({look.reason})")
-        for kind in look.kinds:
+    for ref, seen in zip(scanned.refs, scanned.checks, strict=True):
+        if not seen.pixels:
+            broken.append(f"{ref.name} ({seen.reason})")
+        for kind in seen.kinds:
             kinds[kind].append(ref.name)
     if broken:
         yield finding("error", "unreadable", f"{len(broken)} images cannot be read", broken)
@@ -218,9 +217,9 @@ Group = list[tuple[str, str, Any]]  # (split, name, label) of the images that sh
 def _groups(dataset: Dataset, scanned: Scan) -> Iterable[Group]:
     groups: dict[str, Group] = defaultdict(list)
     images = ((split, ref.name, label) for split, part in dataset.splits.items() for ref, label in _labelled(part))
-    for image, look in zip(images, scanned.looks, strict=True):
-        if look.pixels:
-            groups[look.pixels].append(image)
+    for image, seen in zip(images, scanned.checks, strict=True):
+        if seen.pixels:
+            groups[seen.pixels].append(image)
     return groups.values()
 
 

@@ -40,7 +40,7 @@ DARK = "12 bits deep"
 
 
 @dataclass(frozen=True)
-class Look:
+class ImageCheck:
     """`pixels` is the hash of the upright RGB image, empty when it is unreadable; `kinds` what is odd about it."""
 
     pixels: str
@@ -57,7 +57,7 @@ class Scan:
 
     refs: Sequence[ImageRef]
     digests: list[str]
-    looks: list[Look]
+    checks: list[ImageCheck]
     thumbnails: Pixel8
     geometry: Geometry | None = None
     squares: Pixel8 | None = None
@@ -102,31 +102,31 @@ def scan(
         geometry = None
     small = TemporaryPixels(cache, (len(refs), SIDE, SIDE, 3))
     squares = TemporaryPixels(cache, (len(refs), 3, geometry.size, geometry.size)) if geometry else None
-    digests, looks = [], []
-    for digest, look, whole, square in each(partial(_scan_one, geometry), refs, "looking", progress, workers):
+    digests, checks = [], []
+    for digest, check, whole, square in each(partial(_scan_one, geometry), refs, "looking", progress, workers):
         digests.append(digest)
-        looks.append(look)
+        checks.append(check)
         small.append(whole)
         if squares:
             squares.append(square)
-    return Scan(refs, digests, looks, small.array(), geometry, squares.array() if squares else None)
+    return Scan(refs, digests, checks, small.array(), geometry, squares.array() if squares else None)
 
 
-def _scan_one(geometry: Geometry | None, ref: ImageRef) -> tuple[str, Look, Pixel8, Pixel8]:
-    """(digest, look, thumbnail, square) of one image. Never raises for a damaged one: that is what it reports."""
+def _scan_one(geometry: Geometry | None, ref: ImageRef) -> tuple[str, ImageCheck, Pixel8, Pixel8]:
+    """(digest, check, thumbnail, square) of one image. Never raises for a damaged one: that is what it reports."""
     side = geometry.size if geometry else 0
     try:
         image, digest = read_with_digest(ref)
         shown = to_upright_rgb(image, ref.name)
     except UnreadableImage as error:
         blank = np.zeros((SIDE, SIDE, 3), dtype=np.uint8)
-        return "", Look("", (), error.reason), blank, np.zeros((3, side, side), dtype=np.uint8)
-    seen = Look(rgb_digest(shown), tuple(_kinds(image, shown, ref.name)))
+        return "", ImageCheck("", (), error.reason), blank, np.zeros((3, side, side), dtype=np.uint8)
+    seen = ImageCheck(rgb_digest(shown), tuple(_kinds(image, shown, ref.name)))
     return digest, seen, thumbnail(shown), to_square(shown, geometry) if geometry else np.zeros(0, dtype=np.uint8)
 
 
-def look(ref: ImageRef) -> Look:
-    """The look of one image."""
+def check_image(ref: ImageRef) -> ImageCheck:
+    """What is found out about one image."""
     return _scan_one(None, ref)[1]
 
 

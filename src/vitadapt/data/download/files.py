@@ -1,21 +1,25 @@
 """Files from the network: resumed where they were interrupted, checked, and whole or absent under their final name.
 
+What each file was when it arrived stands in NAME.sum beside it (SHA-256), so that later damage is noticed; a file is
+hashed again only when its size or times are no longer those of the last check.
+
 By hand, because pooch resumes nothing, and huggingface_hub is optional and compares no checksum of what arrived.
 """
 
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ...utils.errors import DataError
-from ...utils.files import storage_error
-from ..checksums import is_whole, remember
+from ...utils.errors import DataError, StorageError, damaged
+from ...utils.files import read_cached, sha256_of, storage_error, write_cached
 
 Progress = Callable[[str, int, int], None]  # folder/file, bytes there, bytes in all (0: unknown)
 
@@ -104,3 +108,43 @@ def _verify(url: str, part: Path, sha256: str | None, found: str) -> None:
     if sha256 not in (None, found):
         part.unlink()
         raise DataError(f"{url}: what arrived is damaged (SHA-256 differs); fetch it again")
+
+
+def remember(path: Path, arrived: Path) -> str:
+    """Keep the SHA-256 of `arrived`, which is about to be called `path`. Raises OSError and StorageError."""
+    digest = sha256_of(arrived)
+    _write(path, digest, None)
+    return digest
+
+
+def is_whole(path: Path, look_again: bool = False) -> bool:
+    """Is the file what it was when it arrived? True for one that nothing is known of. Raises OSError."""
+    body = read_cached(_beside(path), named=False)
+    if body is None:
+        return True
+    known, status = json.loads(body), os.stat(path)
+    stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    if known["stamp"] == stamp and not look_again:
+        return True
+    if sha256_of(path) != known["sha256"]:
+        return False
+    if known["stamp"] != stamp:
+        with suppress(StorageError):  # in a folder that one may only read it is hashed every time
+            _write(path, known["sha256"], stamp)
+    return True
+
+
+def require_whole(path: Path, remedy: str) -> None:
+    """Raises DataError when the file is not what it was when it arrived."""
+    with damaged(path, remedy):
+        whole = is_whole(path)
+    if not whole:
+        raise DataError(f"{path} is not what was fetched (SHA-256 differs); {remedy}")
+
+
+def _write(path: Path, digest: str, stamp: list[int] | None) -> None:
+    write_cached(_beside(path), json.dumps({"sha256": digest, "stamp": stamp}).encode(), named=False)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sum")

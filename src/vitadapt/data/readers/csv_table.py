@@ -15,13 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ...utils.errors import DataError, damaged
+from ...utils.errors import DataError, damaged, first_few
 from ...utils.files import read_bounded
 from ...utils.limits import LIST_FILE
 from ..examples import Dataset, Examples, FileRef, LabelArray
 from ..sampling.splits import SPLITS, check_classes, check_known, split_rule, with_test
-
-_NAMED = 3  # examples that a message gives
 
 
 @dataclass(frozen=True)
@@ -116,9 +114,8 @@ def _line(where: str, number: int, columns: Sequence[str], row: Sequence[str]) -
 def _check_files(path: Path, lines: list[Line]) -> None:
     missing = [line for line in lines if not os.path.isfile(path.parent / line.path)]
     if missing:
-        named = ", ".join(f"{line.path} (line {line.number})" for line in missing[:_NAMED])
-        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-        raise DataError(f"{path} lists files that do not exist below {path.parent}: {named}{more}")
+        named = first_few([f"{line.path} (line {line.number})" for line in missing])
+        raise DataError(f"{path} lists files that do not exist below {path.parent}: {named}")
     seen: dict[Path, int] = {}
     for line in lines:
         first = seen.setdefault(path.parent / line.path, line.number)

@@ -17,14 +17,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ...utils.errors import DataError, damaged
+from ...utils.errors import DataError, damaged, first_few
 from ...utils.files import read_bounded
 from ...utils.limits import ARRAY_FILE, GIB, LIST_FILE, NUMBER_DIGITS
 from ..class_names import relabel
 from ..examples import Examples, FileRef
 from .reader import READERS, CatalogRow, Contents, Options, Reader
 
-_NAMED = 3  # examples that a message gives
 _INTEGER = re.compile(rf"[+-]?0*[0-9]{{1,{NUMBER_DIGITS}}}")
 
 
@@ -114,9 +113,8 @@ def file_refs(index: Path, folder: Path, names: Iterable[str]) -> tuple[FileRef,
     paths = [_as_spelt(folder / inside(index, name)) for name in names]
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
-        named = ", ".join(os.fspath(path.relative_to(folder)) for path in missing[:_NAMED])
-        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-        raise DataError(f"{index} lists files that are not in {folder}: {named}{more}; unpack the whole archive")
+        named = first_few([os.fspath(path.relative_to(folder)) for path in missing])
+        raise DataError(f"{index} lists files that are not in {folder}: {named}; unpack the whole archive")
     return tuple(FileRef(path) for path in paths)
 
 

@@ -85,10 +85,10 @@ def _classes(table: Any, label: str, spec: str) -> tuple[str, ...]:
 def _examples(library: Any, table: Any, split: str, image: str, label: str, classes: tuple[str, ...]) -> Examples:
     names = getattr(table.features[label], "names", None)
     place = {name: c for c, name in enumerate(classes)}
-    said = [names[value] if names else str(value) for value in table[label]]
-    strange = sorted(set(said) - place.keys())
+    labels = [names[value] if names else str(value) for value in table[label]]
+    strange = sorted(set(labels) - place.keys())
     if strange:
         raise DataError(f"{split} has the class {strange[0]!r}, which train lacks")
     stored = table.cast_column(image, library.Image(decode=False))
     refs = tuple(HubRef(stored, i, image, split) for i in range(len(stored)))
-    return Examples(refs, np.array([place[name] for name in said], dtype=np.int64))
+    return Examples(refs, np.array([place[name] for name in labels], dtype=np.int64))

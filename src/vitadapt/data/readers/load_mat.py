@@ -41,8 +41,9 @@ def _main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     except (ImportError, ValueError, OSError):  # a system without such limits
         pass
-    data = sys.stdin.buffer.read()
-    sys.stdout.write(json.dumps(variables(data)))
+    table = variables(sys.stdin.buffer.read())
+    with open(1, "w", encoding="utf-8", closefd=False) as output:
+        json.dump(table, output)
 
 
 if __name__ == "__main__":

@@ -10,16 +10,11 @@ from pathlib import Path
 from ...utils.errors import DataError
 from ..class_names import relabel
 from ..examples import Examples
-from .helpers import text_of
+from .helpers import places, text_of
 from .image_folder import Skipped, class_examples, files_by_class
 from .reader import READERS, CatalogRow, Contents, Options, Reader, in_order
 
 _LABELS = "label.txt"
-
-
-def places(options: Options, root: Path | None) -> list[str]:
-    """The `folders` below the data root."""
-    return [str(root / folder) for folder in options["folders"]] if root else []
 
 
 def has(options: Options, place: str) -> bool:

@@ -66,13 +66,13 @@ def _distinct(paths: list[Path]) -> list[Path]:
     sizes = [path.stat().st_size for path in paths]
     shared = Counter(sizes)
     seen: set[str] = set()
-    kept = []
+    distinct = []
     for path, size in zip(paths, sizes, strict=True):
         digest = _md5(_bytes(path)) if shared[size] > 1 else ""
         if not digest or digest not in seen:
-            kept.append(path)
+            distinct.append(path)
             seen.add(digest)
-    return kept
+    return distinct
 
 
 def _bytes(path: Path) -> bytes:

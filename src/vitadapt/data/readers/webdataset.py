@@ -19,8 +19,8 @@ import numpy.typing as npt
 from ...utils.errors import DataError
 from ...utils.limits import LABEL_FILE
 from ..archives import MemberRef, tar_members
-from ..checksums import require_whole
 from ..class_names import relabel
+from ..download.files import require_whole
 from ..examples import Examples, ImageRef, LabelArray
 from ..images import SUFFIXES
 from .helpers import integer, text_of

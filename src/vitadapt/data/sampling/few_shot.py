@@ -42,21 +42,21 @@ def sample_few_shot(
     order = list(range(len(labels)))
     random.Random(seed).shuffle(order)
     owners = _classes_of_each(labels)
-    counts, blank, kept = [0] * len(sizes), 0, []
+    counts, blank, chosen = [0] * len(sizes), 0, []
     for image in order:
         own = owners[image]
         if not own:
             blank += 1
             if blank <= shots:
-                kept.append(image)
+                chosen.append(image)
             continue
         if _wanted([counts[c] for c in own], shots):
-            kept.append(image)
+            chosen.append(image)
             for c in own:
                 counts[c] += 1
             if min(counts) >= shots:
                 break
-    return np.array(kept, dtype=np.int64)
+    return np.array(chosen, dtype=np.int64)
 
 
 def _wanted(counts: list[int], shots: int) -> bool:

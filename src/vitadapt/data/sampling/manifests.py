@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from ...utils.errors import DataError, damaged
+from ...utils.errors import DataError, damaged, first_few
 from ...utils.files import checksum, parse_checked_json, read_text
 from ..class_names import class_key
 from ..examples import Dataset, Examples, IndexArray, hexdigest
@@ -20,7 +20,6 @@ from .few_shot import sample_few_shot
 
 FORMAT = "vitadapt-subset-1"
 Manifest = Mapping[str, Any]
-_NAMED = 3
 _KEYS = {"format", "dataset", "shots", "seed", "images"}
 
 
@@ -83,7 +82,7 @@ def subset_rows(
     lost = [wanted[i]["content"] for i in range(len(wanted)) if i not in found]
     if lost:
         raise DataError(
-            f"{dataset.name}: {len(lost)} of {len(wanted)} images of the subset are not in train: {_some(lost)}"
+            f"{dataset.name}: {len(lost)} of {len(wanted)} images of the subset are not in train: {first_few(lost)}"
         )
     rows = np.array([found[i] for i in range(len(wanted))], dtype=np.int64)
     _check_classes(dataset, train.take(rows), wanted)
@@ -108,7 +107,7 @@ def _check_classes(dataset: Dataset, chosen: Examples, wanted: Sequence[Manifest
     ]
     if wrong:
         raise DataError(
-            f"{dataset.name}: {len(wanted)} images were found, {len(wrong)} with other classes: {_some(wrong)}"
+            f"{dataset.name}: {len(wanted)} images were found, {len(wrong)} with other classes: {first_few(wrong)}"
         )
 
 
@@ -116,8 +115,3 @@ def _class_names(dataset: Dataset, examples: Examples) -> list[list[str]]:
     if examples.multilabel:
         return [[dataset.classes[c] for c in np.flatnonzero(row)] for row in examples.labels]
     return [[dataset.classes[label]] for label in examples.labels.tolist()]
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:_NAMED]) + (f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else "")
