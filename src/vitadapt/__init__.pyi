@@ -27,13 +27,13 @@ from .methods import ZeroShot as ZeroShot
 from .methods.spec import parse_method as parse_method
 from .nn.backbone import Backbone as Backbone
 from .nn.backbone import backbone_digest as backbone_digest
+from .nn.deltas import Delta as Delta
+from .nn.deltas import ThinDelta as ThinDelta
 from .nn.head import Classifier as Classifier
 from .nn.head import Head as Head
 from .nn.head_spec import HeadSpec as HeadSpec
 from .nn.setting import Setting as Setting
-from .nn.surgery import Delta as Delta
 from .nn.surgery import Method as Method
-from .nn.surgery import ThinDelta as ThinDelta
 from .nn.surgery import trainable_state as trainable_state
 from .nn.vit import ViT as ViT
 from .nn.vit import ViTConfig as ViTConfig

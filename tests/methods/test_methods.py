@@ -14,10 +14,12 @@ from torch import nn
 from vitadapt.methods import METHODS, Adapter, Compacter, FineTune, KAdaptation, LinearProbe, LoRA, PHMAdapter
 from vitadapt.methods.audit import LEARNABLE, TensorReport, audit, probe, require_learnable
 from vitadapt.methods.kadaptation import FullRuleKronecker, ThinKronecker
+from vitadapt.methods.laws import LAWS, Law, check_method
 from vitadapt.methods.spec import method_text
-from vitadapt.methods.testing import LAWS, Case, Law, check_method
+from vitadapt.methods.testing import Case
+from vitadapt.nn.block import SLOTS
 from vitadapt.nn.surgery import Method, adapt, trainable
-from vitadapt.nn.vit import SLOTS, ViT, ViTConfig
+from vitadapt.nn.vit import ViT, ViTConfig
 from vitadapt.utils.errors import ConfigError, MethodDefect, NotApplicable
 
 VARIANTS: list[Method] = [

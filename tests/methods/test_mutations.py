@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from vitadapt.methods import METHODS, Adapter, Compacter, KAdaptation, LoRA
 from vitadapt.methods.audit import probe, require_learnable
 from vitadapt.methods.kadaptation import ThinKronecker
+from vitadapt.methods.laws import LAWS, broken_laws, check_method
 from vitadapt.methods.lora import LowRank
-from vitadapt.methods.testing import LAWS, broken_laws, check_method
 from vitadapt.nn.surgery import Method, add_delta, blocks, insert
 from vitadapt.nn.vit import ViT
 from vitadapt.utils.errors import MethodDefect
@@ -108,6 +108,16 @@ class UnsavedConstant(LowRank):
         return p * self.mask, q
 
 
+class StaysInFloat32(LowRank):
+    def __init__(self, shape: tuple[int, int], rank: int, scale: float) -> None:
+        super().__init__(shape, rank, scale)
+        self.mask = torch.ones(shape[0], 1)  # no buffer: nothing brings it to the precision of the backbone
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        p, q = super().factors()
+        return p * self.mask, q
+
+
 class Unseeded(LowRank):
     def __init__(self, shape: tuple[int, int], rank: int, scale: float) -> None:
         super().__init__(shape, rank, scale)
@@ -137,6 +147,18 @@ class WithDelta(Method):
                 delta = self.kind((64, 64), 4, 1.0)
                 if isinstance(delta, WritesToItsHost):
                     delta.host = (block.attention.qkv,)
+                add_delta(block, slot, delta)
+
+
+@dataclass(frozen=True)
+class HeldTwice(Method):
+    """One tensor registered in two deltas: safetensors and Hugging Face refuse to save such a model."""
+
+    def adapt(self, vit: ViT) -> None:
+        for block in blocks(vit):
+            deltas = LowRank((64, 64), 4, 1.0), LowRank((64, 64), 4, 1.0)
+            deltas[1].b = deltas[0].b
+            for slot, delta in zip(("q", "v"), deltas, strict=True):
                 add_delta(block, slot, delta)
 
 
@@ -220,6 +242,8 @@ MUTANTS: list[tuple[Method, set[str]]] = [
     (WithDelta(BiasForgottenEverywhere), LEARN),
     (WithDelta(DoubledGradient), {"law_gradients_are_derivatives"}),
     (WithDelta(UnsavedConstant), {"law_state_round_trip"}),
+    (WithDelta(StaysInFloat32), {"law_half_precision_works"}),
+    (HeldTwice(), {"law_state_round_trip"}),
     (WithDelta(Unseeded), {"law_same_seed_same_bytes"}),
     (WithDelta(WritesToItsHost), {"law_frozen_tensors_stay"}),
     (FrozenRule(), {"law_created_parameters_train", "law_state_round_trip"}),

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from vitadapt.methods import FineTune, KAdaptation, LoRA, PHMAdapter
-from vitadapt.nn.attribution import HEATS, explain, overlay, retraced, side_by_side
+from vitadapt.nn.attribution import HEATS, explain, overlay, side_by_side, with_attention
 from vitadapt.nn.head import Classifier, Head
 from vitadapt.nn.surgery import adapt, seeded, trainable
 from vitadapt.nn.vit import ViT, ViTConfig
@@ -43,12 +43,12 @@ def images(count=2, size=32, seed=0):
     "method", [None, KAdaptation(), LoRA(targets=("q", "k", "v", "o", "fc1", "fc2")), PHMAdapter()]
 )
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_is_retraced_is_what_the_block_computes(shape, method):
+def test_what_is_with_attention_is_what_the_block_computes(shape, method):
     vit = network(SHAPES[shape], method).backbone
     with torch.no_grad():
         x = vit.embed(images())
         for block in vit.blocks:
-            again, weights = retraced(block, x)
+            again, weights = with_attention(block, x)
             x = block(x)
             torch.testing.assert_close(again, x, atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(weights.sum(dim=-1), torch.ones(weights.shape[:-1]))

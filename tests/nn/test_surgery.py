@@ -8,9 +8,8 @@ from families import ConvNet, build, random_images
 from torch import nn
 
 from vitadapt.methods import METHODS, Adapter, BitFit, FineTune, KAdaptation, LinearProbe, LoRA
-from vitadapt.nn.deltas import goes_in_place, separate_branches
+from vitadapt.nn.deltas import ThinDelta, goes_in_place, separate_branches
 from vitadapt.nn.surgery import (
-    ThinDelta,
     adapt,
     add_delta,
     check_slots,
@@ -76,12 +75,12 @@ def test_adapting_a_trainable_backbone_freezes_the_copy_alone() -> None:
     assert len(trainable(original)) == len(list(original.parameters()))
 
 
-def test_adapting_twice_stacks_on_different_slots_only() -> None:
+def test_an_adapted_backbone_is_merged_before_it_is_adapted_again() -> None:
     once = adapt(build("deit-like"), LoRA(targets=("q",)))
-    twice = adapt(once, LoRA(targets=("v",)))
-    assert {name.split(".")[5] for name in trainable(twice)} == {"v"}
-    with pytest.raises(ValueError, match=r"'q' already carries a delta"):
-        adapt(once, LoRA(targets=("q",)))
+    for method in (LoRA(targets=("v",)), LinearProbe()):  # saving would forget the first change
+        with pytest.raises(NotApplicable, match="already adapted; merge it first"):
+            adapt(once, method)
+    assert trainable(adapt(merge(once), LoRA(targets=("v",))))
 
 
 def test_a_delta_changes_the_rows_of_its_slot_and_no_others() -> None:

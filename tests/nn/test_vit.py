@@ -8,7 +8,8 @@ import torch
 from families import CLIP_LIKE, FAMILIES, TINY, build, random_images
 from torch import Tensor
 
-from vitadapt.nn.vit import ACTIVATIONS, SLOTS, Attention, Block, SlotLinear, ViT, ViTConfig, resample_positions
+from vitadapt.nn.block import SLOTS, Attention, Block, SlotLinear
+from vitadapt.nn.vit import ACTIVATIONS, ViT, ViTConfig, resample_positions
 
 POOLED_WIDTHS = {"clip-like": 48, "gap-like": 64, "class+average": 128, "deit-like": 64, "dinov2-like": 64}
 

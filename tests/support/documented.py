@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vitadapt.methods import METHODS
+from vitadapt.nn.block import Slot
 from vitadapt.nn.surgery import Method
-from vitadapt.nn.vit import Slot, ViTConfig
+from vitadapt.nn.vit import ViTConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 ROW = re.compile(r"^\| ([a-z-]+) \| `(.+)` \| ([\d,]+) \|$", re.MULTILINE)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import vitadapt as va
 from vitadapt.data import ImageRef
 from vitadapt.methods.audit import TensorReport, probe
-from vitadapt.methods.testing import LAWS, Case, Law, broken_laws, check_method
+from vitadapt.methods.laws import LAWS, Case, Law, broken_laws, check_method
 from vitadapt.serving.bank import AdapterSummary
 from vitadapt.text import TextTower
 from vitadapt.training.adapter_file import AdapterInfo

@@ -8,8 +8,8 @@ from typing import Any
 
 from ..methods import METHODS
 from ..methods.audit import TensorReport, probe
+from ..methods.laws import law_trainable_tensors_learn
 from ..methods.spec import parse_method
-from ..methods.testing import law_trainable_tensors_learn
 from ..nn.surgery import adapt, trainable
 from ..utils.errors import NotApplicable
 from ..utils.files import shipped_table

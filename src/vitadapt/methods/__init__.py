@@ -5,10 +5,12 @@ package registers the built-in ones; a third party registers its own with `@METH
 file or in an installed package (docs/new-method.md).
 """
 
-from ..nn.deltas import Delta, ThinDelta
+from ..nn.block import PLACES, SLOTS, Place, Slot
+from ..nn.deltas import Delta, Referring, ScaleShift, ThinDelta, WeightTransform
 from ..nn.surgery import (
     Method,
     add_delta,
+    add_tokens,
     blocks,
     check_slots,
     insert,
@@ -19,18 +21,19 @@ from ..nn.surgery import (
     slot_shape,
     thaw,
 )
-from ..nn.vit import PLACES, SLOTS, Place, Slot
 from .adapter import Adapter
 from .audit import probe
 from .compacter import Compacter, PHMAdapter
 from .kadaptation import KAdaptation
+from .laws import LAWS, check_method
 from .lora import LoRA
 from .registry import METHODS
 from .released import AdapterReleased, CompacterReleased, KAdaptationReleased, LoRAReleased
 from .selective import Attention, BitFit, FineTune, LayerNorm, LinearProbe, ZeroShot
-from .testing import check_method
+from .testing import Case
 
 __all__ = [
+    "LAWS",
     "METHODS",
     "PLACES",
     "SLOTS",
@@ -38,6 +41,7 @@ __all__ = [
     "AdapterReleased",
     "Attention",
     "BitFit",
+    "Case",
     "Compacter",
     "CompacterReleased",
     "Delta",
@@ -51,10 +55,14 @@ __all__ = [
     "Method",
     "PHMAdapter",
     "Place",
+    "Referring",
+    "ScaleShift",
     "Slot",
     "ThinDelta",
+    "WeightTransform",
     "ZeroShot",
     "add_delta",
+    "add_tokens",
     "blocks",
     "check_method",
     "check_slots",

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..nn.backbone import Backbone
+from ..nn.deltas import references
 from ..nn.surgery import Method, adapt, seeded, trainable
 from ..utils.errors import MethodDefect
 
@@ -27,7 +28,7 @@ REASONS: dict[Status, str] = {
     "stuck": "its gradient stays zero",
     "disturbed": "is frozen and yet changes",
 }
-LEARNABLE = "law_trainable_tensors_learn"  # the law of `vitadapt.methods.testing` that asks this audit
+LEARNABLE = "law_trainable_tensors_learn"  # the law of `vitadapt.methods.laws` that asks this audit
 STEP = 1e-2  # how far the entry with the largest gradient moves per probe step
 NOISE = 16  # a gradient below this many roundings of the loss, or of the largest gradient, counts as zero
 CLASSES, BATCH = 5, 4
@@ -35,7 +36,7 @@ CLASSES, BATCH = 5, 4
 
 @dataclass(frozen=True)
 class TensorReport:
-    """What the audit found about one tensor. `shared`: it is registered under more than one name.
+    """What the audit found about one tensor. `shared`: other modules refer to it, too.
 
     status: "live" (a gradient arrives), "dead" (no gradient path at any step), "stuck" (gradient zero at the start and
     after every step), "disturbed" (frozen, yet its values changed).
@@ -93,13 +94,14 @@ def small_step(own: dict[str, nn.Parameter], loss: Tensor) -> dict[str, bool]:
 
 
 def _shared_names(model: nn.Module) -> set[str]:
-    """The first names of the parameters that `model` holds under more than one."""
-    first: dict[int, str] = {}
-    return {
-        first[id(p)]
-        for name, p in model.named_parameters(remove_duplicate=False)
-        if first.setdefault(id(p), name) != name
-    }
+    """The names of the parameters that other modules refer to as well."""
+    used: set[int] = set()
+    for module in model.modules():
+        for owner, attribute in references(module).values():
+            if attribute and owner is not module:
+                thing = getattr(owner, attribute)
+                used |= {id(p) for p in (thing.parameters() if isinstance(thing, nn.Module) else [thing])}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in used}
 
 
 def _disturbed(model: nn.Module, probed: nn.Module) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..nn.deltas import Referring
 from ..nn.surgery import Method, blocks, insert, require_vit
 from ..nn.vit import Activation, ViT
 from ..utils.errors import ConfigError
@@ -22,17 +23,19 @@ class Rules(nn.Module):
         self.weight = nn.Parameter(torch.empty(n, n, n).uniform_(-1, 1))
 
 
-class PHMLinear(nn.Module):
+class PHMLinear(Referring):
     """x H + b with H = sum_{i<n} R_i (x) W_i, (B, N, D_in) -> (B, N, D_out)  (Zhang et al. 2021, equation 4).
 
     W_i (D_in / n, D_out / n) is full (rank 0) or the product of left_i and right_i of the given rank. With `zero` the
-    fast weights start so that H = 0 while its gradient is not.
+    fast weights start so that H = 0 while its gradient is not. The rules are those of `vit.shared`.
     """
 
-    def __init__(self, rules: Rules, d_in: int, d_out: int, rank: int, zero: bool) -> None:
+    rules: Rules
+
+    def __init__(self, shared: nn.ModuleDict, d_in: int, d_out: int, rank: int, zero: bool) -> None:
         super().__init__()
-        n = rules.weight.shape[0]
-        self.rules = rules
+        self.refer("rules", shared, "rules")
+        n = self.rules.weight.shape[0]
         self.bias = nn.Parameter(torch.zeros(d_out))
         shape = (n, d_in // n, d_out // n)
         # Var of an entry of H is n * 1/3 * Var(W): chosen so that norm(y) H has unit variance.
@@ -55,11 +58,10 @@ def insert_phm_bottlenecks(vit: ViT, bottleneck: int, n: int, rank: int, activat
             f"n={n} must divide the width {width} and the bottleneck {bottleneck}, and rank={rank} must not exceed "
             f"{bottleneck // max(n, 1)}"
         )
-    rules = Rules(n)
-    vit.shared["rules"] = rules
+    vit.shared["rules"] = Rules(n)
     for block in blocks(vit):
-        down = PHMLinear(rules, width, bottleneck, rank, zero=False)
-        up = PHMLinear(rules, bottleneck, width, rank, zero=True)
+        down = PHMLinear(vit.shared, width, bottleneck, rank, zero=False)
+        up = PHMLinear(vit.shared, bottleneck, width, rank, zero=True)
         insert(block, "mlp", Bottleneck(width, down, up, activation))
 
 

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..nn.surgery import Delta, Method, ThinDelta, add_delta, blocks, check_slots, require_vit, slot_shape
-from ..nn.vit import Block, Slot, ViT
+from ..nn.block import Block, Slot
+from ..nn.deltas import Delta, ThinDelta
+from ..nn.surgery import Method, add_delta, blocks, check_slots, require_vit, slot_shape
+from ..nn.vit import ViT
 from ..utils.errors import ConfigError
 from .registry import METHODS
 
@@ -37,36 +39,38 @@ def thin_factors(rule: Rule, u: Tensor, v: Tensor, scale: float) -> tuple[Tensor
     return scale * p, q
 
 
-class ThinKronecker(ThinDelta):
-    """scale * sum_i (s_i t_i^T) (x) (u_i v_i^T) (+ bias): u starts at zero and v does not, so that the update starts at
-    zero and its gradient does not."""
+class Kronecker(Delta):
+    """What both forms have: u starts at zero and v does not, so that the update starts at zero and its gradient does
+    not. `rule` is a module of `vit.shared`; `shift`, where there is one, may be another delta's."""
 
-    def __init__(self, rule: Rule, shape: tuple[int, int], n: int, rank: int, scale: float) -> None:
+    rule: Rule
+    shift: nn.Parameter | None
+
+    def __init__(
+        self, shared: nn.ModuleDict, rule: str, shape: tuple[int, int], n: int, rank: int, scale: float
+    ) -> None:
         super().__init__()
-        self.rule, self.scale = rule, scale
+        self.refer("rule", shared, rule)
+        self.n, self.scale = n, scale
         self.u = nn.Parameter(torch.zeros(n, shape[0] // n, rank))
         self.v = nn.Parameter(torch.empty(n, shape[1] // n, rank).normal_(std=(shape[1] // n) ** -0.5))
-        self.shift: nn.Parameter | None = None
-
-    def factors(self) -> tuple[Tensor, Tensor]:
-        return thin_factors(self.rule, self.u, self.v, self.scale)
 
     def bias(self) -> Tensor | None:
         return self.shift
 
 
-class FullRuleKronecker(Delta):
+class ThinKronecker(Kronecker, ThinDelta):
+    """scale * sum_i (s_i t_i^T) (x) (u_i v_i^T) (+ bias)."""
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        return thin_factors(self.rule, self.u, self.v, self.scale)
+
+
+class FullRuleKronecker(Kronecker):
     """The same sum with full n x n matrices A_i, applied without ever forming the product.
 
     With x laid out as (n, D_in / n):  y[a, k] = sum_i u_i[k] sum_c A_i[a, c] sum_p v_i[p] x[c, p].
     """
-
-    def __init__(self, rule: Rule, shape: tuple[int, int], n: int, rank: int, scale: float) -> None:
-        super().__init__()
-        self.rule, self.scale, self.n = rule, scale, n
-        self.u = nn.Parameter(torch.zeros(n, shape[0] // n, rank))
-        self.v = nn.Parameter(torch.empty(n, shape[1] // n, rank).normal_(std=(shape[1] // n) ** -0.5))
-        self.shift: nn.Parameter | None = None
 
     def branch(self, x: Tensor) -> Tensor:
         folded = x.unflatten(-1, (self.n, -1))  # (B, N, D_in) -> (B, N, n, D_in / n)
@@ -78,9 +82,6 @@ class FullRuleKronecker(Delta):
     def matrix(self) -> Tensor:
         fast = torch.einsum("ikr,imr->ikm", self.u, self.v)
         return self.scale * torch.einsum("iac,ikm->akcm", self.rule.full, fast).flatten(2).flatten(0, 1)
-
-    def bias(self) -> Tensor | None:
-        return self.shift
 
 
 @METHODS.register("kadaptation")
@@ -108,16 +109,18 @@ class KAdaptation(Method):
         for block in layers:
             for slot in self.targets:
                 self._check(slot, slot_shape(block, slot))
-        rules = {slot: Rule(self.n, self.rule_rank) for slot in self.targets}
-        require_vit(vit).shared.update({f"rule_{slot}": rule for slot, rule in rules.items()})
+        shared = require_vit(vit).shared
+        shared.update({f"rule_{slot}": Rule(self.n, self.rule_rank) for slot in self.targets})
         for block in layers:
-            deltas = {slot: self._delta(block, slot, rules[slot]) for slot in self.targets}
-            if self.bias:
-                widths = {delta.u.shape[0] * delta.u.shape[1] for delta in deltas.values()}
-                shifts = {width: nn.Parameter(torch.zeros(width)) for width in sorted(widths)}
-                for delta in deltas.values():
-                    delta.shift = shifts[delta.u.shape[0] * delta.u.shape[1]]
-            for slot, delta in deltas.items():
+            shifts: dict[int, Kronecker] = {}  # width -> the first delta of that width, which holds the vector
+            for slot in self.targets:
+                delta = self._delta(block, slot, shared)
+                width = delta.u.shape[0] * delta.u.shape[1]
+                if width in shifts:
+                    delta.refer("shift", shifts[width], "shift")
+                else:
+                    shifts[width] = delta
+                    delta.shift = nn.Parameter(torch.zeros(width)) if self.bias else None
                 add_delta(block, slot, delta)
 
     def _check(self, slot: Slot, shape: tuple[int, int]) -> None:
@@ -127,6 +130,6 @@ class KAdaptation(Method):
             limit = min(shape) // self.n
             raise ConfigError(f"kadaptation: rank must be 1..{limit} and rule_rank 0..{self.n} (0: full matrices)")
 
-    def _delta(self, block: Block, slot: Slot, rule: Rule) -> ThinKronecker | FullRuleKronecker:
+    def _delta(self, block: Block, slot: Slot, shared: nn.ModuleDict) -> Kronecker:
         kind = ThinKronecker if self.rule_rank else FullRuleKronecker
-        return kind(rule, slot_shape(block, slot), self.n, self.rank, self.scale)
+        return kind(shared, f"rule_{slot}", slot_shape(block, slot), self.n, self.rank, self.scale)

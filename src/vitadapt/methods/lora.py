@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..nn.surgery import Method, ThinDelta, add_delta, blocks, check_slots, slot_shape
-from ..nn.vit import Slot, ViT
+from ..nn.block import Slot
+from ..nn.deltas import ThinDelta
+from ..nn.surgery import Method, add_delta, blocks, check_slots, slot_shape
+from ..nn.vit import ViT
 from ..utils.errors import ConfigError
 from .registry import METHODS
 

@@ -1,7 +1,7 @@
 """The four methods as the published code of KAdaptation (PEViT, commit be6fb43) computes them, defects included.
 
 They exist to reproduce published numbers and run only under the protocol `elevater-released`. What each does apart
-from its paper is named by its number (docs/released.md); `breaks` lists the laws of `vitadapt.methods.testing`
+from its paper is named by its number (docs/released.md); `breaks` lists the laws of `vitadapt.methods.laws`
 that it breaks for that reason, and a test holds it to exactly those:
 
     kadaptation-released   Q1-Q7: no factor ever receives a gradient, and the update mixes heads, tokens and images
@@ -77,15 +77,23 @@ class ReleasedKronecker(ThinKronecker):
     With a `lender` the factors u and v are the lender's, and its own are never used (Q2).
     """
 
-    def __init__(self, rule: Rule, vit: ViT, shift: nn.Parameter, gain: float, lender: ThinKronecker | None) -> None:
+    lent_u: Tensor
+    lent_v: Tensor
+
+    def __init__(self, vit: ViT, slot: str, gain: float, lender: ThinKronecker | None = None) -> None:
         width = vit.config.width
-        super().__init__(rule, (width, width), TERMS, 1, 5 * ALPHA / RANK)
+        super().__init__(vit.shared, f"rule_{slot}", (width, width), TERMS, 1, 5 * ALPHA / RANK)
         nn.init.zeros_(self.v)
-        self.heads, self.gain, self.shift, self.lender = vit.config.heads, gain, shift, lender
+        self.heads, self.gain = vit.config.heads, gain
+        self.refer("lent_u", lender or self, "u")
+        self.refer("lent_v", lender or self, "v")
+        if lender is None:
+            self.shift = nn.Parameter(torch.zeros(width))
+        else:
+            self.refer("shift", lender, "shift")
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        fast = self.lender or self
-        return thin_factors(self.rule, fast.u, fast.v, self.scale)
+        return thin_factors(self.rule, self.lent_u, self.lent_v, self.scale)
 
     def branch(self, x: Tensor) -> Tensor:
         return self.gain * scrambled(super().branch(x), self.heads)
@@ -107,10 +115,9 @@ class KAdaptationReleased(Method):
             nn.init.uniform_(cast(Tensor, factor), -0.01, 0.01)
         vit.shared.update({f"rule_{slot}": rule for slot, rule in rules.items()})
         for block in layers:
-            shift = nn.Parameter(torch.zeros(vit.config.width))
-            query = ReleasedKronecker(rules["q"], vit, shift, gain["q"], None)
+            query = ReleasedKronecker(vit, "q", gain["q"])
             add_delta(block, "q", query)
-            add_delta(block, "v", ReleasedKronecker(rules["v"], vit, shift, gain["v"], query))
+            add_delta(block, "v", ReleasedKronecker(vit, "v", gain["v"], query))
             insert(block, "attention", Mixing())
 
 

@@ -1,7 +1,7 @@
 """Where a classifier looks: one number per patch of an image, and a picture of them.
 
 The network itself never builds its attention weights (`scaled_dot_product_attention`), so each block is gone through
-again part by part, with all deltas and inserted modules; `retraced` gives the same numbers as the block.
+again part by part, with all that a method added; `with_attention` gives the same numbers as the block.
 
 rollout: attention with the residual path as half of it, multiplied from the first block to the last (Abnar & Zuidema
 2020). The same for every class. gradient: attention weighted by its gradient for one class, positive parts only,
@@ -24,8 +24,9 @@ from torch import Tensor
 
 from ..utils.errors import ConfigError, NotApplicable
 from ..utils.registry import unknown
+from .block import Block, append_tokens
 from .head import Classifier
-from .vit import Block, ViT
+from .vit import ViT
 
 COLOURS = ((48, 18, 59), (70, 107, 227), (40, 187, 236), (49, 242, 153), (163, 252, 60), (237, 208, 58), (251, 128, 34))
 """From cold to hot; the ends of the scale are told apart in grey, too."""
@@ -33,19 +34,25 @@ STEPS = 8  # strengths of attention over which its gradient is averaged
 INPUT_GRID = 16  # squares along one side of a heat map of the input's gradient, unless there are patches
 
 
-def retraced(block: Block, x: Tensor, strength: float = 1.0) -> tuple[Tensor, Tensor]:
-    """(the block's output (B, N, D), its attention weights (B, H, N, N)) of tokens x (B, N, D).
+def with_attention(block: Block, x: Tensor, strength: float = 1.0) -> tuple[Tensor, Tensor]:
+    """(the block's output (B, N, D), its attention weights (B, H, M, M)) of tokens x (B, N, D).
 
-    With another `strength` than 1 the weights act as if they were multiplied by it.
+    M is N and the number of tokens that a method added to this block. With another `strength` than 1 the weights act as
+    if they were multiplied by it.
     """
-    attention = block.attention
+    attention, n = block.attention, x.shape[1]
+    if block.tokens is not None:
+        x = append_tokens(x, block.tokens)
+    normed = block.norm1(x)
     q, k, v = (
-        part.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for part in attention.qkv(block.norm1(x))
-    )  # (B, H, N, D/H)
+        part.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for part in attention.qkv(normed)
+    )  # (B, H, M, D/H)
     weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
     (mixed,) = attention.out((strength * weights @ v).transpose(1, 2).flatten(2))
-    x = x + block._behind("attention", block.scale1(mixed))
-    return x + block._behind("mlp", block.scale2(block.mlp(block.norm2(x)))), weights
+    x = x + block.extend("attention", normed, block.scale1(mixed))
+    normed = block.norm2(x)
+    x = x + block.extend("mlp", normed, block.scale2(block.mlp(normed)))
+    return x[:, :n], weights
 
 
 def explain(model: Classifier, images: Tensor, kind: str = "gradient", target: int | None = None) -> Tensor:
@@ -69,20 +76,23 @@ def explain(model: Classifier, images: Tensor, kind: str = "gradient", target: i
 def rollout(model: Classifier, images: Tensor, target: int | None) -> Tensor:
     """(B, h, w) share of each patch in the tokens that are read; `target` plays no part."""
     with torch.no_grad():
-        _, maps = _attentions(_vit(model), images)
-        flow = torch.eye(maps[0].shape[-1], device=images.device).expand(len(images), -1, -1)
+        x, maps = _attentions(_vit(model), images)
+        n = x.shape[1]
+        own = torch.eye(n, device=images.device)
+        flow = own.expand(len(images), -1, -1)
         for weights in maps:
-            mean = weights.mean(dim=1)  # (B, H, N, N) -> (B, N, N)
-            flow = (mean + torch.eye(mean.shape[-1], device=mean.device)) / 2 @ flow
-    return _read(_vit(model), flow, images)
+            mean = weights[..., :n, :n].mean(dim=1)  # (B, H, M, M) -> (B, N, N): added tokens show no part of the image
+            flow = (mean + own) / 2 @ flow
+    return _to_patches(_vit(model), flow, images)
 
 
 def gradient(model: Classifier, images: Tensor, target: int | None) -> Tensor:
     """(B, h, w) relevance of each patch for one class."""
     vit = _vit(model)
     with torch.no_grad():
-        chosen = _chosen(model(images), target)
-        weights = _attentions(vit, images)[1]
+        chosen = _targets(model(images), target)
+        x, weights = _attentions(vit, images)
+    n = x.shape[1]
     slopes = [torch.zeros_like(part) for part in weights]
     for step in range(1, STEPS + 1):
         with torch.enable_grad():
@@ -90,12 +100,12 @@ def gradient(model: Classifier, images: Tensor, target: int | None) -> Tensor:
             found = torch.autograd.grad(_sum(model.head(vit.pool(x)), chosen), maps)
         for total, slope in zip(slopes, found, strict=True):
             total += slope / STEPS
-    own = torch.eye(weights[0].shape[-1], device=images.device)
+    own = torch.eye(n, device=images.device)
     relevance = own.expand(len(images), -1, -1)
     for part, slope in zip(weights, slopes, strict=True):
-        positive = (part * slope).clamp_min(0).mean(dim=1)  # (B, H, N, N) -> (B, N, N)
+        positive = (part * slope)[..., :n, :n].clamp_min(0).mean(dim=1)  # (B, H, M, M) -> (B, N, N)
         relevance = relevance + positive @ relevance
-    return _read(vit, relevance - own, images)  # what a token is to itself says nothing about the class
+    return _to_patches(vit, relevance - own, images)  # what a token is to itself says nothing about the class
 
 
 def input_gradient(model: Classifier, images: Tensor, target: int | None) -> Tensor:
@@ -104,7 +114,7 @@ def input_gradient(model: Classifier, images: Tensor, target: int | None) -> Ten
     with torch.enable_grad():
         pixels = pixels.detach().requires_grad_()
         logits = model(pixels)
-        (slope,) = torch.autograd.grad(_sum(logits, _chosen(logits, target)), pixels)
+        (slope,) = torch.autograd.grad(_sum(logits, _targets(logits, target)), pixels)
     middle = pixels.mean(dim=(2, 3), keepdim=True)
     strength = (slope * (pixels - middle)).detach().abs().sum(dim=1, keepdim=True)  # (B, 1, S, S)
     backbone = model.backbone
@@ -128,18 +138,18 @@ def _vit(model: Classifier) -> ViT:
 
 
 def _attentions(vit: ViT, images: Tensor, strength: float = 1.0) -> tuple[Tensor, list[Tensor]]:
-    """The last block's tokens (B, N, D), and every block's attention weights (B, H, N, N)."""
+    """The last block's tokens (B, N, D), and every block's attention weights (B, H, M, M) (see `with_attention`)."""
     x = vit.embed(images)
     if torch.is_grad_enabled() and not x.requires_grad:
         x = x.detach().requires_grad_()  # nothing need be trainable for the weights to have gradients
     maps = []
     for block in vit.blocks:
-        x, weights = retraced(cast(Block, block), x, strength)
+        x, weights = with_attention(cast(Block, block), x, strength)
         maps.append(weights)
     return x, maps
 
 
-def _chosen(logits: Tensor, target: int | None) -> Tensor:
+def _targets(logits: Tensor, target: int | None) -> Tensor:
     """(B,) the class asked for; each image's most probable one for None."""
     return logits.argmax(dim=1) if target is None else torch.full((len(logits),), target, device=logits.device)
 
@@ -149,16 +159,14 @@ def _sum(logits: Tensor, classes: Tensor) -> Tensor:
     return logits.gather(1, classes[:, None]).sum()
 
 
-def _read(vit: ViT, flow: Tensor, images: Tensor) -> Tensor:
-    """What the patches (columns) are to the tokens that pooling reads (rows): (B, N, N) -> (B, h, w)."""
-    config, prefix = vit.config, vit.config.prefix
-    rows = {
-        "class": lambda: flow[:, 0],
-        "average": lambda: flow[:, prefix:].mean(dim=1),
-        "class+average": lambda: flow[:, 0] + flow[:, prefix:].mean(dim=1),
-    }
+def _to_patches(vit: ViT, flow: Tensor, images: Tensor) -> Tensor:
+    """How much the patches (columns) give to the tokens that pooling reads (rows): (B, N, N) -> (B, h, w)."""
+    config = vit.config
     h, w = (side // config.patch for side in images.shape[2:])
-    return cast(Tensor, rows[config.pooling]()[:, prefix:].unflatten(1, (h, w)))
+    patches = slice(config.prefix, config.prefix + h * w)
+    read = {"class": flow[:, 0], "average": flow[:, patches].mean(dim=1)}
+    rows = read["class"] + read["average"] if config.pooling == "class+average" else read[config.pooling]
+    return cast(Tensor, rows[:, patches].unflatten(1, (h, w)))
 
 
 def overlay(image: Image.Image, heat: Tensor, strength: float = 0.62) -> Image.Image:

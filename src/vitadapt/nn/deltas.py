@@ -1,8 +1,8 @@
-"""Additive changes of some rows of a linear layer, and the fast way to train the thin ones."""
+"""Changes of some rows of a linear layer, and the fast way to train the thin ones."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any, cast
@@ -15,7 +15,44 @@ from torch.autograd.function import once_differentiable
 from .matmul import followed, product, without
 
 
-class Delta(nn.Module):
+class Referring(nn.Module):
+    """A module that may use a tensor or a module of another one: it is registered, counted and saved there alone."""
+
+    def refer(self, name: str, owner: nn.Module, attribute: str = "") -> None:
+        """From now on `self.name` is `owner.attribute`, or the owner itself, whatever stands there."""
+        self.__dict__.setdefault("_references", {})[name] = (owner, attribute)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in (references := self.__dict__.get("_references", {})):
+            owner, attribute = references[name]
+            return getattr(owner, attribute) if attribute else owner
+        return super().__getattr__(name)
+
+
+def references(module: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    """Name -> (owner, attribute) of what `module` itself refers to."""
+    return cast(dict[str, tuple[nn.Module, str]], vars(module).get("_references", {}))
+
+
+def tensor_places(module: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:
+    """Where the tensors stand with which `module` computes, those it refers to included: (mapping, key)."""
+    for part in module.modules():
+        for mapping in _tensors(part):
+            yield from ((mapping, name) for name in mapping)
+        for owner, attribute in references(part).values():
+            thing = getattr(owner, attribute) if attribute else None
+            if isinstance(thing, nn.Module):
+                yield from tensor_places(thing)
+                continue
+            for mapping in _tensors(owner):
+                yield from ((mapping, name) for name in mapping if attribute in (name, ""))
+
+
+def _tensors(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    return cast(dict[str, Any], module._parameters), cast(dict[str, Any], module._buffers)
+
+
+class Delta(Referring):
     """An additive change of some rows of a weight W (D_out x D_in) and of their bias."""
 
     def branch(self, x: Tensor) -> Tensor:
@@ -47,6 +84,47 @@ class ThinDelta(Delta):
     def matrix(self) -> Tensor:
         p, q = self.factors()
         return p @ q.T
+
+
+class WeightTransform(Delta):
+    """A change that is computed from the layer's own weight and bias, for example a scale of its outputs.
+
+    One step costs a second product with the rows; after merging nothing is left of it.
+    """
+
+    def transform(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The new weight (D_out, D_in) and bias (D_out,) of the rows, from those of the layer."""
+        raise NotImplementedError
+
+    def attach(self, layer: nn.Module, slot: str) -> None:
+        """Use the rows of `slot` of `layer`; `add_delta` does it."""
+        self.refer("layer", layer)
+        self.slot = slot
+
+    def branch(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.matrix(), self.bias())
+
+    def matrix(self) -> Tensor:
+        weight, bias = self.layer.original(self.slot)
+        return self.transform(weight, bias)[0] - cast(Tensor, weight)
+
+    def bias(self) -> Tensor | None:
+        weight, bias = self.layer.original(self.slot)
+        changed = self.transform(weight, bias)[1]
+        if changed is bias:
+            return None
+        return changed if bias is None or changed is None else changed - bias
+
+
+class ScaleShift(WeightTransform):
+    """y * scale + shift for every channel of a layer's output y (Lian et al. 2022, SSF); starts as the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def transform(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return self.scale[:, None] * weight, self.shift if bias is None else self.scale * bias + self.shift
 
 
 Placed = tuple[slice, ThinDelta]

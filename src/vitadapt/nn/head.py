@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from ..utils.errors import ConfigError, NotMergeable
 from .backbone import Backbone
 from .head_spec import ZERO, HeadSpec
-from .surgery import Method, adapt, require_vit
+from .surgery import HALF, Method, adapt, require_vit
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,16 @@ class Head(nn.Module):
         if scale != 1 or spec.learn_scale:
             self.log_scale = nn.Parameter(torch.tensor(math.log(scale)), requires_grad=spec.learn_scale)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Head:
+        """Goes to other devices and to float64, but stays in float32 where the rest goes to half precision."""
+
+        def wide(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return tensor.to(moved.device) if moved.dtype in HALF else moved
+
+        super()._apply(wide, recurse)  # type: ignore[no-untyped-call]
+        return self
+
     def standardise(self, features: Tensor) -> None:
         """Set centre and spread from features (N, E) of the training images; without any they stay as they are."""
         if not len(features):
@@ -98,7 +109,7 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
-            scaled = (features.float() - cast(Tensor, self.centre)) / cast(Tensor, self.spread)
+            scaled = (features.to(self.linear.weight.dtype) - cast(Tensor, self.centre)) / cast(Tensor, self.spread)
             if self.channels is not None:
                 scaled = self.channels(scaled)
             if self.spec.length == "unit":

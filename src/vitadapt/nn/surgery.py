@@ -1,4 +1,4 @@
-"""What a method may do to a backbone: add a delta to named rows, insert a module, thaw; and merge, save and load.
+"""What a method may do to a backbone: add deltas, modules and tokens, thaw; and merge, save and load.
 
 Ownership is by object: `adapt` freezes everything first; whatever the method creates or thaws afterwards is trainable,
 and nothing else is. No name is ever searched for a substring.
@@ -9,18 +9,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from ..utils.errors import ConfigError, NotApplicable, NotMergeable, WeightsError
-from .deltas import Delta as Delta
-from .deltas import ThinDelta as ThinDelta
-from .vit import PLACES, SLOTS, Block, Place, Slot, SlotLinear, ViT
+from .block import PLACES, SLOTS, Block, Place, Slot, SlotLinear
+from .deltas import Delta, WeightTransform
+from .vit import ViT
 
 Module = TypeVar("Module", bound=nn.Module)
 State = dict[str, Tensor]
+HALF = (torch.float16, torch.bfloat16)
 
 
 @runtime_checkable
@@ -28,7 +30,7 @@ class Method(Protocol):
     """A way to adapt a backbone: a frozen dataclass whose fields are its hyper-parameters, with one verb.
 
     `trains_head` is False only for methods that leave even the classifier head as it was initialised. `breaks` names
-    the laws of `vitadapt.methods.testing` that a method is known to break; it then runs only under a protocol made
+    the laws of `vitadapt.methods.laws` that a method is known to break; it then runs only under a protocol made
     for it.
     """
 
@@ -50,19 +52,45 @@ def seeded(seed: int) -> Iterator[None]:
 def adapt(backbone: Module, method: Method, seed: int | None = 0) -> Module:
     """An adapted copy of `backbone`; the original is untouched and shares the memory of all frozen weights.
 
-    Same method and seed give the same initial tensors whatever ran before; seed None goes on with torch's generator
-    as it stands. Raises NotApplicable.
+    What the method creates has the backbone's device and precision. Same method and seed give the same initial tensors
+    whatever ran before; seed None goes on with torch's generator as it stands. Raises NotApplicable.
     """
+    if is_adapted(backbone):
+        raise NotApplicable("the backbone is already adapted; merge it first, or start from the plain backbone")
     adapted = copy_sharing_weights(backbone)
-    device = next(backbone.parameters()).device
+    base = {id(tensor) for tensor in chain(adapted.parameters(), adapted.buffers())}
     with nullcontext() if seed is None else seeded(seed):
         method.adapt(adapted)
+    created = [tensor for tensor in chain(adapted.parameters(), adapted.buffers()) if id(tensor) not in base]
+    match_base(created, next(backbone.parameters()))
     for parameter in adapted.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.clone().to(device)  # thawed tensors may no longer share memory
+        if parameter.requires_grad and id(parameter) in base:
+            parameter.data = parameter.data.clone()  # thawed tensors may no longer share memory
     if not backbone.training:
         adapted.eval()  # modules are created in training mode
-    return adapted.to(device)
+    return adapted.to(next(backbone.parameters()).device)
+
+
+def match_base(created: Iterable[Tensor], base: Tensor) -> None:
+    """Bring tensors, in place, to the device and (floating ones) the precision of `base`; each gets memory of its own.
+
+    A layer of a backbone in half precision takes no other tensors.
+    """
+    for tensor in created:
+        tensor.data = tensor.data.to(base.device, base.dtype if tensor.is_floating_point() else None, copy=True)
+
+
+def is_adapted(backbone: nn.Module) -> bool:
+    """Does a ViT carry deltas, inserted modules, added tokens or modules that a method shares?"""
+    if not isinstance(backbone, ViT):
+        return False
+    created = [backbone.shared, *(layer.deltas for layer in _slot_layers(backbone))]
+    created += [block.inserted for block in blocks(backbone)]
+    return any(len(modules) for modules in created) or _has_tokens(backbone)
+
+
+def _has_tokens(vit: ViT) -> bool:
+    return any(cast(Any, holder).tokens is not None for holder in (vit, *vit.blocks))
 
 
 def copy_sharing_weights(backbone: Module) -> Module:
@@ -113,14 +141,38 @@ def add_delta(block: Block, slot: Slot, delta: Delta) -> None:
     layer = slot_layer(block, slot)
     if slot in layer.deltas:
         raise ValueError(f"slot {slot!r} already carries a delta; merge it first")
+    if isinstance(delta, WeightTransform):
+        delta.attach(layer, slot)
     layer.deltas[slot] = delta
 
 
 def insert(block: Block, place: Place, module: nn.Module) -> None:
-    """Put `module` (B, N, D) -> (B, N, D) behind the attention or the MLP, before the residual sum."""
+    """Put `module` (B, N, D) -> (B, N, D) behind or beside the attention or the MLP, before the residual sum.
+
+    "attention" and "mlp" stand behind: y -> module(y) of the output y. "attention-parallel" and "mlp-parallel" stand
+    beside: y -> y + module(x) with the input x of the sub-layer, which is the output of its norm. Raises ValueError for
+    another place, and for one that is taken.
+    """
     if place not in PLACES or place in block.inserted:
-        raise ValueError(f"cannot insert behind {place!r}: unknown or occupied; the places are {', '.join(PLACES)}")
+        raise ValueError(f"cannot insert at {place!r}: unknown or occupied; the places are {', '.join(PLACES)}")
     block.inserted[place] = module
+
+
+def add_tokens(vit: ViT, tokens: Sequence[nn.Parameter]) -> None:
+    """Let learnt tokens (P, D) stand beside the patches.
+
+    One parameter: they go through all blocks and are dropped before pooling (shallow prompts). One for each block: they
+    stand in that block alone and are dropped behind it (deep prompts). Raises ValueError for another number of
+    parameters, another width, and when there are tokens already.
+    """
+    vit = require_vit(vit)
+    holders = [vit] if len(tokens) == 1 and len(vit.blocks) != 1 else list(vit.blocks)
+    if len(tokens) not in (1, len(vit.blocks)) or any(t.ndim != 2 or t.shape[1] != vit.config.width for t in tokens):
+        raise ValueError(f"give one parameter (P, {vit.config.width}), or one for each of the {len(vit.blocks)} blocks")
+    if _has_tokens(vit):
+        raise ValueError("there are added tokens already")
+    for holder, parameter in zip(holders, tokens, strict=True):
+        cast(Any, holder).tokens = parameter
 
 
 def thaw(parameters: Iterable[nn.Parameter | None]) -> None:
@@ -153,8 +205,13 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def trainable_state(model: nn.Module) -> State:
-    """A detached copy, on the CPU, of every trainable tensor."""
-    return {name: p.detach().cpu().clone() for name, p in trainable(model).items()}
+    """A detached copy, on the CPU, of every trainable tensor; half precision becomes float32, which is exact."""
+    return {name: widened(p.detach().cpu().clone()) for name, p in trainable(model).items()}
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """`tensor` in float32 if it is in half precision."""
+    return tensor.float() if tensor.dtype in HALF else tensor
 
 
 def constants(model: nn.Module) -> State:
@@ -189,28 +246,52 @@ def merge(backbone: Module) -> Module:
     """Fold every delta into the weights, in place; afterwards the state dict has the plain model's keys again.
 
     A network that carries none, of whatever kind, stays as it is. Raises NotMergeable, with nothing folded yet, when a
-    module was inserted (a bottleneck is not linear) or a delta's bias has nowhere to go.
+    method left more than deltas (modules, tokens, hooks), or a delta's bias has nowhere to go.
     """
-    _check_mergeable(backbone)
-    for layer in _layers_with_deltas(backbone):
-        for slot, delta in layer.deltas.items():
-            _fold(layer, layer.rows(cast(Slot, slot)), cast(Delta, delta))
-        layer.deltas = nn.ModuleDict()
-    if isinstance(backbone, ViT):
-        backbone.shared = nn.ModuleDict()
+    vits = [module for module in backbone.modules() if isinstance(module, ViT)]
+    for vit in vits:
+        _check_mergeable(vit)
+    for vit in vits:
+        for layer in _slot_layers(vit):
+            for slot, delta in layer.deltas.items():
+                _fold(layer, layer.rows(cast(Slot, slot)), cast(Delta, delta))
+            layer.deltas = nn.ModuleDict()
+        vit.shared = nn.ModuleDict()
     return backbone
 
 
-def _layers_with_deltas(backbone: nn.Module) -> list[SlotLinear]:
-    return [m for m in backbone.modules() if isinstance(m, SlotLinear) and len(m.deltas)]
+def _slot_layers(vit: ViT) -> list[SlotLinear]:
+    return [module for module in vit.modules() if isinstance(module, SlotLinear)]
 
 
-def _check_mergeable(backbone: nn.Module) -> None:
-    if any(isinstance(m, Block) and len(m.inserted) for m in backbone.modules()):
+def _check_mergeable(vit: ViT) -> None:
+    if any(len(block.inserted) for block in vit.modules() if isinstance(block, Block)):
         raise NotMergeable("modules inserted between layers cannot be folded into the weights; keep the adapter")
-    for layer in _layers_with_deltas(backbone):
+    if _has_tokens(vit):
+        raise NotMergeable("added tokens cannot be folded into the weights; keep the adapter")
+    if strange := changed_parts(vit):
+        raise NotMergeable(f"the method changed {strange[0]}, which cannot be folded into the weights")
+    for layer in _slot_layers(vit):
         if layer.bias is None and any(cast(Delta, delta).bias() is not None for delta in layer.deltas.values()):
             raise NotMergeable("the delta has a bias and the layer has none; use the method with bias=false")
+
+
+def changed_parts(vit: ViT) -> list[str]:
+    """What a method changed by other ways than those of this file: modules replaced or added, hooks, own `forward`s."""
+    with torch.device("meta"):
+        plain = dict(type(vit)(vit.config).named_modules())
+    found = []
+    for name, module in vit.named_modules():
+        if {"deltas", "inserted", "shared"}.intersection(name.split(".")):
+            continue
+        if type(plain.get(name)) is not type(module):
+            found.append(f"{name} (a module of class {type(module).__name__})")
+        elif "forward" in vars(module) or any(vars(module)[hooks] for hooks in _HOOKS):
+            found.append(f"{name or 'the backbone'} (a hook or a forward of its own)")
+    return found
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def _fold(layer: SlotLinear, rows: slice, delta: Delta) -> None:

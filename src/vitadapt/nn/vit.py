@@ -4,222 +4,38 @@ Notable choices:
 - pre-norm blocks, one fused qkv matrix, `scaled_dot_product_attention`;
 - every linear layer is a `SlotLinear`: its output rows have names (q, k, v, o, fc1, fc2) and a *delta* can be
   added to any of them, so that no adaptation method ever needs to know that q, k and v are packed;
-- each block has two *places* where a module can be inserted: behind its attention and behind its MLP;
+- each block has *places* where a module can be inserted, behind and beside its attention and its MLP; tokens can be
+  added to one block or to all;
 - images come in as uint8 or as floats in 0..1 and are normalised here, on the device of the weights.
 
-Shapes are written in one alphabet: B images, N tokens, D width, H heads, P patch size, h x w patch grid, E features.
+Shapes are written in one alphabet: B images, N tokens, D width, P patch size, h x w patch grid, E features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Literal, cast, get_args
+from dataclasses import replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .backbone import IMAGENET, Backbone
+from .backbone import Backbone
 from .backbone import Preprocess as Preprocess
-from .deltas import goes_in_place, is_thin, thin_linear
-
-Slot = Literal["q", "k", "v", "o", "fc1", "fc2"]
-Place = Literal["attention", "mlp"]
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu"]
-Pooling = Literal["class", "average", "class+average"]
-
-SLOTS: tuple[Slot, ...] = get_args(Slot)
-PLACES: tuple[Place, ...] = get_args(Place)
-
-
-def quick_gelu(x: Tensor) -> Tensor:
-    """x * sigmoid(1.702 x), the approximation that OpenAI's CLIP was trained with."""
-    return x * torch.sigmoid(1.702 * x)
-
-
-ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
-    "quick_gelu": quick_gelu,
-    "relu": F.relu,
-}
-
-
-@dataclass(frozen=True)
-class ViTConfig:
-    """Everything that fixes the shape and the function of a `ViT` apart from its weights."""
-
-    width: int
-    depth: int
-    heads: int
-    patch: int
-    image_size: int = 224
-    hidden: int = 0  # width of the MLP; 0 means 4 x width
-    activation: Activation = "gelu"
-    norm_eps: float = 1e-6
-    class_token: bool = True
-    class_position: bool = True  # does the class token have a position of its own?
-    registers: int = 0
-    patch_bias: bool = True
-    qkv_bias: bool = True
-    ln_pre: bool = False
-    layer_scale: bool = False
-    final_norm: Literal["affine", "plain", "none"] = "affine"  # plain: no weight and bias
-    norm_after_pool: bool = False
-    pooling: Pooling = "class"
-    projection: int = 0  # width of the output projection; 0 means none
-    antialias: bool = False  # how the position grid is resampled to another image size
-    preprocess: Preprocess = IMAGENET
-
-    def __post_init__(self) -> None:
-        for name in ("width", "depth", "heads", "patch", "image_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1: {self}")
-        for name, value in (("heads", self.width % self.heads), ("patch", self.image_size % self.patch)):
-            if value:
-                raise ValueError(f"{name} does not divide: {self}")
-        if "class" in self.pooling and not self.class_token:
-            raise ValueError(f"pooling {self.pooling!r} needs a class token")
-        if self.norm_after_pool and self.pooling == "class+average":
-            raise ValueError("norm_after_pool does not fit pooling 'class+average': the norm has half its width")
-
-    @property
-    def grid(self) -> int:
-        """Patches along one side."""
-        return self.image_size // self.patch
-
-    @property
-    def mlp_width(self) -> int:
-        return self.hidden or 4 * self.width
-
-    @property
-    def prefix(self) -> int:
-        """Tokens in front of the patches: the class token and the registers."""
-        return int(self.class_token) + self.registers
-
-    @property
-    def features(self) -> int:
-        """Width E of the output."""
-        pooled = 2 * self.width if self.pooling == "class+average" else self.width
-        return self.projection or pooled
-
-
-class SlotLinear(nn.Linear):
-    """A linear layer whose output rows belong to named slots, each of which may carry a delta.
-
-    Returns one tensor per slot, (B, N, D_in) -> (B, N, D_out / slots) each; only the neighbouring `slots` that are
-    asked for, when not all are. A delta is a module with `branch(x)`, `matrix()` and `bias()` (see `deltas.Delta`); as
-    a registered sub-module it moves and is saved with the layer.
-    """
-
-    def __init__(self, in_features: int, out_features: int, slots: tuple[Slot, ...], bias: bool = True) -> None:
-        super().__init__(in_features, out_features, bias)
-        self.slots = slots
-        self.deltas = nn.ModuleDict()
-
-    def rows(self, slot: Slot) -> slice:
-        """The rows of `weight` that compute `slot`."""
-        size, place = self.out_features // len(self.slots), self.slots.index(slot)
-        return slice(place * size, (place + 1) * size)
-
-    def forward(self, x: Tensor, slots: tuple[Slot, ...] | None = None) -> tuple[Tensor, ...]:  # type: ignore[override]
-        weight: Tensor = self.weight
-        bias: Tensor | None = self.bias
-        if slots is None:
-            slots = self.slots
-        else:
-            rows = slice(self.rows(slots[0]).start, self.rows(slots[-1]).stop)
-            weight, bias = weight[rows], None if bias is None else bias[rows]
-        deltas = {slot: cast(Any, self.deltas[slot]) for slot in slots if slot in self.deltas}
-        if goes_in_place(x, weight):
-            size = len(weight) // len(slots)
-            thin = {slot: deltas.pop(slot) for slot in slots if slot in deltas and is_thin(deltas[slot])}
-            places = {slot: slice(i * size, (i + 1) * size) for i, slot in enumerate(slots)}
-            y = thin_linear(x, weight, bias, [(places[slot], delta) for slot, delta in thin.items()])
-        else:
-            y = F.linear(x, weight, bias)
-        parts = y.chunk(len(slots), dim=-1)
-        return tuple(
-            part + deltas[slot].branch(x) if slot in deltas else part for slot, part in zip(slots, parts, strict=True)
-        )
-
-
-class LayerScale(nn.Module):
-    """Multiplication by a learnt vector (Touvron et al. 2021, CaiT)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention over all tokens, (B, N, D) -> (B, N, D), or (B, first, D) for the `first` tokens."""
-
-    def __init__(self, config: ViTConfig) -> None:
-        super().__init__()
-        self.heads = config.heads
-        self.qkv = SlotLinear(config.width, 3 * config.width, ("q", "k", "v"), bias=config.qkv_bias)
-        self.out = SlotLinear(config.width, config.width, ("o",))
-
-    def forward(self, x: Tensor, first: int | None = None) -> Tensor:
-        parts = self.qkv(x) if first is None else (*self.qkv(x[:, :first], ("q",)), *self.qkv(x, ("k", "v")))
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)  # (B, H, N, D/H)
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        (y,) = self.out(mixed.transpose(1, 2).flatten(2))  # (B, H, N, D/H) -> (B, N, D)
-        return cast(Tensor, y)
-
-
-class MLP(nn.Module):
-    """Two linear layers around an activation, (B, N, D) -> (B, N, D)."""
-
-    def __init__(self, config: ViTConfig) -> None:
-        super().__init__()
-        self.fc1 = SlotLinear(config.width, config.mlp_width, ("fc1",))
-        self.fc2 = SlotLinear(config.mlp_width, config.width, ("fc2",))
-        self.activation = ACTIVATIONS[config.activation]
-
-    def forward(self, x: Tensor) -> Tensor:
-        (hidden,) = self.fc1(x)
-        (y,) = self.fc2(self.activation(hidden))
-        return cast(Tensor, y)
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block. `inserted` holds the modules put behind the attention or the MLP by a method.
-
-    Where only the `first` tokens are read, queries, projection and MLP are computed for these alone, which changes no
-    number: the other tokens act through their keys and values. An inserted module must say that it treats every token
-    by itself (`tokenwise = True`) for this.
-    """
-
-    def __init__(self, config: ViTConfig) -> None:
-        super().__init__()
-        norm = partial(nn.LayerNorm, config.width, eps=config.norm_eps)
-        scale = partial(LayerScale, config.width) if config.layer_scale else nn.Identity
-        self.norm1, self.attention, self.scale1 = norm(), Attention(config), scale()
-        self.norm2, self.mlp, self.scale2 = norm(), MLP(config), scale()
-        self.inserted = nn.ModuleDict()
-
-    def forward(self, x: Tensor, first: int | None = None) -> Tensor:
-        if not all(getattr(module, "tokenwise", False) for module in self.inserted.values()):
-            first = None
-        x = x[:, :first] + self._behind("attention", self.scale1(self.attention(self.norm1(x), first)))
-        return x + self._behind("mlp", self.scale2(self.mlp(self.norm2(x))))
-
-    def _behind(self, place: Place, y: Tensor) -> Tensor:
-        return cast(Tensor, self.inserted[place](y)) if place in self.inserted else y
+from .block import Block, append_tokens
+from .vit_config import ACTIVATIONS as ACTIVATIONS
+from .vit_config import Activation as Activation
+from .vit_config import Pooling as Pooling
+from .vit_config import ViTConfig as ViTConfig
+from .vit_config import quick_gelu as quick_gelu
 
 
 class ViT(Backbone):
     """A plain vision transformer: uint8 or 0..1 float images (B, 3, S, S) -> features (B, E).
 
     `shared` holds modules that a method uses in several layers (for example the Kronecker rules of KAdaptation), so
-    that they appear, are counted and are saved once.
+    that they appear, are counted and are saved once. `tokens` (P, D) are learnt tokens that go through all blocks
+    behind the patches, and are not pooled.
     """
 
     def __init__(self, config: ViTConfig) -> None:
@@ -227,6 +43,7 @@ class ViT(Backbone):
         self.config: ViTConfig = config
         D = config.width
         self.shared = nn.ModuleDict()
+        self.tokens: nn.Parameter | None = None
         self.patches = nn.Conv2d(3, D, config.patch, stride=config.patch, bias=config.patch_bias)
         self.class_token = nn.Parameter(torch.zeros(D)) if config.class_token else None
         self.registers = nn.Parameter(torch.zeros(config.registers, D)) if config.registers else None
@@ -267,7 +84,7 @@ class ViT(Backbone):
         return self.pool(x)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Images (B, 3, S, S) -> tokens (B, N, D) with positions, in the order class, registers, patches."""
+        """Images (B, 3, S, S) -> tokens (B, N, D) with positions, in the order class, registers, patches, added."""
         check_images(images, self.config.patch)
         x = self.patches(self.normalise(images))  # (B, D, h, w)
         position = self._position(x.shape[-2], x.shape[-1])
@@ -281,7 +98,8 @@ class ViT(Backbone):
             prefix.append(self.registers)
         if prefix:
             x = torch.cat([torch.cat(prefix).expand(x.shape[0], -1, -1), x], dim=1)
-        return cast(Tensor, self.ln_pre(x))
+        x = self.ln_pre(x)
+        return x if self.tokens is None else append_tokens(x, self.tokens)
 
     def run_blocks(self, x: Tensor, first: int = 0, last: int | None = None) -> Tensor:
         """Tokens (B, N, D) through blocks first..last-1."""
@@ -295,7 +113,8 @@ class ViT(Backbone):
         if pooling == "class":
             return cast(Tensor, self.projection(self.norm(x[:, 0])))
         x = x if after else self.norm(x)
-        pooled = x[:, self.config.prefix :].mean(dim=1)
+        patches = slice(self.config.prefix, None if self.tokens is None else -len(self.tokens))
+        pooled = x[:, patches].mean(dim=1)
         if pooling == "class+average":
             pooled = torch.cat([x[:, 0], pooled], dim=-1)
         return cast(Tensor, self.projection(self.norm(pooled) if after else pooled))

@@ -12,8 +12,10 @@ from typing import Any, TypeVar, cast
 from torch import nn
 
 from ..nn import surgery
-from ..nn.surgery import Delta, Method
-from ..nn.vit import PLACES, Place, Preprocess, Slot, SlotLinear, ViT
+from ..nn.block import PLACES, Place, Slot, SlotLinear
+from ..nn.deltas import Delta
+from ..nn.surgery import Method
+from ..nn.vit import Preprocess, ViT
 from ..utils.errors import NotApplicable, NotMergeable, WeightsError
 from .external_layers import CARRIERS, as_carrier, through_inserted
 from .layouts import CONVERTERS, from_module, understand

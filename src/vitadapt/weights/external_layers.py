@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..nn.surgery import Delta
+from ..nn.deltas import Delta
 from ..utils.errors import NotApplicable
 
 

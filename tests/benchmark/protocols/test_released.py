@@ -44,8 +44,8 @@ from vitadapt.data.images import Geometry, to_pixels
 from vitadapt.data.sampling.few_shot import sample_few_shot
 from vitadapt.methods import METHODS
 from vitadapt.methods.audit import probe, require_learnable
+from vitadapt.methods.laws import broken_laws, check_method
 from vitadapt.methods.released import scrambled
-from vitadapt.methods.testing import broken_laws, check_method
 from vitadapt.nn.backbone import backbone_digest
 from vitadapt.nn.head import Classifier, Head, TextStart
 from vitadapt.nn.head_spec import HeadSpec

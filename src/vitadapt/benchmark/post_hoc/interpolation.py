@@ -18,10 +18,11 @@ from ...data import Dataset, open_dataset
 from ...metrics.calibration import agreement, ece, nll
 from ...metrics.scores import METRICS
 from ...nn.backbone import Backbone
+from ...nn.block import BEHIND, Block, SlotLinear
+from ...nn.deltas import Delta
 from ...nn.head import Head, unprojected
 from ...nn.head_spec import TEXT
-from ...nn.surgery import Delta, trainable
-from ...nn.vit import Block, SlotLinear
+from ...nn.surgery import trainable
 from ...text.class_features import sentences, text_start
 from ...training.adapter_file import load_adapter
 from ...training.features import Environment, cached_backbone, frozen_features, pixels_of
@@ -54,15 +55,15 @@ class ScaledDelta(Delta):
 
 
 class ScaledInsert(nn.Module):
-    """y + scale (f(y) - y): at 0 as if the module were not there, at 1 the module itself."""
+    """y + scale (f(y) - y), or scale f(x) beside a layer: at 0 as if the module were not there, at 1 the module."""
 
-    def __init__(self, module: nn.Module, scale: float) -> None:
+    def __init__(self, module: nn.Module, scale: float, beside: bool) -> None:
         super().__init__()
-        self.module, self.scale = module, scale
+        self.module, self.scale, self.beside = module, scale, beside
         self.tokenwise = bool(getattr(module, "tokenwise", False))
 
     def forward(self, y: Tensor) -> Tensor:
-        return torch.lerp(y, self.module(y), self.scale)
+        return self.scale * self.module(y) if self.beside else torch.lerp(y, self.module(y), self.scale)
 
 
 @torch.no_grad()
@@ -86,7 +87,7 @@ def scale_change(adapted: nn.Module, original: nn.Module, scale: float) -> None:
                 module.deltas[slot] = ScaledDelta(cast(Delta, delta), scale)
         elif isinstance(module, Block):
             for place, inserted in module.inserted.items():
-                module.inserted[place] = ScaledInsert(inserted, scale)
+                module.inserted[place] = ScaledInsert(inserted, scale, place not in BEHIND)
 
 
 def _added(adapted: nn.Module) -> Iterator[nn.Module]:

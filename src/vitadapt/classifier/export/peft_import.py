@@ -20,9 +20,10 @@ from torch import Tensor
 
 from ...methods import LoRA
 from ...nn.backbone import backbone_digest
+from ...nn.block import SLOTS, Slot
 from ...nn.head import Classifier, Head
 from ...nn.surgery import State, adapt, load_trainable_state, require_vit, trainable
-from ...nn.vit import SLOTS, Slot, ViT
+from ...nn.vit import ViT
 from ...training.adapter_file import ADAPTER, AdapterInfo, adapter_bytes
 from ...utils.errors import ConfigError, NotApplicable, VitadaptError, WeightsError, damaged
 from ...utils.files import parse_json, read_text, write_atomic

@@ -17,8 +17,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ...nn.surgery import Delta, ThinDelta, blocks, trainable
-from ...nn.vit import Slot, SlotLinear, ViT
+from ...nn.block import Slot, SlotLinear
+from ...nn.deltas import Delta, ThinDelta
+from ...nn.surgery import blocks, trainable
+from ...nn.vit import ViT
 from ...utils.errors import NotApplicable, NotMergeable
 from ...utils.optional import package
 from ...weights import CONVERTERS

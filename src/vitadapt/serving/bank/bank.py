@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ...nn.backbone import Backbone, backbone_digest
 from ...nn.head import Classifier
-from ...nn.surgery import copy_sharing_weights, require_vit
-from ...nn.vit import Block, SlotLinear, ViT
+from ...nn.surgery import copy_sharing_weights, is_adapted, require_vit
+from ...nn.vit import ViT
 from ...training.adapter_file import ADAPTER, AdapterInfo, load_adapter, read_adapter
 from ...utils.errors import ConfigError, DataError, VitadaptError, WeightsError
 from ...utils.files import bytes_digest, read_bounded
@@ -291,8 +291,7 @@ def _class_names(names: Sequence[str], count: int) -> tuple[str, ...]:
 
 
 def _plain(backbone: Backbone) -> ViT:
-    vit = copy_sharing_weights(require_vit(backbone)).eval()
-    layers = [module for module in vit.modules() if isinstance(module, (SlotLinear, Block))]
-    if any(len(layer.deltas if isinstance(layer, SlotLinear) else layer.inserted) for layer in layers):
+    vit = require_vit(backbone)
+    if is_adapted(vit):
         raise ConfigError("a bank needs the plain backbone, and this one is adapted; load it again, or merge it")
-    return vit
+    return copy_sharing_weights(vit).eval()

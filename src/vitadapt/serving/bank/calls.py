@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from ...nn.deltas import separate_branches
+from ...nn.deltas import separate_branches, tensor_places
 
 Tensors = Mapping[str, Tensor]
 
@@ -107,13 +107,11 @@ class Call:
     ) -> Call:
         """Of a function of `module`; None: calling it."""
         places = (
-            (tensors, local, names.names[id(tensor)])
-            for owner in module.modules()
-            for tensors in (owner._parameters, owner._buffers)
-            for local, tensor in cast(dict[str, Any], tensors).items()
-            if id(tensor) in names.names
+            (tensors, local, names.names[id(tensors[local])])
+            for tensors, local in tensor_places(module)
+            if id(tensors[local]) in names.names
         )
-        return cls(function or module, tuple(cast(Iterable[Place], places)), names, alone)
+        return cls(function or module, tuple(places), names, alone)
 
     def __call__(self, tensors: Tensors, single: bool, *inputs: Tensor) -> Any:
         """Inputs (k, ...) and tensors (k, ...) -> outputs (k, ...); tensors (...) where a `single` adapter is meant."""

@@ -12,8 +12,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from ...nn.block import Slot, SlotLinear
 from ...nn.deltas import ThinDelta, is_thin
-from ...nn.vit import Slot, SlotLinear
 from .calls import Call, Layout, Packed, TensorNames, Tensors, stack_rows
 
 

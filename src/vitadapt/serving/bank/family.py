@@ -16,9 +16,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ...nn.deltas import Delta
+from ...nn.block import BEHIND, Block, Slot, SlotLinear
+from ...nn.deltas import Delta, references
 from ...nn.surgery import copy_sharing_weights, require_vit
-from ...nn.vit import Block, Slot, SlotLinear, ViT
+from ...nn.vit import ViT
 from ...utils.errors import NotApplicable, WeightsError
 from .calls import Call, Layout, TensorNames
 from .factors import FactorCalls, delta_factors, merged_layer, merging_pays, thin_deltas
@@ -86,11 +87,22 @@ def family_of(template: ViT, plain: ViT, names: Sequence[str]) -> Family:
     pieces = dict(_pieces(template, tensor_names))
     calls = [call for piece in pieces.values() if isinstance(piece, SlotPiece) for call in piece.factor_calls]
     factors = FactorCalls.of(calls, tensor_names)
+    used = {name for piece in pieces.values() for name in _names_in(piece)}
+    if unused := set(names) - used - {"projection.weight"}:
+        raise NotApplicable(f"has {min(unused)}, which a bank cannot compute for many; serve it as a model of its own")
     whole = (path for path, m in template.named_modules() if isinstance(m, Block) and not _tokenwise(m))
     layout = Layout.of({name: known[name] for name in names})
     projected = template.config.projection == plain.config.projection
     key = _key(template, plain, tensor_names.names)
     return Family(key, template, tensor_names, layout, pieces, factors, frozenset(whole), projected)
+
+
+def _names_in(piece: Piece) -> Iterator[str]:
+    """The tensors of an adapter with which a piece computes."""
+    if isinstance(piece, SlotPiece):
+        yield piece.bias
+    calls = (*piece.factor_calls, *(c for _, c in piece.branches)) if isinstance(piece, SlotPiece) else (piece,)
+    yield from (name for call in calls for _, _, name in call.places)
 
 
 def _key(model: ViT, plain: ViT, names: Mapping[int, str]) -> Hashable:
@@ -133,7 +145,8 @@ def _same(a: Tensor, b: Tensor) -> bool:
 def _pieces(template: ViT, names: TensorNames) -> Iterator[tuple[str, Piece]]:
     for path, module in template.named_modules():
         if isinstance(module, Block):
-            for place, inserted in module.inserted.items():
+            for place in (place for place in BEHIND if place in module.inserted):
+                inserted = module.inserted[place]
                 alone = not getattr(inserted, "tokenwise", False)
                 yield f"{path}.inserted.{place}", Call.of(inserted, names, alone)
             for name in ("attention.qkv", "attention.out", "mlp.fc1", "mlp.fc2"):
@@ -177,7 +190,15 @@ def _signature(module: nn.Module, names: Mapping[int, str]) -> Hashable:
     own = chain(module._parameters.items(), module._buffers.items())
     tensors = tuple((n, names.get(id(t)), t.shape, t.dtype) for n, t in own if t is not None)
     children = tuple((name, _signature(child, names)) for name, child in module.named_children())
-    return type(module), tuple(settings), tensors, children
+    referred = tuple((n, _referred(*place, names)) for n, place in references(module).items())
+    return type(module), tuple(settings), tensors, children, referred
+
+
+def _referred(owner: nn.Module, attribute: str, names: Mapping[int, str]) -> Hashable:
+    thing = getattr(owner, attribute) if attribute else None
+    if isinstance(thing, Tensor):
+        return names.get(id(thing)), thing.shape, thing.dtype
+    return _signature(thing, names) if isinstance(thing, nn.Module) else None
 
 
 def _value(value: object) -> tuple[str, Hashable]:

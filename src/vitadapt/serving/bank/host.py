@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...nn.block import BEHIND, Block, Slot, SlotLinear
 from ...nn.surgery import copy_sharing_weights
-from ...nn.vit import PLACES, Block, Slot, SlotLinear, ViT
+from ...nn.vit import ViT
 from .calls import Call
 from .factors import Rows
 from .family import Family, Piece, SlotPiece
@@ -85,7 +86,7 @@ def _spliced(x: Tensor, base: Compute, parts: Sequence[tuple[slice, Compute]], s
 
 
 class InsertedSite(Site):
-    """Where modules may stand behind the attention or the MLP."""
+    """Where modules may stand behind the attention or the MLP; what stands beside them is refused (`family_of`)."""
 
     def __init__(self, path: str, block: str) -> None:
         super().__init__(nn.Identity(), path)
@@ -156,7 +157,7 @@ def host_of(plain: ViT) -> ViT:
     host.projection = nn.Identity()
     for path, module in list(host.named_modules()):
         if isinstance(module, Block):
-            for place in PLACES:
+            for place in BEHIND:
                 module.inserted[place] = InsertedSite(f"{path}.inserted.{place}", path)
         elif isinstance(module, SlotLinear):
             _replace(host, path, SlotSite(module, path))
