@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 
+import more_methods
 import pytest
 import torch
 from documented import ROWS, TABLE, documented_count
@@ -39,15 +40,19 @@ PAIRS = [
     *product(DEFAULTS, FAMILIES),
     *product([METHODS[name]() for name in sorted(NETWORK_FREE)], ["convnet"]),
     *product(VARIANTS, ["clip-like", "class+average"]),
+    *product(more_methods.BY_NAME.values(), FAMILIES),
 ]
 
 
 def name_in_report(value: object) -> str | None:
+    if value in more_methods.BY_NAME.values():
+        return str(value)
     return method_text(value) if isinstance(value, Method) else getattr(value, "__name__", None)
 
 
 def expected_count(method: Method, family: str) -> int | None:
-    return documented_count(FAMILIES[family], method) if family in FAMILIES else None
+    documented = family in FAMILIES and method not in more_methods.BY_NAME.values()
+    return documented_count(FAMILIES[family], method) if documented else None
 
 
 @pytest.mark.parametrize("law", LAWS, ids=name_in_report)

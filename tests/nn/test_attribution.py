@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from more_methods import VPT, AdaptFormer, DoRA
 from PIL import Image
 
 from vitadapt.methods import FineTune, KAdaptation, LoRA, PHMAdapter
@@ -40,10 +41,14 @@ def images(count=2, size=32, seed=0):
 
 
 @pytest.mark.parametrize(
-    "method", [None, KAdaptation(), LoRA(targets=("q", "k", "v", "o", "fc1", "fc2")), PHMAdapter()]
+    "method",
+    [
+        *(None, KAdaptation(), LoRA(targets=("q", "k", "v", "o", "fc1", "fc2")), PHMAdapter()),
+        *(VPT(), VPT(deep=False), AdaptFormer(), AdaptFormer(place="attention-parallel"), DoRA()),
+    ],
 )
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_is_with_attention_is_what_the_block_computes(shape, method):
+def test_the_block_part_by_part_is_what_the_block_computes(shape, method):
     vit = network(SHAPES[shape], method).backbone
     with torch.no_grad():
         x = vit.embed(images())
@@ -54,10 +59,11 @@ def test_what_is_with_attention_is_what_the_block_computes(shape, method):
             torch.testing.assert_close(weights.sum(dim=-1), torch.ones(weights.shape[:-1]))
 
 
+@pytest.mark.parametrize("method", [KAdaptation(), VPT(), VPT(deep=False)])
 @pytest.mark.parametrize("kind", HEATS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_shape_gives_a_map_of_its_patches(shape, kind):
-    heat = explain(network(SHAPES[shape], KAdaptation()), images(), kind)
+def test_every_shape_gives_a_map_of_its_patches(shape, kind, method):
+    heat = explain(network(SHAPES[shape], method), images(), kind)
     assert heat.shape == (2, 4, 4) and heat.min() == 0 and heat.max() == 1
     assert not torch.allclose(heat[0], heat[1])
 

@@ -4,14 +4,17 @@ import copy
 
 import pytest
 import torch
-from families import ConvNet, build, random_images
+from families import FAMILIES, ConvNet, build, random_images
 from torch import nn
 
 from vitadapt.methods import METHODS, Adapter, BitFit, FineTune, KAdaptation, LinearProbe, LoRA
-from vitadapt.nn.deltas import ThinDelta, goes_in_place, separate_branches
+from vitadapt.nn.deltas import ScaleShift, ThinDelta, goes_in_place, separate_branches
+from vitadapt.nn.head import Classifier, Head
+from vitadapt.nn.head_spec import TEXT, ZERO, HeadSpec
 from vitadapt.nn.surgery import (
     adapt,
     add_delta,
+    add_tokens,
     check_slots,
     constants,
     insert,
@@ -165,7 +168,7 @@ def test_places_are_known_and_hold_one_module() -> None:
     block = build("deit-like").blocks[0]
     insert(block, "attention", nn.Identity())
     for place in ("attention", "head"):
-        with pytest.raises(ValueError, match="the places are attention, mlp"):
+        with pytest.raises(ValueError, match="the places are attention, mlp, attention-parallel, mlp-parallel"):
             insert(block, place, nn.Identity())
 
 
@@ -281,3 +284,75 @@ def test_fine_tuning_trains_a_copy() -> None:
     for parameter in trainable(adapted).values():
         parameter.data.zero_()
     assert same_bytes(original.state_dict(), before)
+
+
+def test_a_module_beside_a_layer_sees_its_input_and_is_added_behind_the_layer_scale() -> None:
+    model, x = build("dinov2-like"), torch.randn(2, 19, 64)
+    block = model.blocks[0]
+    before = block(x)
+    insert(block, "mlp-parallel", nn.Linear(64, 64))
+    middle = x + block.scale1(block.attention(block.norm1(x)))
+    torch.testing.assert_close(block(x), before + block.inserted["mlp-parallel"](block.norm2(middle)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("deep", [True, False])
+def test_added_tokens_act_as_tokens_and_are_not_pooled(family: str, deep: bool) -> None:
+    model = build(family).double()
+    depth = len(model.blocks)
+    tokens = [nn.Parameter(torch.randn(3, 64, dtype=torch.float64)) for _ in range(depth if deep else 1)]
+    images = random_images()
+    x = model.embed(images)
+    n = x.shape[1]
+    for i in range(depth):  # by hand, with the plain blocks
+        if deep or not i:
+            x = torch.cat([x[:, :n], tokens[i if deep else 0].expand(len(x), -1, -1)], dim=1)
+        x = model.blocks[i](x)
+    expected = model.pool(x[:, :n])
+    add_tokens(model, tokens)
+    torch.testing.assert_close(model(images), expected)
+    with pytest.raises(ValueError, match="tokens already"):
+        add_tokens(model, tokens)
+
+
+@pytest.mark.parametrize("tokens", [[], [torch.zeros(2, 63)], [torch.zeros(2, 64)] * 3])
+def test_tokens_that_do_not_fit_are_refused(tokens: list[torch.Tensor]) -> None:
+    with pytest.raises(ValueError, match=r"one parameter \(P, 64\), or one for each of the 2 blocks"):
+        add_tokens(build("deit-like"), [nn.Parameter(t) for t in tokens])
+
+
+def test_a_scale_and_shift_is_that_of_the_layers_output() -> None:
+    block, x = build("deit-like").blocks[0], torch.randn(2, 5, 64)
+    (before,) = block.mlp.fc1(x)
+    delta = ScaleShift(256)
+    nn.init.normal_(delta.scale)
+    nn.init.normal_(delta.shift)
+    add_delta(block, "fc1", delta)
+    torch.testing.assert_close(block.mlp.fc1(x)[0], before * delta.scale + delta.shift, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_created_has_the_precision_of_the_backbone_and_is_saved_in_float32(
+    name: str, dtype: torch.dtype
+) -> None:
+    adapted = adapt(build("clip-like").to(dtype), METHODS[name]())
+    assert {tensor.dtype for tensor in adapted.state_dict().values()} == {dtype}
+    state = trainable_state(wake(adapted))
+    assert {tensor.dtype for tensor in state.values()} <= {torch.float32}
+    other = adapt(build("clip-like").to(dtype), METHODS[name](), seed=3)
+    load_trainable_state(other, state)
+    assert same_bytes(trainable_state(other), state)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_classifier_in_another_precision_has_its_head_in_float32_or_more(dtype: torch.dtype) -> None:
+    for spec in (ZERO, TEXT, HeadSpec(norm="batch")):
+        backbone = adapt(build("clip-like"), KAdaptation())
+        model = Classifier(backbone, Head(backbone.features, 3, spec))
+        nn.init.normal_(model.head.linear.weight)
+        expected, weight = model.eval()(random_images()).detach(), model.head.linear.weight.clone()
+        found = model.to(dtype)(random_images())
+        assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        assert torch.equal(model.head.linear.weight.float(), weight)
+        torch.testing.assert_close(found.float(), expected, atol=0.1 * float(expected.abs().max()), rtol=0)

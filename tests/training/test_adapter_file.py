@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load, load_file, save
 
 import vitadapt as va
-from vitadapt.methods import METHODS, KAdaptation, LinearProbe, LoRA, ZeroShot
+from vitadapt.methods import METHODS, Compacter, KAdaptation, LinearProbe, LoRA, ZeroShot
 from vitadapt.nn.backbone import backbone_digest
 from vitadapt.nn.head import Classifier, Head
 from vitadapt.nn.surgery import adapt, trainable
@@ -261,3 +261,22 @@ def test_what_a_classifier_is_not_made_of_is_refused_and_nothing_is_written(tmp_
     assert not list(tmp_path.iterdir())
     assert va.save_adapter(tmp_path / "a.safetensors", model, LoRA(rank=2), "random:tiny").name == "a.safetensors"
     assert va.read_adapter(tmp_path / "a.safetensors")[0].classes == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_an_adapter_is_saved_in_float32_and_loads_onto_its_backbone_in_half_precision(dtype, tmp_path):
+    full, other = load_backbone("random:tiny"), load_backbone("random:tiny@1").to(dtype)
+    half = load_backbone("random:tiny").to(dtype)
+    images = torch.randint(0, 256, (2, 3, full.image_size, full.image_size), dtype=torch.uint8)
+    for backbone in (full, half):
+        model = Classifier(adapt(backbone, Compacter()), Head(full.features, 2)).eval()
+        for parameter in trainable(model).values():
+            parameter.data += 0.05 * torch.randn(parameter.shape).to(dtype)
+        va.save_adapter(tmp_path / "a.safetensors", model, Compacter(), "random:tiny", ("x", "y"))
+        stored = load_file(tmp_path / "a.safetensors")
+        assert {t.dtype for name, t in stored.items() if name.startswith("backbone.")} == {torch.float32}
+        found, wanted = load_adapter(tmp_path / "a.safetensors", half)(images), model(images)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, wanted, atol=0.1 * float(wanted.abs().max().detach()), rtol=0)
+        with pytest.raises(WeightsError, match="self-test"):
+            load_adapter(tmp_path / "a.safetensors", other)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import copy
 import io
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+import more_methods
 import pytest
 import torch
 import weights_cases
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import vitadapt as va
-from vitadapt.methods import Adapter, Attention, BitFit, FineTune, KAdaptation, LayerNorm, LinearProbe, LoRA
+from vitadapt.methods import METHODS as REGISTERED
+from vitadapt.methods import Adapter, Attention, BitFit, Compacter, FineTune, KAdaptation, LinearProbe, LoRA
 from vitadapt.methods.released import LoRAReleased
 from vitadapt.nn.surgery import Method, trainable
 from vitadapt.utils.errors import NotApplicable, NotMergeable, WeightsError
@@ -29,12 +33,17 @@ CASES = {
     "hf ViTModel": "transformers",
     "hf Dinov2Model": "transformers",
 }
-METHODS: dict[str, Method] = {
+SMALL: dict[str, Method] = {
     "lora": LoRA(targets=ALL_SLOTS),
     "kadaptation": KAdaptation(n=8),
+    "kadaptation, full rules": KAdaptation(n=8, rule_rank=0),
     "adapter": Adapter(bottleneck=8),
-    "bitfit": BitFit(),
-    "layernorm": LayerNorm(),
+    "compacter": Compacter(bottleneck=8),
+}
+METHODS: dict[str, Method] = {
+    **{name: kind() for name, kind in REGISTERED.items() if not kind.breaks},  # those of installed plugins, too
+    **SMALL,
+    **more_methods.BY_NAME,
 }
 
 
@@ -72,6 +81,8 @@ def test_outputs_and_gradients_are_those_of_our_own_vit(case: str, method: str) 
     images = weights_cases.images()
     wanted, found = ours(images), features(case, theirs, ours.normalise(images))
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    if not trainable(ours):
+        return
     assert weights_cases.largest(wanted.detach(), from_module(live)(images)) > 1e-3
     weights = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(3))
     (wanted * weights).sum().backward()
@@ -172,6 +183,149 @@ def test_bottlenecks_cannot_be_merged_and_say_so() -> None:
     adapted = va.adapt(weights_cases.timm_model("vit_tiny_patch16_224"), Adapter(bottleneck=8))
     with pytest.raises(NotMergeable, match="inserted"):
         va.merge(adapted)
+
+
+@pytest.mark.parametrize("name", ["vpt, deep", "vpt, shallow", "adaptformer", "shared gain"])
+def test_what_is_no_delta_cannot_be_merged_and_says_so(name: str) -> None:
+    pytest.importorskip("timm")
+    adapted = va.adapt(weights_cases.timm_model("vit_tiny_patch16_224"), more_methods.BY_NAME[name])
+    with pytest.raises(NotMergeable):
+        va.merge(adapted)
+
+
+@dataclass(frozen=True)
+class ByHooks(Method):
+    """Deep prompts that are put in and taken away by hooks on the blocks."""
+
+    def adapt(self, vit: Any) -> None:
+        for i, block in enumerate(vit.blocks):
+            vit.shared[f"prompt{i}"] = nn.Linear(1, 1)
+            block.register_forward_pre_hook(lambda module, args: args)
+
+
+@dataclass(frozen=True)
+class Wraps(Method):
+    """An MLP in another's place."""
+
+    def adapt(self, vit: Any) -> None:
+        for block in vit.blocks:
+            block.mlp = nn.Sequential(block.mlp, nn.Linear(vit.config.width, vit.config.width))
+
+
+@dataclass(frozen=True)
+class OwnForward(Method):
+    def adapt(self, vit: Any) -> None:
+        vit.blocks[1].norm1.forward = torch.tanh
+
+
+@dataclass(frozen=True)
+class OnTheBackbone(Method):
+    """A parameter where nothing uses it but a method of one's own."""
+
+    def adapt(self, vit: Any) -> None:
+        vit.gain = nn.Parameter(torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("method", "named"),
+    [
+        (ByHooks(), r"blocks\.0 \(a hook or a forward of its own\)"),
+        (Wraps(), r"blocks\.0\.mlp \(a module of class Sequential\)"),
+        (OwnForward(), r"blocks\.1\.norm1 \(a hook or a forward of its own\)"),
+        (OnTheBackbone(), "gain"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_cannot_be_moved_or_merged_is_named(case: str, method: Method, named: str) -> None:
+    live = weights_cases.model(case)
+    with pytest.raises(NotApplicable, match=rf"made or changed {named}, which cannot be moved to a live model"):
+        va.adapt(live, method)
+    own = va.adapt(from_module(live), method)
+    if not isinstance(method, OnTheBackbone):
+        with pytest.raises(NotMergeable, match=rf"changed {named}, which cannot be folded"):
+            va.merge(own)
+
+
+def wrapped(kind: str) -> tuple[nn.Module, str]:
+    """A model that cannot be adapted as it is, and the remedy."""
+    live = weights_cases.timm_model("vit_tiny_patch16_224")
+    if kind == "data parallel":
+        return nn.DataParallel(live), r"adapt model\.module"
+    if kind == "compiled":
+        return cast(nn.Module, torch.compile(live)), r"adapt model\._orig_mod"
+    if kind == "adapted":
+        return va.adapt(live, LoRA()), "already adapted; merge it first"
+    if kind == "adapted with tokens":
+        return va.adapt(live, more_methods.VPT()), "already adapted; merge it first"
+    if kind == "ours, adapted":
+        return va.adapt(from_module(live), LoRA()), "already adapted; merge it first"
+    if kind == "quantised":
+        return torch.ao.quantization.quantize_dynamic(live, {nn.Linear}), "is quantised; adapt it in fp32"
+    if kind == "int8 parameters":
+        live.blocks[0].mlp.fc1.weight = nn.Parameter(torch.zeros(4, 4, dtype=torch.int8), requires_grad=False)
+        return live, "is quantised; adapt it in fp32"
+    if kind == "peft":
+        peft = pytest.importorskip("peft")
+        return peft.get_peft_model(live, peft.LoraConfig(target_modules=["qkv"])), "merge_and_unload"
+    return live.to("meta"), "meta device and holds no weights"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("data parallel", "compiled", "adapted", "adapted with tokens", "ours, adapted"),
+        *("quantised", "int8 parameters", "peft", "meta"),
+    ],
+)
+@pytest.mark.parametrize("method", [LoRA(), BitFit()], ids=lambda method: type(method).__name__)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_a_model_that_cannot_be_adapted_as_it_is_is_refused_with_the_remedy(kind: str, method: Method) -> None:
+    pytest.importorskip("timm")
+    model, remedy = wrapped(kind)
+    with pytest.raises(NotApplicable, match=remedy) as refusal:
+        va.adapt(model, method)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_merged_model_can_be_adapted_again(case: str) -> None:
+    live, images = weights_cases.model(case), weights_cases.images()
+    once = va.adapt(live, Shaken(KAdaptation(n=8)))
+    wanted = features(case, once, images)
+    again = va.adapt(va.merge(once), LoRA())
+    torch.testing.assert_close(features(case, again, images), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("method", [*SMALL, *more_methods.BY_NAME])
+def test_a_model_in_half_precision_stays_so(case: str, method: str, dtype: torch.dtype) -> None:
+    live = copy.deepcopy(weights_cases.model(case)).to(dtype)
+    adapted = va.adapt(live, METHODS[method])
+    assert {p.dtype for p in adapted.parameters()} == {dtype}
+    found = features(case, adapted, weights_cases.images().to(dtype))
+    assert found.dtype == dtype and bool(torch.isfinite(found).all())
+    found.float().square().sum().backward()
+
+
+@pytest.mark.parametrize("method", [*SMALL, "shared gain"])
+def test_every_tensor_is_held_once_so_that_safetensors_can_save_it(case: str, method: str, tmp_path: Path) -> None:
+    live = weights_cases.model(case)
+    adapted = va.adapt(live, Shaken(METHODS[method]))
+    state = adapted.state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "model.safetensors")
+    other = va.adapt(live, METHODS[method], seed=5)
+    other.load_state_dict(load_file(tmp_path / "model.safetensors"), assign=True)
+    images = weights_cases.images()
+    assert torch.equal(features(case, other, images), features(case, adapted, images))
+
+
+@pytest.mark.parametrize("method", SMALL)
+def test_hugging_face_saves_all_of_an_adapted_model(method: str, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    live: Any = weights_cases.hf_model("ViTForImageClassification", "ViTConfig", num_labels=3)
+    adapted: Any = va.adapt(live, Shaken(METHODS[method]))
+    adapted.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert sum(t.numel() for t in saved.values()) == sum(t.numel() for t in adapted.state_dict().values())
 
 
 def test_published_defects_need_our_own_vit() -> None:

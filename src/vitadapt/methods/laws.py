@@ -3,9 +3,8 @@
     from vitadapt.methods import check_method
     check_method(MyMethod(), backbone, count=1234)
 
-A backbone of toy size is enough, and makes it a matter of milliseconds. With pytest, parametrise over `LAWS` and call
-`law(Case(MyMethod(), backbone))`. A method that rightly does not start as the identity says so with the class attribute
-`starts_as_identity = False`.
+A backbone of toy size is enough. With pytest, parametrise over `LAWS` and call `law(Case(MyMethod(), backbone))`. A
+method that rightly does not start as the identity says so with the class attribute `starts_as_identity = False`.
 """
 
 from __future__ import annotations
@@ -54,12 +53,8 @@ def law_starts_as_identity(case: Case) -> None:
     if not getattr(case.method, "starts_as_identity", True):
         return
     images = case.images()
-    require_close(
-        run(case.adapted(), images),
-        run(case.backbone, images),
-        1e-6,
-        "the first output differs from the original's",
-    )
+    first, original = run(case.adapted(), images), run(case.backbone, images)
+    require_close(first, original, 1e-6, "the first output differs from the original's")
 
 
 def law_created_parameters_train(case: Case) -> None:

@@ -23,6 +23,7 @@ from .vit import ViT
 Module = TypeVar("Module", bound=nn.Module)
 State = dict[str, Tensor]
 HALF = (torch.float16, torch.bfloat16)
+ADAPTED = "the backbone is already adapted; merge it first, or start from the plain backbone"
 
 
 @runtime_checkable
@@ -56,7 +57,7 @@ def adapt(backbone: Module, method: Method, seed: int | None = 0) -> Module:
     whatever ran before; seed None goes on with torch's generator as it stands. Raises NotApplicable.
     """
     if is_adapted(backbone):
-        raise NotApplicable("the backbone is already adapted; merge it first, or start from the plain backbone")
+        raise NotApplicable(ADAPTED)
     adapted = copy_sharing_weights(backbone)
     base = {id(tensor) for tensor in chain(adapted.parameters(), adapted.buffers())}
     with nullcontext() if seed is None else seeded(seed):

@@ -25,7 +25,7 @@ from ..methods import METHODS
 from ..nn.backbone import Backbone, backbone_digest
 from ..nn.head import Classifier, Head, unprojected
 from ..nn.head_spec import ZERO, HeadSpec
-from ..nn.surgery import Method, adapt, constants, load_trainable_state, trainable, trainable_state
+from ..nn.surgery import HALF, Method, adapt, constants, load_trainable_state, trainable, trainable_state
 from ..utils.errors import ConfigError, UnknownName, VitadaptError, WeightsError, damaged
 from ..utils.fields import build
 from ..utils.files import parse_json
@@ -34,6 +34,7 @@ from .adapter_checks import check_all, check_file
 FORMAT = "vitadapt-adapter/3"
 FORMATS = ("vitadapt-adapter/1", "vitadapt-adapter/2", FORMAT)
 TOLERANCE = 0.01
+HALF_TOLERANCE = 0.1  # on a backbone in half precision
 """Of the self-test: this part of the largest expected logit, and of 1 at least."""
 
 _PICTURE = 8  # pixels of a side of the pictures of the self-test
@@ -222,6 +223,8 @@ def _check_base(info: AdapterInfo, backbone: Backbone, base: str | None) -> None
         if info.preprocess and info.preprocess.get(name) != value:
             was = info.preprocess.get(name)
             raise WeightsError(f"was trained with the preprocessing {name}={was}, and here it is {value}")
+    if _is_half(backbone) and info.format != FORMATS[0]:
+        return  # rounded weights have another digest; the self-test tells whether they are the same network's
     own = base or backbone_digest(backbone)
     if own != info.base:
         raise WeightsError(
@@ -305,11 +308,16 @@ def _require_answers(model: Classifier, kept: dict[str, Tensor], info: AdapterIn
     if found.shape != expected.shape:
         raise WeightsError(f"its self-test is of {expected.shape[-1]} classes, and it has {len(info.classes)}")
     most = float((found - expected).abs().max())
-    if not most <= TOLERANCE * max(1.0, float(expected.abs().max())):
+    limit = HALF_TOLERANCE if _is_half(model.backbone) else TOLERANCE
+    if not most <= limit * max(1.0, float(expected.abs().max())):
         raise WeightsError(
             f"fails its self-test: its answers differ by {most:.3g} from those when it was saved; "
             "the file is damaged or was made for other software"
         )
+
+
+def _is_half(backbone: nn.Module) -> bool:
+    return next(backbone.parameters()).dtype in HALF
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -7,17 +7,29 @@ their names in the state dict and their class's interface; the model's own code 
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any, TypeVar, cast
 
+import torch
 from torch import nn
 
 from ..nn import surgery
-from ..nn.block import PLACES, Place, Slot, SlotLinear
-from ..nn.deltas import Delta
+from ..nn.block import PLACES, Block, Place, Slot, SlotLinear
+from ..nn.deltas import Delta, WeightTransform
 from ..nn.surgery import Method
 from ..nn.vit import Preprocess, ViT
 from ..utils.errors import NotApplicable, NotMergeable, WeightsError
-from .external_layers import CARRIERS, as_carrier, through_inserted
+from .external_layers import (
+    ADDED,
+    CARRIERS,
+    Handover,
+    add_parallel,
+    append_added_tokens,
+    apply_inserted,
+    apply_parallel,
+    as_carrier,
+    drop_added_tokens,
+)
 from .layouts import CONVERTERS, from_module, understand
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -32,8 +44,13 @@ _LAYERS: dict[str, str] = {
     "fc2": "mlp.fc2",
 }
 """Slot -> the layer of a block that holds it."""
-_LAST: dict[Place, tuple[str, str]] = {"attention": ("scale1", "attention.out"), "mlp": ("scale2", "mlp.fc2")}
+_LAST: dict[str, tuple[str, str]] = {"attention": ("scale1", "attention.out"), "mlp": ("scale2", "mlp.fc2")}
 """Behind which part of a block a module is inserted: its layer scale where it has one, else its last linear layer."""
+_NORMS = {"attention": "norm1", "mlp": "norm2"}
+_SHARED = "vitadapt_shared"
+"""The module of a tower that holds what several of its layers use."""
+_QUANTISED = {"quantized", "bitsandbytes", "torchao", "auto_gptq", "gptqmodel", "awq", "quanto", "optimum"}
+"""Parts of the names of the modules whose classes hold quantised weights."""
 
 
 def adapt(backbone: Module, method: Method, seed: int | None = 0) -> Module:
@@ -42,8 +59,10 @@ def adapt(backbone: Module, method: Method, seed: int | None = 0) -> Module:
     The copy of a live model has the same class interface: same forward, same outputs, the same names in its state dict
     besides the new ones. What the method trains is trainable, and the classifier behind the image features where there
     is one and the method trains heads; nothing else is. It shares the memory of all frozen weights with the original,
-    which is untouched. Raises NotApplicable, and WeightsError naming the part of a model that a plain ViT lacks.
+    which is untouched. Raises NotApplicable, also for what a method created and a live model cannot take, and
+    WeightsError naming the part of a model that a plain ViT lacks.
     """
+    _check_adaptable(backbone)
     if not _is_foreign(backbone):
         return surgery.adapt(backbone, method, seed)
     if method.breaks:
@@ -53,10 +72,30 @@ def adapt(backbone: Module, method: Method, seed: int | None = 0) -> Module:
     except WeightsError as error:
         return _without_slots(backbone, method, seed, error)
     copied = surgery.copy_sharing_weights(backbone)
-    _Graft(copied, surgery.adapt(ours, method, seed)).all()
+    _Transplant(copied, ours, surgery.adapt(ours, method, seed)).run()
     if method.trains_head:
         _thaw_classifier(copied)
     return copied.to(next(backbone.parameters()).device)
+
+
+def _check_adaptable(backbone: nn.Module) -> None:
+    """Raises NotApplicable, with the remedy, for models that are wrapped, quantised, empty or adapted already."""
+    if isinstance(backbone, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise NotApplicable(f"the model is wrapped in {type(backbone).__name__}; adapt model.module, then wrap that")
+    for module in backbone.modules():
+        packages = set(type(module).__module__.split("."))
+        if "_orig_mod" in module._modules:
+            raise NotApplicable("the model is compiled; adapt model._orig_mod and compile the result")
+        if "peft" in packages:
+            raise NotApplicable("the model carries an adapter of PEFT; call its merge_and_unload() first")
+        if packages & _QUANTISED or any(not p.is_floating_point() for p in module.parameters(recurse=False)):
+            raise NotApplicable("the model is quantised; adapt it in fp32, fp16 or bf16, then merge and quantise")
+    if not _is_foreign(backbone):
+        return
+    if any(isinstance(m, CARRIERS) or any(hasattr(m, name) for name in ADDED) for m in backbone.modules()):
+        raise NotApplicable(surgery.ADAPTED)
+    if any(p.is_meta for p in backbone.parameters()):
+        raise NotApplicable("the model is on the meta device and holds no weights; load them first")
 
 
 def _without_slots(backbone: Module, method: Method, seed: int | None, reason: WeightsError) -> Module:
@@ -70,12 +109,12 @@ def _without_slots(backbone: Module, method: Method, seed: int | None, reason: W
 def merge(backbone: Module) -> Module:
     """Fold every delta into the weights, in place: the plain model of the library's own class, with other weights.
 
-    Raises NotMergeable, with nothing folded yet, when a module was inserted or a bias has nowhere to go.
+    Raises NotMergeable, with nothing folded yet, when a method left more than deltas or a bias has nowhere to go.
     """
     if not _is_foreign(backbone):
         return surgery.merge(backbone)
-    if any(hasattr(module, "inserted") for module in backbone.modules()):
-        raise NotMergeable("modules inserted between layers cannot be folded into the weights; keep the adapter")
+    if any(hasattr(module, name) for module in backbone.modules() for name in ADDED):
+        raise NotMergeable("modules inserted between layers and tokens cannot be folded into the weights")
     carriers = [module for module in backbone.modules() if isinstance(module, CARRIERS)]
     for carrier in carriers:
         for name, delta in cast(Any, carrier.deltas).items():
@@ -83,6 +122,9 @@ def merge(backbone: Module) -> Module:
                 raise NotMergeable("the delta has a bias and the layer has none; use the method with bias=false")
     for carrier in carriers:
         carrier.fold()
+    for module in list(backbone.modules()):
+        if hasattr(module, _SHARED):
+            delattr(module, _SHARED)
     return backbone
 
 
@@ -92,26 +134,58 @@ def _is_foreign(module: nn.Module) -> bool:
     )
 
 
-class _Graft:
+class _Transplant:
     """Moves what a method made in our `adapted` ViT to the layers of `model` that hold the same weights."""
 
-    def __init__(self, model: nn.Module, adapted: ViT) -> None:
+    def __init__(self, model: nn.Module, ours: ViT, adapted: ViT) -> None:
         live, converted = understand(model, _ANY_INPUT)
-        self.tower, self.prefix, self.adapted = live.tower, converted.prefix, adapted
+        self.tower, self.prefix, self.ours, self.adapted = live.tower, converted.prefix, ours, adapted
         self.rules = CONVERTERS[converted.layout].rules_of(adapted.config.depth)
 
-    def all(self) -> None:
-        for number, block in enumerate(cast(Any, self.adapted.blocks)):
-            for layer in block.modules():
-                if isinstance(layer, SlotLinear):
-                    for slot, delta in layer.deltas.items():
-                        self._carry(number, cast(Slot, slot), layer, cast(Delta, delta))
-            for place in PLACES:
-                if place in block.inserted:
-                    self._insert(number, place, block.inserted[place])
+    def run(self) -> None:
+        """Raises NotApplicable when something that the method made has no place in the model."""
+        base = dict(self.ours.named_parameters()) | dict(self.ours.named_buffers())
+        made = {n: t for n, t in chain(self.adapted.named_parameters(), self.adapted.named_buffers()) if n not in base}
+        surgery.match_base(made.values(), next(self.tower.parameters()))
+        if len(self.adapted.shared):
+            setattr(self.tower, _SHARED, self.adapted.shared)
+        for number, block in enumerate(surgery.blocks(self.adapted)):
+            self._move_block(number, block)
+        if self.adapted.tokens is not None:
+            self._add_tokens(0, self.adapted.config.depth - 1, self.adapted.tokens)
         for name, parameter in surgery.trainable(self.adapted).items():
             if name in self.rules:
                 self._thaw(name, parameter)
+        self._check_complete(made)
+
+    def _move_block(self, number: int, block: Block) -> None:
+        for layer in [module for module in block.modules() if isinstance(module, SlotLinear)]:
+            for slot, delta in layer.deltas.items():
+                self._carry(number, cast(Slot, slot), layer, cast(Delta, delta))
+        for place in PLACES:
+            if place in block.inserted:
+                self._insert(number, place, block.inserted[place])
+        if block.tokens is not None:
+            self._add_tokens(number, number, block.tokens)
+
+    def _check_complete(self, made: dict[str, torch.Tensor]) -> None:
+        """Everything that the method made is in the model now, or it is named."""
+        modules = set(self.tower.modules())
+        tensors = {id(t) for t in chain(self.tower.parameters(), self.tower.buffers())}
+        lost = surgery.changed_parts(self.adapted)
+        lost += [name for name, tensor in made.items() if id(tensor) not in tensors]
+        lost += [n for n in surgery.trainable(self.adapted) if n not in made and n not in self.rules]
+        created = {"deltas", "inserted", "shared"}
+        for name, module in self.adapted.named_modules():
+            if created.intersection(name.split(".")[:-1]) and module not in modules:
+                lost.append(name)
+        if self.adapted.config != self.ours.config:
+            lost.append("the configuration")
+        if lost:
+            raise NotApplicable(
+                f"the method made or changed {lost[0]}, which cannot be moved to a live model; "
+                "load the weights with load_backbone, or write the method with the functions of vitadapt.methods"
+            )
 
     def _owners(self, ours: str) -> list[tuple[str, nn.Module]]:
         """Path and module of whatever holds the parts of our tensor; none where the library has no such part."""
@@ -126,20 +200,51 @@ class _Graft:
         owners = self._owners(f"blocks.{number}.{_LAYERS[slot]}.weight")
         packed = len(owners) < len(layer.slots)
         path, owner = owners[0 if packed else layer.slots.index(slot)]
-        parent = self.tower.get_submodule(path.rpartition(".")[0])
-        if isinstance(parent, nn.MultiheadAttention):  # it passes its projection's weight to a function
-            owner = parent
         rows = layer.rows(slot) if packed else slice(0, layer.out_features // len(layer.slots))
-        carrier = as_carrier(owner)
-        carrier.deltas[slot] = delta.train(owner.training)
+        carrier = as_carrier(self._caller(path, owner))
+        carrier.deltas[slot] = delta.train(carrier.training)
         carrier.rows[slot] = (rows.start, rows.stop)
+        if isinstance(delta, WeightTransform):
+            delta.attach(carrier, slot)
+
+    def _caller(self, path: str, owner: nn.Module) -> nn.Module:
+        """The module whose forward uses the weight: torch's attention passes that of its projection to a function."""
+        parent = self.tower.get_submodule(path.rpartition(".")[0])
+        return parent if isinstance(parent, nn.MultiheadAttention) else owner
 
     def _insert(self, number: int, place: Place, module: nn.Module) -> None:
-        scale, last = _LAST[place]
-        at = f"blocks.{number}"
-        _, owner = (self._owners(f"{at}.{scale}.gamma") + self._owners(f"{at}.{last}.weight"))[0]
-        cast(Any, owner).inserted = module.train(owner.training)
-        owner.register_forward_hook(through_inserted)
+        if not getattr(module, "tokenwise", False):
+            self._check_batch_first(f"blocks.{number}.inserted.{place}")
+        at, (layer, _, parallel) = f"blocks.{number}", place.partition("-")
+        scale, last = _LAST[layer]
+        path, owner = (self._owners(f"{at}.{scale}.gamma") + self._owners(f"{at}.{last}.weight"))[0]
+        target: Any = self._caller(path, owner)
+        module.train(target.training)
+        if not parallel:
+            target.inserted = module
+            target.register_forward_hook(apply_inserted)
+            return
+        norm: Any = self._owners(f"{at}.{_NORMS[layer]}.weight")[0][1]
+        norm.inserted_parallel = module
+        norm.handover = target.handover = Handover()
+        norm.register_forward_hook(apply_parallel)
+        target.register_forward_hook(add_parallel)
+
+    def _add_tokens(self, first: int, last: int, tokens: nn.Parameter) -> None:
+        """Tokens that are appended before the block `first` and dropped behind the block `last`."""
+        self._check_batch_first("tokens")
+        start, end = (cast(Any, self._block(number)) for number in (first, last))
+        start.added_tokens, end.dropped_tokens = tokens, len(tokens)
+        start.register_forward_pre_hook(append_added_tokens)
+        end.register_forward_hook(drop_added_tokens)
+
+    def _block(self, number: int) -> nn.Module:
+        path, _ = self._owners(f"blocks.{number}.norm1.weight")[0]
+        return self.tower.get_submodule(path.rpartition(".")[0])
+
+    def _check_batch_first(self, what: str) -> None:
+        if any(isinstance(m, nn.MultiheadAttention) and not m.batch_first for m in self.tower.modules()):
+            raise NotApplicable(f"the method made {what}, and the model's tensors are tokens first; use load_backbone")
 
     def _thaw(self, ours: str, parameter: nn.Parameter) -> None:
         """Make the tensors that ours is made of trainable, holding what the method left in it."""

@@ -1,4 +1,4 @@
-"""Layers of other libraries that carry deltas, and the hook that applies an inserted module.
+"""Layers of other libraries that carry deltas, and the hooks that apply inserted modules and added tokens.
 
 A layer keeps its names in the state dict and becomes a subclass of its own class. A delta's branch is computed beside a
 linear layer; where a library hands its weights to a function (the attention of open_clip), the matrix itself is added.
@@ -6,6 +6,8 @@ linear layer; where a library hands its weights to a function (the attention of 
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..nn.block import append_tokens
 from ..nn.deltas import Delta
 from ..utils.errors import NotApplicable
 
@@ -36,6 +39,11 @@ class Carrier(nn.Module):
     def part(self, name: str) -> Part:
         """What the delta `name` changes."""
         raise NotImplementedError
+
+    def original(self, slot: str) -> tuple[Tensor, Tensor | None]:
+        """The rows of the weight and of the bias that `slot` changes, without the change."""
+        part, (first, last) = self.part(slot), self.rows[slot]
+        return part.weight[first:last], None if part.bias is None else part.bias[first:last]
 
     @torch.no_grad()
     def fold(self) -> None:
@@ -123,13 +131,53 @@ CARRIERS = (AdaptedLinear, AdaptedAttention)
 
 def _branch(delta: Delta, x: Tensor) -> Tensor:
     """The delta's branch in the precision of its own tensors, whatever that of the layer is."""
-    kind = next(delta.parameters()).dtype
-    return delta.branch(x if x.dtype == kind else x.to(kind))
+    return delta.branch(x.to(next(delta.parameters(), x).dtype))
 
 
-def through_inserted(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-    """Forward hook: a function of the module alone, so that copies of the model use their own inserted modules."""
-    return cast(Tensor, cast(Any, module).inserted(output))
+ADDED = ("inserted", "inserted_parallel", "added_tokens")
+"""The names under which modules of a live model hold what is no delta."""
+
+
+class Handover(threading.local):
+    """What the norm before a layer computed for the hook behind the layer, in this thread."""
+
+    value: Tensor | None = None
+
+    def __reduce__(self) -> tuple[type[Handover], tuple[()]]:
+        return Handover, ()  # a copy of the model holds an empty one
+
+
+# Hooks are functions of the module alone, so that copies of a model use what they hold themselves.
+def apply_inserted(module: nn.Module, inputs: Any, output: Any) -> Any:
+    """Forward hook: the module behind a layer."""
+    return _with_first(output, cast(Any, module).inserted)
+
+
+def apply_parallel(module: nn.Module, inputs: Any, output: Tensor) -> None:
+    """Forward hook of a norm: the module beside the layer behind it."""
+    cast(Any, module).handover.value = cast(Any, module).inserted_parallel(output)
+
+
+def add_parallel(module: nn.Module, inputs: Any, output: Any) -> Any:
+    """Forward hook of the layer: what `apply_parallel` computed is added."""
+    handover = cast(Any, module).handover
+    change, handover.value = handover.value, None
+    return _with_first(output, lambda y: y + change)
+
+
+def append_added_tokens(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Forward pre-hook of a block: learnt tokens behind the others."""
+    return append_tokens(inputs[0], cast(Tensor, module.added_tokens)), *inputs[1:]
+
+
+def drop_added_tokens(module: nn.Module, inputs: Any, output: Any) -> Any:
+    """Forward hook of a block: the learnt tokens are taken away."""
+    return _with_first(output, lambda x: x[:, : -cast(Any, module).dropped_tokens])
+
+
+def _with_first(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """`output` with its tensor, or the first of a tuple, changed."""
+    return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
 
 
 def as_carrier(owner: nn.Module) -> Any:
