@@ -17,6 +17,7 @@ from torch import Tensor
 from ..nn.surgery import State
 from ..nn.vit import ViTConfig
 from ..utils.errors import WeightsError, damaged
+from ..utils.files import shipped_table
 from .hints import NO_HINTS, Hints, config_of_tensors, shapes_of
 
 Form = Literal["same", "stacked", "lead1", "lead2", "transposed"]
@@ -78,25 +79,6 @@ def pair(ours: str, *theirs: str, form: Form = "same", missing: Missing = "error
         Rule(f"{ours}.{kind}", tuple(f"{t}.{kind}" for t in theirs), form, missing) for kind in ("weight", "bias")
     )
     return weight, bias
-
-
-FOREIGN = {
-    "*attn_pool*": "attention pooling",
-    "*q_norm*": "normalised queries and keys",
-    "*k_norm*": "normalised queries and keys",
-    "*dist_token*": "a distillation token",
-    "*distillation_token*": "a distillation token",
-    "*w12*": "a gated (SwiGLU) MLP",
-    "*weights_in*": "a gated (SwiGLU) MLP",
-    "*gate_proj*": "a gated (SwiGLU) MLP",
-    "*fc1_g*": "a gated (SwiGLU) MLP",
-    "*relative_position*": "relative position biases",
-    "*rope*": "rotary positions",
-    "*attn.gate*": "gated attention",
-    "*attn.norm*": "a norm inside the attention",
-    "*mlp.norm*": "a norm inside the MLP",
-}
-"""What the name of a tensor betrays about a network that is not a plain ViT."""
 
 
 WRAPPING = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "encoder.")
@@ -245,10 +227,11 @@ class Converter:
         return ours, used
 
     def _refuse_foreign(self, names: set[str]) -> None:
+        foreign = shipped_table("vitadapt.weights", "settings.toml")["foreign_tensors"]
         for name in sorted(names):
             if any(fnmatchcase(name, pattern) for pattern in self.spare):
                 continue
-            feature = next((what for pattern, what in FOREIGN.items() if fnmatchcase(name, pattern)), "")
+            feature = next((what for pattern, what in foreign.items() if fnmatchcase(name, pattern)), "")
             what = f"has {feature} ({name})" if feature else f"has a tensor that a plain ViT lacks: {name}"
             raise WeightsError(f"this {self.title} network {what}; it cannot be converted exactly")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -29,6 +30,7 @@ from .timm import hints_of_config as timm_hints
 from .timm import preprocess_of
 from .torchscript import is_torchscript
 
+_log = logging.getLogger(__name__)
 SOURCES: Registry[Callable[[str], Backbone]] = Registry("backbone source", "vitadapt.backbones")
 """Scheme -> loader."""
 
@@ -249,6 +251,8 @@ _SHAPES = {
 
 def _convert(path: Path, hints: Hints, which: Which | None, shapes: dict[str, Any]) -> Backbone:
     state = load_state_file(path, which)
+    if half := {str(t.dtype) for t in state.values()} & {"torch.float16", "torch.bfloat16"}:
+        _log.info(f"{path} holds {', '.join(sorted(half))}; it is computed in torch.float32")
     try:
         converted = read_state(state, hints)
         for name, ours in _SHAPES.items():
