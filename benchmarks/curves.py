@@ -25,10 +25,9 @@ import torch
 from protocol import make_images
 
 from vitadapt.benchmark.config import RunConfig
-from vitadapt.benchmark.parallel.launch import crew_for
 from vitadapt.benchmark.results.store import Store
 from vitadapt.benchmark.runner import run
-from vitadapt.benchmark.sweep import expand, run_bench
+from vitadapt.benchmark.sweep import executor_for, expand, run_bench
 from vitadapt.methods.spec import parse_method
 from vitadapt.nn.setting import Setting
 from vitadapt.nn.vit import ViT, ViTConfig
@@ -91,9 +90,9 @@ def training(method: str, size: int, depth: int, clock: Callable[[], float]) -> 
 def sweep(folder: Path, method: str, workers: int) -> float:
     """Wall-clock seconds of eight cells by so many processes, one thread each."""
     axes = {"backbone": "random:tiny", "dataset": str(folder / "shared"), "method": method, "seed": list(range(8))}
-    cells, hire = expand(axes, {"epochs": 20}), crew_for(workers, 1, "", None, "cpu")
+    cells, executor = expand(axes, {"epochs": 20}), executor_for(workers, 1, "", None, "cpu")
     start = time.perf_counter()
-    run_bench(cells, Store(folder / f"runs-{workers}"), Environment(folder / f"cache-{workers}"), hire=hire)
+    run_bench(cells, Store(folder / f"runs-{workers}"), Environment(folder / f"cache-{workers}"), executor=executor)
     return time.perf_counter() - start
 
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from law import check_message
 
-from vitadapt.benchmark.parallel.placement import gpus_of
+from vitadapt.benchmark.parallel.worker import gpus_of
 from vitadapt.benchmark.sweep import expand
 from vitadapt.data import open_dataset
 from vitadapt.data.readers.helpers import integer

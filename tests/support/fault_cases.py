@@ -40,7 +40,7 @@ MODULES = (
 )
 MODULES += (
     "vitadapt.report.table",
-    "vitadapt.benchmark.parallel.launch",
+    "vitadapt.benchmark.parallel.executor",
     "vitadapt.benchmark.results.index",
     "vitadapt.report.run_report",
 )

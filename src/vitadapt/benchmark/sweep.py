@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,14 +23,14 @@ from ..utils.files import expanded
 from ..utils.registry import unknown
 from ..weights.load import check_name
 from .config import RunConfig, read_toml
-from .parallel.executor import Alone, Hire, Outcome, Watch
-from .parallel.schedule import fan_out
+from .parallel.executor import Executor, InProcess, Outcome, Watch
 from .results.record import Record
 from .results.store import Store
 
 Of = TypeVar("Of")
 
 MOST = 100_000  # cells of one part of a benchmark file
+MakeExecutor = Callable[[Store, Environment, Watch], Executor]
 AXES = ("backbone", "dataset", "method", "shots", "seed", "image_size", "protocol", "precision", "head", "subset")
 
 
@@ -104,6 +104,23 @@ def _axis_text(cell: RunConfig, axis: str) -> str:
     return "all" if axis == "shots" and value is None else str(value)
 
 
+def shard(configs: Sequence[RunConfig], text: str) -> list[RunConfig]:
+    """Part i of n, written "i/n": the parts are disjoint, together they are all cells, and they differ in size by one
+    at most. Cells of one dataset and backbone stay side by side, so that few parts decode the same images.
+
+    Depends on the cells alone, never on what is recorded. Raises ConfigError for anything else than i/n, 1 <= i <= n.
+    """
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise ConfigError(f"--shard takes i/n with i from 1 to n, such as 2/8, not {text!r}")
+    groups: dict[object, list[RunConfig]] = {}
+    for config in configs:
+        groups.setdefault((config.dataset, config.backbone, config.image_size), []).append(config)
+    ordered = [config for group in groups.values() for config in group]
+    first, last = (len(ordered) * i // int(parts) for i in (int(part) - 1, int(part)))
+    return ordered[first:last]
+
+
 def expand(
     axes: Mapping[str, Any], recipe: Mapping[str, Any] | None = None, prompts: Mapping[str, Any] | None = None
 ) -> list[RunConfig]:
@@ -167,17 +184,48 @@ def check_names(configs: Iterable[RunConfig]) -> None:
         check_spec(dataset)
 
 
+def executor_for(
+    workers: int = 1,
+    threads: int | None = None,
+    ray: str = "",
+    gpus_per_cell: float | None = None,
+    device: str = "cpu",
+) -> MakeExecutor:
+    """An executor of `workers` processes, or of a Ray cluster, or of this process alone.
+
+    threads: per cell; None shares out the cores of this machine, and is 1 on a cluster. gpus_per_cell: on a cluster,
+    None for one when `device` is a GPU. Raises ConfigError for what does not go together.
+    """
+    if ray:
+        if workers != 1:
+            raise ConfigError("--ray and --workers exclude each other: a cluster runs as many cells as it has room for")
+        from .parallel.ray_cluster import Cluster, Share
+
+        gpus = float(device.startswith("cuda")) if gpus_per_cell is None else gpus_per_cell
+        return partial(Cluster, address=ray, share=Share(1 if threads is None else threads, gpus))
+    if gpus_per_cell is not None:
+        raise ConfigError("--gpus-per-cell goes with --ray; on one machine --workers are spread over the visible GPUs")
+    from .parallel.worker import gpus_of, places
+
+    shares = places(workers, threads, gpus_of(device) if workers > 1 else ())
+    if workers == 1:
+        return partial(InProcess, threads=threads)
+    from .parallel.processes import Processes
+
+    return partial(Processes, places=shares)
+
+
 def run_bench(
     configs: Iterable[RunConfig],
     store: Store,
     environment: Environment,
     watch: Watch | None = None,
-    hire: Hire = Alone,
+    executor: MakeExecutor = InProcess,
 ) -> list[Outcome]:
     """Run every cell that is not recorded yet; an error in one leaves its trace in the store and the others go on.
 
-    `hire` makes the crew (see `vitadapt.benchmark.parallel`); the default works in this process. Cells that
-    are given twice run once. The outcomes are in the order of `configs`. Raises FanoutError when there is no crew.
+    `executor` says where (see `executor_for`); the default runs one after the other in this process. Cells that are
+    given twice run once. The outcomes are in the order of `configs`. Raises WorkerError when cells can run nowhere.
     """
     watch = watch or Watch()
     cells = [(config.digest(), config) for config in configs]
@@ -189,8 +237,8 @@ def run_bench(
     missing = {digest: config for digest, config in cells if digest not in outcomes}
     watch.surveyed(len(dict(cells)), len(missing))
     if missing:
-        with hire(store, environment, watch) as crew:
-            for outcome in fan_out(list(missing.values()), store, crew, watch):
+        with executor(store, environment, watch) as running:
+            for outcome in running.run(list(missing.values())):
                 watch.finished(outcome)
                 outcomes[outcome.config.digest()] = outcome
     return [outcomes[digest] for digest, _ in cells]

@@ -17,9 +17,10 @@ from .results import print_table
 
 if TYPE_CHECKING:
     from ..benchmark.config import RunConfig
-    from ..benchmark.parallel.executor import Hire, Outcome
+    from ..benchmark.parallel.executor import Outcome
     from ..benchmark.plan import Estimate
     from ..benchmark.results.record import Record
+    from ..benchmark.sweep import MakeExecutor
     from ..training.features import Environment
 
 app = typer.Typer()
@@ -108,18 +109,17 @@ def bench(
     as_json: opt.AsJson = False,
 ) -> None:
     """Run every cell of a benchmark that is not recorded yet, and print the table."""
-    from ..benchmark.parallel.launch import crew_for
-    from ..benchmark.parallel.schedule import shard as part_of
-    from ..benchmark.sweep import read_bench, select
+    from ..benchmark.sweep import executor_for, read_bench, select
+    from ..benchmark.sweep import shard as part_of
 
     out = out or Path("runs") / recipe.stem
     cells = select(read_bench(recipe), only or [])
     environment = opt.environment_of(cache, no_cache, data_root, device)
-    hire = crew_for(workers, threads, ray, gpus_per_cell, environment.setting.device)
+    executor = executor_for(workers, threads, ray, gpus_per_cell, environment.setting.device)
     cells = part_of(cells, shard) if shard else cells
     if download:
         fetch_missing(cells, out, data_root)
-    _execute(cells, out, environment, plot, hire, as_json)
+    _execute(cells, out, environment, plot, executor, as_json)
 
 
 @opt.command(app, opt.BENCHMARK, "vitadapt plan smoke")
@@ -173,18 +173,18 @@ def _execute(
     out: Path,
     environment: Environment,
     plot: bool = False,
-    hire: Hire | None = None,
+    executor: MakeExecutor | None = None,
     as_json: bool = False,
 ) -> None:
     """Run the cells under a progress bar, print the table, and leave with status 1 when a cell failed."""
-    from ..benchmark.parallel.executor import Alone
+    from ..benchmark.parallel.executor import InProcess
     from ..benchmark.results.store import Store
     from ..benchmark.sweep import check_names, run_bench
     from .progress import BenchDisplay
 
     check_names(configs)
     with BenchDisplay() as display:
-        outcomes = run_bench(configs, Store(out), environment, display, hire or Alone)
+        outcomes = run_bench(configs, Store(out), environment, display, executor or InProcess)
     records = [outcome.record for outcome in outcomes if outcome.record]
     if records or as_json:
         print_table(records, "json" if as_json else "text")

@@ -85,7 +85,7 @@ class CellBusy(VitadaptError):
     """Another process is running this very cell."""
 
 
-class FanoutError(VitadaptError):
+class WorkerError(VitadaptError):
     """Workers, or a cluster, that cannot be had or used as asked."""
 
 

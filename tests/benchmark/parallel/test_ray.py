@@ -11,11 +11,10 @@ import pytest
 from fanout_cases import cells, leftovers, make_photos, results
 
 from vitadapt.benchmark.parallel.executor import Watch
-from vitadapt.benchmark.parallel.launch import crew_for
 from vitadapt.benchmark.results.store import Store
-from vitadapt.benchmark.sweep import run_bench
+from vitadapt.benchmark.sweep import executor_for, run_bench
 from vitadapt.training.features import Environment
-from vitadapt.utils.errors import FanoutError
+from vitadapt.utils.errors import WorkerError
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # Ray's own sockets and log files
@@ -77,7 +76,7 @@ def test_a_node_that_is_killed_costs_no_cell_and_changes_no_byte(tmp_path, clust
     run_bench(configs, alone, Environment())
     killer = threading.Thread(target=kill_when_busy, args=(cluster, tmp_path / "scratch"), daemon=True)
     killer.start()
-    outcomes = run_bench(configs, store, Environment(), watch, crew_for(ray=cluster.address))
+    outcomes = run_bench(configs, store, Environment(), watch, executor_for(ray=cluster.address))
     killer.join(60)
     assert not killer.is_alive()
     assert [outcome.failure for outcome in outcomes] == [""] * len(configs)
@@ -88,5 +87,5 @@ def test_a_node_that_is_killed_costs_no_cell_and_changes_no_byte(tmp_path, clust
 
 def test_a_cluster_that_is_not_there_is_named(tmp_path):
     photos = make_photos(tmp_path / "photos")
-    with pytest.raises(FanoutError, match="no such cluster"):
-        run_bench(cells(photos, 1), Store(tmp_path / "runs"), Environment(), hire=crew_for(ray="127.0.0.1:1"))
+    with pytest.raises(WorkerError, match="no such cluster"):
+        run_bench(cells(photos, 1), Store(tmp_path / "runs"), Environment(), executor=executor_for(ray="127.0.0.1:1"))

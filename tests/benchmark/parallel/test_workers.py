@@ -14,13 +14,11 @@ from functools import partial
 import pytest
 from fanout_cases import cells, leftovers, make_photos, recipe_file, results
 
-from vitadapt.benchmark.parallel.executor import Busy, Lost, Outcome, Watch, attempt
-from vitadapt.benchmark.parallel.launch import crew_for
-from vitadapt.benchmark.parallel.placement import gpus_of, places
+from vitadapt.benchmark.parallel.executor import ATTEMPTS, Executor, Outcome, Retry, Watch, attempt
 from vitadapt.benchmark.parallel.processes import Processes
-from vitadapt.benchmark.parallel.schedule import ATTEMPTS, fan_out, shard
+from vitadapt.benchmark.parallel.worker import gpus_of, places
 from vitadapt.benchmark.results.store import Store
-from vitadapt.benchmark.sweep import expand, run_bench
+from vitadapt.benchmark.sweep import executor_for, expand, run_bench, shard
 from vitadapt.training.features import Environment
 from vitadapt.utils.errors import ConfigError, StorageError
 
@@ -142,64 +140,58 @@ def test_workers_that_leave_room_for_a_neighbour_are_not_pinned():
 )
 def test_what_does_not_go_together_is_refused(wish, says):
     with pytest.raises(ConfigError, match=says):
-        crew_for(**wish)
+        executor_for(**wish)
 
 
 # ----------------------------------------------------------------------------------------------------------- schedule
 
 
-class Scripted:
-    """A crew that says what it is told to say of a cell, and then runs it."""
+class Scripted(Executor):
+    """An executor whose first results for a cell are given; then it runs the cell."""
 
     def __init__(self, store, environment, watch, script=None):
-        self.store, self.environment, self.script = store, environment, script or {}
-        self.given, self.said = [], []
+        super().__init__(store, environment, watch)
+        self.script, self.submitted, self.waiting = script or {}, [], []
 
-    def __enter__(self):
-        return self
+    def has_room(self):
+        return len(self.waiting) < 2
 
-    def __exit__(self, *error):
-        pass
+    def submit(self, config):
+        self.submitted.append(config)
+        scripted = self.script.get(config, [])
+        self.waiting.append(scripted.pop(0) if scripted else attempt(config, self.store, self.environment))
 
-    def room(self):
-        return len(self.said) < 2
-
-    def give(self, config):
-        self.given.append(config)
-        words = self.script.get(config, [])
-        self.said.append(words.pop(0) if words else attempt(config, self.store, self.environment))
-
-    def events(self, timeout):
-        time.sleep(0 if self.said else 0.01)
-        said, self.said = self.said, []
-        return said
+    def results(self, timeout):
+        time.sleep(0 if self.waiting else 0.01)
+        results, self.waiting = self.waiting, []
+        return results
 
 
 def test_a_lost_cell_is_run_again_but_not_for_ever(tmp_path, photos):
     store, (once, always, well) = Store(tmp_path), cells(photos, seeds=1)
-    script = {once: [Lost(once, "killed")] * (ATTEMPTS - 1), always: [Lost(always, "killed")] * 99}
-    crew = Scripted(store, Environment(), Watch(), script)
-    outcomes = {outcome.config: outcome for outcome in fan_out([once, always, well], store, crew, Watch())}
+    script = {once: [Retry(once, "killed")] * (ATTEMPTS - 1), always: [Retry(always, "killed")] * 99}
+    executor = Scripted(store, Environment(), Watch(), script)
+    outcomes = {outcome.config: outcome for outcome in executor.run([once, always, well])}
     assert outcomes[once].record and outcomes[well].record
     assert outcomes[always].record is None and "killed" in outcomes[always].failure
-    assert Counter(map(id, crew.given)) == {id(once): ATTEMPTS, id(always): ATTEMPTS, id(well): 1}
+    assert Counter(map(id, executor.submitted)) == {id(once): ATTEMPTS, id(always): ATTEMPTS, id(well): 1}
     assert "killed" in store.path("failures", always.digest()).read_text()
 
 
 def test_a_cell_that_another_process_runs_is_left_for_the_end_and_never_run_twice(tmp_path, photos, serial):
     store, configs = Store(tmp_path), cells(photos)
     held, raced = configs[0], configs[1]
-    crew = Scripted(store, Environment(), Watch(), {raced: [Busy(raced)]})
+    executor = Scripted(store, Environment(), Watch(), {raced: [Retry(raced)]})
     outcomes = []
     with store.lock(held.digest()):
-        others = fan_out(configs, store, crew, Watch())
+        others = executor.run(configs)
         while len(outcomes) < len(configs) - 1:
             outcomes.append(next(others))
         store.accept(held.digest(), serial.export(held.digest()))  # the other process has finished it
     outcomes += others
-    assert outcomes[-1].config == held and held not in crew.given
+    assert outcomes[-1].config == held
     assert Counter(outcome.config.digest() for outcome in outcomes) == {c.digest(): 1 for c in configs}
-    assert crew.given.count(raced) == 2 and results(store) == results(serial)
+    assert executor.submitted.count(raced) == 2 and results(store) == results(serial)
 
 
 def test_a_recorded_cell_is_read_once_and_a_cell_that_is_given_twice_runs_once(tmp_path, photos, serial):
@@ -218,14 +210,14 @@ def test_a_recorded_cell_is_read_once_and_a_cell_that_is_given_twice_runs_once(t
     assert not any(outcome.fresh for outcome in outcomes)
     assert set(store.read_paths.values()) == {1} and len(store.read_paths) == len(configs)
     fresh = Store(tmp_path)
-    crews = []
+    made = []
 
-    def hire(*parts):
-        crews.append(Scripted(*parts))
-        return crews[-1]
+    def executor(*parts):
+        made.append(Scripted(*parts))
+        return made[-1]
 
-    run_bench([configs[0], configs[0]], fresh, Environment(), hire=hire)
-    assert crews[0].given == [configs[0]]
+    run_bench([configs[0], configs[0]], fresh, Environment(), executor=executor)
+    assert made[0].submitted == [configs[0]]
 
 
 @pytest.mark.parametrize("kind", ["records", "predictions", "adapters"])
@@ -253,12 +245,12 @@ def test_a_killed_worker_is_replaced_and_the_bytes_are_those_of_a_serial_run(tmp
 
 
 def test_a_cell_that_always_kills_its_worker_is_reported_and_the_others_go_on(tmp_path, photos, monkeypatch):
-    monkeypatch.setattr("vitadapt.benchmark.parallel.schedule.ATTEMPTS", 2)  # every new worker costs seconds
+    monkeypatch.setattr("vitadapt.benchmark.parallel.executor.ATTEMPTS", 2)  # every new worker costs seconds
     (fatal,) = cells(photos, 1, ("lora",), epochs=3000)
     (well,) = cells(photos, 1, ("linear-probe",))
     store, watch = Store(tmp_path), Kills(fatal, times=2)
-    hire = partial(Processes, places=places(1, threads=1))
-    broken, done = run_bench([fatal, well], store, Environment(), watch, hire)
+    executor = partial(Processes, places=places(1, threads=1))
+    broken, done = run_bench([fatal, well], store, Environment(), watch, executor)
     assert broken.record is None and "2 attempts" in broken.failure and "memory" in broken.failure
     assert isinstance(done, Outcome) and done.record is not None
     assert [path.stem for path in (store.root / "failures").iterdir()] == [fatal.digest()]

@@ -1,4 +1,1 @@
-"""Many cells at once: one schedule, and crews that run cells here, in worker processes, or on a Ray cluster.
-
-Nothing is imported here, because a worker process passes this door before it knows its cores and its GPU.
-"""
+"""Where cells run: in this process, in several, or on a Ray cluster. Imports nothing: a worker is not placed yet."""

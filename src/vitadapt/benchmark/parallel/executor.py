@@ -1,26 +1,31 @@
-"""What a crew is: it is given cells one by one and tells what became of each. The simplest one works right here."""
+"""Executors: they run cells in this process, in several, or on a cluster. All share one order of work."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from abc import ABC, abstractmethod
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
-from typing import Protocol
 
 from ...training.features import Environment
-from ...utils.errors import CellBusy, describe
+from ...utils.errors import CellBusy, StorageError, describe
 from ..config import RunConfig
 from ..results.record import Record
 from ..results.store import Store
 from ..runner import run
 
+ATTEMPTS = 3  # a cell whose worker died this often is given up
+RECHECK = 1.0  # seconds until a cell that another process runs is tried again
+POLL = 0.5  # seconds to wait for a result at a time
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one cell: a record, or the one-line reason why there is none."""
+    """The end of one cell: a record, or the one-line reason why there is none."""
 
     config: RunConfig
     record: Record | None
@@ -29,100 +34,137 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Busy:
-    """A cell that another process is running; it was not started."""
+class Retry:
+    """A cell to be run again. lost: why its worker died; None when another process is running the cell."""
 
     config: RunConfig
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A cell whose worker died on the way."""
-
-    config: RunConfig
-    why: str
-
-
-Event = Outcome | Busy | Lost
+    lost: str | None = None
 
 
 class Watch:
-    """What a benchmark tells while it goes on; this one keeps quiet."""
+    """What a benchmark reports while it runs; this one ignores it."""
 
     def surveyed(self, total: int, missing: int) -> None:
         """Before the first cell: of `total` cells, `missing` are not recorded yet."""
 
     def started(self, config: RunConfig) -> None:
-        """A cell was given out."""
+        """A cell begins."""
 
     def advanced(self, config: RunConfig, label: str, done: int, total: int) -> None:
         """Within a cell: `done` of `total` steps of `label`."""
 
     def finished(self, outcome: Outcome) -> None:
-        """A cell has come to its end."""
+        """A cell has ended."""
 
     def stopped(self, config: RunConfig, why: str) -> None:
-        """A cell was given up for the moment; it is tried again."""
+        """A cell has stopped and will be tried again; `why` is empty when another process is running it."""
 
     def note(self, text: str) -> None:
         """Something a person should know."""
 
 
-class Crew(Protocol):
-    """Those who run cells. Leaving it as a context stops whatever still runs, at once."""
+class Executor(ABC):
+    """Runs cells. Leaving it as a context stops all that still runs, at once."""
 
-    def room(self) -> bool:
-        """Whether another cell can be given out now."""
+    def __init__(self, store: Store, environment: Environment, watch: Watch) -> None:
+        self.store, self.environment, self.watch = store, environment, watch
 
-    def give(self, config: RunConfig) -> None:
-        """Start a cell; only when there is room."""
-
-    def events(self, timeout: float) -> list[Event]:
-        """What happened since the last call; waits for something to happen, but not longer than `timeout` seconds."""
-
-
-Hire = Callable[[Store, Environment, Watch], AbstractContextManager[Crew]]
-
-
-def attempt(config: RunConfig, store: Store, environment: Environment) -> Outcome | Busy:
-    """Run one cell unless another process does. What goes wrong in it is told, and its trace is in the store."""
-    try:
-        return Outcome(config, run(config, store, environment, wait=False))
-    except CellBusy:
-        return Busy(config)
-    except Exception as error:  # noqa: BLE001 - the trace is kept by run(); one cell must not stop the others
-        return Outcome(config, None, describe(error))
-
-
-class Alone:
-    """A crew of one, in this process. `threads` None leaves torch as it is."""
-
-    def __init__(self, store: Store, environment: Environment, watch: Watch, threads: int | None = None) -> None:
-        self.store, self.environment, self.watch, self.threads = store, environment, watch, threads
-        self._said: list[Event] = []
-
-    def __enter__(self) -> Alone:
-        if self.threads is not None:
-            import torch
-
-            torch.set_num_threads(self.threads)
+    def __enter__(self) -> Executor:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        pass
+        self.close()
 
-    def room(self) -> bool:
-        return not self._said
+    @abstractmethod
+    def has_room(self) -> bool:
+        """Whether another cell can be submitted now."""
 
-    def give(self, config: RunConfig) -> None:
+    @abstractmethod
+    def submit(self, config: RunConfig) -> None:
+        """Start a cell; only when there is room."""
+
+    @abstractmethod
+    def results(self, timeout: float) -> list[Outcome | Retry]:
+        """What ended since the last call; waits for something to end, but not longer than `timeout` seconds."""
+
+    def close(self) -> None:  # noqa: B027 - in this process nothing is left to stop
+        """Stop what still runs."""
+
+    def run(self, configs: Sequence[RunConfig]) -> Iterator[Outcome]:
+        """One outcome for every cell, as they come.
+
+        A cell that another process is running is left for the end and waited for. One whose worker died is run again,
+        at most ATTEMPTS times in all. Raises WorkerError when no worker can begin.
+        """
+        waiting, busy, running, told = deque(configs), list[RunConfig](), 0, False
+        losses, recheck = Counter[RunConfig](), 0.0
+        while waiting or busy or running:
+            if not waiting and time.monotonic() >= recheck:
+                waiting.extend(busy)
+                busy.clear()
+            if waiting and self.has_room():
+                self.submit(waiting.popleft())
+                running += 1
+                continue
+            if busy and not running and not told:
+                told = True
+                self.watch.note(f"waiting for {len(busy)} cells that another process is running")
+            for result in self.results(POLL):
+                running -= 1
+                if isinstance(result, Outcome):
+                    yield result
+                elif result.lost is None:
+                    self.watch.stopped(result.config, "")
+                    busy.append(result.config)
+                    recheck = time.monotonic() + RECHECK
+                else:
+                    losses[result.config] += 1
+                    if losses[result.config] == ATTEMPTS:
+                        yield self._give_up(result.config, result.lost)
+                    else:
+                        self.watch.stopped(result.config, f"{result.lost}; it is run again")
+                        waiting.appendleft(result.config)
+
+    def _give_up(self, config: RunConfig, lost: str) -> Outcome:
+        reason = f"given up after {ATTEMPTS} attempts: {lost}"
+        with suppress(StorageError):  # a full disk must not stop the others
+            self.store.fail(config.digest(), reason + "\n")
+        return Outcome(config, None, reason)
+
+
+def attempt(config: RunConfig, store: Store, environment: Environment) -> Outcome | Retry:
+    """Run one cell unless another process does. An error of its own is its outcome; the trace is in the store."""
+    try:
+        return Outcome(config, run(config, store, environment, wait=False))
+    except CellBusy:
+        return Retry(config)
+    except Exception as error:  # noqa: BLE001 - run() has stored the trace; one cell must not stop the others
+        return Outcome(config, None, describe(error))
+
+
+class InProcess(Executor):
+    """One cell at a time, in this process. `threads` None leaves torch as it is."""
+
+    def __init__(self, store: Store, environment: Environment, watch: Watch, threads: int | None = None) -> None:
+        super().__init__(store, environment, watch)
+        self._results: list[Outcome | Retry] = []
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
+
+    def has_room(self) -> bool:
+        return not self._results
+
+    def submit(self, config: RunConfig) -> None:
         self.watch.started(config)
         setting = replace(self.environment.setting, progress=partial(self.watch.advanced, config))
-        self._said.append(attempt(config, self.store, replace(self.environment, setting=setting)))
+        self._results.append(attempt(config, self.store, replace(self.environment, setting=setting)))
 
-    def events(self, timeout: float) -> list[Event]:
-        if not self._said:
+    def results(self, timeout: float) -> list[Outcome | Retry]:
+        if not self._results:
             time.sleep(timeout)
-        said, self._said = self._said, []
-        return said
+        results, self._results = self._results, []
+        return results

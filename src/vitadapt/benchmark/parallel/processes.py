@@ -1,4 +1,4 @@
-"""A crew of processes on this machine. A worker that dies is replaced; its cell comes back as lost."""
+"""Cells in several processes of this machine. A worker that dies is replaced, and its cell is run again."""
 
 from __future__ import annotations
 
@@ -10,152 +10,128 @@ from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from types import TracebackType
 
 from ...training.features import Environment
-from ...utils.errors import FanoutError
+from ...utils.errors import WorkerError
 from ..config import RunConfig
 from ..results.store import Store
-from .executor import Event, Lost, Watch
-from .placement import Place
-from .worker import work
+from .executor import Executor, Outcome, Retry, Watch
+from .worker import Place, work
 
-STILLBORN = 3  # workers in a row that die before their first word
-PATIENCE = 5.0  # seconds that a worker gets to end before it is killed
+FAILED_STARTS = 3  # per worker, in a row: then no worker can begin
+SECONDS_TO_END = 5.0  # what a worker gets to end before it is killed
 
 
 @dataclass
-class Seat:
-    """One worker's place, who sits there, and what it is doing."""
+class Worker:
+    """A worker's share of the machine, its process if it is running, and its cell if it has one."""
 
     place: Place
     process: SpawnProcess | None = None
     connection: Connection | None = None
     config: RunConfig | None = None
-    last: RunConfig | None = None
 
 
-class Processes:
+class Processes(Executor):
     """Workers in processes of their own, started when they are first needed."""
 
     def __init__(self, store: Store, environment: Environment, watch: Watch, places: Sequence[Place]) -> None:
         setting = replace(environment.setting, progress=None)
         if any(place.gpu is not None for place in places):
             setting = replace(setting, device="cuda")  # each worker sees one GPU only
-        self.store, self.watch = store, watch
-        self.environment = replace(environment, setting=setting)
-        self.seats = [Seat(place) for place in places]
-        self._stillborn = 0
+        super().__init__(store, replace(environment, setting=setting), watch)
+        self.workers = [Worker(place) for place in places]
+        self._failed_starts = 0
 
-    def __enter__(self) -> Processes:
-        return self
+    def has_room(self) -> bool:
+        return any(worker.config is None for worker in self.workers)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        processes = [seat.process for seat in self.seats if seat.process is not None]
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join(PATIENCE)
-            if process.is_alive():
-                process.kill()
-                process.join()
-        for seat in self.seats:
-            self._clear(seat)
-
-    def room(self) -> bool:
-        return any(seat.config is None for seat in self.seats)
-
-    def give(self, config: RunConfig) -> None:
-        free = [seat for seat in self.seats if seat.config is None]
-        seat = max(free, key=lambda seat: (_kin(seat.last, config), seat.process is not None))
-        seat.config = seat.last = config
+    def submit(self, config: RunConfig) -> None:
+        idle = [worker for worker in self.workers if worker.config is None]
+        worker = max(idle, key=lambda worker: worker.process is not None)
+        worker.config = config
         self.watch.started(config)
-        with suppress(OSError):  # it has just died: the next events() finds out and the cell is run again
-            connection = seat.connection or self._start(seat)
-            connection.send(config)
+        with suppress(OSError):  # it has just died: results() finds out
+            (worker.connection or self._start(worker)).send(config)
 
-    def events(self, timeout: float) -> list[Event]:
-        living = [seat for seat in self.seats if seat.process is not None]
-        signs = [sign for seat in living if seat.process for sign in (seat.connection, seat.process.sentinel) if sign]
-        wait(signs, timeout)
-        return [event for seat in living for event in self._news(seat)]
+    def results(self, timeout: float) -> list[Outcome | Retry]:
+        running = [worker for worker in self.workers if worker.process and worker.connection]
+        wait([part for worker in running for part in (worker.connection, worker.process.sentinel)], timeout)  # type: ignore[union-attr,misc]
+        return [result for worker in running for result in self._results_of(worker)]
 
-    def _news(self, seat: Seat) -> Iterator[Event]:
-        """All that a worker said; then, when it is dead, the loss of its cell."""
-        assert seat.process is not None and seat.connection is not None
-        alive = seat.process.is_alive()  # asked first: whatever it said before its death is then there to be read
+    def _results_of(self, worker: Worker) -> Iterator[Outcome | Retry]:
+        """All that a worker sent; then, when it is dead, the loss of its cell."""
+        assert worker.process is not None and worker.connection is not None
+        alive = worker.process.is_alive()  # asked first: all that it sent before its death can then be read
         try:
-            while seat.connection.poll():
-                yield from self._heard(seat, seat.connection.recv())
+            while worker.connection.poll():
+                message = worker.connection.recv()
+                if isinstance(message, (Outcome, Retry)):
+                    worker.config = None
+                    yield message
+                elif isinstance(message, tuple) and worker.config is not None:
+                    self.watch.advanced(worker.config, *message)
+                else:  # "ready"
+                    self._failed_starts = 0
         except (EOFError, OSError):
-            seat.process.join(PATIENCE)
+            worker.process.join(SECONDS_TO_END)
             alive = False
-        if not alive:
-            yield from self._buried(seat)
-
-    def _heard(self, seat: Seat, message: object) -> Iterator[Event]:
-        if message == "ready":
-            self._stillborn = 0
-        elif isinstance(message, tuple) and seat.config is not None:
-            self.watch.advanced(seat.config, *message)
-        elif isinstance(message, Event):
-            seat.config = None
-            yield message
-
-    def _buried(self, seat: Seat) -> Iterator[Event]:
-        assert seat.process is not None
-        why, config = _death(seat.process), seat.config
-        self._clear(seat)
-        self._stillborn += 1
-        if self._stillborn > STILLBORN * len(self.seats):
-            raise FanoutError(
+        if alive:
+            return
+        why, config = _death(worker.process), worker.config
+        _clear(worker)
+        self._failed_starts += 1
+        if self._failed_starts > FAILED_STARTS * len(self.workers):
+            raise WorkerError(
                 f"the workers die before they can begin ({why}); a script of your own needs "
                 "'if __name__ == \"__main__\":' around what it does; else try --workers 1"
             )
         if config is not None:
-            yield Lost(config, why)
+            yield Retry(config, why)
 
-    def _start(self, seat: Seat) -> Connection:
+    def _start(self, worker: Worker) -> Connection:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=work, args=(theirs, seat.place), daemon=True)
-        with _interrupts_held_back():
+        process = context.Process(target=work, args=(theirs, worker.place), daemon=True)
+        with _interrupts_blocked():
             process.start()
         theirs.close()
-        seat.process, seat.connection = process, ours
+        worker.process, worker.connection = process, ours
         ours.send((self.store.root, self.environment))
         return ours
 
-    @staticmethod
-    def _clear(seat: Seat) -> None:
-        if seat.connection is not None:
-            seat.connection.close()
-        if seat.process is not None:
-            seat.process.close()
-        seat.process = seat.connection = seat.config = None
+    def close(self) -> None:
+        processes = [worker.process for worker in self.workers if worker.process is not None]
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join(SECONDS_TO_END)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        for worker in self.workers:
+            _clear(worker)
 
 
-def _kin(one: RunConfig | None, other: RunConfig) -> int:
-    """How much of what a worker keeps in memory it could use again."""
-    if one is None or (one.backbone, one.image_size) != (other.backbone, other.image_size):
-        return 0
-    return 2 if one.dataset == other.dataset else 1
+def _clear(worker: Worker) -> None:
+    if worker.connection is not None:
+        worker.connection.close()
+    if worker.process is not None:
+        worker.process.close()
+    worker.process = worker.connection = worker.config = None
 
 
 def _death(process: SpawnProcess) -> str:
     code = process.exitcode
     if code is not None and code < 0:
-        name = signal.Signals(-code).name
         hint = " (out of memory? try fewer --workers)" if -code == signal.SIGKILL else ""
-        return f"its worker was killed by {name}{hint}"
+        return f"its worker was killed by {signal.Signals(-code).name}{hint}"
     return f"its worker ended with status {code}"
 
 
 @contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """A child that is started here does not hear Ctrl-C from its first moment; ours is delivered afterwards."""
+def _interrupts_blocked() -> Iterator[None]:
+    """A child that is started here never receives Ctrl-C; ours is delivered afterwards."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -1,26 +1,26 @@
-"""A crew on a Ray cluster: one task per cell. Results travel through Ray, so that nodes need no common disk."""
+"""Cells on a Ray cluster, one task each. Results travel through Ray, so that nodes need no common disk."""
 
 from __future__ import annotations
 
 import logging
 import os
 import socket
+import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ...data import default_cache
 from ...training.features import Environment
-from ...utils.errors import CellBusy, ConfigError, FanoutError, StorageError
+from ...utils.errors import CellBusy, ConfigError, StorageError, WorkerError
 from ..config import RunConfig
 from ..results.store import Store
-from .executor import Busy, Event, Lost, Outcome, Watch
+from .executor import Executor, Outcome, Retry, Watch
 from .ray_node import Failed, Job, run_cell
 
 AHEAD = 2  # cells that are waiting in the cluster's queue, so that no node is idle between two cells
-KNOCK = 10.0  # seconds that the head of a cluster gets to answer
+SECONDS_TO_ANSWER = 10.0  # seconds that the head of a cluster gets to answer
 MANY = 256  # cells in flight at most: each is a lock held open here
 
 
@@ -39,18 +39,19 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Flight:
+class RemoteCell:
     """A cell in the cluster and the lock that is held for it here."""
 
     config: RunConfig
     claim: ExitStack
 
 
-class Cluster:
+class Cluster(Executor):
     """Tasks on the Ray cluster at `address`; "local" starts one on this machine, for as long as it is needed."""
 
     def __init__(self, store: Store, environment: Environment, watch: Watch, address: str, share: Share) -> None:
-        self.store, self.watch, self.address, self.share = store, watch, address, share
+        super().__init__(store, environment, watch)
+        self.address, self.share = address, share
         cache = environment.cache.absolute() if environment.cache else None
         root = environment.data_root.absolute() if environment.data_root else None
         device = "cuda" if share.gpus else environment.setting.device.replace("cuda", "cpu")
@@ -61,8 +62,8 @@ class Cluster:
             threads=share.cpus,
             folder=Path.cwd(),
         )
-        self.flights: dict[Any, Flight] = {}
-        self._said: list[Event] = []
+        self.tasks: dict[Any, RemoteCell] = {}
+        self._results: list[Outcome | Retry] = []
         self._ours = False
 
     def __enter__(self) -> Cluster:
@@ -80,49 +81,54 @@ class Cluster:
             )
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for reference, flight in self.flights.items():
+    def close(self) -> None:
+        for reference, cell in self.tasks.items():
             self.ray.cancel(reference, force=True)
-            flight.claim.close()
-        self.flights.clear()
+            cell.claim.close()
+        self.tasks.clear()
         if self._ours:
             self.ray.shutdown()
 
-    def room(self) -> bool:
-        return not self._said and len(self.flights) < min(MANY, self._slots() + AHEAD)
+    def has_room(self) -> bool:
+        return not self._results and len(self.tasks) < min(MANY, self._slots() + AHEAD)
 
-    def give(self, config: RunConfig) -> None:
+    def submit(self, config: RunConfig) -> None:
         claim = ExitStack()
         try:
             claim.enter_context(self.store.lock(config.digest(), wait=False))
         except CellBusy:
-            self._said.append(Busy(config))
+            self._results.append(Retry(config))
+            return
+        record = self.store.get(config.digest())
+        if record is not None:  # another process has run it meanwhile
+            claim.close()
+            self._results.append(Outcome(config, record))
             return
         self.watch.started(config)
-        self.flights[self.task.remote(config, self.reference)] = Flight(config, claim)
+        self.tasks[self.task.remote(config, self.reference)] = RemoteCell(config, claim)
 
-    def events(self, timeout: float) -> list[Event]:
-        said, self._said = self._said, []
-        if self.flights and not said:
-            landed, _ = self.ray.wait(list(self.flights), num_returns=1, timeout=timeout)
-            said = [self._landed(reference) for reference in landed]
-        return said
+    def results(self, timeout: float) -> list[Outcome | Retry]:
+        results, self._results = self._results, []
+        if not results and self.tasks:
+            done, _ = self.ray.wait(list(self.tasks), num_returns=1, timeout=timeout)
+            results = [self._result(reference) for reference in done]
+        elif not results:
+            time.sleep(timeout)
+        return results
 
-    def _landed(self, reference: Any) -> Event:
+    def _result(self, reference: Any) -> Outcome | Retry:
         """Fetch what a cell gave and keep it, still under its lock."""
-        flight = self.flights.pop(reference)
-        with flight.claim:
+        cell = self.tasks.pop(reference)
+        with cell.claim:
             try:
-                return self._kept(flight.config, self.ray.get(reference))
+                return self._store(cell.config, self.ray.get(reference))
             except self.ray.exceptions.RayTaskError as error:  # the node could not even begin: nothing else would help
                 reason = str(error.cause or error).splitlines()[-1]
-                return self._failed(flight.config, Failed(f"a node cannot run cells: {reason}", str(error)))
+                return self._failed(cell.config, Failed(f"a node cannot run cells: {reason}", str(error)))
             except self.ray.exceptions.RayError as error:
-                return Lost(flight.config, f"its worker or node is gone ({type(error).__name__})")
+                return Retry(cell.config, f"its worker or node is gone ({type(error).__name__})")
 
-    def _kept(self, config: RunConfig, given: dict[str, bytes] | Failed) -> Event:
+    def _store(self, config: RunConfig, given: dict[str, bytes] | Failed) -> Outcome | Retry:
         if isinstance(given, Failed):
             return self._failed(config, given)
         self.store.sweep(config.digest())
@@ -131,7 +137,7 @@ class Cluster:
         except StorageError as error:
             return Outcome(config, None, str(error))
 
-    def _failed(self, config: RunConfig, failed: Failed) -> Event:
+    def _failed(self, config: RunConfig, failed: Failed) -> Outcome | Retry:
         with suppress(StorageError):  # a full disk must not stop the others
             self.store.fail(config.digest(), failed.trace)
         return Outcome(config, None, failed.reason)
@@ -162,7 +168,7 @@ def _import_ray() -> Any:
         import ray
         import ray.exceptions
     except ImportError as error:
-        raise FanoutError('--ray needs another library: pip install "vitadapt[ray]"') from error
+        raise WorkerError('--ray needs another library: pip install "vitadapt[ray]"') from error
     return ray
 
 
@@ -171,15 +177,15 @@ def _connect(ray: Any, address: str) -> None:
     if address == "local":
         options["include_dashboard"] = False
     try:
-        _knock(address)
+        _check_address(address)
         ray.init(address=address, **options)
     except (OSError, RuntimeError, ValueError) as error:  # OSError: refused, unknown host, no answer
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise FanoutError(f"--ray {address}: no such cluster ({reason}); 'ray start --head' makes one") from error
+        raise WorkerError(f"--ray {address}: no such cluster ({reason}); 'ray start --head' makes one") from error
 
 
-def _knock(address: str) -> None:
+def _check_address(address: str) -> None:
     """Whether anybody listens at host:port. Ray itself would try for minutes. Raises OSError or ValueError."""
     host, colon, port = address.rpartition(":")
     if colon and "://" not in address:
-        socket.create_connection((host, int(port)), timeout=KNOCK).close()
+        socket.create_connection((host, int(port)), timeout=SECONDS_TO_ANSWER).close()
