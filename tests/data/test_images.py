@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
 from vitadapt.data.examples import FileRef
-from vitadapt.data.images import Geometry, UnreadableImage, fit, open_image, to_pixels, to_rgb
+from vitadapt.data.images import Geometry, UnreadableImage, fit, open_image, to_pixels, to_rgb, upright
 from vitadapt.utils.errors import DataError
 
 ORIENTATION = 0x0112
@@ -109,6 +109,20 @@ def test_every_exif_orientation_comes_out_upright(orientation: int, kind: str) -
     pixels = to_pixels(open_image(data, "x"), Geometry(16)).transpose(1, 2, 0)
     corners = pixels[[3, 3, 12], [3, 12, 3]].astype(int)
     assert np.abs(corners - [(255, 0, 0), (0, 255, 0), (0, 0, 255)]).max() < 60
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_turned_as_pillow_does_and_also_beside_a_damaged_tag(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION], exif[0x010F] = orientation, "maker"
+    sound = exif.tobytes()
+    damaged = sound.replace(b"\x0f\x01\x02\x00", b"\x0f\x01\x05\x00")  # the maker's name becomes a fraction
+    damaged = damaged.replace(b"\x01\x0f\x00\x02", b"\x01\x0f\x00\x05")  # in the other order of bytes
+    assert damaged != sound
+    turned = ImageOps.exif_transpose(open_image(encoded(noise(7, 9), "PNG", exif=sound), "a.png"))
+    for block in (sound, damaged):
+        shown = upright(open_image(encoded(noise(7, 9), "PNG", exif=block), "a.png"))
+        assert (shown.size, shown.tobytes()) == (turned.size, turned.tobytes())
 
 
 def test_a_damaged_exif_block_counts_as_none() -> None:
