@@ -52,8 +52,7 @@ CORE = {  # file -> what pytest is given
     "methods/kadaptation.py": (*METHODS, f"{FAMILIES} and (kadaptation) or not test_law"),
     "methods/lora.py": (*METHODS, f"{FAMILIES} and (lora) or not test_law"),
     "methods/compacter.py": (*METHODS, f"{FAMILIES} and (compacter or phm-adapter) or not test_law"),
-    "methods/adapter.py": (*METHODS, f"{FAMILIES} and (adapter) or not test_law"),
-    "methods/bottleneck.py": (*METHODS, f"{FAMILIES} and (adapter or compacter) or not test_law"),
+    "methods/adapter.py": (*METHODS, f"{FAMILIES} and (adapter or compacter) or not test_law"),
     "methods/selective.py": (
         *METHODS,
         f"{FAMILIES} and (bitfit or layernorm or attention or fine-tune) or not test_law",

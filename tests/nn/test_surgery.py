@@ -157,6 +157,16 @@ def test_merging_what_carries_no_delta_changes_nothing() -> None:
         assert same_bytes(merge(adapted).state_dict(), before)
 
 
+def test_hooks_of_the_user_do_not_prevent_merging() -> None:
+    original = build("deit-like")
+    original.blocks[0].register_forward_hook(lambda module, inputs, output: None)
+    adapted = wake(adapt(original, LoRA()))
+    adapted.blocks[1].mlp.register_forward_hook(lambda module, inputs, output: None)
+    images = random_images()
+    expected = adapted(images)
+    torch.testing.assert_close(merge(adapted)(images), expected)
+
+
 def test_a_second_delta_on_a_slot_is_refused() -> None:
     block = build("deit-like").blocks[0]
     add_delta(block, "q", RankOne((64, 64)))

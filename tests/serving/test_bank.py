@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
+import more_methods
 import pytest
 import torch
 from families import FAMILIES, ConvNet, build, common
@@ -463,6 +464,22 @@ def test_adapters_that_make_no_sense_are_refused(tmp_path):
         with pytest.raises(ConfigError, match=said):
             bank.add(name, source, classes)
     assert bank.names == ("a",)
+
+
+@pytest.mark.parametrize("name", ["ssf", "dora", "shared gain"])
+def test_changes_of_other_kinds_are_mixed(name):
+    backbone, method = common("dinov2-like"), more_methods.BY_NAME[name]
+    models = {str(i): trained(backbone, method, 3, i) for i in range(2)} | {"b": trained(backbone, BitFit(), 3, 5)}
+    images = pictures(3)
+    expected = [alone(model, images[i : i + 1])[0] for i, model in enumerate(models.values())]
+    assert_same(va.Bank(backbone, models).logits(images, list(models)), expected)
+
+
+@pytest.mark.parametrize("name", ["vpt, deep", "vpt, shallow", "adaptformer"])
+def test_what_a_bank_cannot_mix_is_refused_and_never_left_out(name):
+    backbone = common("deit-like")
+    with pytest.raises(NotApplicable, match="which a bank cannot compute for many; serve it as a model of its own"):
+        va.Bank(backbone, {"a": trained(backbone, more_methods.BY_NAME[name], 2, 0)})
 
 
 def test_what_trains_the_whole_backbone_has_nothing_to_share():

@@ -1,16 +1,39 @@
-"""Bottleneck adapters (Houlsby et al. 2019), one per block behind the MLP, as in the PEViT comparison."""
+"""Bottleneck adapters (Houlsby et al. 2019), one per block behind the MLP, as in the PEViT comparison.
+
+Compacter and phm-adapter use the same bottleneck with other projections.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..nn.surgery import Method, blocks, insert, require_vit
-from ..nn.vit import Activation, ViT
+from ..nn.vit import ACTIVATIONS, Activation, ViT
 from ..utils.errors import ConfigError
-from .bottleneck import Bottleneck
 from .registry import METHODS
+
+
+class Bottleneck(nn.Module):
+    """y + up(activation(down(norm(y)))), (B, N, D) -> (B, N, D) (Houlsby et al. 2019, figure 2).
+
+    Raises ConfigError for an unknown activation.
+    """
+
+    tokenwise = True
+
+    def __init__(self, width: int, down: nn.Module, up: nn.Module, activation: Activation) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ConfigError(f"activation {activation!r} is unknown; choose one of {', '.join(ACTIVATIONS)}")
+        self.norm = nn.LayerNorm(width)
+        self.down, self.up = down, up
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, y: Tensor) -> Tensor:
+        change: Tensor = self.up(self.activation(self.down(self.norm(y))))
+        return y + change
 
 
 @METHODS.register("adapter")

@@ -11,7 +11,7 @@ from ..nn.deltas import Referring
 from ..nn.surgery import Method, blocks, insert, require_vit
 from ..nn.vit import Activation, ViT
 from ..utils.errors import ConfigError
-from .bottleneck import Bottleneck
+from .adapter import Bottleneck
 from .registry import METHODS
 
 

@@ -22,7 +22,7 @@ from ..nn.backbone import Backbone
 from ..nn.block import Block, SlotLinear
 from ..nn.deltas import Delta, separate_branches
 from ..nn.matmul import ordinary_products
-from ..nn.surgery import Method, adapt, changed_parts, load_trainable_state, merge, trainable, trainable_state
+from ..nn.surgery import Method, adapt, load_trainable_state, merge, trainable, trainable_state
 from ..nn.vit import ViT
 from ..utils.errors import MethodDefect, NotMergeable, WeightsError
 from .audit import probe, random_task, require_learnable
@@ -283,7 +283,7 @@ def _holds_only_deltas(model: nn.Module) -> bool:
     holders = [m for m in model.modules() if isinstance(m, (Block, ViT))]
     if any(m.tokens is not None or len(getattr(m, "inserted", ())) for m in holders):
         return False
-    if isinstance(model, ViT) and changed_parts(model):
+    if isinstance(model, ViT) and model.other_changes:
         return False
     layers = [m for m in model.modules() if isinstance(m, SlotLinear)]
     deltas = [cast(Delta, delta) for layer in layers if layer.bias is None for delta in layer.deltas.values()]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..nn.surgery import Method, add_delta, blocks, insert, require_vit
 from ..nn.vit import ViT
 from ..utils.errors import ConfigError
-from .bottleneck import Bottleneck
+from .adapter import Bottleneck
 from .compacter import PHMLinear, Rules, insert_phm_bottlenecks
 from .kadaptation import Rule, ThinKronecker, thin_factors
 from .lora import LowRank

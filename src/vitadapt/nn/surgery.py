@@ -64,6 +64,8 @@ def adapt(backbone: Module, method: Method, seed: int | None = 0) -> Module:
         method.adapt(adapted)
     created = [tensor for tensor in chain(adapted.parameters(), adapted.buffers()) if id(tensor) not in base]
     match_base(created, next(backbone.parameters()))
+    if isinstance(adapted, ViT) and (changes := other_changes(adapted)):
+        adapted.other_changes = [change for change in changes if change not in other_changes(cast(ViT, backbone))]
     for parameter in adapted.parameters():
         if parameter.requires_grad and id(parameter) in base:
             parameter.data = parameter.data.clone()  # thawed tensors may no longer share memory
@@ -207,23 +209,16 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def trainable_state(model: nn.Module) -> State:
     """A detached copy, on the CPU, of every trainable tensor; half precision becomes float32, which is exact."""
-    return {name: widened(p.detach().cpu().clone()) for name, p in trainable(model).items()}
-
-
-def widened(tensor: Tensor) -> Tensor:
-    """`tensor` in float32 if it is in half precision."""
-    return tensor.float() if tensor.dtype in HALF else tensor
+    wide = {name: p.float() if p.dtype in HALF else p for name, p in trainable(model).items()}
+    return {name: p.detach().cpu().clone() for name, p in wide.items()}
 
 
 def constants(model: nn.Module) -> State:
     """Name -> buffer of what a method created: it does not train, and without it what was learnt makes no sense."""
     places: dict[type, str] = {ViT: "shared", Block: "inserted", SlotLinear: "deltas"}
-    found: dict[int, tuple[str, Tensor]] = {}
-    for name, module in model.named_modules():
-        place = places.get(type(module))
-        for key, buffer in getattr(module, place).named_buffers() if place else ():
-            found.setdefault(id(buffer), (".".join(filter(None, (name, place, key))), buffer))
-    return dict(found.values())
+    holders = [getattr(module, places[type(module)]) for module in model.modules() if type(module) in places]
+    created = {id(buffer) for holder in holders for buffer in holder.buffers()}
+    return {name: buffer for name, buffer in model.named_buffers() if id(buffer) in created}
 
 
 def load_trainable_state(model: nn.Module, state: State) -> None:
@@ -252,7 +247,6 @@ def merge(backbone: Module) -> Module:
     vits = [module for module in backbone.modules() if isinstance(module, ViT)]
     for vit in vits:
         _check_mergeable(vit)
-    for vit in vits:
         for layer in _slot_layers(vit):
             for slot, delta in layer.deltas.items():
                 _fold(layer, layer.rows(cast(Slot, slot)), cast(Delta, delta))
@@ -270,39 +264,33 @@ def _check_mergeable(vit: ViT) -> None:
         raise NotMergeable("modules inserted between layers cannot be folded into the weights; keep the adapter")
     if _has_tokens(vit):
         raise NotMergeable("added tokens cannot be folded into the weights; keep the adapter")
-    if strange := changed_parts(vit):
-        raise NotMergeable(f"the method changed {strange[0]}, which cannot be folded into the weights")
+    if vit.other_changes:
+        raise NotMergeable(f"the method changed {vit.other_changes[0]}, which cannot be folded into the weights")
     for layer in _slot_layers(vit):
         if layer.bias is None and any(cast(Delta, delta).bias() is not None for delta in layer.deltas.values()):
             raise NotMergeable("the delta has a bias and the layer has none; use the method with bias=false")
 
 
-def changed_parts(vit: ViT) -> list[str]:
-    """What a method changed by other ways than those of this file: modules replaced or added, hooks, own `forward`s."""
+def other_changes(vit: ViT) -> list[str]:
+    """What was changed by other ways than those of this file: modules replaced or added, hooks, own `forward`s."""
     with torch.device("meta"):
         plain = dict(type(vit)(vit.config).named_modules())
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     found = []
     for name, module in vit.named_modules():
         if {"deltas", "inserted", "shared"}.intersection(name.split(".")):
             continue
         if type(plain.get(name)) is not type(module):
             found.append(f"{name} (a module of class {type(module).__name__})")
-        elif "forward" in vars(module) or any(vars(module)[hooks] for hooks in _HOOKS):
+        elif "forward" in vars(module) or any(vars(module)[kind] for kind in hooks):
             found.append(f"{name or 'the backbone'} (a hook or a forward of its own)")
     return found
 
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
 def _fold(layer: SlotLinear, rows: slice, delta: Delta) -> None:
-    with torch.no_grad():
-        weight = layer.weight.detach().clone()  # never in place: the memory may be shared with other models
-        weight[rows] += delta.matrix().to(weight.dtype)
-        layer.weight = nn.Parameter(weight, requires_grad=False)
-        shift = delta.bias()
-        if shift is None:
-            return
-        bias = layer.bias.detach().clone()
-        bias[rows] += shift.to(bias.dtype)
-        layer.bias = nn.Parameter(bias, requires_grad=False)
+    """Add a delta to its rows; never in place, for the memory may be shared with other models."""
+    for name, change in (("weight", delta.matrix()), ("bias", delta.bias())):
+        if change is not None:
+            tensor = getattr(layer, name).detach().clone()
+            tensor[rows] += change.detach().to(tensor.dtype)
+            setattr(layer, name, nn.Parameter(tensor, requires_grad=False))

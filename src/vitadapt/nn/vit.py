@@ -44,6 +44,7 @@ class ViT(Backbone):
         D = config.width
         self.shared = nn.ModuleDict()
         self.tokens: nn.Parameter | None = None
+        self.other_changes: list[str] = []  # of a method, that `surgery` knows no way to merge or to move
         self.patches = nn.Conv2d(3, D, config.patch, stride=config.patch, bias=config.patch_bias)
         self.class_token = nn.Parameter(torch.zeros(D)) if config.class_token else None
         self.registers = nn.Parameter(torch.zeros(config.registers, D)) if config.registers else None

@@ -172,7 +172,7 @@ class _Transplant:
         """Everything that the method made is in the model now, or it is named."""
         modules = set(self.tower.modules())
         tensors = {id(t) for t in chain(self.tower.parameters(), self.tower.buffers())}
-        lost = surgery.changed_parts(self.adapted)
+        lost = list(self.adapted.other_changes)
         lost += [name for name, tensor in made.items() if id(tensor) not in tensors]
         lost += [n for n in surgery.trainable(self.adapted) if n not in made and n not in self.rules]
         created = {"deltas", "inserted", "shared"}
