@@ -154,7 +154,7 @@ def test_impossible_hyper_parameters_are_refused_in_one_line_with_the_remedy(met
 @pytest.mark.parametrize(("rule_rank", "kind"), [(1, ThinKronecker), (3, ThinKronecker), (0, FullRuleKronecker)])
 def test_kadaptation_is_the_papers_sum_of_kronecker_products(rule_rank: int, kind: type) -> None:
     method = KAdaptation(n=16, rank=2, rule_rank=rule_rank, scale=3.0, targets=("fc1",))
-    model = Case(method, build("clip-like")).awake()
+    model = Case(method, build("clip-like")).perturbed()
     delta = model.blocks[1].mlp.fc1.deltas["fc1"]
     rule = model.shared["rule_fc1"]
     assert type(delta) is kind
@@ -166,12 +166,12 @@ def test_kadaptation_is_the_papers_sum_of_kronecker_products(rule_rank: int, kin
 
 
 def test_kadaptation_has_the_rank_that_the_page_promises() -> None:
-    model = Case(KAdaptation(n=8, rank=2, rule_rank=3), build("clip-like")).awake().double()
+    model = Case(KAdaptation(n=8, rank=2, rule_rank=3), build("clip-like")).perturbed().double()
     assert torch.linalg.matrix_rank(model.blocks[0].attention.qkv.deltas["v"].matrix()) == 8 * 2 * 3
 
 
 def test_compacter_is_the_papers_sum_of_kronecker_products() -> None:
-    model = Case(Compacter(bottleneck=32, n=4, rank=2), build("clip-like")).awake()
+    model = Case(Compacter(bottleneck=32, n=4, rank=2), build("clip-like")).perturbed()
     inserted = model.blocks[0].inserted["mlp"]
     x = torch.randn(2, 5, 64)
     for layer, inputs in ((inserted.down, x), (inserted.up, x[..., :32])):
@@ -181,7 +181,7 @@ def test_compacter_is_the_papers_sum_of_kronecker_products() -> None:
 
 
 def test_lora_is_the_papers_formula() -> None:
-    delta = Case(LoRA(rank=4, alpha=8.0), build("clip-like")).awake().blocks[0].attention.qkv.deltas["q"]
+    delta = Case(LoRA(rank=4, alpha=8.0), build("clip-like")).perturbed().blocks[0].attention.qkv.deltas["q"]
     torch.testing.assert_close(delta.matrix(), 8.0 / 4 * delta.b @ delta.a)
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitadapt.nn.matmul import followed, ordinary_products, product, without
+from vitadapt.nn.matmul import is_traced, ordinary_products, product, switch_off
 
 WEIGHT = torch.randn(12, 20, generator=torch.Generator().manual_seed(0))
 X = torch.randn(4, 5, 20, generator=torch.Generator().manual_seed(1))
@@ -49,7 +49,7 @@ def test_it_can_be_switched_off() -> None:
 
 def test_it_is_on_again_behind_the_block_and_after_an_error() -> None:
     faster = ContextVar("faster", default=True)
-    with pytest.raises(KeyError), without(faster):
+    with pytest.raises(KeyError), switch_off(faster):
         assert not faster.get()
         raise KeyError
     assert faster.get()
@@ -62,7 +62,7 @@ def test_an_exporter_meets_the_ordinary_product() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return product(x, self.weight)
 
-    assert not followed()
+    assert not is_traced()
     layer = Layer()
     layer.register_buffer("weight", WEIGHT)
     with torch.no_grad():

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import vitadapt as va
 from vitadapt.methods import METHODS, Adapter, BitFit, KAdaptation, LinearProbe, LoRA
 from vitadapt.nn.backbone import backbone_digest
-from vitadapt.nn.head import Classifier, Head, unprojected
+from vitadapt.nn.head import Classifier, Head, without_projection
 from vitadapt.nn.head_spec import HeadSpec
 from vitadapt.nn.surgery import adapt, blocks, insert, merge, seeded, trainable
 from vitadapt.serving.bank.factors import merging_pays
@@ -52,7 +52,7 @@ def pictures(count: int, seed: int = 0) -> Tensor:
 def trained(backbone: nn.Module, method: va.Method, classes: int, seed: int, spec: HeadSpec = HEADS["standard"]):
     """A classifier all of whose numbers have moved."""
     if spec.projection == "merged":
-        backbone, _ = unprojected(backbone)
+        backbone, _ = without_projection(backbone)
     model = Classifier(adapt(backbone, method, seed), Head(backbone.features, classes, spec, 14.0)).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 import vitadapt as va
 from vitadapt.data import ImageRef
+from vitadapt.methods import LAWS, Case, check_method
 from vitadapt.methods.audit import TensorReport, probe
-from vitadapt.methods.laws import LAWS, Case, Law, broken_laws, check_method
+from vitadapt.methods.laws import Law, broken_laws
 from vitadapt.serving.bank import AdapterSummary
 from vitadapt.text import TextTower
 from vitadapt.training.adapter_file import AdapterInfo
@@ -44,7 +45,7 @@ def networks(path: Path, model: nn.Module) -> None:
     assert_type(va.save_adapter(path, loaded, va.LoRA(), "dinov2-s14-offline", classes=["a", "b"]), Path)
     classifier = va.Classifier(backbone, va.Head(vit.features, 10, va.HeadSpec(start="zero")))
     assert_type(classifier.head, va.Head)
-    assert_type(classifier.head.folded(), nn.Linear)
+    assert_type(classifier.head.to_linear(), nn.Linear)
 
 
 def methods() -> list[va.Method]:

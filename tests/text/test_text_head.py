@@ -19,7 +19,7 @@ from vitadapt.benchmark.runner import run
 from vitadapt.benchmark.sweep import expand, read_bench
 from vitadapt.methods import METHODS, LoRA, ZeroShot
 from vitadapt.nn.backbone import backbone_digest
-from vitadapt.nn.head import Head, TextStart, unprojected
+from vitadapt.nn.head import Head, TextStart, without_projection
 from vitadapt.nn.head_spec import TEXT, ZERO, HeadSpec, head_text, parse_head
 from vitadapt.nn.setting import Setting
 from vitadapt.text import Prompts, load_text_tower
@@ -73,7 +73,7 @@ def problem():
 def task(problem, spec, method=None, labels=None):
     backbone, images, features, text = problem
     if spec.projection == "merged":
-        backbone, projection = unprojected(backbone)
+        backbone, projection = without_projection(backbone)
         text = text @ projection
         with torch.no_grad():
             features = backbone(images)
@@ -163,20 +163,20 @@ def test_the_channel_norm_is_batch_norm_without_parameters():
     head.eval(), reference.eval()
     torch.testing.assert_close(head(features), head.linear(reference(features)))
     assert {name for name, _ in head.named_parameters()} == {"linear.weight", "linear.bias"}
-    torch.testing.assert_close(head.folded()(features), head(features), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(head.to_linear()(features), head(features), atol=1e-5, rtol=1e-5)
     with pytest.raises(NotMergeable, match="unit length"):
-        Head(6, 3, TEXT).folded()
+        Head(6, 3, TEXT).to_linear()
 
 
 def test_a_backbone_without_its_projection_shares_all_else(problem):
     backbone, images, _, _ = problem
-    bare, projection = unprojected(backbone)
+    bare, projection = without_projection(backbone)
     with torch.no_grad():
         torch.testing.assert_close(bare(images) @ projection.T, backbone(images), atol=1e-5, rtol=1e-5)
     assert bare.features == 64 and backbone.features == 48
     assert bare.patches.weight.data_ptr() == backbone.patches.weight.data_ptr()
     with pytest.raises(ConfigError, match="projection"):
-        unprojected(load_backbone("random:tiny"))
+        without_projection(load_backbone("random:tiny"))
 
 
 @pytest.mark.parametrize(

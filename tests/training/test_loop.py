@@ -231,7 +231,7 @@ def test_a_folded_head_is_the_same_head():
     with torch.no_grad():
         head.linear.weight.normal_(generator=generator)
         head.linear.bias.normal_(generator=generator)
-    torch.testing.assert_close(head.folded()(features), head(features), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(head.to_linear()(features), head(features), atol=1e-4, rtol=1e-4)
     scaled = (features - head.centre) / head.spread
     assert abs(float(scaled.mean())) < 1e-4 and float(scaled.square().mean()) == pytest.approx(1, rel=1e-4)
 

@@ -26,7 +26,7 @@ from ..nn.surgery import Method, adapt, load_trainable_state, merge, trainable, 
 from ..nn.vit import ViT
 from ..utils.errors import MethodDefect, NotMergeable, WeightsError
 from .audit import probe, random_task, require_learnable
-from .testing import Case, changed, require, require_close, run, snapshot
+from .testing import Case, differing_names, require, require_close, run, snapshot
 
 MERGE_TOLERANCE = 1e-5  # in float32, relative to the largest output when that exceeds 1
 SAME = 1e-9  # in float64
@@ -73,7 +73,7 @@ def law_trainable_tensors_learn(case: Case) -> None:
     model = case.adapted().double()
     before = trainable_state(model)
     case.train(model)
-    idle = before.keys() - set(changed(before, trainable_state(model)))
+    idle = before.keys() - set(differing_names(before, trainable_state(model)))
     require(not idle, f"not moved by training: {', '.join(sorted(idle)[:3])}")
 
 
@@ -85,15 +85,15 @@ def law_frozen_tensors_stay(case: Case) -> None:
     known = snapshot(model.state_dict())
     case.train(model)
     run(model, case.images())
-    moved = [n for n in changed(known, model.state_dict()) if n not in _aliases(model)]
+    moved = [n for n in differing_names(known, model.state_dict()) if n not in _aliases(model)]
     require(not moved, f"frozen, yet moved: {', '.join(moved[:3])}")
-    touched = changed(before, original.state_dict())
+    touched = differing_names(before, original.state_dict())
     require(not touched, f"changed in the original backbone: {', '.join(touched[:3])}")
 
 
 def law_rows_are_independent(case: Case) -> None:
     """The output of an image depends neither on the others of its batch nor on their order, in training mode either."""
-    model, images = case.awake().double(), case.images()
+    model, images = case.perturbed().double(), case.images()
     for training in (False, True):
         model.train(training)
         together = run(model, images)
@@ -110,7 +110,7 @@ def law_rows_are_independent(case: Case) -> None:
 def law_state_round_trip(case: Case) -> None:
     """What is saved, loaded into a copy adapted with another seed, gives the same tensors and outputs to the bit; and a
     state dict holds every tensor once, or safetensors and Hugging Face would not save it."""
-    first, second = case.awake(0), case.adapted(1)
+    first, second = case.perturbed(0), case.adapted(1)
     names: dict[int, str] = {}
     twice = [n for n, t in first.state_dict().items() if t.numel() and names.setdefault(t.data_ptr(), n) != n]
     require(not twice, f"held under two names: {', '.join(twice[:3])}; use `refer` (Referring) in one of the places")
@@ -119,14 +119,14 @@ def law_state_round_trip(case: Case) -> None:
         load_trainable_state(second, load(save({name: tensor.contiguous() for name, tensor in state.items()})))
     except WeightsError as error:
         raise AssertionError(f"saved tensors do not fit a copy adapted with another seed: {error}") from error
-    require(not changed(state, trainable_state(second)), "loaded tensors differ from the saved ones")
+    require(not differing_names(state, trainable_state(second)), "loaded tensors differ from the saved ones")
     images = case.images()
     require(torch.equal(run(first, images), run(second, images)), "after loading, something unsaved still differs")
 
 
 def law_merge_is_exact(case: Case) -> None:
     """Merged weights give the same outputs under the original's state-dict keys; or the merge is refused, untouched."""
-    model, images = case.awake(), case.images()
+    model, images = case.perturbed(), case.images()
     before = run(model, images)
     try:
         merged = merge(copy.deepcopy(model))
@@ -150,14 +150,14 @@ def law_same_seed_same_bytes(case: Case) -> None:
     """Method and seed fix every initial tensor, whatever random numbers were drawn before."""
     first = snapshot(case.adapted().state_dict())
     torch.rand(1)
-    differing = changed(first, case.adapted().state_dict())
+    differing = differing_names(first, case.adapted().state_dict())
     require(not differing, f"not fixed by the seed: {', '.join(differing[:3])}")
 
 
 def law_branch_is_matrix_and_bias(case: Case) -> None:
     """branch(x) = x matrix()^T + bias() for every delta, so that what trains is what merges."""
     generator = torch.Generator().manual_seed(0)
-    for name, delta in case.awake().double().named_modules():
+    for name, delta in case.perturbed().double().named_modules():
         if isinstance(delta, Delta):
             with torch.no_grad():
                 matrix, bias = delta.matrix(), delta.bias()
@@ -168,7 +168,7 @@ def law_branch_is_matrix_and_bias(case: Case) -> None:
 
 def law_gradients_are_derivatives(case: Case) -> None:
     """Back-propagation agrees with a central difference along a random direction, in float64."""
-    model, loss = case.awake().double(), random_task(case.backbone)
+    model, loss = case.perturbed().double(), random_task(case.backbone)
     parameters = list(trainable(model).values())
     value = loss(model, 0)
     if not value.requires_grad:
@@ -190,12 +190,12 @@ def law_shortcuts_change_nothing(case: Case) -> None:
     single precision those of torch's ordinary products."""
     if not isinstance(case.backbone, ViT):
         return
-    model, images = case.awake().double(), case.images()
+    model, images = case.perturbed().double(), case.images()
     vit = cast(ViT, model)
     with separate_branches():
         whole = _outcome(model, vit.pool(vit.run_blocks(vit.embed(images))))
     _require_same(_outcome(model, model(images)), whole, SAME, "the fast way")
-    model = case.awake().float()
+    model = case.perturbed().float()
     with ordinary_products():
         whole = _outcome(model, model(images))
     _require_same(_outcome(model, model(images)), whole, ROUNDING, "the faster product")

@@ -44,7 +44,7 @@ class Mixing(nn.Module):
         return y
 
 
-def scrambled(change: Tensor, heads: int) -> Tensor:
+def scramble(change: Tensor, heads: int) -> Tensor:
     """(B, N, D) -> (B, N, D): laid out as (N, B, D) in memory and read as (B, H, N, D/H) without a transpose (Q3).
 
     The vector for image s, head h and token l thus is chunk g mod H of row g // H of the N B rows, g = (s H + h) N + l.
@@ -60,7 +60,7 @@ def gains(vit: ViT) -> dict[str, float]:
 
 
 class ReleasedLowRank(LowRank):
-    """gain * scrambled(scale * B A x); A ~ N(0, 0.02^2), B = 0."""
+    """gain * scramble(scale * B A x); A ~ N(0, 0.02^2), B = 0."""
 
     def __init__(self, width: int, heads: int, gain: float) -> None:
         super().__init__((width, width), RANK, ALPHA / RANK)
@@ -68,11 +68,11 @@ class ReleasedLowRank(LowRank):
         nn.init.normal_(self.a, std=0.02)
 
     def branch(self, x: Tensor) -> Tensor:
-        return self.gain * scrambled(super().branch(x), self.heads)
+        return self.gain * scramble(super().branch(x), self.heads)
 
 
 class ReleasedKronecker(ThinKronecker):
-    """gain * scrambled(160 sum_i (s_i t_i^T) (x) (u_i v_i^T) x + shift) with u = v = 0 (Q1, Q5, Q6).
+    """gain * scramble(160 sum_i (s_i t_i^T) (x) (u_i v_i^T) x + shift) with u = v = 0 (Q1, Q5, Q6).
 
     With a `lender` the factors u and v are the lender's, and its own are never used (Q2).
     """
@@ -96,7 +96,7 @@ class ReleasedKronecker(ThinKronecker):
         return thin_factors(self.rule, self.lent_u, self.lent_v, self.scale)
 
     def branch(self, x: Tensor) -> Tensor:
-        return self.gain * scrambled(super().branch(x), self.heads)
+        return self.gain * scramble(super().branch(x), self.heads)
 
 
 @METHODS.register("kadaptation-released")

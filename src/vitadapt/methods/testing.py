@@ -35,7 +35,7 @@ class Case:
             parameter.data = parameter.data.clone()  # whatever happens to it now, the backbone does not see it
         return model
 
-    def awake(self, seed: int = 0) -> Backbone:
+    def perturbed(self, seed: int = 0) -> Backbone:
         """Adapted, and every trainable tensor moved away from its start."""
         model = self.adapted(seed)
         generator = torch.Generator().manual_seed(seed)
@@ -84,7 +84,7 @@ def snapshot(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
-def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[str]:
+def differing_names(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[str]:
     """Names whose bytes differ, or that only one of the two has."""
     both = before.keys() & after.keys()
     return sorted(

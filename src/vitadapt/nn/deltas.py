@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .matmul import followed, product, without
+from .matmul import is_traced, product, switch_off
 
 
 class Referring(nn.Module):
@@ -127,7 +127,7 @@ class ScaleShift(WeightTransform):
         return self.scale[:, None] * weight, self.shift if bias is None else self.scale * bias + self.shift
 
 
-Placed = tuple[slice, ThinDelta]
+RowsAndDelta = tuple[slice, ThinDelta]
 """A thin delta and the rows of the layer that it changes."""
 
 _IN_PLACE = ContextVar("in_place", default=True)
@@ -135,7 +135,7 @@ _IN_PLACE = ContextVar("in_place", default=True)
 
 def separate_branches() -> AbstractContextManager[None]:
     """Within the block every delta goes through its `branch`: what `thin_linear` is held to."""
-    return without(_IN_PLACE)
+    return switch_off(_IN_PLACE)
 
 
 def is_thin(delta: nn.Module) -> bool:
@@ -146,11 +146,11 @@ def is_thin(delta: nn.Module) -> bool:
 def goes_in_place(x: Tensor, weight: Tensor) -> bool:
     """May `thin_linear` compute this layer? In one precision, and outside of any compiler or tracer."""
     return (
-        x.dtype == weight.dtype and _IN_PLACE.get() and not torch.is_autocast_enabled(x.device.type) and not followed()
+        x.dtype == weight.dtype and _IN_PLACE.get() and not torch.is_autocast_enabled(x.device.type) and not is_traced()
     )
 
 
-def thin_linear(x: Tensor, weight: Tensor, bias: Tensor | None, placed: Sequence[Placed]) -> Tensor:
+def thin_linear(x: Tensor, weight: Tensor, bias: Tensor | None, placed: Sequence[RowsAndDelta]) -> Tensor:
     """x W^T + b plus the branches of thin deltas on their rows: (B, N, D_in) -> (B, N, D_out). If it `goes_in_place`.
 
     The branches are accumulated into the rows by the matrix products themselves, forward and backward, so that no
@@ -173,7 +173,7 @@ class _ThinLinear(torch.autograd.Function):
     ) -> Tensor:
         ps, shifts = f[: len(rows)], f[len(rows) :]
         flat = x.reshape(-1, x.shape[-1])  # (B N, D_in)
-        y = product(flat, weight, _shifted(weight, bias, rows, shifts))
+        y = product(flat, weight, _bias_with_shifts(weight, bias, rows, shifts))
         thins = () if q is None else product(flat, q.T).split([p.shape[1] for p in ps], dim=1)
         for place, p, thin in zip(rows, ps, thins, strict=True):
             y[:, place].addmm_(thin, p.T)
@@ -206,7 +206,7 @@ class _ThinLinear(torch.autograd.Function):
         return g_x, g_weight, g_bias, None, g_q, *g_ps, *g_shifts
 
 
-def _shifted(
+def _bias_with_shifts(
     weight: Tensor, bias: Tensor | None, rows: Sequence[slice], shifts: Sequence[Tensor | None]
 ) -> Tensor | None:
     """The layer's bias with those of the deltas added on their rows."""

@@ -43,7 +43,7 @@ class Head(nn.Module):
     With the default `spec`, g = (f - centre) / spread and W and b start at zero. `centre` (E,) and `spread` (a scalar)
     are statistics of the frozen backbone's features on the training images, fixed before training: one learning rate
     then suits backbones whose features differ in size by orders of magnitude, and every row is still treated alone.
-    `folded` gives the equivalent plain linear layer. `pretrained` is what scale "pretrained" stands for. Raises
+    `to_linear` gives the equivalent plain linear layer. `pretrained` is what scale "pretrained" stands for. Raises
     ConfigError when that is asked for and not known.
     """
 
@@ -117,7 +117,7 @@ class Head(nn.Module):
             logits = cast(Tensor, self.linear(scaled))
             return logits * self.log_scale.exp() if hasattr(self, "log_scale") else logits
 
-    def folded(self) -> nn.Linear:
+    def to_linear(self) -> nn.Linear:
         """A plain linear layer with the same logits. Raises NotMergeable when features are brought to unit length."""
         if self.spec.length == "unit":
             raise NotMergeable("a head that brings features to unit length is not linear; keep it as it is")
@@ -151,7 +151,7 @@ class _Unprojected(Method):
         vit.config = replace(vit.config, projection=0)
 
 
-def unprojected(backbone: Backbone) -> tuple[Backbone, Tensor]:
+def without_projection(backbone: Backbone) -> tuple[Backbone, Tensor]:
     """A copy of `backbone` without its output projection, sharing all weights, and that projection P (E, D).
 
     Raises NotApplicable for other networks than a ViT, ConfigError for one without a projection.

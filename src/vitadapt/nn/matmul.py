@@ -28,7 +28,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _onednn_takes(*tensors: Tensor | None) -> bool:
     given = [tensor for tensor in tensors if tensor is not None]
     return (
-        not followed()  # first: compilers of older torch cannot even read a context variable
+        not is_traced()  # first: compilers of older torch cannot even read a context variable
         and _FASTER.get()
         and not torch.is_grad_enabled()
         and all(type(t) in _PLAIN and t.dtype == torch.float32 and t.device.type == "cpu" and _dense(t) for t in given)
@@ -43,7 +43,7 @@ def _dense(tensor: Tensor) -> bool:
     return tensor.is_contiguous() or (tensor.ndim == 2 and tensor.T.is_contiguous())
 
 
-def followed() -> bool:
+def is_traced() -> bool:
     """Does a compiler, an exporter or a tracer follow? It must meet nothing but operators that it can write down."""
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
@@ -53,7 +53,7 @@ _FASTER = ContextVar("faster", default=True)
 
 
 @contextmanager
-def without(faster: ContextVar[bool]) -> Iterator[None]:
+def switch_off(faster: ContextVar[bool]) -> Iterator[None]:
     """Within the block a faster way is not taken."""
     token = faster.set(False)
     try:
@@ -64,4 +64,4 @@ def without(faster: ContextVar[bool]) -> Iterator[None]:
 
 def ordinary_products() -> AbstractContextManager[None]:
     """Within the block every product is torch's ordinary one: what `product` is held to."""
-    return without(_FASTER)
+    return switch_off(_FASTER)

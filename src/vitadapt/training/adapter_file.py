@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..data.images import VERSION
 from ..methods import METHODS
 from ..nn.backbone import Backbone, backbone_digest
-from ..nn.head import Classifier, Head, unprojected
+from ..nn.head import Classifier, Head, without_projection
 from ..nn.head_spec import ZERO, HeadSpec
 from ..nn.surgery import HALF, Method, adapt, constants, load_trainable_state, trainable, trainable_state
 from ..utils.errors import ConfigError, UnknownName, VitadaptError, WeightsError, damaged
@@ -237,7 +237,7 @@ def _assembled(info: AdapterInfo, tensors: dict[str, Tensor], backbone: Backbone
     if strange:
         raise WeightsError(f"has unexpected tensors {', '.join(strange[:3])}; was it made by something else?")
     if info.head.projection == "merged":
-        backbone, _ = unprojected(backbone)
+        backbone, _ = without_projection(backbone)
     adapted = adapt(backbone, info.method)
     load_trainable_state(adapted, _part(tensors, "backbone."))
     _load_constants(adapted, _part(tensors, "constant."), info)

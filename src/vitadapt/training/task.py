@@ -16,7 +16,7 @@ from torch import Tensor
 from ..data.pixels.pixels import Pixels
 from ..metrics.scores import METRICS
 from ..nn.backbone import Backbone, backbone_digest
-from ..nn.head import Classifier, Head, TextStart, unprojected
+from ..nn.head import Classifier, Head, TextStart, without_projection
 from ..nn.setting import Setting
 from ..nn.surgery import adapt, trainable
 from ..utils.errors import ConfigError, Diverged
@@ -183,7 +183,7 @@ def make_task(
     backbone, base = cached_backbone(config.backbone, config.image_size, environment.setting.device)
     digest = base
     if config.head.projection == "merged":  # the head is to hold it
-        backbone, projection = unprojected(backbone)
+        backbone, projection = without_projection(backbone)
         digest = backbone_digest(backbone)
         text = replace(text, features=text.features.to(projection) @ projection) if text else None  # (C, E) (E, D)
     return Task(

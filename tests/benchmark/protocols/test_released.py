@@ -45,7 +45,7 @@ from vitadapt.data.sampling.few_shot import sample_few_shot
 from vitadapt.methods import METHODS
 from vitadapt.methods.audit import probe, require_learnable
 from vitadapt.methods.laws import broken_laws, check_method
-from vitadapt.methods.released import scrambled
+from vitadapt.methods.released import scramble
 from vitadapt.nn.backbone import backbone_digest
 from vitadapt.nn.head import Classifier, Head, TextStart
 from vitadapt.nn.head_spec import HeadSpec
@@ -205,7 +205,7 @@ def test_lora_gives_the_published_probabilities_after_every_epoch() -> None:
 
 
 def test_lora_without_the_scrambling_is_far_from_the_published_probabilities(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitadapt.methods.released.scrambled", lambda change, heads: change)
+    monkeypatch.setattr("vitadapt.methods.released.scramble", lambda change, heads: change)
     assert Run("lora-released").distances()[1].max() > 0.1
 
 
@@ -247,7 +247,7 @@ def test_the_audit_refuses_kadaptation_as_released() -> None:
 def test_the_published_reshape_takes_the_documented_chunks() -> None:
     images, tokens, heads, width = 3, 5, 2, 8
     change = torch.arange(images * tokens * width).view(images, tokens, width)
-    mixed = scrambled(change, heads).unflatten(-1, (heads, -1))
+    mixed = scramble(change, heads).unflatten(-1, (heads, -1))
     for s, h, t in itertools.product(range(images), range(heads), range(tokens)):
         g = s * heads * tokens + h * tokens + t
         row, chunk = divmod(g, heads)

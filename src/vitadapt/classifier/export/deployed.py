@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...data.images import Geometry
 from ...nn.backbone import Backbone
-from ...nn.head import Classifier, Head, unprojected
+from ...nn.head import Classifier, Head, without_projection
 from ...nn.surgery import merge
 from ...nn.vit import ViT
 from ...training.adapter_file import AdapterInfo
@@ -58,7 +58,7 @@ class PlainHead(nn.Module):
     def __init__(self, head: Head) -> None:
         super().__init__()
         self.unit = head.spec.length == "unit"
-        plain = head.linear if self.unit else head.folded()
+        plain = head.linear if self.unit else head.to_linear()
         centre, spread = torch.zeros(plain.in_features), torch.ones(plain.in_features)
         scale = torch.ones(())
         if self.unit:
@@ -102,7 +102,7 @@ def load_trained(path: Path | str, backbone: str | None = None) -> TrainedModel:
     model = load_model(path, backbone=backbone)
     info = model.info
     plain, _ = cached_backbone(info.backbone, info.image_size, "cpu")
-    base = unprojected(plain)[0] if info.head.projection == "merged" else plain
+    base = without_projection(plain)[0] if info.head.projection == "merged" else plain
     return TrainedModel(model.classifier, base, info)
 
 

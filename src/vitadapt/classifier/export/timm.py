@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ...nn.head import unprojected
+from ...nn.head import without_projection
 from ...nn.vit import ViT, ViTConfig
 from ...utils.errors import WeightsError
 from ...utils.optional import package
@@ -27,7 +27,7 @@ def _write(trained: TrainedModel, folder: Path) -> None:
     vit = merged(trained, "timm")
     weight, bias = PlainHead(trained.classifier.head).linear()
     if vit.config.projection:  # W (P x) = (W P) x
-        plain, projection = unprojected(vit)
+        plain, projection = without_projection(vit)
         vit, weight = cast(ViT, plain), weight @ projection
     config = vit.config
     _check(config)
