@@ -114,10 +114,9 @@ def test_every_exif_orientation_comes_out_upright(orientation: int, kind: str) -
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_an_image_is_turned_as_pillow_does_and_also_beside_a_damaged_tag(orientation: int) -> None:
     exif = Image.Exif()
-    exif[ORIENTATION], exif[0x010F] = orientation, "maker"
+    exif[ORIENTATION], exif[0x011A] = orientation, 72.0
     sound = exif.tobytes()
-    damaged = sound.replace(b"\x0f\x01\x02\x00", b"\x0f\x01\x05\x00")  # the maker's name becomes a fraction
-    damaged = damaged.replace(b"\x01\x0f\x00\x02", b"\x01\x0f\x00\x05")  # in the other order of bytes
+    damaged = sound.replace(b"\x01\x1a\x00\x05", b"\x01\x1a\x00\x02")  # the resolution counts as a text
     assert damaged != sound
     turned = ImageOps.exif_transpose(open_image(encoded(noise(7, 9), "PNG", exif=sound), "a.png"))
     for block in (sound, damaged):
