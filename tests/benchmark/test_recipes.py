@@ -13,7 +13,7 @@ from vitadapt.benchmark.config import RunConfig, read_toml
 from vitadapt.benchmark.prepare import training_pool
 from vitadapt.benchmark.protocols.registry import PROTOCOLS
 from vitadapt.benchmark.runner import run
-from vitadapt.benchmark.sweep import check_names, find_recipe, read_bench, select, shipped_recipes
+from vitadapt.benchmark.sweep import check_names, find_benchmark_file, read_bench, select, shipped_benchmark_files
 from vitadapt.cli.lookup import LISTINGS
 from vitadapt.data import from_arrays
 from vitadapt.data.datasets import catalog
@@ -93,7 +93,7 @@ def test_recipes_are_part_of_the_package():
     assert {path.name: path.read_bytes() for path in inside.glob("*.toml")} == {
         path.name: path.read_bytes() for path in FOLDER.glob("*.toml")
     }
-    assert list(shipped_recipes()) == NAMES
+    assert list(shipped_benchmark_files()) == NAMES
 
 
 def test_recipes_are_listed_with_their_size():
@@ -104,14 +104,14 @@ def test_recipes_are_listed_with_their_size():
 
 def test_a_name_is_looked_up_among_the_shipped_ones_but_a_file_wins(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shipped = find_recipe(Path("smoke"))
+    shipped = find_benchmark_file(Path("smoke"))
     assert shipped.is_file() and shipped.parent != tmp_path
     shutil.copy(shipped, "smoke")
-    assert find_recipe(Path("smoke")) == Path("smoke")
+    assert find_benchmark_file(Path("smoke")) == Path("smoke")
     for path in ("./other/smoke", "smoke.toml", "/no/smoke"):
-        assert find_recipe(Path(path)) == Path(path)
+        assert find_benchmark_file(Path(path)) == Path(path)
     with pytest.raises(UnknownName, match="did you mean smoke"):
-        find_recipe(Path("smokes"))
+        find_benchmark_file(Path("smokes"))
 
 
 @pytest.mark.parametrize("rule", ["elevater", "native", "given"])

@@ -15,12 +15,12 @@ from vitadapt.methods import METHODS, Compacter, KAdaptation, LinearProbe, LoRA,
 from vitadapt.nn.backbone import backbone_digest
 from vitadapt.nn.head import Classifier, Head
 from vitadapt.nn.surgery import adapt, trainable
+from vitadapt.training.adapter_checks import enlarged
 from vitadapt.training.adapter_file import (
     FORMAT,
     AdapterInfo,
     adapter_bytes,
     checksum_of,
-    enlarged,
     load_adapter,
     read_adapter,
 )

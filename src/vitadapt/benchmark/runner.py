@@ -60,7 +60,7 @@ def run(
     """Run one cell and record it in `store`; a cell that is recorded already is returned as it stands.
 
     A training that diverges is recorded as such. Any other error leaves its trace in the store and is raised.
-    Raises CellBusy, unless told to `wait`, when another process is running this cell.
+    Without `wait`, raises CellBusy when another process is running this cell.
     """
     environment = environment or Environment()
     store = store if isinstance(store, Store) else Store(store)
@@ -75,7 +75,7 @@ def run(
             return _run(config, digest, store, environment)
         except Exception:
             trace = traceback.format_exc()
-            with suppress(StorageError):  # where the trace cannot be kept the error itself must still be told
+            with suppress(StorageError):  # without room for the trace, still raise the error itself
                 store.fail(digest, trace)
             raise
 

@@ -35,12 +35,12 @@ AXES = ("backbone", "dataset", "method", "shots", "seed", "image_size", "protoco
 
 
 def read_bench(path: Path) -> list[RunConfig]:
-    """The cells of a benchmark file, or of the shipped one of that name (`shipped.find_recipe`).
+    """The cells of a benchmark file, or of the shipped one of that name (`find_benchmark_file`).
 
     Every [[bench.part]] is multiplied by itself, with the keys that it lacks taken from [bench]; the parts follow one
     another. Raises ConfigError or UnknownName naming the file.
     """
-    path = find_recipe(path)
+    path = find_benchmark_file(path)
     plain = read_toml(path)
     for section in plain:
         if section not in ("title", "bench", "recipe", "prompts"):
@@ -141,9 +141,9 @@ def expand(
     if (count := math.prod(len(lists[name]) for name in names)) > MOST:
         raise ConfigError(f"[bench] multiplies into {count:,} cells, more than {MOST:,}; split it into several files")
     products = itertools.product(*(lists[name] for name in names))
-    said = read_prompts(prompts) if prompts else None
-    cells = [_cell(dict(zip(names, values, strict=True)), recipe or {}, said) for values in products]
-    if said:
+    given = read_prompts(prompts) if prompts else None
+    cells = [_cell(dict(zip(names, values, strict=True)), recipe or {}, given) for values in products]
+    if given:
         check_prompts(cells)
     return cells
 
@@ -251,18 +251,18 @@ def check_prompts(configs: list[RunConfig]) -> None:
 
 
 @cache
-def shipped_recipes() -> dict[str, Path]:
+def shipped_benchmark_files() -> dict[str, Path]:
     """Name -> file of every benchmark that comes with the package, by name."""
     return {path.stem: path for path in sorted(Path(__file__).with_name("recipes").glob("*.toml"))}
 
 
-def find_recipe(path: Path) -> Path:
+def find_benchmark_file(path: Path) -> Path:
     """`path` itself when it is a file or looks like one (a folder before it, .toml behind it), else the shipped recipe
     of that name. Raises UnknownName.
     """
     if path.is_file() or len(path.parts) != 1 or path.suffix == ".toml":
         return path
-    known = shipped_recipes()
+    known = shipped_benchmark_files()
     if str(path) not in known:
         raise unknown("recipe", str(path), known, "A recipe of your own is named by its file.")
     return known[str(path)]

@@ -96,9 +96,9 @@ def _protocols() -> Listing:
 
 def _recipes() -> Listing:
     from ..benchmark.config import read_toml
-    from ..benchmark.sweep import read_bench, shipped_recipes
+    from ..benchmark.sweep import read_bench, shipped_benchmark_files
 
-    files = shipped_recipes()
+    files = shipped_benchmark_files()
     return [{"name": n, "cells": len(read_bench(f)), "title": read_toml(f).get("title")} for n, f in files.items()]
 
 

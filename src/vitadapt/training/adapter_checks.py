@@ -1,4 +1,4 @@
-"""Is what an adapter file says of itself possible? Asked before anything is built from it."""
+"""Checks of adapter files: of what they say, before anything is built from it, and of what was built."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..nn.backbone import Backbone
+from ..nn.head import Classifier
+from ..nn.surgery import HALF, trainable
 from ..utils.errors import WeightsError
 from ..utils.limits import ADAPTER_FILE, IMAGE_SIDE, METHOD_SIZE, MIB
 
 _TEXTS = ("backbone", "base", "activation", "licence", "base_licence")
 _LISTS = ("classes", "names", "templates")
 _TABLES = ("preprocess", "training")
+TOLERANCE = 0.01  # of the self-test: this part of the largest expected logit, and of 1 at least
+HALF_TOLERANCE = 0.1  # on a backbone in half precision
+_PICTURE = 8  # pixels of a side of the pictures of the self-test
 _PICTURES = 1 << 20  # numbers in the pictures of the self-test
 
 
@@ -73,3 +79,58 @@ def check_tensors(info: Any, tensors: Mapping[str, Tensor]) -> None:
 def _require(holds: bool, what: str) -> None:
     if not holds:
         raise Unsound(f"impossible {what}")
+
+
+def pictures_of_the_test() -> Tensor:
+    """The two small pictures of the self-test, uint8 (2, 8, 8, 3): a fixed pattern without any period."""
+    return torch.arange(2 * _PICTURE * _PICTURE * 3).mul(131).remainder(251).to(torch.uint8).view(2, 8, 8, 3)
+
+
+def enlarged(pictures: Tensor, size: int) -> Tensor:
+    """Pictures (N, h, w, 3) -> (N, 3, S, S): pixel i of a side is that of number floor(i h / S), so nothing rounds."""
+    rows, columns = (torch.arange(size) * side // size for side in pictures.shape[1:3])
+    return pictures.permute(0, 3, 1, 2)[:, :, rows][:, :, :, columns].contiguous()
+
+
+@torch.no_grad()
+def logits_of(model: Classifier, pictures: Tensor) -> Tensor:
+    """Logits (N, C) in fp32 of small pictures (N, h, w, 3)."""
+    was, _ = model.training, model.eval()
+    device = next(model.parameters()).device
+    logits: Tensor = model(enlarged(pictures, model.backbone.image_size).to(device)).float()
+    model.train(was)
+    return logits
+
+
+@torch.no_grad()
+def require_change(model: Classifier, backbone: Backbone) -> None:
+    """Raises WeightsError when the adapted backbone does what the plain one does, or a bare head answers one thing."""
+    nothing = WeightsError("changes nothing: what it holds leaves every output as it was; train it, and save it again")
+    if trainable(model.backbone):
+        size, device = backbone.image_size, next(backbone.parameters()).device
+        images = enlarged(pictures_of_the_test(), size).to(device)
+        if torch.equal(model.backbone(images), backbone(images)):
+            raise nothing
+    elif not model.head.linear.weight.any():
+        raise nothing
+
+
+def require_self_test(model: Classifier, stored: Mapping[str, Tensor]) -> None:
+    """Raises WeightsError unless the logits of the stored pictures are those from when the file was saved."""
+    if stored.keys() != {"images", "logits"}:
+        raise WeightsError("lacks its self-test; was it copied completely?")
+    expected = stored["logits"]
+    found = logits_of(model, stored["images"]).cpu()
+    if found.shape != expected.shape:
+        raise WeightsError(f"its self-test is of {expected.shape[-1]} classes, and it has {found.shape[-1]}")
+    most = float((found - expected).abs().max())
+    limit = HALF_TOLERANCE if is_half(model.backbone) else TOLERANCE
+    if not most <= limit * max(1.0, float(expected.abs().max())):
+        raise WeightsError(
+            f"fails its self-test: its answers differ by {most:.3g} from those when it was saved; "
+            "the file is damaged or was made for other software"
+        )
+
+
+def is_half(backbone: nn.Module) -> bool:
+    return next(backbone.parameters()).dtype in HALF

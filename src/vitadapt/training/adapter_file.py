@@ -25,19 +25,22 @@ from ..methods import METHODS
 from ..nn.backbone import Backbone, backbone_digest
 from ..nn.head import Classifier, Head, without_projection
 from ..nn.head_spec import ZERO, HeadSpec
-from ..nn.surgery import HALF, Method, adapt, constants, load_trainable_state, trainable, trainable_state
+from ..nn.surgery import Method, adapt, constants, load_trainable_state, trainable, trainable_state
 from ..utils.errors import ConfigError, UnknownName, VitadaptError, WeightsError, damaged
 from ..utils.fields import build
 from ..utils.files import parse_json
-from .adapter_checks import check_all, check_file
+from .adapter_checks import (
+    check_all,
+    check_file,
+    is_half,
+    logits_of,
+    pictures_of_the_test,
+    require_change,
+    require_self_test,
+)
 
 FORMAT = "vitadapt-adapter/3"
 FORMATS = ("vitadapt-adapter/1", "vitadapt-adapter/2", FORMAT)
-TOLERANCE = 0.01
-HALF_TOLERANCE = 0.1  # on a backbone in half precision
-"""Of the self-test: this part of the largest expected logit, and of 1 at least."""
-
-_PICTURE = 8  # pixels of a side of the pictures of the self-test
 _PARTS = ("backbone", "constant", "head", "test")
 
 
@@ -118,27 +121,6 @@ def _plain(info: AdapterInfo) -> dict[str, Any]:
 
 
 _OPTIONAL = ("squash", "activation", "preprocess", "names", "templates", "training", "licence", "base_licence")
-
-
-def pictures_of_the_test() -> Tensor:
-    """The two small pictures of the self-test, uint8 (2, 8, 8, 3): a fixed pattern without any period."""
-    return torch.arange(2 * _PICTURE * _PICTURE * 3).mul(131).remainder(251).to(torch.uint8).view(2, 8, 8, 3)
-
-
-def enlarged(pictures: Tensor, size: int) -> Tensor:
-    """Pictures (N, h, w, 3) -> (N, 3, S, S): pixel i of a side is that of number floor(i h / S), so nothing rounds."""
-    rows, columns = (torch.arange(size) * side // size for side in pictures.shape[1:3])
-    return pictures.permute(0, 3, 1, 2)[:, :, rows][:, :, :, columns].contiguous()
-
-
-@torch.no_grad()
-def logits_of(model: Classifier, pictures: Tensor) -> Tensor:
-    """Logits (N, C) in fp32 of small pictures (N, h, w, 3)."""
-    was, _ = model.training, model.eval()
-    device = next(model.parameters()).device
-    logits: Tensor = model(enlarged(pictures, model.backbone.image_size).to(device)).float()
-    model.train(was)
-    return logits
 
 
 def read_adapter(path: Path | str, data: bytes | None = None) -> tuple[AdapterInfo, dict[str, Tensor]]:
@@ -223,7 +205,7 @@ def _check_base(info: AdapterInfo, backbone: Backbone, base: str | None) -> None
         if info.preprocess and info.preprocess.get(name) != value:
             was = info.preprocess.get(name)
             raise WeightsError(f"was trained with the preprocessing {name}={was}, and here it is {value}")
-    if _is_half(backbone) and info.format != FORMATS[0]:
+    if is_half(backbone) and info.format != FORMATS[0]:
         return  # rounded weights have another digest; the self-test tells whether they are the same network's
     own = base or backbone_digest(backbone)
     if own != info.base:
@@ -243,30 +225,31 @@ def _assembled(info: AdapterInfo, tensors: dict[str, Tensor], backbone: Backbone
     _load_constants(adapted, _part(tensors, "constant."), info)
     head = _head(info, _part(tensors, "head."), backbone)
     model = Classifier(adapted, head).to(next(backbone.parameters()).device).eval()
-    _require_change(model, backbone)
-    _require_answers(model, _part(tensors, "test."), info)
+    require_change(model, backbone)
+    if info.format != FORMATS[0]:
+        require_self_test(model, _part(tensors, "test."))
     return model
 
 
-def _load_constants(adapted: nn.Module, kept: dict[str, Tensor], info: AdapterInfo) -> None:
+def _load_constants(adapted: nn.Module, stored: dict[str, Tensor], info: AdapterInfo) -> None:
     own = constants(adapted)
     for name, constant in own.items():
-        if name not in kept or kept[name].shape != constant.shape:
+        if name not in stored or stored[name].shape != constant.shape:
             raise WeightsError(f"lacks {name}, which {info.method} needs; was it copied completely?")
-        constant.copy_(kept[name])
-    if extra := sorted(kept.keys() - own.keys()):
+        constant.copy_(stored[name])
+    if extra := sorted(stored.keys() - own.keys()):
         raise WeightsError(f"has unexpected constants {', '.join(extra[:3])}; was it made with another method?")
 
 
-def _head(info: AdapterInfo, kept: dict[str, Tensor], backbone: Backbone) -> Head:
+def _head(info: AdapterInfo, stored: dict[str, Tensor], backbone: Backbone) -> Head:
     head = Head(backbone.features, len(info.classes), info.head, pretrained=1.0)
-    if not kept and info.names and info.templates:
+    if not stored and info.names and info.templates:
         return _head_of_words(info, backbone)
     try:
-        head.load_state_dict(kept)
+        head.load_state_dict(stored)
     except RuntimeError as error:
         own = head.state_dict()
-        missing, extra = sorted(own.keys() - kept.keys()), sorted(kept.keys() - own.keys())
+        missing, extra = sorted(own.keys() - stored.keys()), sorted(stored.keys() - own.keys())
         what = f"missing {missing[:3]}, unexpected {extra[:3]}" if missing or extra else "shapes differ"
         raise WeightsError(f"its head does not fit its {len(info.classes)} classes: {what}") from error
     return head if info.method.trains_head else head.requires_grad_(False)
@@ -282,42 +265,6 @@ def _head_of_words(info: AdapterInfo, backbone: Backbone) -> Head:
     head = Head(matrix.shape[1], len(info.classes), info.head, tower.logit_scale)
     head.start_from(matrix)
     return head.requires_grad_(False)
-
-
-@torch.no_grad()
-def _require_change(model: Classifier, backbone: Backbone) -> None:
-    """Raises WeightsError when the adapted backbone does what the plain one does, or a bare head answers one thing."""
-    nothing = WeightsError("changes nothing: what it holds leaves every output as it was; train it, and save it again")
-    if trainable(model.backbone):
-        size, device = backbone.image_size, next(backbone.parameters()).device
-        images = enlarged(pictures_of_the_test(), size).to(device)
-        if torch.equal(model.backbone(images), backbone(images)):
-            raise nothing
-    elif not model.head.linear.weight.any():
-        raise nothing
-
-
-def _require_answers(model: Classifier, kept: dict[str, Tensor], info: AdapterInfo) -> None:
-    """Raises WeightsError unless the classifier says of the stored pictures what it said when it was saved."""
-    if info.format == FORMATS[0]:
-        return
-    if kept.keys() != {"images", "logits"}:
-        raise WeightsError("lacks its self-test; was it copied completely?")
-    expected = kept["logits"]
-    found = logits_of(model, kept["images"]).cpu()
-    if found.shape != expected.shape:
-        raise WeightsError(f"its self-test is of {expected.shape[-1]} classes, and it has {len(info.classes)}")
-    most = float((found - expected).abs().max())
-    limit = HALF_TOLERANCE if _is_half(model.backbone) else TOLERANCE
-    if not most <= limit * max(1.0, float(expected.abs().max())):
-        raise WeightsError(
-            f"fails its self-test: its answers differ by {most:.3g} from those when it was saved; "
-            "the file is damaged or was made for other software"
-        )
-
-
-def _is_half(backbone: nn.Module) -> bool:
-    return next(backbone.parameters()).dtype in HALF
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

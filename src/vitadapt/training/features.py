@@ -35,7 +35,7 @@ class Environment:
 
 @lru_cache(maxsize=2)
 def cached_backbone(name: str, image_size: int | None, device: str) -> tuple[Backbone, str]:
-    """A frozen backbone and its digest; the last two are kept, and nothing ever writes into them."""
+    """A frozen backbone and its digest; the last two stay in memory, and nothing ever writes into them."""
     backbone = load_backbone(name, image_size=image_size, device=device)
     return backbone, backbone_digest(backbone)
 
@@ -52,7 +52,7 @@ def geometry_of(backbone: Backbone, squash: bool = False) -> Geometry:
 
 
 def frozen_features(backbone: Backbone, base: str, images: Pixels, environment: Environment, label: str) -> Tensor:
-    """Features (N, E) of the unadapted backbone in fp32, computed once per (weights, images) and kept in the cache."""
+    """Features (N, E) of the unadapted backbone in fp32, computed once per (weights, images) with a cache."""
     setting = replace(environment.setting, precision="fp32")
     if not len(images):
         return torch.zeros(0, backbone.features)
@@ -61,8 +61,8 @@ def frozen_features(backbone: Backbone, base: str, images: Pixels, environment: 
     path = environment.cache / "features" / f"{base}-{images.key}.npy"
     lock = path.with_suffix(".lock")  # several workers may ask at once: one computes, the others wait
     with locked(lock, path.parent, "as a cache", "--cache"):
-        kept = read_cached(path)
-        if kept is None:
-            kept = forward_all(backbone, images, setting, label).numpy().astype(np.float32).tobytes()
-            write_cached(path, kept)
-    return torch.from_numpy(np.frombuffer(kept, dtype=np.float32).reshape(len(images), -1).copy())
+        features = read_cached(path)
+        if features is None:
+            features = forward_all(backbone, images, setting, label).numpy().astype(np.float32).tobytes()
+            write_cached(path, features)
+    return torch.from_numpy(np.frombuffer(features, dtype=np.float32).reshape(len(images), -1).copy())

@@ -98,7 +98,7 @@ class Executor(ABC):
         A cell that another process is running is left for the end and waited for. One whose worker died is run again,
         at most ATTEMPTS times in all. Raises WorkerError when no worker can begin.
         """
-        waiting, busy, running, told = deque(configs), list[RunConfig](), 0, False
+        waiting, busy, running, noted = deque(configs), list[RunConfig](), 0, False
         losses, recheck = Counter[RunConfig](), 0.0
         while waiting or busy or running:
             if not waiting and time.monotonic() >= recheck:
@@ -108,8 +108,8 @@ class Executor(ABC):
                 self.submit(waiting.popleft())
                 running += 1
                 continue
-            if busy and not running and not told:
-                told = True
+            if busy and not running and not noted:
+                noted = True
                 self.watch.note(f"waiting for {len(busy)} cells that another process is running")
             for result in self.results(POLL):
                 running -= 1

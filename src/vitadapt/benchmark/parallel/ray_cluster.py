@@ -117,7 +117,7 @@ class Cluster(Executor):
         return results
 
     def _result(self, reference: Any) -> Outcome | Retry:
-        """Fetch what a cell gave and keep it, still under its lock."""
+        """Fetch the files of a cell and store them, still under its lock."""
         cell = self.tasks.pop(reference)
         with cell.claim:
             try:
@@ -162,7 +162,7 @@ def _is_default(cache: Path | None) -> bool:
 
 
 def _import_ray() -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics are sent
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ...nn.vit import Preprocess
-from ...training.adapter_file import adapter_bytes, enlarged, pictures_of_the_test
+from ...training.adapter_checks import enlarged, pictures_of_the_test
+from ...training.adapter_file import adapter_bytes
 from ...utils.errors import WeightsError
 from ...utils.files import bytes_digest, parse_json, read_text
 from ...utils.registry import Registry
