@@ -129,8 +129,4 @@ def test_images_that_are_decoded_wrongly_are_seen(tmp_path, monkeypatch) -> None
 def test_an_error_of_a_library_gets_the_remedy_of_its_check(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)  # as if it could not be imported
     found = {f.check: f for f in checkup.examine(checkup.Places(tmp_path))}["network"]
-    assert found.status == "broken" and checkup.REMEDIES["network"] in found.message
-
-
-def test_every_check_has_a_remedy() -> None:
-    assert checkup.CHECKS.keys() == checkup.REMEDIES.keys()
+    assert found.status == "broken" and checkup.CHECKS["network"][1] in found.message

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Option
 
 from ..utils.errors import ConfigError, Diverged, NotApplicable
 from . import options as opt
@@ -32,7 +33,7 @@ EXPLAINED = (
 @opt.command(app, opt.BENCHMARK, "vitadapt compare runs/smoke --baseline linear-probe")
 def compare(
     runs: opt.Runs,
-    baseline: Annotated[str | None, typer.Option(help="Compare every method with this one, not all pairs.")] = None,
+    baseline: Annotated[str | None, Option(help="Compare every method with this one, not all pairs.")] = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Compare methods: paired differences with intervals and tests, ranks, and how firm the order is."""
@@ -82,7 +83,7 @@ def curve(
 def calibrate(
     runs: opt.Runs,
     digests: opt.Digests = None,
-    folds: Annotated[int, typer.Option(help="Trainings per run, each without one part of its images.")] = 5,
+    folds: Annotated[int, Option(help="Trainings per run, each without one part of its images.")] = 5,
     cache: opt.Cache = None,
     data_root: opt.DataRoot = None,
     device: opt.Device = "auto",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Option
 
 from ..utils.errors import ConfigError, VitadaptError
 from . import options as opt
@@ -17,7 +18,6 @@ from .results import print_table
 
 if TYPE_CHECKING:
     from ..benchmark.config import RunConfig
-    from ..benchmark.parallel.executor import Outcome
     from ..benchmark.plan import Estimate
     from ..benchmark.results.record import Record
     from ..benchmark.sweep import MakeExecutor
@@ -33,30 +33,20 @@ EXPLAINED = (
 
 @opt.command(app, opt.BENCHMARK, "vitadapt run --dataset photos/ --method lora --method kadaptation --shots 5")
 def run(
-    dataset: Annotated[str, typer.Option("--dataset", "-d", help="A name, a folder of class folders, or a CSV file.")],
-    method: Annotated[
-        list[str], typer.Option("--method", "-m", help="A method, e.g. lora or lora:rank=8,targets=q+k+v; repeatable.")
-    ],
+    dataset: Annotated[str, Option("--dataset", "-d", help="A name, a folder of class folders, or a CSV file.")],
+    method: Annotated[list[str], Option("--method", "-m", help="For example lora, or lora:rank=8; repeatable.")],
     backbone: opt.Backbone = opt.OFFLINE,
-    shots: Annotated[str, typer.Option(help="Labelled images per class, or 'all'.")] = "5",
-    seed: Annotated[
-        list[int] | None, typer.Option(help="Seed of sample, start and order; repeatable (default: 0).")
-    ] = None,
+    shots: Annotated[str, Option(help="Labelled images per class, or 'all'.")] = "5",
+    seed: Annotated[list[int] | None, Option(help="Of sample, start and order; repeatable (default: 0).")] = None,
     image_size: opt.ImageSize = None,
-    protocol: Annotated[
-        str, typer.Option(help="How hyper-parameters are found; see 'vitadapt list protocols'.")
-    ] = "fixed",
+    protocol: Annotated[str, Option(help="See 'vitadapt list protocols'.")] = "fixed",
     precision: opt.PrecisionOption = "fp32",
-    recipe: Annotated[str, typer.Option(help="Changes to the protocol's recipe, e.g. lr=0.01,epochs=20.")] = "",
-    head: Annotated[
-        list[str] | None, typer.Option(help="How the head starts: zero, text, or text:scale=pretrained; repeatable.")
-    ] = None,
+    recipe: Annotated[str, Option(help="Changes to the protocol's recipe, e.g. lr=0.01,epochs=20.")] = "",
+    head: Annotated[list[str] | None, Option(help="zero, text, or text:scale=pretrained; repeatable.")] = None,
     class_names: opt.ClassNames = None,
     template: opt.Template = None,
     knowledge: opt.Knowledge = "",
-    subset: Annotated[
-        Path | None, typer.Option(help="Train on the images of this manifest ('vitadapt data subset') instead.")
-    ] = None,
+    subset: Annotated[Path | None, Option(help="A manifest with the images to train on.")] = None,
     out: opt.Out = Path("runs"),
     cache: opt.Cache = None,
     no_cache: opt.NoCache = False,
@@ -90,22 +80,18 @@ def run(
 def bench(
     recipe: opt.BenchmarkFile,
     only: opt.Cells = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Default: runs/NAME of the file.")] = None,
+    out: Annotated[Path | None, Option("--out", "-o", help="Default: runs/NAME of the file.")] = None,
     cache: opt.Cache = None,
     no_cache: opt.NoCache = False,
     data_root: opt.DataRoot = None,
     download: opt.Download = False,
     device: opt.Device = "auto",
-    plot: Annotated[bool, typer.Option(help="Also write accuracy.png beside the records.")] = False,
-    workers: Annotated[int, typer.Option(help="Processes on this machine, each with its share of cores and GPUs.")] = 1,
-    threads: Annotated[
-        int | None, typer.Option(help="CPU threads per cell (default: the cores shared out; on a cluster 1).")
-    ] = None,
-    shard: Annotated[str, typer.Option(help="i/n: only part i of n equal parts of the cells, for job arrays.")] = "",
-    ray: Annotated[str, typer.Option(help="Address of a Ray cluster (host:6379, auto), or local.")] = "",
-    gpus_per_cell: Annotated[
-        float | None, typer.Option(help="With --ray: GPUs per cell; 0.25 packs four on one.")
-    ] = None,
+    plot: Annotated[bool, Option(help="Also write accuracy.png beside the records.")] = False,
+    workers: Annotated[int, Option(help="Processes on this machine, each with its share of cores and GPUs.")] = 1,
+    threads: Annotated[int | None, Option(help="CPU threads per cell (default: the cores are shared).")] = None,
+    shard: Annotated[str, Option(help="i/n: only part i of n equal parts of the cells, for job arrays.")] = "",
+    ray: Annotated[str, Option(help="Address of a Ray cluster (host:6379, auto), or local.")] = "",
+    gpus_per_cell: Annotated[float | None, Option(help="With --ray: GPUs per cell; 0.25 packs four on one.")] = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Run every cell of a benchmark that is not recorded yet, and print the table."""
@@ -126,9 +112,7 @@ def bench(
 def plan(
     recipe: opt.BenchmarkFile,
     only: opt.Cells = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="What is recorded there is done. Default: as bench.")
-    ] = None,
+    out: Annotated[Path | None, Option("--out", "-o", help="As for bench; recorded cells are done.")] = None,
     cache: opt.Cache = None,
     no_cache: opt.NoCache = False,
     data_root: opt.DataRoot = None,
@@ -180,10 +164,12 @@ def _execute(
     from ..benchmark.parallel.executor import InProcess
     from ..benchmark.results.store import Store
     from ..benchmark.sweep import check_names, run_bench
+    from ..methods.spec import method_text
     from .progress import BenchDisplay
 
     check_names(configs)
-    with BenchDisplay() as display:
+    display = BenchDisplay()
+    with display.progress:
         outcomes = run_bench(configs, Store(out), environment, display, executor or InProcess)
     records = [outcome.record for outcome in outcomes if outcome.record]
     if records or as_json:
@@ -194,7 +180,8 @@ def _execute(
         _plot_if_possible(records, out / "accuracy.png", as_json)
     failed = [outcome for outcome in outcomes if outcome.record is None]
     for outcome in failed:
-        complain(f"{_cell_name(outcome)}: {outcome.failure}")
+        config = outcome.config
+        complain(f"{method_text(config.method)} on {config.dataset}, seed {config.seed}: {outcome.failure}")
     if failed:
         raise typer.Exit(1)
 
@@ -209,13 +196,6 @@ def _plot_if_possible(records: Sequence[Record], path: Path, quiet: bool) -> Non
         return
     if not quiet:
         echo(f"plot: {path}")
-
-
-def _cell_name(outcome: Outcome) -> str:
-    from ..methods.spec import method_text
-
-    config = outcome.config
-    return f"{method_text(config.method)} on {config.dataset}, seed {config.seed}"
 
 
 def _print_estimates(rows: Sequence[Estimate]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer import Argument, Option
 
 from ..utils.errors import ConfigError
 from . import options as opt
@@ -26,22 +27,20 @@ HeatKind = Literal["gradient", "input", "rollout"]
 
 @opt.command(app, opt.IMAGES, "vitadapt fit photos/ --out my-model")
 def fit(
-    data: Annotated[str, typer.Argument(help="A folder of class folders, a CSV file, a name, or hf:REPO.")],
+    data: Annotated[str, Argument(help="A folder of class folders, a CSV file, a name, or hf:REPO.")],
     backbone: opt.Backbone = opt.OFFLINE,
-    method: Annotated[str, typer.Option("--method", "-m", help="Compared with simpler ones.")] = "kadaptation",
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.")] = Path("my-model"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another model in that folder.")] = False,
-    image_size: Annotated[
-        int | None, typer.Option(help="Pixels (default: the backbone's own; on a CPU half of a large one).")
-    ] = None,
-    folds: Annotated[int, typer.Option(help="Of the cross-validation.")] = 5,
-    seed: Annotated[int, typer.Option(help="Of folds, initialisation and order.")] = 0,
-    recipe: Annotated[str, typer.Option(help="Changes to the training, e.g. epochs=10,lr=0.001.")] = "",
-    head: Annotated[str | None, typer.Option(help="How the head starts: zero, or text with a CLIP.")] = None,
+    method: Annotated[str, Option("--method", "-m", help="Compared with simpler ones.")] = "kadaptation",
+    out: Annotated[Path, Option("--out", "-o", help="The folder to make.")] = Path("my-model"),
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace another model in that folder.")] = False,
+    image_size: Annotated[int | None, Option(help="Pixels (default: the backbone's; half of it on a CPU).")] = None,
+    folds: Annotated[int, Option(min=2, help="Folds of the cross-validation.")] = 5,
+    seed: Annotated[int, Option(help="Seed of folds, start and order.")] = 0,
+    recipe: Annotated[str, Option(help="Changes to the training, e.g. epochs=10,lr=0.001.")] = "",
+    head: Annotated[str | None, Option(help="How the head starts: zero, or text with a CLIP.")] = None,
     class_names: opt.ClassNames = None,
     template: opt.Template = None,
     precision: opt.PrecisionOption = "fp32",
-    licence: Annotated[str, typer.Option("--licence", "--license", help="Of your model, for its card.")] = "",
+    licence: Annotated[str, Option("--licence", "--license", help="Of your model, for its card.")] = "",
     cache: opt.Cache = None,
     no_cache: opt.NoCache = False,
     data_root: opt.DataRoot = None,
@@ -51,8 +50,8 @@ def fit(
     """Make a classifier of your images: examine them, hold a part out, keep what cross-validates best, and report."""
     from ..classifier.fit import fit_folder
 
-    said = {"recipe": recipe, "head": head, "class_names": class_names, "templates": template}
-    config = _fit_config(data, backbone, method, {"image_size": image_size, "folds": folds, "seed": seed}, said)
+    texts = {"recipe": recipe, "head": head, "class_names": class_names, "templates": template}
+    config = _fit_config(data, backbone, method, {"image_size": image_size, "folds": folds, "seed": seed}, texts)
     config = replace(config, precision=precision, licence=licence)
     environment = opt.environment_of(cache, no_cache, data_root, device)
     if not as_json:
@@ -67,7 +66,7 @@ def fit(
         _print_result(record, out)
 
 
-def _fit_config(data: str, backbone: str, method: str, plain: dict[str, Any], said: dict[str, Any]) -> FitConfig:
+def _fit_config(data: str, backbone: str, method: str, plain: dict[str, Any], texts: dict[str, Any]) -> FitConfig:
     from ..benchmark.sweep import read_prompts
     from ..classifier.fit import FitConfig
     from ..methods.spec import parse_method
@@ -78,19 +77,17 @@ def _fit_config(data: str, backbone: str, method: str, plain: dict[str, Any], sa
 
     check_name(backbone)
     wanted = parse_method(method)
-    if plain["folds"] < 2:
-        raise ConfigError(f"--folds must be at least 2, got {plain['folds']}")
     recipe = None
-    if said["recipe"]:
+    if texts["recipe"]:
         base = recipe_for("fixed", wanted)
-        recipe = replace(base, **build_changes(type(base), parse_fields(said["recipe"]), "recipe"))
-    prompts = {name: said[name] for name in ("class_names", "templates") if said[name]}
+        recipe = replace(base, **build_changes(type(base), parse_fields(texts["recipe"]), "recipe"))
+    prompts = {name: texts[name] for name in ("class_names", "templates") if texts[name]}
     return FitConfig(
         data,
         backbone,
         wanted,
         recipe=recipe,
-        head=parse_head(said["head"]) if said["head"] else None,
+        head=parse_head(texts["head"]) if texts["head"] else None,
         prompts=read_prompts(prompts) if prompts else None,
         **plain,
     )
@@ -143,21 +140,17 @@ def _accuracy(test: dict[str, Any], what: str) -> str:
 @opt.command(app, opt.IMAGES, "vitadapt predict my-model new-photos/ --top 3")
 def predict(
     model: opt.ModelFolder,
-    images: Annotated[list[Path], typer.Argument(help="Images, or folders of them.")],
-    top: Annotated[int, typer.Option(help="Classes per image.")] = 1,
-    threshold: Annotated[float | None, typer.Option(help="Below this probability the answer is 'unsure'.")] = None,
+    images: Annotated[list[Path], Argument(help="Images, or folders of them.")],
+    top: Annotated[int, Option(min=1, help="Classes per image.")] = 1,
+    threshold: Annotated[float | None, Option(min=0, max=1, help="Less probable answers are 'unsure'.")] = None,
     as_json: opt.AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="One line per image and class.")] = False,
+    as_csv: Annotated[bool, Option("--csv", help="One line per image and class.")] = False,
     backbone: opt.MovedBackbone = None,
     device: opt.Device = "auto",
 ) -> None:
     """Tell the class of images, with its probability. Status 1 when an image could not be read."""
     from ..classifier.predict import csv_text, find_images, predict_images
 
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise ConfigError(f"--threshold is a probability, 0 to 1, not {threshold}")
-    if top < 1:
-        raise ConfigError(f"--top must be at least 1, got {top}")
     if as_json and as_csv:
         raise ConfigError("--json and --csv exclude each other")
     refs, notes = find_images(images)
@@ -190,7 +183,7 @@ def _print_answers(answers: list[dict[str, Any]]) -> None:
 @opt.command(app, opt.IMAGES, "vitadapt evaluate my-model labelled-photos/")
 def evaluate(
     model: opt.ModelFolder,
-    data: Annotated[str, typer.Argument(help="A folder of class folders, a CSV file, or a name.")],
+    data: Annotated[str, Argument(help="A folder of class folders, a CSV file, or a name.")],
     as_json: opt.AsJson = False,
     data_root: opt.DataRoot = None,
     backbone: opt.MovedBackbone = None,
@@ -229,11 +222,11 @@ def _class_rows(model: Model, labels: np.ndarray, found: dict[str, Any]) -> list
     predicted = np.array(found["probabilities"]).argmax(axis=1)
     rows = []
     for c, name in enumerate(model.classes):
-        own = predicted[labels == c]
-        wrong = own[own != c]
+        answers = predicted[labels == c]
+        wrong = answers[answers != c]
         other = model.classes[int(np.bincount(wrong).argmax())] if len(wrong) else ""
         share = found["per_class"][c]
-        rows.append([name, str(len(own)), "" if share is None else f"{share:.1f} %", other])
+        rows.append([name, str(len(answers)), "" if share is None else f"{share:.1f} %", other])
     return rows
 
 
@@ -265,16 +258,10 @@ _SIDE = 448  # pixels of each half of the picture, at least
 @opt.command(app, opt.IMAGES, "vitadapt explain my-model cat.jpg")
 def explain(
     model: opt.ModelFolder,
-    image: Annotated[Path, typer.Argument(help="A picture.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="A .png file (default: the picture's name with -heat.png).")
-    ] = None,
-    kind: Annotated[
-        HeatKind, typer.Option(help="gradient and input explain one class; rollout: attention alone.")
-    ] = "gradient",
-    name: Annotated[
-        str | None, typer.Option("--class", help="The class to explain (default: the most probable).")
-    ] = None,
+    image: Annotated[Path, Argument(help="A picture.")],
+    out: Annotated[Path | None, Option("--out", "-o", help="A .png file (default: NAME-heat.png).")] = None,
+    kind: Annotated[HeatKind, Option(help="rollout shows attention alone, for no class.")] = "gradient",
+    name: Annotated[str | None, Option("--class", help="Explain this class (default: the answer).")] = None,
     backbone: opt.MovedBackbone = None,
     device: opt.Device = "auto",
     as_json: opt.AsJson = False,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from typer import Argument, Option
 
 from . import options as opt
 from .output import echo, echo_json, echo_result, print_columns, progress_bar
@@ -65,7 +66,7 @@ def _in_short(row: dict[str, object]) -> str:
 def check(
     name: opt.DatasetName,
     data_root: opt.DataRoot = None,
-    shots: Annotated[int | None, typer.Option(help="Images per class that training will ask for.")] = None,
+    shots: Annotated[int | None, Option(help="Images per class that training will ask for.")] = None,
     class_names: opt.ClassNames = None,
     template: opt.Template = None,
     knowledge: opt.Knowledge = "",
@@ -77,8 +78,8 @@ def check(
     from ..text.class_features import prompt_findings
     from ..utils.fields import parse_fields
 
-    said = {"class_names": class_names, "templates": template, "knowledge": parse_fields(knowledge)}
-    prompts = read_prompts({field: value for field, value in said.items() if value})
+    texts = {"class_names": class_names, "templates": template, "knowledge": parse_fields(knowledge)}
+    prompts = read_prompts({field: value for field, value in texts.items() if value})
     report = examine(name, data_root, shots)
     if report.classes:
         report = report.plus(prompt_findings(name, report.classes, prompts))
@@ -93,9 +94,9 @@ def check(
 @opt.command(app, opt.LOOK_UP, "vitadapt data subset photos/ --shots 5 > subset.json")
 def subset(
     name: opt.DatasetName,
-    shots: Annotated[int, typer.Option(help="Images per class.")] = 5,
-    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
-    verify: Annotated[Path | None, typer.Option(help="A manifest; find its images in this copy instead.")] = None,
+    shots: Annotated[int, Option(help="Images per class.")] = 5,
+    seed: Annotated[int, Option(help="Seed of the sample.")] = 0,
+    verify: Annotated[Path | None, Option(help="A manifest; find its images in this copy instead.")] = None,
     data_root: opt.DataRoot = None,
 ) -> None:
     """Print a few-shot subset as a manifest by content hash, or find the images of one in this copy."""
@@ -112,9 +113,9 @@ def subset(
 
 @opt.command(app, opt.LOOK_UP, "vitadapt data fetch dtd --data-root data")
 def fetch(
-    name: Annotated[str, typer.Argument(help="A named dataset.")],
-    data_root: Annotated[Path, typer.Option("--data-root", help="Folder to put it in.")],
-    source: Annotated[Source, typer.Option("--from", help="Where to fetch it.")] = "auto",
+    name: Annotated[str, Argument(help="A named dataset.")],
+    data_root: Annotated[Path, Option("--data-root", help="Folder to put it in.")],
+    source: Annotated[Source, Option("--from", help="Where to fetch it.")] = "auto",
     as_json: opt.AsJson = False,
 ) -> None:
     """Download a named dataset; what is there already is kept, an interrupted download goes on."""

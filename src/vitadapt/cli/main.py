@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+from typer import Option
 
 from ..utils.plugins import FILES, load_plugins
 from . import analysis, benchmark, classifier, data, doctor, export, leaderboard, lookup, results, serve
@@ -34,11 +35,10 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def options(
     plugin: Annotated[
-        list[Path] | None,
-        typer.Option(help=f"A Python file with methods of your own; repeatable; also by {FILES}."),
+        list[Path] | None, Option(help=f"A file with your own methods; repeatable. Or set {FILES}.")
     ] = None,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool, Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Adapt a pretrained vision transformer to your images by training a few thousand numbers."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
+from typer import Argument, Option
 
 from ..utils.errors import ConfigError, StorageError
 from .output import complain
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 Found = TypeVar("Found")
 Function = TypeVar("Function", bound=Callable[..., Any])
-Option, Argument = typer.Option, typer.Argument
 
 Precision = Literal["fp32", "bf16"]
 TableFormat = Literal["text", "md", "csv", "latex", "json"]
@@ -34,8 +34,7 @@ DatasetName = Annotated[str, Argument(help="A name, a folder of class folders, o
 
 Backbone = Annotated[str, Option("--backbone", "-b", help="See 'vitadapt list backbones'.")]
 MovedBackbone = Annotated[
-    str | None,
-    Option("--backbone", "-b", help="Where the model's backbone is now, e.g. file:PATH (default: where it was)."),
+    str | None, Option("--backbone", "-b", help="Where the backbone is now (default: where it was).")
 ]
 Out = Annotated[Path, Option("--out", "-o", help="Folder for records, predictions and adapters.")]
 Cache = Annotated[Path | None, Option(help="Folder for decoded images and features (default: the user's cache).")]
@@ -48,9 +47,7 @@ Download = Annotated[bool, Option("--download", help="Fetch named datasets that 
 Cells = Annotated[list[str] | None, Option("--only", help="Only these cells, e.g. shots=5 or method=lora; repeatable.")]
 ClassNames = Annotated[str | None, Option(help="A file of class names: one per line, or JSON {class: name}.")]
 Template = Annotated[list[str] | None, Option(help="A sentence with {} for the class name; repeatable.")]
-Knowledge = Annotated[
-    str, Option(help="What is known of the classes: path=FILE.json, or path=DIR,dictionary=wiktionary,gpt3=5.")
-]
+Knowledge = Annotated[str, Option(help="Facts about the classes: path=FILE.json, or path=DIR,dictionary=NAME,gpt3=5.")]
 
 IMAGES, BENCHMARK, LEADERBOARD, LOOK_UP = "Your images", "Benchmark", "Leaderboard", "Look up"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import (
@@ -24,10 +23,7 @@ from ..utils.errors import printable
 
 
 class BenchDisplay(Watch):
-    """A bar over the cells with an estimate of the time left, and one for each cell that is being run.
-
-    Where there is no terminal, a line for every finished cell.
-    """
+    """Bars over all cells, with the time left, and over each running cell; lines where there is no terminal."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True)
@@ -40,20 +36,13 @@ class BenchDisplay(Watch):
             TimeRemainingColumn(),
             console=self.console,
             disable=not self.console.is_terminal,
+            transient=True,
             speed_estimate_period=float("inf"),  # cells are slow and few: their mean over all that was seen
         )
         self.cells = self.progress.add_task("cells", total=None)
         self.missing = self.done = 0
         self.bars: dict[RunConfig, TaskID] = {}
         self.labels: dict[RunConfig, str] = {}
-
-    def __enter__(self) -> BenchDisplay:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.progress.stop()
 
     def surveyed(self, total: int, missing: int) -> None:
         if not total:
@@ -62,21 +51,19 @@ class BenchDisplay(Watch):
             self.note(f"{total - missing} of {total} cells are recorded already")
         self.missing = missing
         self.progress.reset(self.cells, total=missing)
-        if missing:
-            self.progress.start()
 
     def started(self, config: RunConfig) -> None:
         if len(self.bars) < self.console.height - 4:
-            self.bars[config] = self.progress.add_task(_named(config), total=None)
+            self.bars[config] = self.progress.add_task(_cell_name(config), total=None)
 
     def advanced(self, config: RunConfig, label: str, done: int, total: int) -> None:
         bar = self.bars.get(config)
         if label != self.labels.get(config):
             self.labels[config] = label
             if bar is not None:
-                self.progress.reset(bar, total=total, description=f"{_named(config)} {label}")
+                self.progress.reset(bar, total=total, description=f"{_cell_name(config)} {label}")
             if label.startswith("decoding"):  # worth a line of its own: it tells how much disk is about to be used
-                self.note(f"         {_named(config)}: {label}")
+                self.note(f"         {_cell_name(config)}: {label}")
         if bar is not None:
             self.progress.update(bar, completed=done)
 
@@ -85,15 +72,15 @@ class BenchDisplay(Watch):
         self.progress.advance(self.cells)
         self.done += 1
         record = outcome.record
-        said = "failed" if record is None else record.status
+        text = "failed" if record is None else record.status
         if record is not None and record.score is not None:
-            said = f"{record.score:.1f} in {sum(record.seconds.values()):.0f} s"
-        self.note(f"{f'{self.done}/{self.missing}':>7}  {_named(outcome.config)}: {said}")
+            text = f"{record.score:.1f} in {sum(record.seconds.values()):.0f} s"
+        self.note(f"{f'{self.done}/{self.missing}':>7}  {_cell_name(outcome.config)}: {text}")
 
     def stopped(self, config: RunConfig, why: str) -> None:
         self._leave(config)
         if why:
-            self.note(f"         {_named(config)}: {why}")
+            self.note(f"         {_cell_name(config)}: {why}")
 
     def note(self, text: str) -> None:
         self.console.print(printable(text), highlight=False, markup=False)
@@ -106,5 +93,5 @@ class BenchDisplay(Watch):
             self.progress.remove_task(bar)
 
 
-def _named(config: RunConfig) -> str:
+def _cell_name(config: RunConfig) -> str:
     return printable(f"{Path(config.dataset).name}/{method_text(config.method)}/{config.seed}")

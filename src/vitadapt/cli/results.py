@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from typer import Option
 
 from ..utils.errors import ConfigError
 from . import options as opt
@@ -36,10 +37,8 @@ REMARKS = (
 def results(
     runs: opt.Runs,
     format: opt.Form = "text",
-    reliability: Annotated[bool, typer.Option(help="How far the probabilities can be trusted, instead.")] = False,
-    optimism: Annotated[
-        bool, typer.Option(help="How much published-style numbers owe to looking at the test set, instead.")
-    ] = False,
+    reliability: Annotated[bool, Option(help="Show how far probabilities can be trusted.")] = False,
+    optimism: Annotated[bool, Option(help="Show what looking at the test set adds.")] = False,
     as_json: opt.AsJson = False,
 ) -> None:
     """Print the table of all records in a folder: dataset x method, mean +- sd over seeds, average, PE."""
@@ -139,7 +138,7 @@ def _number(value: float | None, form: str = ".2f") -> str:
 @opt.command(app, opt.BENCHMARK, "vitadapt report runs/smoke")
 def report(
     runs: opt.Runs,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Default: report.html beside the records.")] = None,
+    out: Annotated[Path | None, Option("--out", "-o", help="Default: report.html beside the records.")] = None,
     only: opt.Cells = None,
     as_json: opt.AsJson = False,
 ) -> None:
@@ -154,8 +153,8 @@ def report(
 @opt.command(app, opt.BENCHMARK, "vitadapt plot runs/smoke --figure heatmap --out heatmap.pdf")
 def plot(
     runs: opt.Runs,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="A .png, .svg or .pdf file.")] = None,
-    figure: Annotated[Figure, typer.Option(help="What to draw.")] = "accuracy",
+    out: Annotated[Path | None, Option("--out", "-o", help="A .png, .svg or .pdf file.")] = None,
+    figure: Annotated[Figure, Option(help="What to draw.")] = "accuracy",
     only: opt.Cells = None,
     as_json: opt.AsJson = False,
 ) -> None:

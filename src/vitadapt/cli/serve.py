@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from ..utils.errors import ConfigError
 from . import options as opt
@@ -21,35 +22,25 @@ _MIB = 1 << 20
 
 @opt.command(app, opt.IMAGES, "vitadapt serve models/ --port 8000")
 def serve(
-    folder: Annotated[
-        Path, typer.Argument(help="Models: folders made by fit, adapter files; or one model. Watched for changes.")
-    ],
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
-    token: Annotated[
-        str, typer.Option(envvar="VITADAPT_TOKEN", help="Wanted of every request; lets models be uploaded.")
-    ] = "",
-    allow_anyone: Annotated[bool, typer.Option("--allow-anyone", help="Listen to other machines without a token.")] = (
-        False
-    ),
-    allow_host: Annotated[
-        list[str] | None, typer.Option(help="A name by which this server may be called; repeatable.")
-    ] = None,
-    resident: Annotated[int | None, typer.Option(help="Adapters kept ready on the device (default: all).")] = None,
-    batch: Annotated[int, typer.Option(help="Images that the network computes together.")] = 32,
-    wait_ms: Annotated[float, typer.Option(help="How long an idle network waits for more images.")] = 5.0,
-    queue: Annotated[int, typer.Option(help="Images accepted and not answered yet; then 503.")] = 512,
-    max_bytes: Annotated[int, typer.Option(help="Of one request.")] = 20 * _MIB,
-    max_pixels: Annotated[int, typer.Option(help="Of one image.")] = 50_000_000,
-    max_images: Annotated[int, typer.Option(help="Of one request.")] = 32,
-    max_memory: Annotated[int, typer.Option(help="Bytes of all requests in progress.")] = 512 * _MIB,
-    max_requests: Annotated[int, typer.Option(help="Answered at a time; then 503.")] = 512,
-    timeout: Annotated[float, typer.Option(help="Seconds until an answer must be there.")] = 60.0,
-    read_timeout: Annotated[float, typer.Option(help="Seconds for the body of a request; its header has a third.")] = (
-        30.0
-    ),
-    poll: Annotated[float, typer.Option(help="Seconds between looks at the folder.")] = 1.0,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of the network.")] = None,
+    folder: Annotated[Path, Argument(help="A model, or a folder of models, watched for changes.")],
+    host: Annotated[str, Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, Option(help="0 takes a free one.")] = 8000,
+    token: Annotated[str, Option(envvar="VITADAPT_TOKEN", help="Every request must have it; allows uploads.")] = "",
+    allow_anyone: Annotated[bool, Option("--allow-anyone", help="Allow other machines without a token.")] = False,
+    allow_host: Annotated[list[str] | None, Option(help="Another name of this server; repeatable.")] = None,
+    resident: Annotated[int | None, Option(min=1, help="Adapters kept ready on the device (default: all).")] = None,
+    batch: Annotated[int, Option(help="Images that the network computes together.")] = 32,
+    wait_ms: Annotated[float, Option(help="How long an idle network waits for more images.")] = 5.0,
+    queue: Annotated[int, Option(help="Images accepted and not answered yet; then 503.")] = 512,
+    max_bytes: Annotated[int, Option(help="Of one request.")] = 20 * _MIB,
+    max_pixels: Annotated[int, Option(help="Of one image.")] = 50_000_000,
+    max_images: Annotated[int, Option(help="Of one request.")] = 32,
+    max_memory: Annotated[int, Option(help="Bytes of all requests in progress.")] = 512 * _MIB,
+    max_requests: Annotated[int, Option(help="Answered at a time; then 503.")] = 512,
+    timeout: Annotated[float, Option(help="Seconds until an answer must be there.")] = 60.0,
+    read_timeout: Annotated[float, Option(help="Seconds for a body; a header has a third.")] = 30.0,
+    poll: Annotated[float, Option(help="Seconds between looks at the folder.")] = 1.0,
+    threads: Annotated[int | None, Option(min=1, help="CPU threads of the network.")] = None,
     precision: opt.PrecisionOption = "fp32",
     backbone: opt.MovedBackbone = None,
     device: opt.Device = "auto",
@@ -66,9 +57,8 @@ def serve(
 
     if not folder.exists():
         raise ConfigError(f"{folder}: no such folder; make a model with 'vitadapt fit PHOTOS --out {folder}/NAME'")
-    for option, value in {"--resident": resident, "--threads": threads, "--poll": poll}.items():
-        if value is not None and not 0 < value < math.inf:
-            raise ConfigError(f"{option} must be a number above 0")
+    if not 0 < poll < math.inf:
+        raise ConfigError("--poll must be a number above 0")
     limits = Limits(
         batch=batch, wait_ms=wait_ms, queue=queue, max_bytes=max_bytes, max_pixels=max_pixels, max_images=max_images,
         max_memory=max_memory, max_requests=max_requests, max_connections=2 * max_requests, timeout=timeout,

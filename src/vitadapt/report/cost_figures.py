@@ -58,8 +58,7 @@ def seed_spread(records: Sequence[Record]) -> dict[str, float]:
 
 
 def _summary(rows: Sequence[TableRow]) -> str:
-    told = [f"{row.method} {row.average:.1f} %" for row in rows]
-    return "; ".join(told)
+    return "; ".join(f"{row.method} {row.average:.1f} %" for row in rows)
 
 
 def _draw_accuracy(axes: Axes, tag: Tag, rows: Sequence[TableRow], spread: dict[str, float], ylabel: str) -> None:
@@ -77,8 +76,7 @@ def _draw_accuracy(axes: Axes, tag: Tag, rows: Sequence[TableRow], spread: dict[
         dots = axes.scatter([x], [y], c=[value], s=56, zorder=3, edgecolor=INK, linewidth=0.6, **scale)
         tag(dots, f"{row.method}: {y:.1f} % with {row.trained:,.0f} parameters, PE {value:.1f}", method=row.method)
     axes.margins(x=0.14, y=0.14)
-    axes.set_xlabel("trainable parameters (head included)")
-    axes.set_ylabel(ylabel)
+    axes.set(xlabel="trainable parameters (head included)", ylabel=ylabel)
     axes.grid(True)
     axes.figure.colorbar(dots, ax=axes, label="PE score", pad=0.02, aspect=30)
     _name(axes, tag, rows, points, front)
@@ -132,7 +130,6 @@ def _draw_cost(
         )
         tag(dot, f"{row.method}: {y:.1f} %, {x:,.1f} {xlabel}", method=row.method)
     axes.margins(x=0.16, y=0.16)
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(True)
     _name(axes, tag, rows, points, pareto(points))

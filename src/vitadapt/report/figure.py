@@ -122,19 +122,10 @@ def number_text(value: float) -> str:
     return f"{value:.0e}".replace("e-0", "e-") if 0 < abs(value) < 1e-3 else f"{value:.4g}"
 
 
+# where a name may stand beside its point, in points; the first that fits is taken
 OFFSETS = (
-    (0, 7),
-    (0, -14),
-    (9, -3),
-    (-9, -3),
-    (9, 6),
-    (-9, 6),
-    (9, -13),
-    (-9, -13),
-    (0, 17),
-    (0, -24),
-    (9, 15),
-    (-9, 15),
+    *((0, 7), (0, -14), (9, -3), (-9, -3), (9, 6), (-9, 6)),
+    *((9, -13), (-9, -13), (0, 17), (0, -24), (9, 15), (-9, 15)),
 )
 
 

@@ -48,6 +48,14 @@ class Candidate:
     seconds: float | None = None
     kept: bool = False
 
+    def texts(self, unit: str = "") -> tuple[str, str, str, str]:
+        """Scores (cross-validated, held out; with `unit`), trained parameters and seconds, as tables show them."""
+        spread = "" if self.deviation is None else f" ± {self.deviation:.1f}"
+        crossed = "–" if self.cross_validated is None else f"{self.cross_validated:.1f}{unit}"
+        held = "–" if self.held_out is None else f"{self.held_out:.1f}{unit}"
+        trained = "–" if self.trained is None else f"{self.trained:,}"
+        return crossed + spread, held, trained, "–" if self.seconds is None else f"{self.seconds:.1f}"
+
 
 @dataclass(frozen=True)
 class Fitted:

@@ -1,19 +1,27 @@
-"""What all pages have in common: one file that asks for nothing, escaped names, pictures as markup, one script."""
+"""What all pages have in common: one file that asks for nothing, escaped names, pictures as SVG inside it, one script.
+
+Colours of the pictures follow the page, drawn things tell what they are, and no two elements share a name.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
+from xml.etree import ElementTree
 
 from ..utils.errors import ConfigError
-from .figure import MOST_PANELS, SERIES, Picture
-from .inline_svg import inline_svg
-from .plot import drawing
+from .figure import GRID, INK, MOST_PANELS, MUTED, PAPER, SERIES, Panel, Picture, dash
+from .plot import draw_panel, drawing, new_figure
 
-DASHES = ("", "5 2", "1.5 1.5", "7 2 1.5 2")
+SVG, LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+ROLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"} | {c: f"c{i}" for i, c in enumerate(SERIES)}
+COLOUR = re.compile("|".join(ROLES))
+LONG = re.compile(r"(\d+\.\d\d)\d+")
 
 
 def render(template: str, styles: Sequence[str], scripts: Sequence[str], values: Mapping[str, Any]) -> str:
@@ -46,26 +54,88 @@ def drawn(pictures: Iterable[Picture]) -> list[dict[str, Any]]:
     made = []
     with drawing():
         for picture in pictures:
-            panels = [_markup(panel, f"{picture.name}{i}") for i, panel in enumerate(picture.panels[:MOST_PANELS])]
+            panels = [_inline(panel, f"{picture.name}{i}") for i, panel in enumerate(picture.panels[:MOST_PANELS])]
+            left_out = len(picture.panels) - MOST_PANELS
+            more = f" {left_out} further panels are left out; choose with --only." if left_out > 0 else ""
+            words = {"name": picture.name, "title": picture.title, "caption": picture.caption + more}
             if panels:
-                made.append({**_words(picture), "panels": panels, "legend": _legend(picture)})
+                made.append({**words, "panels": panels, "legend": _legend(picture)})
     return made
 
 
-def _markup(panel: Any, key: str) -> dict[str, Any]:
-    from markupsafe import Markup
-
-    markup, width = inline_svg(panel, key)
-    return {"svg": Markup(markup), "width": width, "about": panel.about}
-
-
-def _words(picture: Picture) -> dict[str, Any]:
-    left_out = len(picture.panels) - MOST_PANELS
-    more = f" {left_out} further panels are left out; choose with --only." if left_out > 0 else ""
-    return {"name": picture.name, "title": picture.title, "caption": picture.caption + more}
-
-
 def _legend(picture: Picture) -> list[tuple[str, int, str]]:
-    """(name, number of its colour, dashes) of every series."""
-    count = len(SERIES)
-    return [(name, i % count, DASHES[i // count % len(DASHES)]) for i, name in enumerate(picture.legend)]
+    """(name, number of its colour, dashes as SVG has them) of every series."""
+    dashes = ["" if dash(i) == "-" else " ".join(map(str, dash(i)[1])) for i in range(len(picture.legend))]
+    return [(name, i % len(SERIES), dashes[i]) for i, name in enumerate(picture.legend)]
+
+
+class Tags:
+    """A `Tag` that stores what it is given, by the id that the drawn thing gets."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, tuple[str, dict[str, str]]] = {}
+
+    def __call__(self, artist: Any, tip: str, **about: str) -> None:
+        name = f"t{len(self.known)}"
+        artist.set_gid(name)
+        self.known[name] = (tip, about)
+
+
+def _inline(panel: Panel, key: str) -> dict[str, Any]:
+    """A panel as SVG, its width in CSS pixels, and what filters know; `key` is another one for each panel of a page."""
+    from markupsafe import Markup
+    from matplotlib import rc_context
+
+    tags, buffer = Tags(), io.BytesIO()
+    with rc_context({"svg.hashsalt": key}):
+        figure = new_figure(panel.size)
+        draw_panel(panel, figure.subplots(), tags)
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    ElementTree.register_namespace("", SVG)
+    ElementTree.register_namespace("xlink", LINK)
+    root = ElementTree.fromstring(buffer.getvalue())
+    for child in [child for child in root if child.tag.endswith("metadata")]:
+        root.remove(child)
+    for element in root.iter():
+        _rename(element, key, tags.known)
+    _describe(root, panel, key)
+    markup = Markup(ElementTree.tostring(root, encoding="unicode"))
+    return {"svg": markup, "width": round(panel.size[0] * 96), "about": panel.about}
+
+
+def _rename(element: ElementTree.Element, key: str, known: Mapping[str, tuple[str, dict[str, str]]]) -> None:
+    """Ids of this panel alone, colours by role, two decimals, and what a tag said."""
+    for name, value in list(element.attrib.items()):
+        if name == "id":
+            _explain(element, known.get(value))
+            element.set(name, f"{key}-{value}")
+        elif name == "d":
+            element.set(name, LONG.sub(r"\1", value))
+        elif name.endswith("}href"):
+            element.set(name, f"#{key}-{value[1:]}" if value.startswith("#") else value)
+        else:
+            element.set(name, COLOUR.sub(_variable, value.replace("url(#", f"url(#{key}-")))
+
+
+def _variable(match: re.Match[str]) -> str:
+    return f"var(--{ROLES[match.group()]})"
+
+
+def _explain(element: ElementTree.Element, found: tuple[str, dict[str, str]] | None) -> None:
+    if found is None:
+        return
+    tip, about = found
+    for name, value in about.items():
+        element.set(f"data-{name}", value)
+    if tip:
+        title = ElementTree.Element(f"{{{SVG}}}title")
+        title.text = tip
+        element.insert(0, title)
+
+
+def _describe(root: ElementTree.Element, panel: Panel, key: str) -> None:
+    """A picture with a name for those who do not see it; its size is the page's affair."""
+    for name in ("width", "height"):
+        root.attrib.pop(name, None)
+    words = ". ".join(filter(None, [panel.title.replace("\n", ", "), panel.summary]))
+    root.attrib |= {"role": "img", "id": key, "aria-label": words or "chart"}

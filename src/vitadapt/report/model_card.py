@@ -71,10 +71,7 @@ def _results(model: Fitted) -> Iterator[str]:
         yield "| step | cross-validated | held out | trained parameters | |"
         yield "|:-----|----------------:|---------:|-------------------:|:--|"
     for candidate in model.candidates:
-        crossed = "–" if candidate.cross_validated is None else f"{candidate.cross_validated:.1f} %"
-        crossed += f" ± {candidate.deviation:.1f}" if candidate.deviation is not None else ""
-        held = "–" if candidate.held_out is None else f"{candidate.held_out:.1f} %"
-        trained = "–" if candidate.trained is None else f"{candidate.trained:,}"
+        crossed, held, trained, _ = candidate.texts(" %")
         yield f"| {_plain(candidate.name)} | {crossed} | {held} | {trained} | {'kept' if candidate.kept else ''} |"
     yield "\nWhat was kept was chosen by cross-validation. `report.html` shows the confusions and the mistakes.\n"
 
@@ -127,15 +124,7 @@ def _limits(model: Fitted) -> Iterator[str]:
 
 
 def _json(value: object) -> str:
-    return json.dumps(_printable(value), ensure_ascii=False)
-
-
-def _printable(value: object) -> object:
-    if isinstance(value, str):
-        return clean(value, 200)
-    if isinstance(value, list):
-        return [_printable(part) for part in value]
-    return {key: _printable(part) for key, part in value.items()} if isinstance(value, dict) else value
+    return clean(json.dumps(value, ensure_ascii=False), 10**6)
 
 
 def _plain(text: str) -> str:

@@ -21,8 +21,8 @@ BINS = 10
 def candidates(model: Fitted) -> Picture:
     """Scores of every candidate by cross-validation and on the held-out pictures."""
     caption = (
-        "What had the best cross-validated score was kept. Bars: one standard deviation over the folds, and around the "
-        "held-out score of what was kept a 95 % interval. The held-out pictures were used once, at the end."
+        "The candidate with the best cross-validated score was kept. Bars: one standard deviation over the folds, and "
+        "around the held-out score of what was kept a 95 % interval. The held-out pictures were used once, at the end."
     )
     known = [r for r in model.candidates if r.cross_validated is not None or r.held_out is not None]
     size = (5.4, 0.95 + 0.42 * len(known))
@@ -97,8 +97,7 @@ def _draw_confusion(axes: Axes, tag: Tag, model: Fitted) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("answer")
-    axes.set_ylabel("truth")
+    axes.set(xlabel="answer", ylabel="truth")
 
 
 def calibration(model: Fitted) -> Picture:
@@ -150,8 +149,8 @@ def labels(model: Fitted) -> Picture:
     if model.forecast is None:
         return Picture("labels", "What more labels would bring", caption, [])
     draw = partial(_draw_forecast, forecast=model.forecast)
-    told = "; ".join(model.forecast.sentence(more) for more in MORE)
-    return Picture("labels", "What more labels would bring", caption, [Panel("", draw, {}, told, (6.0, 3.4))])
+    summary = "; ".join(model.forecast.sentence(more) for more in MORE)
+    return Picture("labels", "What more labels would bring", caption, [Panel("", draw, {}, summary, (6.0, 3.4))])
 
 
 def _draw_forecast(axes: Axes, tag: Tag, forecast: Forecast) -> None:
@@ -180,8 +179,7 @@ def _draw_forecast(axes: Axes, tag: Tag, forecast: Forecast) -> None:
     log_axis(axes.xaxis, [n[0], until])
     top = min(100.5, max(high.max(), (mean + deviation).max()) + 2)
     axes.set_ylim(max(min(low.min(), (mean - deviation).min()) - 3, 0), top)
-    axes.set_xlabel("labels per class")
-    axes.set_ylabel("accuracy (%)")
+    axes.set(xlabel="labels per class", ylabel="accuracy (%)")
     axes.grid(True)
 
 
@@ -202,8 +200,7 @@ def _draw_training(axes: Axes, tag: Tag, losses: list[float]) -> None:
     log_axis(axes.yaxis, list(shown))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(True)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("training loss")
+    axes.set(xlabel="epoch", ylabel="training loss")
 
 
 MODEL_FIGURES: dict[str, Callable[[Fitted], Picture]] = {

@@ -35,7 +35,7 @@ def model_page(model: Fitted) -> str:
         "title": clean(model.name, 60),
         "head": _headline(model),
         "pictures": pictures,
-        "candidates": [_candidate(candidate) for candidate in model.candidates],
+        "candidates": [(clean(one.name, 60), *one.texts(), one.kept) for one in model.candidates],
         "classes": _classes(model),
         "confused": _confused(model),
         "mistakes": _gallery(model.held_out, model.held_out.wrong[:MOST_MISTAKES], model.classes),
@@ -72,18 +72,6 @@ def _facts(model: Fitted) -> list[tuple[str, str]]:
         "licence of the backbone": clean(model.base_licence, 80),
     }
     return [(name, value) for name, value in facts.items() if value]
-
-
-def _candidate(candidate: Any) -> dict[str, Any]:
-    crossed = "–" if candidate.cross_validated is None else f"{candidate.cross_validated:.1f}"
-    return {
-        "name": clean(candidate.name, 60),
-        "crossed": crossed + (f" ± {candidate.deviation:.1f}" if candidate.deviation is not None else ""),
-        "held": "–" if candidate.held_out is None else f"{candidate.held_out:.1f}",
-        "trained": "–" if candidate.trained is None else f"{candidate.trained:,}",
-        "seconds": "–" if candidate.seconds is None else f"{candidate.seconds:.1f}",
-        "kept": candidate.kept,
-    }
 
 
 def _classes(model: Fitted) -> list[dict[str, Any]]:

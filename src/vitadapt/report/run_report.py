@@ -74,14 +74,14 @@ def _headline(records: Sequence[Record], subject: Subject) -> dict[str, Any]:
 
 def _failures(store: Store) -> list[str]:
     """The last line of the trace of every run that stopped with an error."""
-    told = []
+    failures = []
     for path in sorted((store.root / "failures").glob("*.txt")):
         try:
             lines = read_bounded(path).decode("utf-8", "replace").strip().splitlines()
         except OSError as error:  # what went wrong once must not keep the rest from being shown
             lines = [f"its trace cannot be read ({error.strerror})"]
-        told.append(f"{path.stem} failed: {clean(lines[-1], 300) if lines else 'no trace'}")
-    return told
+        failures.append(f"{path.stem} failed: {clean(lines[-1], 300) if lines else 'no trace'}")
+    return failures
 
 
 def _about(record: Record, subject: Subject) -> dict[str, str]:

@@ -65,8 +65,8 @@ def _draw_cell(
     tag(axes.add_patch(patch), f"{row.method} on {subject.short[dataset]}: {cell.text() or 'no score'}", **about)
     light = 0.299 * shade[0] + 0.587 * shade[1] + 0.114 * shade[2] > 0.5
     ink = MUTED if cell.mean is None else "#000000" if light else "#ffffff"
-    said = "–" if cell.mean is None else f"{cell.mean:.1f}"
-    tag(axes.text(*place, said, ha="center", va="center", fontsize=8, color=ink), "", **about)
+    text = "–" if cell.mean is None else f"{cell.mean:.1f}"
+    tag(axes.text(*place, text, ha="center", va="center", fontsize=8, color=ink), "", **about)
 
 
 def seeds(subject: Subject) -> Picture:

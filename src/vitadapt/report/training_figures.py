@@ -53,8 +53,7 @@ def _draw_learning(axes: Axes, tag: Tag, groups: Sequence[Group[Record]], subjec
         log_axis(axes.xaxis, [1, max(lengths)])
     else:
         axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("training loss")
+    axes.set(xlabel="epoch", ylabel="training loss")
 
 
 def reliability(subject: Subject) -> Picture:
@@ -90,12 +89,12 @@ def _draw_reliability(axes: Axes, tag: Tag, records: Sequence[Record], subject: 
         paint = {"color": colour(number), "linestyle": dash(number), "lw": 1.3, "marker": "o", "ms": 3, "alpha": 0.85}
         (line,) = axes.plot(bins.confidence, bins.accuracy, **paint)
         tag(line, f"{subject.short[dataset]}: calibration error {100 * error:.1f} %", dataset=dataset)
-    said = (
+    text = (
         f"{'mean ' if len(errors) > 1 else ''}ECE {100 * np.mean(errors):.1f} %"
         if errors
         else "predictions are missing"
     )
-    axes.text(0.03, 0.95, said, transform=axes.transAxes, va="top", fontsize=8)
+    axes.text(0.03, 0.95, text, transform=axes.transAxes, va="top", fontsize=8)
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="share right", aspect="equal")
     axes.grid(True)
 
@@ -137,7 +136,7 @@ def search(subject: Subject) -> Picture:
 
 def trials_of(record: Record) -> list[tuple[float, float, float | None]]:
     """(learning rate, weight decay, score or None) of every point that was tried; of several trials of one point the
-    longest. Records without a search, or with a trace in another form, tell of none."""
+    longest. Records without a search, or with a trace in another form, have none."""
     longest: dict[tuple[float, float], tuple[int, float | None]] = {}
     for row in record.chosen.get("trace") or []:
         if not isinstance(row, Sequence) or len(row) < 4 or not all(isinstance(part, (int, float)) for part in row[:2]):
@@ -172,5 +171,4 @@ def _draw_search(
     if all(decay > 0 for _, decay in points):
         log_axis(axes.yaxis, [decay for _, decay in points])
     axes.margins(0.1)
-    axes.set_xlabel("learning rate")
-    axes.set_ylabel("weight decay")
+    axes.set(xlabel="learning rate", ylabel="weight decay")
