@@ -41,7 +41,7 @@ def exit_status(error: BaseException) -> int:
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return INTERRUPTED
     if isinstance(error, VitadaptError):
-        complain(str(error))
+        complain(*str(error).split("\n"))  # such an error is printable itself, and may end in an indented list
         return 2 if isinstance(error, (UnknownName, ConfigError)) else 1
     if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
         _drop_output()  # click and rich turn a broken pipe into SystemExit, hence the context

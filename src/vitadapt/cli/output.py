@@ -35,9 +35,9 @@ def echo_result(text: object, value: Any, as_json: bool) -> None:
         echo(text)
 
 
-def complain(text: str) -> None:
-    """One line on the standard error output."""
-    print(f"vitadapt: {printable(text)}", file=sys.stderr)
+def complain(text: str, *more: str) -> None:
+    """One line on the standard error output, and more below it."""
+    print(f"vitadapt: {printable(text)}", *map(printable, more), sep="\n", file=sys.stderr)
 
 
 def print_columns(
