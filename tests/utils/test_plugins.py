@@ -145,3 +145,24 @@ def test_the_documented_package_works_on_the_command_line(tmp_path: Path) -> Non
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.split() == ["lora_xs", "LoRAXS(rank=2)", "lora-xs"]
+
+
+def test_a_worker_gets_a_configuration_with_a_method_of_a_plugin_file(tmp_path: Path) -> None:
+    """multiprocessing and Ray pickle what they send, and the worker knows the plugin by its environment alone."""
+    file = tmp_path / "lora_xs.py"
+    file.write_text(documented("python", "lora_xs.py"))
+    program = (
+        "import multiprocessing, sys, vitadapt as va\n"
+        "from vitadapt.utils.plugins import load_plugins\n"
+        "def work(config): return repr(config)\n"
+        "if __name__ == '__main__':\n"
+        "    load_plugins(sys.argv[1:])\n"
+        "    config = va.RunConfig('random:tiny', va.parse_method('lora-xs:rank=2'), 'synthetic', shots=3)\n"
+        "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
+        "        assert pool.apply(work, (config,)) == repr(config)\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    command = [sys.executable, str(tmp_path / "program.py"), str(file)]
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # the folder of the program is not on the path
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr

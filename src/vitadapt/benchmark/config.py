@@ -108,6 +108,12 @@ class RunConfig:
             prompts=build_prompts(prompts) if prompts else None,
         )
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A worker gets the method by its name, so that it loads the plugin that holds it."""
+        if type(self.method) in METHODS.values():
+            return RunConfig.from_dict, (self.to_dict(),)
+        return super().__reduce_ex__(protocol)
+
     def digest(self) -> str:
         """16 hex digits that name the record of this configuration."""
         return config_digest(self.resolved().to_dict())
