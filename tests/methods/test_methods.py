@@ -35,7 +35,7 @@ VARIANTS: list[Method] = [
     PHMAdapter(bottleneck=32, n=8),
 ]
 DEFAULTS = [kind() for kind in METHODS.values() if not kind.breaks]
-NETWORK_FREE = {"linear-probe", "zero-shot", "bitfit", "layernorm", "fine-tune"}  # need no slots
+NETWORK_FREE = {"discriminant", "linear-probe", "zero-shot", "bitfit", "layernorm", "fine-tune"}  # need no slots
 PAIRS = [
     *product(DEFAULTS, FAMILIES),
     *product([METHODS[name]() for name in sorted(NETWORK_FREE)], ["convnet"]),

@@ -24,6 +24,7 @@ from ..nn.surgery import (
 from .adapter import Adapter
 from .audit import probe
 from .compacter import Compacter, PHMAdapter
+from .discriminant import Discriminant
 from .kadaptation import KAdaptation
 from .laws import LAWS, check_method
 from .lora import LoRA
@@ -45,6 +46,7 @@ __all__ = [
     "Compacter",
     "CompacterReleased",
     "Delta",
+    "Discriminant",
     "FineTune",
     "KAdaptation",
     "KAdaptationReleased",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from ..utils.errors import ConfigError, NotMergeable
 from .backbone import Backbone
 from .head_spec import ZERO, HeadSpec
 from .surgery import HALF, Method, adapt, require_vit
+from .vit import ViT
 
 
 @dataclass(frozen=True)
@@ -107,14 +109,22 @@ class Head(nn.Module):
         """The factor of the logits."""
         return self.log_scale.exp() if hasattr(self, "log_scale") else torch.ones_like(cast(Tensor, self.spread))
 
+    def normalised(self, features: Tensor) -> Tensor:
+        """Features (B, E) as the linear layer gets them: after norm and length."""
+        scaled = (features.to(self.linear.weight.dtype) - cast(Tensor, self.centre)) / cast(Tensor, self.spread)
+        if self.channels is not None:
+            scaled = self.channels(scaled)
+        return F.normalize(scaled, dim=-1) if self.spec.length == "unit" else scaled
+
+    @torch.no_grad()
+    def set_linear(self, weight: np.ndarray, bias: np.ndarray) -> None:
+        """The linear layer in closed form: weight (C, E) and bias (C,) for normalised features."""
+        self.linear.weight.copy_(torch.from_numpy(weight))
+        self.linear.bias.copy_(torch.from_numpy(bias))
+
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
-            scaled = (features.to(self.linear.weight.dtype) - cast(Tensor, self.centre)) / cast(Tensor, self.spread)
-            if self.channels is not None:
-                scaled = self.channels(scaled)
-            if self.spec.length == "unit":
-                scaled = F.normalize(scaled, dim=-1)
-            logits = cast(Tensor, self.linear(scaled))
+            logits = cast(Tensor, self.linear(self.normalised(features)))
             return logits * self.log_scale.exp() if hasattr(self, "log_scale") else logits
 
     def to_linear(self) -> nn.Linear:
@@ -149,6 +159,30 @@ class _Unprojected(Method):
     def adapt(self, vit: Any) -> None:
         vit.projection = nn.Identity()
         vit.config = replace(vit.config, projection=0)
+
+
+@dataclass(frozen=True)
+class _Pooled(Method):
+    """The backbone whose features are those of its last blocks, averaged with those of the mirror image if asked."""
+
+    pooled_blocks: int
+    mirror: bool
+
+    def adapt(self, vit: Any) -> None:
+        vit.config = replace(vit.config, pooled_blocks=self.pooled_blocks, mirror=self.mirror)
+
+
+def backbone_of(backbone: Backbone, spec: HeadSpec) -> Backbone:
+    """The backbone whose features a head of `spec` reads: a copy that shares all weights, or `backbone` itself.
+
+    Networks other than a ViT keep their own features. Raises what `without_projection` raises.
+    """
+    if spec.projection == "merged":
+        backbone, _ = without_projection(backbone)
+    if isinstance(backbone, ViT) and (spec.mirror or spec.blocks > 1):
+        pooled = _Pooled(min(spec.blocks, backbone.config.depth), spec.mirror)
+        return adapt(backbone, pooled).requires_grad_(False)
+    return backbone
 
 
 def without_projection(backbone: Backbone) -> tuple[Backbone, Tensor]:

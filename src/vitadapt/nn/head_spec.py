@@ -24,6 +24,9 @@ class HeadSpec:
     learn_scale: does the (logarithm of the) scale train?
     projection: "merged" folds the backbone's output projection P (E, D) into the head, W <- W P (C, D). A batch norm
       then stands before the projection, which is another network as soon as its statistics move.
+    blocks: the head reads the pooled features of the last so many blocks of a vision transformer, one behind another;
+      it reads all of them where there are fewer, and the features of other networks as they are.
+    mirror: it reads the mean of the features of an image and of its mirror image.
     Raises ConfigError for parts that exclude each other.
     """
 
@@ -33,6 +36,8 @@ class HeadSpec:
     scale: float | Literal["pretrained", "classes"] = 1.0
     learn_scale: bool = False
     projection: Literal["kept", "merged"] = "kept"
+    blocks: int = 1
+    mirror: bool = False
 
     def __post_init__(self) -> None:
         if self.start == "text" and (self.norm, self.length) == ("standard", "unit"):
@@ -41,6 +46,10 @@ class HeadSpec:
             raise ConfigError(
                 "head: length=unit needs the projection that projection=merged removes; choose one of them"
             )
+        if self.blocks < 1:
+            raise ConfigError(f"head: blocks must be at least 1, got {self.blocks}")
+        if self.start == "text" and self.blocks > 1:
+            raise ConfigError("head: text features fit the last block only; leave blocks out")
         if isinstance(self.scale, (int, float)) and not 0 < self.scale < math.inf:
             raise ConfigError(f"head: scale must be a positive number, got {self.scale}")
 
@@ -49,6 +58,12 @@ ZERO = HeadSpec()
 TEXT = HeadSpec("text", norm="none", length="unit", scale=100.0)
 HEADS = {"zero": ZERO, "text": TEXT}
 """Named heads. "text" is, before training, exactly the zero-shot classifier: 100 times the cosine."""
+
+
+def plain_head(head: HeadSpec) -> dict[str, object]:
+    """The fields as plain values. Those that the first files did not have are left out at their defaults."""
+    young = {"blocks": ZERO.blocks, "mirror": ZERO.mirror}
+    return {name: value for name, value in dataclasses.asdict(head).items() if young.get(name) != value}
 
 
 def parse_head(text: str) -> HeadSpec:

@@ -12,12 +12,14 @@ from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..utils.errors import ConfigError, NotApplicable, NotMergeable, WeightsError
 from .block import PLACES, SLOTS, Block, Place, Slot, SlotLinear
 from .deltas import Delta, WeightTransform
+from .head_spec import HeadSpec
 from .vit import ViT
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -37,9 +39,19 @@ class Method(Protocol):
 
     trains_head: ClassVar[bool] = True
     breaks: ClassVar[frozenset[str]] = frozenset()
+    default_head: ClassVar[HeadSpec | None] = None
 
     def adapt(self, vit: Any) -> None:
         """Edit the frozen `vit` in place. Raises NotApplicable when it lacks what the method needs."""
+
+    def solve_head(
+        self, features: np.ndarray, labels: np.ndarray, classes: int
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Weight (C, E) and bias (C,) of a head in closed form; None for a head that is trained.
+
+        features (N, E) as the linear layer of the head gets them; labels (N,), or (N, C) of several per image.
+        """
+        return None
 
 
 @contextmanager

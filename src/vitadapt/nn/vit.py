@@ -75,14 +75,26 @@ class ViT(Backbone):
                 nn.init.zeros_(parameter)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.forward_tokens(self.embed(images))
+        if not self.config.mirror:
+            return self.forward_tokens(self.embed(images))
+        both = self.forward_tokens(self.embed(torch.cat([images, images.flip(-1)])))  # (2 B, E)
+        return both.view(2, len(images), -1).mean(dim=0)
 
     def forward_tokens(self, x: Tensor, first: int = 0) -> Tensor:
-        """Tokens (B, N, D) as they enter block `first` -> features (B, E); the last block makes only what is read."""
-        x = self.run_blocks(x, first, self.config.depth - 1)
-        if first < self.config.depth:
+        """Tokens (B, N, D) as they enter block `first` -> features (B, E); the last block makes only what is read.
+
+        `first` is at most the first block whose tokens are pooled.
+        """
+        last = self.config.depth - 1
+        pooled = []
+        for number in range(last + 1 - self.config.pooled_blocks, last):
+            x = self.run_blocks(x, first, number + 1)
+            first = number + 1
+            pooled.append(self.pool(x))
+        x = self.run_blocks(x, first, last)
+        if first <= last:
             x = self.blocks[-1](x, 1 if self.config.pooling == "class" else None)
-        return self.pool(x)
+        return torch.cat([*pooled, self.pool(x)], dim=-1) if pooled else self.pool(x)
 
     def embed(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) -> tokens (B, N, D) with positions, in the order class, registers, patches, added."""

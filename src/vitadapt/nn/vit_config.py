@@ -54,15 +54,19 @@ class ViTConfig:
     pooling: Pooling = "class"
     projection: int = 0  # width of the output projection; 0 means none
     antialias: bool = False  # how the position grid is resampled to another image size
+    pooled_blocks: int = 1  # the features of the last so many blocks, each pooled, behind one another
+    mirror: bool = False  # features are the mean over the image and its mirror image
     preprocess: Preprocess = IMAGENET
 
     def __post_init__(self) -> None:
-        for name in ("width", "depth", "heads", "patch", "image_size"):
+        for name in ("width", "depth", "heads", "patch", "image_size", "pooled_blocks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1: {self}")
         for name, value in (("heads", self.width % self.heads), ("patch", self.image_size % self.patch)):
             if value:
                 raise ValueError(f"{name} does not divide: {self}")
+        if self.pooled_blocks > self.depth:
+            raise ValueError(f"pooled_blocks is larger than depth: {self}")
         if "class" in self.pooling and not self.class_token:
             raise ValueError(f"pooling {self.pooling!r} needs a class token")
         if self.norm_after_pool and self.pooling == "class+average":
@@ -86,4 +90,4 @@ class ViTConfig:
     def features(self) -> int:
         """Width E of the output."""
         pooled = 2 * self.width if self.pooling == "class+average" else self.width
-        return self.projection or pooled
+        return (self.projection or pooled) * self.pooled_blocks

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from ..data.images import VERSION
 from ..methods import METHODS
 from ..nn.backbone import Backbone, backbone_digest
-from ..nn.head import Classifier, Head, without_projection
-from ..nn.head_spec import ZERO, HeadSpec
-from ..nn.surgery import Method, adapt, constants, load_trainable_state, trainable, trainable_state
+from ..nn.head import Classifier, Head, backbone_of
+from ..nn.head_spec import ZERO, HeadSpec, plain_head
+from ..nn.surgery import HALF, Method, adapt, constants, load_trainable_state, trainable, trainable_state
 from ..utils.errors import ConfigError, UnknownName, VitadaptError, WeightsError, damaged
 from ..utils.fields import build
 from ..utils.files import parse_json
@@ -117,7 +117,7 @@ def _plain(info: AdapterInfo) -> dict[str, Any]:
     required = {"format": info.format, "method": method, "backbone": info.backbone, "image_size": info.image_size}
     required |= {"classes": info.classes, "base": info.base}
     rest = {name: getattr(info, name) for name in _OPTIONAL if getattr(info, name)}
-    return {**required, **({"head": asdict(info.head)} if info.head != ZERO else {}), **rest}
+    return {**required, **({"head": plain_head(info.head)} if info.head != ZERO else {}), **rest}
 
 
 _OPTIONAL = ("squash", "activation", "preprocess", "names", "templates", "training", "licence", "base_licence")
@@ -218,8 +218,7 @@ def _assembled(info: AdapterInfo, tensors: dict[str, Tensor], backbone: Backbone
     strange = sorted(name for name in tensors if name.partition(".")[0] not in _PARTS)
     if strange:
         raise WeightsError(f"has unexpected tensors {', '.join(strange[:3])}; was it made by something else?")
-    if info.head.projection == "merged":
-        backbone, _ = without_projection(backbone)
+    backbone = backbone_of(backbone, info.head)
     adapted = adapt(backbone, info.method)
     load_trainable_state(adapted, _part(tensors, "backbone."))
     _load_constants(adapted, _part(tensors, "constant."), info)

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 
 from ..data.datasets import names_of
 from ..methods import METHODS
-from ..nn.head_spec import TEXT, ZERO, HeadSpec, parse_head
+from ..nn.head_spec import TEXT, ZERO, HeadSpec, parse_head, plain_head
 from ..nn.surgery import Method
 from ..text.prompts import Prompts
 from ..utils.errors import ConfigError
@@ -83,6 +83,8 @@ def default_head(protocol: str, method: Method) -> HeadSpec:
     prescribed = protocol_table().get(protocol, {}).get("head")
     if prescribed:
         return parse_head(prescribed)
+    if method.default_head is not None:
+        return method.default_head
     return ZERO if method.trains_head else TEXT
 
 
@@ -127,9 +129,10 @@ def plain_config(config: Any) -> dict[str, Any]:
     for name, value in {"decays": "matrices", "jitter": 0.0, "flip": False}.items():
         if config.recipe and getattr(config.recipe, name) == value:
             del plain["recipe"][name]
-    for name in ("head", "prompts"):
-        value = plain.pop(name)
-        plain |= {name: dataclasses.asdict(value)} if value else {}
+    head, prompts = config.head, config.prompts
+    del plain["head"], plain["prompts"]
+    plain |= {"head": plain_head(head)} if head else {}
+    plain |= {"prompts": dataclasses.asdict(prompts)} if prompts else {}
     return cast(dict[str, Any], json.loads(json.dumps(plain)))
 
 

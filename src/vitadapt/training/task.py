@@ -16,7 +16,7 @@ from torch import Tensor
 from ..data.pixels.pixels import Pixels
 from ..metrics.scores import METRICS
 from ..nn.backbone import Backbone, backbone_digest
-from ..nn.head import Classifier, Head, TextStart, without_projection
+from ..nn.head import Classifier, Head, TextStart, backbone_of, without_projection
 from ..nn.setting import Setting
 from ..nn.surgery import adapt, trainable
 from ..utils.errors import ConfigError, Diverged
@@ -124,6 +124,11 @@ class Task:
         """
         if not trainable(model):
             return FitLog()
+        features = model.head.normalised(self.features.to(self.setting.device)).detach().cpu()
+        solved = self.config.method.solve_head(features.numpy(), self.labels.numpy(), self.classes)
+        if solved is not None:
+            model.head.set_linear(*solved)
+            return FitLog()
         options: dict[str, Any] = {"checkpoint": self.checkpoint, "until": until, "after_epoch": after_epoch}
         if not trainable(model.backbone):
             return self.fit_head(model, recipe, seed, label, **options)
@@ -181,11 +186,11 @@ def make_task(
 ) -> Task:
     """The task of training on `images` with their `labels`, (N,) or (N, C), the frozen features computed."""
     backbone, base = cached_backbone(config.backbone, config.image_size, environment.setting.device)
-    digest = base
-    if config.head.projection == "merged":  # the head is to hold it
-        backbone, projection = without_projection(backbone)
-        digest = backbone_digest(backbone)
-        text = replace(text, features=text.features.to(projection) @ projection) if text else None  # (C, E) (E, D)
+    if config.head.projection == "merged" and text:  # the head is to hold it
+        _, projection = without_projection(backbone)
+        text = replace(text, features=text.features.to(projection) @ projection)  # (C, E) (E, D)
+    used = backbone_of(backbone, config.head)
+    backbone, digest = used, base if used is backbone else backbone_digest(used)
     return Task(
         config=config,
         backbone=backbone,

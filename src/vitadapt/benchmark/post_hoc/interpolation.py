@@ -20,7 +20,7 @@ from ...metrics.scores import METRICS
 from ...nn.backbone import Backbone
 from ...nn.block import BEHIND, Block, SlotLinear
 from ...nn.deltas import Delta
-from ...nn.head import Head, without_projection
+from ...nn.head import Head, backbone_of
 from ...nn.head_spec import TEXT
 from ...nn.surgery import trainable
 from ...text.class_features import sentences, text_start
@@ -138,7 +138,7 @@ def _points(record: Record, store: Store, environment: Environment, scales: Sequ
         raise ConfigError(f"{dataset.name}: the test images are not those of run {record.digest}; nothing to repeat")
     labels = dataset.splits["test"].labels
     reference = zero_shot(config, backbone, base, dataset, environment)
-    bare, _ = without_projection(backbone) if config.head_spec.projection == "merged" else (backbone, None)
+    bare = backbone_of(backbone, config.head_spec)
     for scale in scales:
         model = load_adapter(store.path("adapters", record.digest), backbone, base)
         scale_change(model.backbone, bare, scale)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...data.images import Geometry
 from ...nn.backbone import Backbone
-from ...nn.head import Classifier, Head, without_projection
+from ...nn.head import Classifier, Head, backbone_of
 from ...nn.surgery import merge
 from ...nn.vit import ViT
 from ...training.adapter_file import AdapterInfo
@@ -102,8 +102,7 @@ def load_trained(path: Path | str, backbone: str | None = None) -> TrainedModel:
     model = load_model(path, backbone=backbone)
     info = model.info
     plain, _ = cached_backbone(info.backbone, info.image_size, "cpu")
-    base = without_projection(plain)[0] if info.head.projection == "merged" else plain
-    return TrainedModel(model.classifier, base, info)
+    return TrainedModel(model.classifier, backbone_of(plain, info.head), info)
 
 
 def merged(trained: TrainedModel, what: str) -> ViT:
@@ -114,6 +113,8 @@ def merged(trained: TrainedModel, what: str) -> ViT:
     backbone = trained.classifier.backbone
     if not isinstance(backbone, ViT):
         raise NotApplicable(f"{what} needs a plain vision transformer, and {trained.info.backbone} is none; use onnx")
+    if backbone.config.pooled_blocks > 1 or backbone.config.mirror:
+        raise NotApplicable(f"{what} has no place for features of several blocks or of the mirror image; use onnx")
     try:
         return merge(copy.deepcopy(backbone)).cpu().requires_grad_(False)
     except NotMergeable as error:
