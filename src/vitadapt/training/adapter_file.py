@@ -25,7 +25,7 @@ from ..methods import METHODS
 from ..nn.backbone import Backbone, backbone_digest
 from ..nn.head import Classifier, Head, backbone_of
 from ..nn.head_spec import ZERO, HeadSpec, plain_head
-from ..nn.surgery import HALF, Method, adapt, constants, load_trainable_state, trainable, trainable_state
+from ..nn.surgery import Method, adapt, constants, load_trainable_state, trainable, trainable_state
 from ..utils.errors import ConfigError, UnknownName, VitadaptError, WeightsError, damaged
 from ..utils.fields import build
 from ..utils.files import parse_json
