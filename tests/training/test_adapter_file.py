@@ -267,6 +267,7 @@ def test_what_a_classifier_is_not_made_of_is_refused_and_nothing_is_written(tmp_
 def test_an_adapter_is_saved_in_float32_and_loads_onto_its_backbone_in_half_precision(dtype, tmp_path):
     full, other = load_backbone("random:tiny"), load_backbone("random:tiny@1").to(dtype)
     half = load_backbone("random:tiny").to(dtype)
+    torch.manual_seed(0)
     images = torch.randint(0, 256, (2, 3, full.image_size, full.image_size), dtype=torch.uint8)
     for backbone in (full, half):
         model = Classifier(adapt(backbone, Compacter()), Head(full.features, 2)).eval()

@@ -21,7 +21,7 @@ _TEXTS = ("backbone", "base", "activation", "licence", "base_licence")
 _LISTS = ("classes", "names", "templates")
 _TABLES = ("preprocess", "training")
 TOLERANCE = 0.01  # of the self-test: this part of the largest expected logit, and of 1 at least
-HALF_TOLERANCE = 0.1  # on a backbone in half precision
+HALF_TOLERANCE = 0.1  # where one of both networks is in half precision
 _PICTURE = 8  # pixels of a side of the pictures of the self-test
 _PICTURES = 1 << 20  # numbers in the pictures of the self-test
 
@@ -124,7 +124,8 @@ def require_self_test(model: Classifier, stored: Mapping[str, Tensor]) -> None:
     if found.shape != expected.shape:
         raise WeightsError(f"its self-test is of {expected.shape[-1]} classes, and it has {found.shape[-1]}")
     most = float((found - expected).abs().max())
-    limit = HALF_TOLERANCE if is_half(model.backbone) else TOLERANCE
+    rounded = is_half(model.backbone) or expected.dtype in HALF
+    limit = HALF_TOLERANCE if rounded else TOLERANCE
     if not most <= limit * max(1.0, float(expected.abs().max())):
         raise WeightsError(
             f"fails its self-test: its answers differ by {most:.3g} from those when it was saved; "

@@ -83,7 +83,8 @@ def adapter_bytes(model: Classifier, info: AdapterInfo, with_head: bool = True) 
     elif not (info.names and info.templates) or trainable(model.head):
         raise ConfigError("a head can be left out only when it was made of class names and templates, and not trained")
     pictures = pictures_of_the_test()
-    tensors |= {"test.images": pictures, "test.logits": logits_of(model, pictures).cpu()}
+    logits = logits_of(model, pictures).cpu()  # their type tells the precision of the network that gave them
+    tensors |= {"test.images": pictures, "test.logits": logits.to(next(model.backbone.parameters()).dtype)}
     info = replace(info, **facts_of(model.backbone, info), format=FORMAT)
     about = _plain(info)
     metadata = {"vitadapt": json.dumps({**about, "checksum": checksum_of(about, tensors)})}
