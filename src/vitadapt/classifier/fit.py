@@ -16,11 +16,11 @@ from filelock import FileLock, Timeout
 
 from ..data import open_dataset
 from ..data.sampling.folds import FOLDS, folds_for, grouped_folds
-from ..methods import KAdaptation
+from ..methods import Discriminant, KAdaptation
 from ..nn.backbone import Backbone
 from ..nn.head import TextStart
 from ..nn.head_spec import HeadSpec
-from ..nn.surgery import Method
+from ..nn.surgery import Method, adapt, trainable
 from ..nn.vit import ViT
 from ..text import Prompts, prompts_of
 from ..text.class_features import sentences, text_start
@@ -38,7 +38,7 @@ from .documents import write_pages
 from .fit_record import FORMAT, RECORD, image_fields, read_record, scores, selection_record
 from .holdout import TrainTestSplit, train_test_split
 from .model import Model, absolute_backbone, load_model, training_summary
-from .model_selection import Candidate, Message, cross_validate, select
+from .model_selection import Candidate, Message, candidate_tasks, cross_validate, select
 
 _WORK = ".unfinished"
 _LARGE = 224  # pixels; from this image size on, a CPU uses half of it unless the user chooses a size
@@ -99,11 +99,13 @@ def fit_folder(
     when `out` holds something else, or another model and `overwrite` is not set, CellBusy when it is being written to,
     and what the parts raise.
     """
-    environment = environment or Environment()
+    environment, full = environment or Environment(), config.image_size
     _require_room(out)
     dataset, device = open_dataset(config.data, environment.data_root, whole=True), environment.setting.device
     if config.image_size is None:
-        size = usual_size(cached_backbone(config.backbone, None, device)[0], device)
+        plain = cached_backbone(config.backbone, None, device)[0]
+        full = plain.image_size  # for what needs one pass only
+        size = usual_size(plain, device) if trainable(adapt(plain, config.method)) else full
         config = replace(config, image_size=size)
         message(f"image size: {size} x {size} pixels")
     geometry = geometry_of(cached_backbone(config.backbone, config.image_size, device)[0])
@@ -112,7 +114,7 @@ def fit_folder(
     try:
         make_folder(work)
         with FileLock(work / "lock", timeout=0):
-            record = _fit(config, data, out, environment, message, command, overwrite)
+            record = _fit(config, full, data, out, environment, message, command, overwrite)
     except Timeout as error:
         raise CellBusy(f"{out}: another process is making a model there; wait for it, or choose --out") from error
     except OSError as error:
@@ -131,6 +133,7 @@ def _require_room(out: Path) -> None:
 
 def _fit(
     config: FitConfig,
+    full: int | None,
     data: TrainTestSplit,
     out: Path,
     environment: Environment,
@@ -165,7 +168,8 @@ def _fit(
     if notes:
         message(notes)
     fold = _folds(config, data)
-    candidates = cross_validate(task, fold, out / _WORK, message)
+    closed_form = _closed_form_task(training, full, data, environment)
+    candidates = cross_validate(candidate_tasks(task, closed_form), fold, out / _WORK, message)
     selected = select(candidates)
     message(f"kept: {selected.name}")
     selected, trained = _train(selected, candidates, out / _WORK, message)
@@ -209,6 +213,18 @@ def _task(config: TrainConfig, spec: str, data: TrainTestSplit, environment: Env
     images = data.scan.pixels(data.train, geometry_of(backbone), environment.cache, environment.setting.progress)
     text, notes = _text(config, backbone, sentences(spec, data.classes, config.prompts), environment)
     return make_task(config, images, data.train.labels, len(data.classes), environment, text=text), notes
+
+
+def _closed_form_task(
+    config: TrainConfig, image_size: int | None, data: TrainTestSplit, environment: Environment
+) -> Task | None:
+    """The discriminant on the images at `image_size`; None where the method that was asked for trains no backbone."""
+    backbone, _ = cached_backbone(config.backbone, image_size, environment.setting.device)
+    if not trainable(adapt(backbone, config.method)):
+        return None
+    config = replace(config.with_method(Discriminant()), image_size=image_size)
+    images = data.scan.pixels(data.train, geometry_of(backbone), environment.cache, environment.setting.progress)
+    return make_task(config, images, data.train.labels, len(data.classes), environment)
 
 
 def _text(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,10 +47,15 @@ class Candidate:
         return f"{self.score:.1f} %{spread} by cross-validation, {self.parameters:,} trained numbers"
 
 
-def tasks(task: Task) -> Iterator[Task]:
-    """One task per candidate, the simplest first; zero-shot needs the text of the classes in `task`."""
+def candidate_tasks(task: Task, closed_form: Task | None) -> Iterator[Task]:
+    """One task per candidate, the simplest first; zero-shot needs the text of the classes in `task`.
+
+    closed_form: the task of a head in closed form, which may see the images at another size.
+    """
     if task.text is not None:
         yield replace(task, config=task.config.with_method(ZeroShot()))
+    if closed_form is not None:
+        yield closed_form
     if task.config.method != LinearProbe() and task.config.method.trains_head:
         head = task.config.head if task.config.head.start != "text" else None
         yield replace(task, config=task.config.with_method(LinearProbe(), head))
@@ -58,13 +63,13 @@ def tasks(task: Task) -> Iterator[Task]:
         yield task
 
 
-def cross_validate(task: Task, fold: np.ndarray | None, work: Path, message: Message) -> list[Candidate]:
-    """All candidates with their scores over `fold` (N,) (None: too few images). Finished folds are stored in `work`.
+def cross_validate(tasks: Iterable[Task], fold: np.ndarray | None, work: Path, message: Message) -> list[Candidate]:
+    """A candidate per task, with its score over `fold` (N,) (None: too few images). Finished folds are in `work`.
 
     After a candidate without any mistake the others are not tried: they cannot be better.
     """
     candidates: list[Candidate] = []
-    for part in tasks(task):
+    for part in tasks:
         parameters = sum(p.numel() for p in trainable(part.build(0)).values())
         candidate = Candidate(method_text(part.config.method), part, parameters)
         if any(other.score == 100 for other in candidates):

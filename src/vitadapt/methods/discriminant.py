@@ -94,7 +94,8 @@ def _chosen(x: Array, labels: np.ndarray, classes: int) -> tuple[float, float]:
         for i, (weight, bias) in enumerate(discriminants(x[rest], labels[rest], classes, SHRINKAGES)):
             logits[i, out] = x[out] @ weight.T + bias
     rows = np.flatnonzero(np.bincount(labels)[labels] > 1)  # an image alone in its class cannot be known without it
-    true, right = np.arange(len(rows)), labels[rows]
-    losses = [[-log_softmax(own / t, axis=1)[true, right].mean() for t in TEMPERATURES] for own in logits[:, rows]]
+    right, doubt = np.eye(classes)[labels[rows]], 1 / (len(rows) + 1)  # no more certain than so many images allow
+    target = (1 - doubt) * right + doubt / classes
+    losses = [[-(target * log_softmax(own / t, axis=1)).sum() for t in TEMPERATURES] for own in logits[:, rows]]
     best, temperature = np.unravel_index(np.argmin(losses), (len(SHRINKAGES), len(TEMPERATURES)))
     return SHRINKAGES[best], float(TEMPERATURES[temperature])
