@@ -21,7 +21,7 @@ from vitadapt.classifier.model import load_model
 from vitadapt.cli.main import app
 from vitadapt.data import FileRef, open_dataset
 from vitadapt.data.sampling.folds import folds_for, grouped_folds, hold_out_groups
-from vitadapt.methods import LinearProbe, LoRA
+from vitadapt.methods import LoRA
 from vitadapt.training.cross_validation import train_final
 from vitadapt.training.features import Environment
 from vitadapt.training.recipe import Recipe
@@ -88,7 +88,12 @@ def test_fit_leaves_a_whole_model_folder_and_says_how_good_it_is(model, photos):
     ):
         assert expected in messages
     record = json.loads((out / "fit.json").read_text())
-    assert [candidate["name"] for candidate in record["ladder"]] == ["zero-shot", "discriminant", "linear-probe", "kadaptation"]
+    assert [candidate["name"] for candidate in record["ladder"]] == [
+        "zero-shot",
+        "discriminant",
+        "linear-probe",
+        "kadaptation",
+    ]
     assert sum(candidate["kept"] for candidate in record["ladder"]) == 1
     assert record["test"]["count"] == 6 and len(record["cross_validation"]["paths"]) == 12
     assert not set(record["test"]["paths"]) & set(record["cross_validation"]["paths"])
@@ -454,7 +459,10 @@ def test_a_last_training_that_diverges_gives_way_to_the_next_best(photos, tmp_pa
     kept = load_model(tmp_path / "first").info.method
     monkeypatch.setattr(fitting, "train_final", train)
     fit_folder(config, tmp_path / "second", Environment(), messages.append)
-    assert any(re.fullmatch(r"the loss is no number; kept instead: (lora|linear-probe|discriminant)", line) for line in messages)
+    assert any(
+        re.fullmatch(r"the loss is no number; kept instead: (lora|linear-probe|discriminant)", line)
+        for line in messages
+    )
     assert load_model(tmp_path / "second").info.method != kept
 
     def never(task, recipe):

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 
 from ...utils.atomic import atomic_folder, make_folder
 from ...utils.errors import ConfigError, StorageError
-from ...utils.files import sha256_of, storage_error
+from ...utils.files import read_text, sha256_of, storage_error
 from . import graphs, hugging_face, open_clip, peft_lora, timm  # noqa: F401 - each registers its target
 from .certificate import TARGETS, Certificate, certify, read_certificate, source_of, write_json
 from .deployed import TrainedModel
@@ -47,7 +47,7 @@ def _finished(folder: Path, to: str, trained: TrainedModel) -> Certificate | Non
     certificate = read_certificate(folder)
     if certificate is None or (certificate.target, certificate.source) != (to, source_of(trained)):
         return None
-    return certificate if (folder / SUMS).is_file() and (folder / SUMS).read_text("utf-8") == _sums(folder) else None
+    return certificate if (folder / SUMS).is_file() and read_text(folder / SUMS) == _sums(folder) else None
 
 
 def _sums(folder: Path) -> str:
