@@ -36,7 +36,7 @@ from vitadapt.classifier.model import load_model
 from vitadapt.classifier.predict import model_facts
 from vitadapt.data import open_dataset
 from vitadapt.data.archives import tar_members, zip_members
-from vitadapt.data.checks.images import check_image
+from vitadapt.data.checks.images import scan
 from vitadapt.data.datasets import catalog
 from vitadapt.data.examples import FileRef, ImageRef
 from vitadapt.data.images import Geometry, to_pixels
@@ -66,7 +66,7 @@ def target(name: str, read: Callable[[Path], object], **options: Any) -> Callabl
 def used(ref: ImageRef) -> None:
     """What may happen to an image: hashed, decoded, examined."""
     ref.digest()
-    check_image(ref)
+    scan([ref], workers=1)
     pixels = to_pixels(ref.read(), GEOMETRY, ref.name)
     assert pixels.shape == (3, 8, 8) and pixels.dtype == np.uint8
 

@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 
 from vitadapt.cli.data import app
 from vitadapt.data import Examples, FileRef, Geometry, content_digests, open_dataset, open_pixels, sample_few_shot
-from vitadapt.data.checks import near_duplicates
 from vitadapt.data.checks.dataset import Report, check
+from vitadapt.data.checks.images import scan
 from vitadapt.data.datasets import catalog
 from vitadapt.data.sampling.manifests import make_manifest, read_manifest, subset_rows
 from vitadapt.text.class_features import prompt_findings
@@ -200,7 +200,7 @@ def test_a_scan_reads_and_decodes_every_image_once(folder: Path, monkeypatch: py
         expected = open_pixels(part, geometry, None)
         assert digests == pixels.digests == content_digests(part, None) and pixels.key == expected.key
         assert torch.equal(pixels.gather(np.arange(len(part))), expected.gather(np.arange(len(part))))
-    assert groups.tolist() == near_duplicates.groups(train).tolist()
+    assert groups.tolist() == scan(train.refs).groups(train).tolist()
     assert list((folder.parent / "cache").iterdir()) == []
 
 

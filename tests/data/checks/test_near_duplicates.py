@@ -9,9 +9,9 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from vitadapt.data.checks import near_duplicates
+from vitadapt.data.checks.images import scan
 from vitadapt.data.checks.near_duplicates import groups
-from vitadapt.data.examples import Examples, ImageObjectRef
-from vitadapt.utils.errors import DataError
+from vitadapt.data.examples import ImageObjectRef
 
 
 def scene(seed, size=(200, 150)):
@@ -54,9 +54,9 @@ TWINS = {
 }
 
 
-def grouped(images, features=None):
+def grouped(images):
     refs = [ImageObjectRef(image, f"image {i}") for i, image in enumerate(images)]
-    return groups(Examples(refs, np.zeros(len(refs), dtype=np.int64)), features).tolist()
+    return groups(scan(refs).thumbnails, np.arange(len(refs))).tolist()
 
 
 @pytest.mark.parametrize("change", TWINS.values(), ids=TWINS)
@@ -82,18 +82,6 @@ def test_groups_are_closed():
     assert grouped(chain) == [0, 0, 0, 0]
 
 
-def test_features_join_what_pixels_alone_leave_open():
-    first, second = scene(0), Image.blend(scene(0), scene(1), 0.3)
-    others = [scene(seed) for seed in range(2, 8)]
-    agreeing = np.eye(8)[[0, 0, *range(2, 8)]]
-    assert grouped([first, second, *others]) == list(range(8))
-    assert grouped([first, second, *others], agreeing) == [0, 0, *range(1, 7)]
-
-
-def test_features_alone_join_nothing():
-    assert grouped([scene(seed) for seed in range(6)], np.eye(6)[[0, 0, 0, 1, 1, 1]]) == list(range(6))
-
-
 def test_pictures_without_contrast_are_equal_only_when_they_are():
     blank = [Image.new("RGB", (40, 40), colour) for colour in ("white", "black", "white", (254, 255, 255))]
     assert grouped(blank) == [0, 1, 0, 2]
@@ -112,14 +100,6 @@ def test_order_decides_nothing_but_the_numbers():
     assert list(dict.fromkeys(back)) == sorted(set(back))
 
 
-def test_unreadable_pictures_are_named(tmp_path):
-    from vitadapt.data.examples import FileRef
-
-    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no")
-    with pytest.raises(DataError, match=r"broken\.jpg"):
-        groups(Examples([FileRef(tmp_path / "broken.jpg")], np.zeros(1, dtype=np.int64)))
-
-
 def test_of_many_pictures_the_central_windows_are_compared(monkeypatch):
     originals = [scene(seed) for seed in range(6)]
     whole = grouped([*originals, *map(TWINS["cropped"], originals), *map(TWINS["mirrored"], originals)])
@@ -127,8 +107,3 @@ def test_of_many_pictures_the_central_windows_are_compared(monkeypatch):
     assert sorted(near_duplicates._places(18).tolist()[:4]) == [[0, 0], [2, 2], [5, 5], [8, 8]]
     few = grouped([*originals, *map(TWINS["cropped"], originals), *map(TWINS["mirrored"], originals)])
     assert few == whole == [0, 1, 2, 3, 4, 5] * 3
-
-
-def test_features_of_other_pictures_are_refused():
-    with pytest.raises(ValueError, match="3 pictures for 2"):
-        grouped([scene(0), scene(1)], np.eye(3))

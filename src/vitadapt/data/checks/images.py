@@ -22,7 +22,7 @@ from ..parallel import Progress, each
 from ..pixels.cache import TemporaryPixels
 from ..pixels.hashes import rgb_digest
 from ..pixels.pixels import IN_MEMORY, ArrayPixels, Pixels, open_pixels
-from .near_duplicates import SIDE, group_thumbnails, thumbnail
+from .near_duplicates import SIDE, groups, thumbnail
 
 _TINY = 16  # pixels of the shorter side, below which nothing can be recognised
 _ELONGATED = 10  # times longer than wide: the crop sees a tenth of it at most
@@ -83,7 +83,7 @@ class Scan:
 
     def groups(self, examples: Examples, progress: Progress | None = None) -> IndexArray:
         """(M,) the number of each image's group of near-duplicates, as `near_duplicates.groups` has them."""
-        return group_thumbnails(self.thumbnails, self.rows(examples), progress=progress)
+        return groups(self.thumbnails, self.rows(examples), progress)
 
 
 def scan(
@@ -123,11 +123,6 @@ def _scan_one(geometry: Geometry | None, ref: ImageRef) -> tuple[str, ImageCheck
         return "", ImageCheck("", (), error.reason), blank, np.zeros((3, side, side), dtype=np.uint8)
     seen = ImageCheck(rgb_digest(shown), tuple(_kinds(image, shown, ref.name)))
     return digest, seen, thumbnail(shown), to_square(shown, geometry) if geometry else np.zeros(0, dtype=np.uint8)
-
-
-def check_image(ref: ImageRef) -> ImageCheck:
-    """What is found out about one image."""
-    return _scan_one(None, ref)[1]
 
 
 def _kinds(image: Image.Image, shown: Image.Image, name: str) -> Iterator[str]:

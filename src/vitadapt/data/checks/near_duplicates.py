@@ -2,9 +2,8 @@
 
 A held-out picture that has a twin among the training pictures tests memory, not skill. Two pictures belong together
 when one of them, mirrored or not, fits a window of the other: the best window is looked for coarsely (8 x 8 cells, 100
-windows) and then exactly (16 x 16 cells, any window), and the correlation of the cells in colour must be high. Where a
-backbone's features agree, too, a lower correlation is enough: that joins pictures of one scene in which something
-moved. Groups are closed: whoever belongs to one member belongs to all.
+windows) and then exactly (16 x 16 cells, any window), and the correlation of the cells in colour must be high. Groups
+are closed: whoever belongs to one member belongs to all.
 
 Up to some 7,000 pictures every pair is compared with all windows, in 64 numbers each. Of more, fewer windows are looked
 at (the centred ones first), so that the work stays about the same: 1,000 pictures take a second or two of one core,
@@ -22,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ..examples import Examples, IndexArray
-from ..images import Pixel8, to_upright_rgb
-from ..parallel import Progress, each
+from ..examples import IndexArray
+from ..images import Pixel8
+from ..parallel import Progress
 
 Floats = npt.NDArray[np.float32]
 Reals = npt.NDArray[np.floating[Any]]  # in whatever precision
@@ -32,8 +31,8 @@ Reals = npt.NDArray[np.floating[Any]]  # in whatever precision
 SIDE = 48  # pixels of the small pictures that are compared
 COARSE, FINE = 8, 16  # cells along one side
 LOOSE = 0.75  # coarse correlation from which a pair is looked at exactly
-SAME = 0.945  # exact correlation that is enough by itself
-ALIKE, AGREEING = 0.88, 0.82  # exact correlation and cosine of centred features that are enough together
+SAME = 0.945  # exact correlation that is enough
+ALIKE = 0.88  # exact correlation from which better windows are looked for
 FEW = 4  # pairs per picture that are looked at exactly
 _FLAT = 0.7 / 255  # contrast below this is noise
 _STEPS = (0.06, 0.03, 0.015)  # by which a window's edges are moved, in parts of the picture
@@ -43,39 +42,20 @@ _BLOCK, _PART = 256, 4096  # pictures at a time
 _COMPARISONS = 10**10  # of 64 numbers with 64 numbers
 
 
-def groups(
-    examples: Examples,
-    features: Reals | None = None,
-    progress: Progress | None = None,
-    workers: int | None = None,
-) -> IndexArray:
-    """(N,) the number of each picture's group, 0, 1, 2 .. in the order of first appearance.
-
-    `features` (N, E) are those of a frozen backbone, if there is one. Labels play no part. Raises DataError that names
-    all unreadable images, ValueError when `features` are of another number of pictures.
-    """
-    small = each(
-        lambda ref: thumbnail(to_upright_rgb(ref.read(), ref.name)), examples.refs, "looking", progress, workers
-    )
-    array = np.array(list(small), dtype=np.uint8).reshape(-1, SIDE, SIDE, 3)
-    return group_thumbnails(array, np.arange(len(array)), features, progress)
-
-
 def thumbnail(image: Image.Image) -> Pixel8:
     """An upright RGB picture, all of it, squeezed into (48, 48, 3)."""
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
-def group_thumbnails(
-    small: Pixel8, rows: IndexArray, features: Reals | None = None, progress: Progress | None = None
-) -> IndexArray:
-    """`groups` of the pictures `rows` (N,) of thumbnails (M, 48, 48, 3)."""
-    if features is not None and len(features) != len(rows):
-        raise ValueError(f"features of {len(features)} pictures for {len(rows)}")
-    return _closed(len(rows), _pairs(small, rows, features, progress))
+def groups(thumbnails: Pixel8, rows: IndexArray, progress: Progress | None = None) -> IndexArray:
+    """(N,) the number of the group of each of the pictures `rows` (N,) of thumbnails (M, 48, 48, 3).
+
+    Groups are numbered 0, 1, 2 .. in the order of first appearance. Labels play no part.
+    """
+    return _closed(len(rows), _pairs(thumbnails, rows, progress))
 
 
-def _pairs(small: Pixel8, rows: IndexArray, features: Reals | None, progress: Progress | None) -> npt.NDArray[np.int64]:
+def _pairs(small: Pixel8, rows: IndexArray, progress: Progress | None) -> npt.NDArray[np.int64]:
     """(M, 2) pictures that belong together."""
     seen: dict[bytes, int] = {}
     first = [seen.setdefault(hashlib.blake2b(small[row], digest_size=16).digest(), i) for i, row in enumerate(rows)]
@@ -83,22 +63,17 @@ def _pairs(small: Pixel8, rows: IndexArray, features: Reals | None, progress: Pr
     different = np.unique(equal[:, 0])  # equal pictures are compared once
     if len(different) < 2:
         return equal
-    agreeing = None if features is None else _unit(features[different] - features[different].mean(axis=0))
-    whole, mirrored, start = _candidates(small, rows[different], agreeing, progress)
+    whole, mirrored, start = _candidates(small, rows[different], progress)
     found = _fit(small, rows[different], whole, mirrored, start)
-    enough = np.full(len(found), SAME)
-    if agreeing is not None:
-        cosine = (agreeing[whole[:, 0]] * agreeing[whole[:, 1]]).sum(axis=1)
-        enough[cosine >= AGREEING] = ALIKE
-    return np.concatenate([equal, different[whole[found >= enough]]])
+    return np.concatenate([equal, different[whole[found >= SAME]]])
 
 
 def _candidates(
-    small: Pixel8, rows: IndexArray, features: Floats | None, progress: Progress | None
+    small: Pixel8, rows: IndexArray, progress: Progress | None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
     """(M, 2) pairs (whole picture, picture with the window), (M,) mirrored?, (M, 2) numbers of the window's axes.
 
-    Of each picture the few others that it fits best, and the few whose features are nearest.
+    Of each picture the few others that it fits best.
     """
     places = _places(len(rows))
     windows = np.empty((len(places), len(rows), COARSE**2), dtype=np.float32)
@@ -115,7 +90,7 @@ def _candidates(
         best = np.full((len(own), len(rows)), -np.inf, dtype=np.float32)
         for query, cells in product(queries[:, own], windows):
             np.maximum(best, query @ cells.T, out=best)
-        mine, others = _promising(best, own, features)
+        mine, others = _promising(best, own)
         scores = np.einsum("fmc,wmc->mfw", queries[:, own[mine]], windows[:, others])  # again, to know the window
         chosen = scores.reshape(len(mine), 2 * len(windows)).argmax(axis=1)
         found.append((np.column_stack([own[mine], others]), chosen >= len(windows), places[chosen % len(windows)]))
@@ -140,20 +115,13 @@ def _eccentricity(place: tuple[int, ...]) -> float:
     return round(abs(top + bottom - 1) + abs(left + right - 1) + abs(bottom - top - right + left), 6)
 
 
-def _promising(best: Floats, own: npt.NDArray[np.int64], features: Floats | None) -> tuple[IndexArray, IndexArray]:
+def _promising(best: Floats, own: npt.NDArray[np.int64]) -> tuple[IndexArray, IndexArray]:
     """Rows and columns of `best` that deserve an exact look. `best` of a picture with itself is set aside."""
     best[np.arange(len(own)), own] = -np.inf
     few = min(FEW, best.shape[1] - 1)
     chosen = np.zeros(best.shape, dtype=bool)
     np.put_along_axis(chosen, np.argpartition(-best, few - 1, axis=1)[:, :few], True, axis=1)
-    chosen &= best >= LOOSE
-    if features is not None:
-        cosine = features[own] @ features.T
-        cosine[np.arange(len(own)), own] = -np.inf
-        near = np.zeros(best.shape, dtype=bool)
-        np.put_along_axis(near, np.argpartition(-cosine, few - 1, axis=1)[:, :few], True, axis=1)
-        chosen |= near & (cosine >= AGREEING)
-    rows, others = np.nonzero(chosen)
+    rows, others = np.nonzero(chosen & (best >= LOOSE))
     return rows, others
 
 
@@ -242,11 +210,6 @@ def _standard(cells: Floats) -> Floats:
     flat = flat - flat.mean(axis=1, keepdims=True)
     length = np.sqrt(np.square(flat).sum(axis=1, keepdims=True) + flat.shape[1] * _FLAT**2)
     return np.asarray(flat / length, dtype=np.float32)
-
-
-def _unit(features: Reals) -> Floats:
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    return np.asarray(features / np.maximum(lengths, 1e-12), dtype=np.float32)
 
 
 def _closed(count: int, pairs: npt.NDArray[np.int64]) -> IndexArray:
