@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import NoReturn
@@ -11,6 +12,8 @@ INTERRUPTED = 130
 
 def start() -> NoReturn:
     """Exit status as `cli.main`. Ctrl-C outside of a command, as while modules are imported, ends in one line, too."""
+    # Threads that wait sleep: on a busy machine threads that spin take several times the time. Read when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from .cli.main import main
 

@@ -260,3 +260,15 @@ def test_an_unwritable_place_for_results_is_named(photos, vitadapt):
     options = ("--dataset", photos, "--method", "bitfit", "--backbone", "random:tiny", "--shots", 3, "--no-cache")
     done = vitadapt("run", *options, "--out", "/dev/null/runs")
     assert done.returncode == 1 and "/dev/null/runs" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_sleep_unless_the_user_wants_otherwise(given, expected, tmp_path):
+    """OpenMP reads the variable when torch is loaded, so that a plugin must find it set."""
+    plugin = tmp_path / "look.py"
+    plugin.write_text("import os, sys\nprint(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules, file=sys.stderr)\n")
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": given} if given else {}
+    line = [sys.executable, "-m", "vitadapt", "--plugin", str(plugin), "list", "protocols"]
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, check=True)
+    assert done.stderr.split()[0] == expected
