@@ -235,6 +235,10 @@ HINTS = "?heads=4&mean=imagenet"
         (("state_dict", "state_dict_ema"), "&weights=raw", "raw"),
         (("model", "model_ema"), "", "ema"),
         (("student", "teacher"), "", "ema"),
+        (("model", "ema_model"), "", "ema"),
+        (("state_dict", "swa_state_dict"), "", "ema"),
+        (("params", "params_ema"), "&weights=raw", "raw"),
+        (("encoder", "target_encoder"), "", "ema"),
         (("student", "teacher"), "&weights=raw", "raw"),
         (("state_dict", ""), "", "raw"),
         (("", "ema"), "", "ema"),
@@ -253,6 +257,32 @@ def test_averaged_or_raw_weights_are_taken_as_asked_and_it_is_said(
     assert torch.equal(vit.position, sets[taken]["pos_embed"][0])
     said = all(names) and not query
     assert bool(caplog.messages) == said and all(f"({names[1]})" in line for line in caplog.messages)
+
+
+def test_a_set_of_weights_under_a_name_that_is_not_known_is_named(tmp_path: Path) -> None:
+    torch.save({"model": _deit(), "lookahead": _deit()}, tmp_path / "c.pth")
+    with pytest.raises(WeightsError, match="same names under model and lookahead"):
+        load_backbone(f"file:{tmp_path / 'c.pth'}{HINTS}")
+    both = {p + name: tensor for p in ("backbone.", "backbone_momentum.") for name, tensor in _deit().items()}
+    with pytest.raises(WeightsError, match=r"two networks .*backbone_momentum\."):
+        read_state(both, cases.CASES[0].hints)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_weights_that_are_no_floating_point_numbers_are_refused(dtype: torch.dtype, tmp_path: Path) -> None:
+    name = "blocks.0.mlp.fc1.weight"
+    torch.save(_deit() | {name: _deit()[name].to(dtype)}, tmp_path / "c.pth")
+    with pytest.raises(WeightsError, match=f"holds {dtype}"):
+        load_backbone(f"file:{tmp_path / 'c.pth'}{HINTS}")
+
+
+@pytest.mark.parametrize("wrapper", ["_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod."])
+def test_wrappers_of_single_blocks_are_removed(wrapper: str, tmp_path: Path) -> None:
+    state = {name.replace("blocks.0.", f"blocks.0.{wrapper}"): tensor for name, tensor in _deit().items()}
+    inside = {wrapper + name: tensor for name, tensor in state.items()}
+    torch.save({**inside, "n_averaged": torch.tensor(3)}, tmp_path / "c.pth")
+    vit: Any = load_backbone(f"file:{tmp_path / 'c.pth'}{HINTS}")
+    assert torch.equal(vit.position, _deit()["pos_embed"][0])
 
 
 def test_a_file_with_one_set_of_weights_has_no_other(tmp_path: Path) -> None:

@@ -25,8 +25,11 @@ from .hints import Which
 from .torchscript import description, is_torchscript, read_torchscript, zip_names
 
 _SETS: dict[Which, tuple[str, ...]] = {
-    "ema": ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "model_ema_state_dict", "teacher"),
-    "raw": ("state_dict", "model_state_dict", "model", "module", "student"),
+    "ema": (
+        *("state_dict_ema", "model_ema", "ema", "ema_state_dict", "model_ema_state_dict", "teacher", "ema_model"),
+        *("ema_state", "ema_weights", "averaged_model", "swa_state_dict", "swa_model", "params_ema", "target_encoder"),
+    ),
+    "raw": ("state_dict", "model_state_dict", "model", "module", "student", "net", "params", "weights", "encoder"),
 }
 """Keys under which training programs store moving averages of the tensors, and the tensors themselves."""
 
@@ -132,6 +135,7 @@ def _tensors_of(content: Any, path: Path, which: Which | None) -> State:
     """The state dict inside what a training program saved."""
     seen: set[str | None] = set()
     while found := _sets_of(content):
+        _check_only(content, found, path)
         content = content[found.get(which) or next(iter(found.values()))]
         if len(found) > 1 and which is None:
             _log.warning(
@@ -143,11 +147,34 @@ def _tensors_of(content: Any, path: Path, which: Which | None) -> State:
         raise ConfigError(f"{path} does not name any of its weights {which}; leave out ?weights={which}")
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict; save model.state_dict()")
-    state = {name: t for name, t in content.items() if isinstance(name, str) and isinstance(t, Tensor)}
+    state = {_plain(name): t for name, t in content.items() if isinstance(name, str) and isinstance(t, Tensor)}
+    state.pop("n_averaged", None)  # a count of torch's AveragedModel
     if not state:
         keys = ", ".join(name[:60] for name in list(content)[:5] if isinstance(name, str)) or "nothing"
         raise WeightsError(f"{path} holds no tensors (found: {keys}); save model.state_dict() instead")
     return state
+
+
+def _check_only(content: Mapping[Any, Any], found: Mapping[Which | None, str], path: Path) -> None:
+    """Raises WeightsError naming what stands beside the known sets and has tensors of the same names."""
+    known = {name for key in found.values() for name in content[key]}
+    for key, value in content.items():
+        second = value if isinstance(value, Mapping) and key not in found.values() else {}
+        if any(isinstance(one, Tensor) and one.ndim > 1 and name in known for name, one in second.items()):
+            raise WeightsError(
+                f"{path} holds tensors of the same names under {', '.join(found.values())} and {str(key)[:60]}; "
+                "save the ones you mean alone"
+            )
+
+
+_WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+
+
+def _plain(name: str) -> str:
+    """A name without what torch's wrappers put in, before it or inside it."""
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name.replace("._orig_mod.", ".")
 
 
 def _sets_of(content: Any, depth: int = 3) -> dict[Which | None, str]:

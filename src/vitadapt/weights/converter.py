@@ -238,6 +238,11 @@ class Converter:
     def _refuse_outside(self, names: list[str], prefix: str) -> None:
         """What stands beside the network may not be a part that changes its features, nor a second network."""
         wrapping = prefix[: len(prefix) - len(_unwrapped(prefix))]
+        second = [p for p in self.prefixes_in(dict.fromkeys(names)) if prefix not in self.prefixes]
+        if second:
+            raise WeightsError(
+                f"there are two networks ({self.title}), {prefix}... and {second[0]}...; save the tensors of one alone"
+            )
         for name in names:
             plain = name.removeprefix(wrapping)
             if not any(fnmatchcase(plain, pattern) for pattern in (*BESIDE, *self.spare)):

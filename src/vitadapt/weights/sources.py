@@ -261,6 +261,9 @@ def _convert(path: Path, hints: Hints, which: Which | None, shapes: dict[str, An
             expect(same, f"{name}={given} in its settings and {found} in its tensors")
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
-    if broken := [name for name, t in converted.state.items() if not bool(torch.isfinite(t).all())]:
+    if whole := [name for name, t in converted.state.items() if not t.is_floating_point()]:
+        dtype = converted.state[whole[0]].dtype
+        raise WeightsError(f"{path}: {whole[0]} holds {dtype}, not floating-point numbers; save the full weights")
+    if broken := [name for name, t in converted.state.items() if not bool(torch.isfinite(t.float()).all())]:
         raise WeightsError(f"{path}: {broken[0]} holds values that are not numbers (NaN or infinite); get it again")
     return build(converted.config, converted.state)

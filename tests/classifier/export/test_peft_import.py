@@ -210,6 +210,34 @@ def test_tensors_that_nobody_takes_are_named(tmp_path: Path) -> None:
             imported(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("part", "change", "reason"),
+    [
+        ("lora_A.weight", lambda t: t[:, :32], r"factors are \(\d+, 32\)"),
+        ("lora_B.weight", lambda t: t[:32], r"factors are \(32, "),
+        ("lora_B.weight", lambda t: t.T, "its factors are"),
+        ("lora_B.weight", lambda t: t[:, :1], "its factors are"),
+        ("lora_B.weight", lambda t: (10 * t).to(torch.int8), "torch.int8"),
+        ("lora_B.weight", torch.zeros_like, "no factors that change anything"),
+        ("lora_A.weight", lambda t: t * float("nan"), "NaN"),
+        ("classifier.bias", lambda t: t[:1], "different numbers of classes"),
+        ("layers.1.attention.q_proj.lora_A.weight", None, "expected lora_A and lora_B"),
+        ("layers.1.attention.q_proj.lora_", None, "has no factors; was another backbone adapted"),
+    ],
+)
+def test_factors_that_do_not_fit_the_backbone_are_refused(part: str, change: Any, reason: str, tmp_path: Path) -> None:
+    adapted = adapter_of(tmp_path)
+    file = tmp_path / "peft" / "adapter_model.safetensors"
+    if "q_proj" not in names(adapted):
+        part = part.replace("layers.1.attention.q_proj", "layer.1.attention.attention.query")
+    state = {name: change(t) if change and part in name else t for name, t in load_file(file).items()}
+    state = {name: t.contiguous() for name, t in state.items() if change or part not in name}
+    save_file(state, file)
+    with pytest.raises(VitadaptError, match=reason):
+        imported(tmp_path)
+    assert not (tmp_path / "ours").exists()
+
+
 @pytest.mark.filterwarnings("ignore:.*LoRA tensor.*have invalid shape")
 def test_a_bias_of_the_factors_is_refused(tmp_path: Path) -> None:
     adapter_of(tmp_path, lora_bias=True)

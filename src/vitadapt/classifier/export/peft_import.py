@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +20,11 @@ from torch import Tensor
 
 from ...methods import LoRA
 from ...nn.backbone import backbone_digest
-from ...nn.block import SLOTS, Slot
+from ...nn.block import SLOTS, Slot, SlotLinear
 from ...nn.head import Classifier, Head
 from ...nn.surgery import State, adapt, load_trainable_state, require_vit, trainable
 from ...nn.vit import ViT
-from ...training.adapter_file import ADAPTER, AdapterInfo, adapter_bytes
+from ...training.adapter_file import ADAPTER, AdapterInfo, adapter_bytes, read_adapter
 from ...utils.errors import ConfigError, NotApplicable, VitadaptError, WeightsError, damaged
 from ...utils.files import parse_json, read_text, write_atomic
 from ...weights import CONVERTERS, load_backbone, load_state_file
@@ -83,6 +83,7 @@ def import_peft(folder: Path | str, backbone: str, image_size: int | None, out: 
             head = _head(classifier, base)
             info = replace(info, method=method, classes=_labels(folder, head.linear.out_features), head=head.spec)
             data = adapter_bytes(Classifier(model, head).eval(), info)
+            read_adapter(folder, data)  # refuses what could not be loaded again
         except VitadaptError as error:
             raise type(error)(f"{folder}: {error}") from error
     write_atomic(out / ADAPTER, data)
@@ -137,6 +138,8 @@ def _taken(config: Mapping[str, Any], state: State, vit: ViT) -> tuple[Updates, 
     modules: dict[str, State] = {}
     classifier: State = {}
     for full, tensor in state.items():
+        if not tensor.is_floating_point():
+            raise NotApplicable(f"{full} holds {tensor.dtype}, which are no numbers that were trained")
         name, tensor = full.removeprefix("base_model.model."), tensor.float()
         if match := _FACTOR.fullmatch(name):
             if match["leaf"] != "bias":
@@ -147,26 +150,48 @@ def _taken(config: Mapping[str, Any], state: State, vit: ViT) -> tuple[Updates, 
             classifier[name.rpartition(".")[2]] = tensor
         else:
             raise NotApplicable(f"{name} was trained, too, and an adapter of ours cannot hold it; merge it with PEFT")
-    places, updates = _places(vit), Updates()
-    for name, parts in modules.items():
-        if name not in places:
-            raise NotApplicable(f"{name} is no linear layer of the blocks of a ViT or DINOv2 classifier")
-        updates[places[name]] = _update(config, name, parts)
-    if not updates:
-        raise WeightsError("adapter_model.safetensors holds no factors; was it saved by PEFT?")
+    spellings = _spellings(vit)
+    places = next((one for one in spellings if modules.keys() <= one.keys()), None)
+    if places is None:
+        known = {name for one in spellings for name in one}
+        foreign = next((name for name in modules if name not in known), "a mixture of two spellings of its names")
+        raise NotApplicable(f"{foreign} is no linear layer of the blocks of a ViT or DINOv2 classifier")
+    updates = {places[name]: _update(config, name, parts) for name, parts in modules.items()}
+    if not any(p.any() and q.any() for p, q in updates.values()):
+        raise WeightsError("adapter_model.safetensors holds no factors that change anything; was it trained?")
+    _check_complete(config, modules, places)
+    for (block, slot), (p, q) in updates.items():
+        layer = cast(SlotLinear, vit.get_submodule(f"blocks.{block}.{LAYERS[slot][0]}"))
+        shape, expected = (len(p), len(q)), (layer.out_features // len(layer.slots), layer.in_features)
+        if shape != expected or p.shape[1] != q.shape[1]:
+            raise WeightsError(f"block {block}, {slot}: its factors are {shape}, and the backbone's layer {expected}")
     return updates, classifier
 
 
-def _places(vit: ViT) -> dict[str, tuple[int, Slot]]:
-    """Names of linear layers, in every spelling of the library -> (block, slot)."""
-    places: dict[str, tuple[int, Slot]] = {}
-    for prefix, layouts in _LAYOUTS.items():
-        for rules in (CONVERTERS[layout].rules_of(vit.config.depth) for layout in layouts):
-            for i in range(vit.config.depth):
-                for slot, (layer, at) in LAYERS.items():
-                    theirs = rules[f"blocks.{i}.{layer}.weight"].theirs[at]
-                    places[prefix + theirs.removesuffix(".weight")] = i, slot
-    return places
+def _check_complete(config: Mapping[str, Any], modules: Mapping[str, State], places: Mapping[str, Any]) -> None:
+    """Raises WeightsError naming a layer that the settings adapt and that has no factors: another base, or a lost file.
+
+    Only lists of names can be checked; other settings leave layers out on purpose.
+    """
+    targets = config.get("target_modules")
+    if not isinstance(targets, list) or any(config.get(name) for name in ("layers_to_transform", "exclude_modules")):
+        return
+    for name in places:
+        if name not in modules and any(name == target or name.endswith(f".{target}") for target in targets):
+            raise WeightsError(f"{name} of this backbone has no factors; was another backbone adapted?")
+
+
+def _spellings(vit: ViT) -> list[dict[str, tuple[int, Slot]]]:
+    """For every spelling of the library: the names of linear layers -> (block, slot)."""
+    return [
+        {
+            prefix + rules[f"blocks.{i}.{layer}.weight"].theirs[at].removesuffix(".weight"): (i, slot)
+            for i in range(vit.config.depth)
+            for slot, (layer, at) in LAYERS.items()
+        }
+        for prefix, layouts in _LAYOUTS.items()
+        for rules in (CONVERTERS[layout].rules_of(vit.config.depth) for layout in layouts)
+    ]
 
 
 def _update(config: Mapping[str, Any], name: str, parts: State) -> tuple[Tensor, Tensor]:
@@ -229,6 +254,8 @@ def _head(classifier: State, base: ViT) -> Head:
         weight = weight[:, :width]
     elif base.config.layer_scale or weight.shape[1] != width:
         raise NotApplicable(f"its classifier reads {weight.shape[1]} features, which are not those of this backbone")
+    if classifier["bias"].shape != weight.shape[:1]:
+        raise WeightsError("the weight and the bias of its classifier have different numbers of classes")
     head = Head(width, len(weight))
     with torch.no_grad():
         head.linear.weight.copy_(weight)
