@@ -58,7 +58,7 @@ def test_members_that_lead_out_are_refused(name: str, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         add_member(archive, name, b"")
     for members, file in ((zip_members, "a.zip"), (tar_members, "a.tar")):
-        with pytest.raises(DataError, match=r"a\.(zip|tar) names .*not a path below it"):
+        with pytest.raises(DataError, match=r"a\.(zip|tar) lists .*not a path below its folder"):
             members(tmp_path / file)
 
 
@@ -122,8 +122,8 @@ DAMAGE = {
     ),
     "unknown member": (lambda f: append(f / "train.txt", "train.zip@none.png 0"), "lists none.png, which .* lacks"),
     "no such file": (lambda f: append(f / "train.txt", "loose.png 0"), "loose.png, which does not exist"),
-    "path out": (lambda f: append(f / "train.txt", "../../x.png 0"), "not a path below it"),
-    "archive out": (lambda f: append(f / "train.txt", "../x.zip@x.png 0"), "not a path below it"),
+    "path out": (lambda f: append(f / "train.txt", "../../x.png 0"), "not a path below its folder"),
+    "archive out": (lambda f: append(f / "train.txt", "../x.zip@x.png 0"), "not a path below its folder"),
     "class too large": (lambda f: append(f / "train.txt", "train.zip@1.png 10"), r"the class 10, outside 0\.\.9"),
     "negative class": (lambda f: append(f / "train.txt", "train.zip@1.png -1"), r"the class -1, outside 0\.\.9"),
     "two classes": (lambda f: append(f / "train.txt", "train.zip@1.png 1,2"), "has 2 classes where one is expected"),

@@ -210,7 +210,7 @@ def check_member(path: Path, name: str, size: int = 0) -> str:
         or "\\" in name
         or "\0" in name
     ):
-        raise DataError(f"{path} names {name!r}, which is not a path below it; get the data again")
+        raise DataError(f"{path} lists {name!r}, which is not a path below its folder; get the data again")
     if size < 0:
         raise DataError(f"{path}: {name!r} declares {size} bytes; get the data again")
     if size > IMAGE_FILE:

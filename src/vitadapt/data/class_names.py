@@ -43,7 +43,16 @@ def map_classes(
     return np.array([ids[key] for key in keys], dtype=np.int64)
 
 
-def relabel(labels: LabelArray, order: Sequence[int] | IndexArray) -> LabelArray:
-    """`labels`, (N,) or multi-hot (N, C), when what they call class i is class order[i]."""
+def relabel(labels: LabelArray, order: Sequence[int] | IndexArray, where: str = "the data") -> LabelArray:
+    """`labels`, (N,) or multi-hot (N, C), when what they call class i is class order[i].
+
+    Raises DataError when one of (N,) is outside 0..C-1.
+    """
     ids = np.asarray(order, dtype=np.int64)
-    return ids[labels] if labels.ndim == 1 else labels[:, np.argsort(ids)]
+    if labels.ndim == 2:
+        return labels[:, np.argsort(ids)]
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(ids):
+        raise DataError(
+            f"{where} has labels {labels.min()}..{labels.max()}, outside 0..{len(ids) - 1}; get the data again"
+        )
+    return ids[labels]

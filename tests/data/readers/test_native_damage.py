@@ -177,7 +177,7 @@ DAMAGES: dict[str, tuple[str, Damage, str]] = {
         "Final_Training mixes .* unpack GTSRB-Training_fixed.zip",
     ),
     "the table of the test signs": ("gtsrb", remove(TEST_SIGNS), "GT-final_test.csv is missing"),
-    "a table with commas": ("gtsrb", put(TEST_SIGNS, "Filename,ClassId", "0.ppm,1"), "line 2 has no Filename or no"),
+    "a table with commas": ("gtsrb", put(TEST_SIGNS, "Filename,ClassId", "0.ppm,1"), "has no column Filename, ClassId"),
     "a sign is missing": (
         "gtsrb",
         remove(f"{SIGNS}/Training/00007/00000_00001.ppm"),

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -51,7 +51,9 @@ def open_or_build(path: Path, shape: Shape, images: Iterator[Pixel8]) -> Pixel8:
             return array
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
-            return _open_or_build_locked(path, shape, images)
+            if (array := _open(path, shape)) is not None:  # somebody else built it while we waited
+                return array
+            return _build(path, shape, images)
     except (OSError, NotImplementedError) as error:  # the latter from a file system without locks
         raise _refusal(path, shape, error) from error
 
@@ -90,14 +92,19 @@ class TemporaryPixels:
             raise _refusal(self.place, self.shape, error) from error
 
 
-def _open_or_build_locked(path: Path, shape: Shape, images: Iterator[Pixel8]) -> Pixel8:
-    if (array := _open(path, shape)) is not None:  # somebody else built it while we waited
-        return array
+def _build(path: Path, shape: Shape, images: Iterator[Pixel8]) -> Pixel8:
     if path.exists():
         _log.warning("%s is damaged, or of an older version, and is built again", path)
     if shutil.disk_usage(path.parent).free < file_size(shape):
         raise OSError(errno.ENOSPC, "not enough free space")
-    _write(path, shape, images)
+    remove_abandoned(path)
+    leaves = []
+    with atomic_file(path) as file:
+        file.write(_header(shape))
+        for image in images:
+            file.write(image.tobytes())
+            leaves.append(_leaf(image))
+        file.write(_checksum(path.name, shape, leaves))
     _verified.add(_identity(path))
     return _map(path, shape)
 
@@ -108,21 +115,6 @@ def _refusal(path: Path, shape: Shape, error: OSError | NotImplementedError) -> 
         return StorageError(f"no room for {size} of decoded images in {path.parent}; free some, {_REMEDY}")
     reason = (getattr(error, "strerror", None) or str(error)).lower()
     return StorageError(f"cannot keep {size} of decoded images in {path.parent} ({reason}); {_REMEDY}")
-
-
-def _write(path: Path, shape: Shape, images: Iterator[Pixel8]) -> None:
-    remove_abandoned(path)
-    with atomic_file(path) as file:
-        _write_checked(file, path.name, shape, images)
-
-
-def _write_checked(file: BinaryIO, name: str, shape: Shape, images: Iterator[Pixel8]) -> None:
-    file.write(_header(shape))
-    leaves = []
-    for image in images:
-        file.write(image.tobytes())
-        leaves.append(_leaf(image))
-    file.write(_checksum(name, shape, leaves))
 
 
 def _open(path: Path, shape: Shape) -> Pixel8 | None:

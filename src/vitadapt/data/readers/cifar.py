@@ -6,7 +6,7 @@ Options: `batches` (split -> files), `labels` (the pickles' key), `meta` (the fi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,23 +28,13 @@ def load_pickles(folder: Path, options: Options) -> Stored:
     names = read_pickle(folder / options["meta"]).get(options["names"])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError(f"{folder / options['meta']} has no {options['names']}; get the data again")
-    return _stored(
-        {
-            split: [_pickled(folder / file, options["labels"]) for file in files]
-            for split, files in options["batches"].items()
-        },
-        tuple(names),
-    )
+    return _stored(folder, options, tuple(names), lambda path: _pickled(path, options["labels"]))
 
 
 def load_records(folder: Path, options: Options) -> Stored:
     """Raises DataError naming the file that is missing or is not a whole number of records."""
     names = tuple(name for _, name in lines_of(folder / options["meta"]))
-    batches = {
-        split: [_recorded(folder / file, options["skip"]) for file in files]
-        for split, files in options["batches"].items()
-    }
-    return _stored(batches, names)
+    return _stored(folder, options, names, lambda path: _recorded(path, options["skip"]))
 
 
 def _pickled(path: Path, key: str) -> Batch:
@@ -67,13 +57,13 @@ def _recorded(path: Path, skip: int) -> Batch:
     return records[:, skip + 1 :], records[:, skip].astype(np.int64)
 
 
-def _stored(batches: dict[str, list[Batch]], names: Sequence[str]) -> Stored:
+def _stored(folder: Path, options: Options, names: tuple[str, ...], read: Callable[[Path], Batch]) -> Stored:
     splits = {}
-    for split, parts in batches.items():
-        images = np.concatenate([pixels for pixels, _ in parts]).reshape(-1, *_SHAPE)
-        refs = tuple(ArrayRef(image.transpose(1, 2, 0), f"{split}[{i}]") for i, image in enumerate(images))
-        splits[split] = Examples(refs, np.concatenate([labels for _, labels in parts]))
-    return Stored(splits, tuple(names))
+    for split, files in options["batches"].items():
+        pixels, labels = map(np.concatenate, zip(*(read(folder / file) for file in files), strict=True))
+        images = pixels.reshape(-1, *_SHAPE).transpose(0, 2, 3, 1)  # (N, 3, 32, 32) -> (N, 32, 32, 3)
+        splits[split] = Examples(tuple(ArrayRef(image, f"{split}[{i}]") for i, image in enumerate(images)), labels)
+    return Stored(splits, names)
 
 
 register("cifar-pickles", load_pickles)

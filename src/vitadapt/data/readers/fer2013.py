@@ -5,18 +5,14 @@ Options: `files` (the table, or alternatives), `usages` (split -> what the colum
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from ...utils.errors import DataError
 from ..examples import ArrayRef, Examples, ImageRef
-from .helpers import Stored, first_of, integer, register, text_of
+from .helpers import Stored, first_of, integer, register, table_of
 from .reader import Options
-
-_COLUMNS = ("emotion", "usage", "pixels")
 
 
 def load(folder: Path, options: Options) -> Stored:
@@ -25,31 +21,13 @@ def load(folder: Path, options: Options) -> Stored:
     splits = {usage.lower(): split for split, usage in options["usages"].items()}
     refs: dict[str, list[ImageRef]] = {split: [] for split in splits.values()}
     labels: dict[str, list[int]] = {split: [] for split in splits.values()}
-    for where, label, usage, pixels in table(path):
+    for where, (label, usage, pixels) in table_of(path, ("emotion", "usage", "pixels")):
         split = splits.get(usage.lower())
         if split is None:
             raise DataError(f"{where} has the unknown usage {usage!r}; get the data again")
         refs[split].append(ArrayRef(image(where, pixels, options["size"]), f"{split}[{len(refs[split])}]"))
         labels[split].append(integer(where, label))
     return Stored({split: Examples(tuple(refs[split]), np.array(labels[split], np.int64)) for split in refs})
-
-
-def table(path: Path) -> Iterator[tuple[str, str, str, str]]:
-    """(where, emotion, usage, pixels) of every line. Raises DataError when it is no such table."""
-    rows = csv.reader(text_of(path).splitlines())
-    try:
-        names = [name.strip().lower() for name in next(rows, [])]
-        if absent := [name for name in _COLUMNS if name not in names]:
-            raise DataError(f"{path} has no column {', '.join(absent)}; take the file with labels for all parts")
-        columns = [names.index(name) for name in _COLUMNS]
-        for row in rows:
-            where = f"{path}: line {rows.line_num}"
-            if len(row) != len(names):
-                raise DataError(f"{where} has {len(row)} fields instead of {len(names)}; get the data again")
-            label, usage, pixels = (row[column].strip() for column in columns)
-            yield where, label, usage, pixels
-    except csv.Error as error:
-        raise DataError(f"{path}: line {rows.line_num} is not valid CSV ({error}); get the data again") from error
 
 
 def image(where: str, pixels: str, size: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ...utils.errors import DataError
-from ..examples import Examples, FileRef
+from ..examples import Examples
 from .class_folders import class_files
 from .helpers import Stored, file_refs, first_of, integer, register
 from .image_folder import class_examples
@@ -46,18 +46,18 @@ def in_class_folders(folder: Path) -> Examples:
     names = tuple(sorted(files))
     for name in names:
         if (index := folder / name / f"GT-{name}.csv").is_file():
-            check_table(index, integer(f"the folder {folder / name}", name))
+            _check_table(index, integer(f"the folder {folder / name}", name))
     examples = class_examples(folder, files, names)
     numbers = np.array([integer(f"the folder {folder / name}", name) for name in names], dtype=np.int64)
     return Examples(examples.refs, numbers[examples.labels])
 
 
-def check_table(index: Path, number: int) -> tuple[FileRef, ...]:
-    """The images of a class folder's own table. Raises DataError for a missing one, or one of another class."""
+def _check_table(index: Path, number: int) -> None:
+    """Raises DataError for a missing image, or one of another class, in a class folder's own table."""
     listed = list(semicolon_table(index))
     if strange := [image for image, label in listed if integer(str(index), label) != number]:
         raise DataError(f"{index} gives {strange[0]} another class than its folder; get the data again")
-    return file_refs(index, index.parent, (image for image, _ in listed))
+    file_refs(index, index.parent, (image for image, _ in listed))
 
 
 register("gtsrb", load)

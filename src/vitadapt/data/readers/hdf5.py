@@ -21,7 +21,7 @@ from ...utils.errors import DataError, damaged
 from ...utils.limits import ARCHIVE_MEMBERS, ARRAY_FILE, IMAGE_FILE
 from ..examples import ArrayRef, Examples, FileRef, hexdigest
 from ..images import UnreadableImage
-from .helpers import Stored, register, unzipped
+from .helpers import Stored, plain_or_gzipped, register, unzipped
 from .reader import Options
 
 
@@ -91,14 +91,6 @@ def load_split(folder: Path, stem: str) -> Examples:
         raise DataError(f"{images} has {count} images but {labels.name} {len(values)} labels; get the files again")
     store = H5Images(images)
     return Examples(tuple(H5Ref(store, row) for row in range(count)), values.astype(np.int64))
-
-
-def plain_or_gzipped(path: Path) -> Path:
-    """`path`, or `path`.gz when only that exists. Raises DataError when neither does."""
-    zipped = path.with_name(f"{path.name}.gz")
-    if not path.is_file() and not zipped.is_file():
-        raise DataError(f"{path} is missing; get it, plain or as {zipped.name}")
-    return path if path.is_file() else zipped
 
 
 def open_variable(path: Path, key: str, axes: int) -> Any:

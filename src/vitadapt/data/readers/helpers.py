@@ -8,18 +8,21 @@ numbers the classes in another way).
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
 from ...utils.errors import DataError, damaged, first_few
 from ...utils.files import read_bounded
 from ...utils.limits import ARRAY_FILE, GIB, LIST_FILE, NUMBER_DIGITS
+from ..archives import check_member
 from ..class_names import relabel
 from ..examples import Examples, FileRef
 from .reader import READERS, CatalogRow, Contents, Options, Reader
@@ -58,17 +61,12 @@ def has(options: Options, place: str) -> bool:
 def contents(row: CatalogRow, options: Options, place: str, stored: Stored) -> Contents:
     """`stored` in the catalog's numbering. Raises DataError for labels without a class, or unknown classes."""
     names = tuple(options.get("classes", stored.classes))
-    count = len(names) or len(row.classes)
-    for split, examples in stored.splits.items():
-        labels = examples.labels
-        if not examples.multilabel and len(labels) and not 0 <= labels.min() <= labels.max() < count:
-            shown = f"{labels.min()}..{labels.max()}, outside 0..{count - 1}"
-            raise DataError(f"{place}: {split} has labels {shown} of {row.name}; get the data again")
-    if not names:
-        return Contents(stored.splits, stored.notes)
-    order = row.order(names, place)
-    splits = {split: Examples(part.refs, relabel(part.labels, order)) for split, part in stored.splits.items()}
-    return Contents(splits, stored.notes, order)
+    order = row.order(names, place) if names else tuple(range(len(row.classes)))
+    splits = {
+        split: Examples(part.refs, relabel(part.labels, order, f"{place}: {split}"))
+        for split, part in stored.splits.items()
+    }
+    return Contents(splits, stored.notes, order if names else ())
 
 
 def text_of(path: Path) -> str:
@@ -95,11 +93,39 @@ def unzipped(path: Path, most: int = ARRAY_FILE) -> bytes:
     return data
 
 
+def plain_or_gzipped(path: Path) -> Path:
+    """`path`, or `path`.gz when only that exists. Raises DataError when neither does."""
+    zipped = path.with_name(f"{path.name}.gz")
+    if not path.is_file() and not zipped.is_file():
+        raise DataError(f"{path} is missing; get it, plain or as {zipped.name}")
+    return path if path.is_file() else zipped
+
+
 def lines_of(path: Path) -> Iterator[tuple[str, str]]:
     """(where it is, for messages; the line) for every line that is neither empty nor a comment."""
     for number, line in enumerate(text_of(path).splitlines(), start=1):
         if (stripped := line.strip()) and not stripped.startswith("#"):
             yield f"{path}: line {number}", stripped
+
+
+def table_of(path: Path, columns: Sequence[str], delimiter: str = ",") -> Iterator[tuple[str, list[str]]]:
+    """(where it is, for messages; the fields of `columns`) for every row of a CSV file; case does not count in names.
+
+    Raises DataError for a column that is missing, and naming the line of a row that is short, long or damaged.
+    """
+    rows = csv.reader(io.StringIO(text_of(path), newline=""), delimiter=delimiter, skipinitialspace=True)
+    try:
+        names = [name.strip().lower() for name in next(rows, [])]
+        if absent := [name for name in columns if name.lower() not in names]:
+            raise DataError(f"{path} has no column {', '.join(absent)}; take the file with labels for all images")
+        places = [names.index(name.lower()) for name in columns]
+        for row in filter(None, rows):
+            where = f"{path}: line {rows.line_num}"
+            if len(row) != len(names):
+                raise DataError(f"{where} has {len(row)} fields instead of {len(names)}; get the data again")
+            yield where, [row[place].strip() for place in places]
+    except csv.Error as error:
+        raise DataError(f"{path}: line {rows.line_num} is not valid CSV ({error}); get the data again") from error
 
 
 def first_of(folder: Path, names: str | Sequence[str]) -> Path:
@@ -110,7 +136,7 @@ def first_of(folder: Path, names: str | Sequence[str]) -> Path:
 
 def file_refs(index: Path, folder: Path, names: Iterable[str]) -> tuple[FileRef, ...]:
     """The files of `folder` that `index` lists. Raises DataError naming those that lie outside it or do not exist."""
-    paths = [_as_spelt(folder / inside(index, name)) for name in names]
+    paths = [_as_spelt(folder / check_member(index, name)) for name in names]
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
         named = first_few([os.fspath(path.relative_to(folder)) for path in missing])
@@ -124,14 +150,6 @@ def _as_spelt(path: Path) -> Path:
         return path
     others = (path.with_suffix(change(path.suffix)) for change in (str.upper, str.lower))
     return next((other for other in others if os.path.isfile(other)), path)
-
-
-def inside(index: Path, name: str) -> PurePosixPath:
-    """`name` as a path below a folder. Raises DataError when it would lead out of it."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\0" in name or "\\" in name:
-        raise DataError(f"{index} lists {name!r}, which is not a path below its folder; get the data again")
-    return path
 
 
 def integer(where: str, text: str) -> int:

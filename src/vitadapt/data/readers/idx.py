@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ...utils.errors import DataError
 from ..examples import ArrayRef, Examples
-from .helpers import bytes_of, unzipped
+from .helpers import bytes_of, plain_or_gzipped, unzipped
 from .reader import READERS, CatalogRow, Options, Reader
 
 _PREFIX = {"train": "train", "test": "t10k"}
@@ -24,8 +24,8 @@ def places(options: Options, root: Path | None) -> list[str]:
 
 def has(options: Options, place: str) -> bool:
     """Are all four files there?"""
-    names = [name for prefix in _PREFIX.values() for name in _names(prefix)]
-    return all(_locate(Path(place), name) is not None for name in names)
+    files = [path for prefix in _PREFIX.values() for path in _files(Path(place), prefix)]
+    return all(path.is_file() or path.with_name(f"{path.name}.gz").is_file() for path in files)
 
 
 def read(row: CatalogRow, options: Options, place: str) -> Mapping[str, Examples]:
@@ -36,19 +36,13 @@ def read(row: CatalogRow, options: Options, place: str) -> Mapping[str, Examples
 READERS.register("idx")(Reader(places, has, read))
 
 
-def _names(prefix: str) -> tuple[str, str]:
-    return f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
-
-
-def _locate(folder: Path, name: str) -> Path | None:
-    candidates = (folder / name, folder / f"{name}.gz")
-    return next((path for path in candidates if path.is_file()), None)
+def _files(folder: Path, prefix: str) -> tuple[Path, Path]:
+    return folder / f"{prefix}-images-idx3-ubyte", folder / f"{prefix}-labels-idx1-ubyte"
 
 
 def _read_split(folder: Path, split: str, prefix: str) -> Examples:
     images, labels = (
-        read_idx(folder / name if (path := _locate(folder, name)) is None else path, axes)
-        for name, axes in zip(_names(prefix), (3, 1), strict=True)
+        read_idx(plain_or_gzipped(path), axes) for path, axes in zip(_files(folder, prefix), (3, 1), strict=True)
     )
     if len(images) != len(labels):
         raise DataError(f"{folder}: {len(images)} {split} images but {len(labels)} labels; get the files again")

@@ -6,8 +6,6 @@ listed names lie in) and `suffix` (what they lack).
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ import numpy as np
 from ...utils.errors import DataError
 from ...utils.files import parse_json
 from ..examples import Examples
-from .helpers import Stored, by_name, file_refs, first_of, integer, lines_of, register, text_of
+from .helpers import Stored, by_name, file_refs, first_of, integer, lines_of, register, table_of, text_of
 from .reader import Options
 
 Listed = Iterator[tuple[str, str]]  # (name of the image, its class as the index calls it)
@@ -77,15 +75,10 @@ def json_lines(index: Path) -> Listed:
 
 def semicolon_table(index: Path) -> Listed:
     """A table with the columns `Filename` and `ClassId`."""
-    rows = csv.DictReader(io.StringIO(text_of(index), newline=""), delimiter=";", skipinitialspace=True)
-    try:
-        for row in rows:
-            image, label = row.get("Filename"), row.get("ClassId")
-            if not image or not label:
-                raise DataError(f"{index}: line {rows.line_num} has no Filename or no ClassId; get the data again")
-            yield image, label
-    except csv.Error as error:
-        raise DataError(f"{index}: line {rows.line_num} is not valid CSV ({error}); get the data again") from error
+    for where, (image, label) in table_of(index, ("Filename", "ClassId"), ";"):
+        if not image or not label:
+            raise DataError(f"{where} has no Filename or no ClassId; get the data again")
+        yield image, label
 
 
 FORMATS: dict[str, Callable[[Path], Listed]] = {

@@ -17,6 +17,7 @@ from ...utils.errors import DataError, damaged
 from ...utils.pickle_guard import check_pickle
 from .helpers import bytes_of
 
+_COPIES = 4  # times its length that the texts of a pickle may be copied
 _PLAIN = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8", "b1")
 
 
@@ -64,19 +65,11 @@ def _dtype(name: object, *_: object) -> _Type:
     return made
 
 
-def _encode(text: object, encoding: object) -> bytes:
-    # How Python 3 writes bytes into the pickle protocols of Python 2.
-    if not isinstance(text, str) or encoding != "latin1":
-        raise _Forbidden("an unusual text encoding")
-    return text.encode("latin1")
-
-
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _empty_array,
     ("numpy._core.multiarray", "_reconstruct"): _empty_array,
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _dtype,
-    ("_codecs", "encode"): _encode,
 }
 
 
@@ -86,13 +79,18 @@ class _Unpickler(pickle.Unpickler):
         self.room = _COPIES * len(data)
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return self._encode
         if (module, name) not in _ALLOWED:
             raise _Forbidden(f"{module}.{name}")
-        return self._encode if name == "encode" else _ALLOWED[module, name]
+        return _ALLOWED[module, name]
 
     def _encode(self, text: object, encoding: object) -> bytes:
-        """One text, however often it is mentioned, would become new bytes every time."""
-        encoded = _encode(text, encoding)
+        """How Python 3 writes bytes into the protocols of Python 2. One text that is mentioned often becomes new bytes
+        every time."""
+        if not isinstance(text, str) or encoding != "latin1":
+            raise _Forbidden("an unusual text encoding")
+        encoded = text.encode("latin1")
         self.room -= len(encoded)
         if self.room < 0:
             raise _Forbidden("one text again and again")
@@ -100,9 +98,6 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         raise _Forbidden("a persistent object")
-
-
-_COPIES = 4  # times its length that the texts of a pickle may be copied
 
 
 def read_pickle(path: Path) -> dict[str, Any]:

@@ -14,8 +14,9 @@ import numpy as np
 
 from ...utils.errors import ConfigError, DataError, damaged
 from ...utils.limits import ANNOTATION_FILE
+from ..archives import check_member
 from ..examples import Examples
-from .helpers import Stored, bytes_of, file_refs, inside, lines_of, register
+from .helpers import Stored, bytes_of, file_refs, lines_of, register
 from .reader import Options
 
 _DIFFICULT = {"negative": False, "positive": True}
@@ -33,7 +34,7 @@ def load(folder: Path, options: Options) -> Stored:
         refs = file_refs(index, folder / options["images"], (f"{name}.jpg" for name in names))
         labels = np.zeros((len(names), len(classes)), dtype=np.uint8)
         for row, name in enumerate(names):
-            path = folder / options["objects"] / inside(index, f"{name}.xml")
+            path = folder / options["objects"] / check_member(index, f"{name}.xml")
             labels[row, places_of(path, classes, _DIFFICULT[rule])] = 1
         splits[split] = Examples(refs, labels)
     counted = "present" if _DIFFICULT[rule] else "absent"

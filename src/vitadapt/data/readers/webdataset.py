@@ -82,10 +82,7 @@ def _split(row: CatalogRow, folder: Path, order: tuple[int, ...]) -> Examples:
     if wrong := next((ref.name for ref, label in samples if label.shape != wanted), None):
         raise DataError(f"{wrong}: its label does not fit {len(order)} classes; get the data again")
     labels: LabelArray = np.array([label for _, label in samples], dtype=np.int64).reshape(-1, *wanted)
-    top = 1 if row.multilabel else len(order) - 1
-    if labels.size and not 0 <= labels.min() <= labels.max() <= top:
-        raise DataError(f"{folder} has labels {labels.min()}..{labels.max()}, outside 0..{top}; get the data again")
-    renumbered = relabel(labels, order)
+    renumbered = relabel(labels, order, str(folder))  # multi-hot labels are 0 and 1, see `_label`
     return Examples(refs, renumbered.astype(np.uint8) if row.multilabel else renumbered)
 
 

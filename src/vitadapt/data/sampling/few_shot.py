@@ -99,10 +99,7 @@ def validation_split(labels: LabelArray, fraction: float = 0.2) -> tuple[IndexAr
     if not 0 < fraction < 1:
         raise ConfigError(f"the validation fraction must lie between 0 and 1, got {fraction}")
     needed = [_part(fraction, int(size)) for size in class_sizes(labels)]
-    owners = _classes_of_each(labels)
-    chosen = _cover(owners, needed) if labels.ndim == 2 else _first_of_each(owners, needed)
-    validates = np.zeros(len(labels), dtype=bool)
-    validates[chosen] = True
+    validates = np.array(_cover(_classes_of_each(labels), needed), dtype=bool)
     return np.flatnonzero(~validates), np.flatnonzero(validates)
 
 
@@ -110,16 +107,8 @@ def _part(fraction: float, count: int) -> int:
     return math.ceil(round(fraction * count, 9))  # 0.55 * 100 is 55.00000000000001, and 56 would be wrong
 
 
-def _first_of_each(owners: list[list[int]], needed: list[int]) -> list[int]:
-    left, chosen = list(needed), []
-    for image, (own,) in enumerate(owners):
-        if left[own] > 0:
-            left[own] -= 1
-            chosen.append(image)
-    return chosen
-
-
-def _cover(owners: list[list[int]], needed: list[int]) -> list[int]:
+def _cover(owners: list[list[int]], needed: list[int]) -> list[bool]:
+    """Is each image taken?"""
     left, used = list(needed), [False] * len(owners)
     members: list[list[int]] = [[] for _ in needed]
     for image, own in enumerate(owners):
@@ -133,4 +122,4 @@ def _cover(owners: list[list[int]], needed: list[int]) -> list[int]:
                 used[image] = True
                 for other in owners[image]:
                     left[other] -= 1
-    return [image for image, taken in enumerate(used) if taken]
+    return used

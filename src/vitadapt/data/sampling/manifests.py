@@ -14,7 +14,7 @@ from ...utils.errors import DataError, damaged, first_few
 from ...utils.files import checksum, parse_checked_json, read_text
 from ..class_names import class_key
 from ..examples import Dataset, Examples, IndexArray, hexdigest
-from ..parallel import Progress, each
+from ..parallel import each
 from ..pixels.hashes import content_digests, pixel_digest
 from .few_shot import sample_few_shot
 
@@ -23,9 +23,7 @@ Manifest = Mapping[str, Any]
 _KEYS = {"format", "dataset", "shots", "seed", "images"}
 
 
-def make_manifest(
-    dataset: Dataset, shots: int, seed: int, *, cache: Path | None = None, progress: Progress | None = None
-) -> dict[str, Any]:
+def make_manifest(dataset: Dataset, shots: int, seed: int) -> dict[str, Any]:
     """The few-shot subset of the train split as plain values: content hash, pixel hash and classes of every image.
 
     Raises DataError when a class has fewer than `shots` images or an image cannot be read.
@@ -33,8 +31,8 @@ def make_manifest(
     train = dataset.splits["train"]
     rows = sample_few_shot(train.labels, shots, seed, classes=dataset.classes)
     chosen = train.take(rows)
-    content = content_digests(chosen, cache, progress)
-    pixels = each(pixel_digest, chosen.refs, "hashing pixels", progress)
+    content = content_digests(chosen, None)
+    pixels = each(pixel_digest, chosen.refs, "hashing pixels")
     images = [
         {"content": digest, "pixels": shown, "classes": names}
         for digest, shown, names in zip(content, pixels, _class_names(dataset, chosen), strict=True)
@@ -66,17 +64,15 @@ def _is_entry(entry: Any) -> bool:
     return isinstance(entry.get("content"), str) and isinstance(entry.get("pixels"), str)
 
 
-def subset_rows(
-    dataset: Dataset, manifest: Manifest, *, cache: Path | None = None, progress: Progress | None = None
-) -> IndexArray:
+def subset_rows(dataset: Dataset, manifest: Manifest, *, cache: Path | None = None) -> IndexArray:
     """The rows of the train split that `manifest` names, in its order: by content, else by equal pixels.
 
     Raises DataError when images are missing or have other classes here.
     """
     train, wanted = dataset.splits["train"], manifest["images"]
-    found = _match([entry["content"] for entry in wanted], content_digests(train, cache, progress), set())
+    found = _match([entry["content"] for entry in wanted], content_digests(train, cache), set())
     if missing := [i for i in range(len(wanted)) if i not in found]:  # another, lossless encoding perhaps
-        pixels = list(each(pixel_digest, train.refs, "hashing pixels", progress))
+        pixels = list(each(pixel_digest, train.refs, "hashing pixels"))
         again = _match([wanted[i]["pixels"] for i in missing], pixels, set(found.values()))
         found |= {missing[i]: row for i, row in again.items()}
     lost = [wanted[i]["content"] for i in range(len(wanted)) if i not in found]

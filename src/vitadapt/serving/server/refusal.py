@@ -79,7 +79,7 @@ def invalid(error: ValidationError | RequestValidationError) -> Refusal:
     """The first thing that is wrong with the options or the JSON of a request."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"] if part not in ("query", "path"))
-    return Refusal(422, "bad_request", f"{field}: {first['msg']}" if field else first["msg"])
+    return Refusal(422, "bad_request", public(f"{field}: {first['msg']}" if field else first["msg"]))
 
 
 def public(text: str) -> str:

@@ -7,19 +7,17 @@ import binascii
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from .limits import Limits
 from .refusal import Refusal, invalid
-from .schemas import Encoded, Threshold, Top
+from .schemas import Encoded, Options
 
 _FIELDS = 8  # of a form, beside its files
 _NAME = 100  # letters of a file's name that are repeated in an answer
-_TOP: TypeAdapter[int] = TypeAdapter(Top)
-_THRESHOLD: TypeAdapter[float | None] = TypeAdapter(Threshold)
 
 
 @dataclass(frozen=True)
@@ -44,21 +42,24 @@ async def parse_request(request: Request, limits: Limits, top: int = 1, threshol
     content type says.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
-        found = await _parse_form(request, limits, top, threshold)
-    elif kind == "application/json":
-        found = _parse_json(await request.body(), top, threshold)
-    elif kind.startswith("image/"):
-        found = ImageRequest([EncodedImage("image", await request.body())], top, threshold)
-    else:
-        raise Refusal(
-            415, "wrong_content_type", "send multipart/form-data with files, application/json with base64, or image/*"
-        )
-    if not found.images:
+    sent = Options()
+    try:
+        if kind == "multipart/form-data":
+            images, sent = await _parse_form(request, limits)
+        elif kind == "application/json":
+            images, sent = _parse_json(await request.body())
+        elif kind.startswith("image/"):
+            images = [EncodedImage("image", await request.body())]
+        else:
+            what = "multipart/form-data with files, application/json with base64, or image/*"
+            raise Refusal(415, "wrong_content_type", f"send {what}")
+    except ValidationError as error:
+        raise invalid(error) from error
+    if not images:
         raise Refusal(422, "no_image", "there is no image in this request; send a file, or base64 in 'image'")
-    if len(found.images) > limits.max_images:
+    if len(images) > limits.max_images:
         raise _too_many(limits)
-    return found
+    return ImageRequest(images, sent.top or top, threshold if sent.threshold is None else sent.threshold)
 
 
 def _too_many(limits: Limits) -> Refusal:
@@ -84,7 +85,7 @@ class _FormParser(MultiPartParser):
         super().on_part_begin()
 
 
-async def _parse_form(request: Request, limits: Limits, top: int, threshold: float | None) -> ImageRequest:
+async def _parse_form(request: Request, limits: Limits) -> tuple[list[EncodedImage], Options]:
     parser = _FormParser(request.headers, _stream(await request.body()))  # type: ignore[arg-type]
     parser.max_parts = limits.max_images + _FIELDS
     parser.max_files = parser.max_fields = parser.max_parts
@@ -95,21 +96,9 @@ async def _parse_form(request: Request, limits: Limits, top: int, threshold: flo
     except MultiPartException as error:
         raise Refusal(422, "bad_form", "the multipart body is damaged; let a library write it") from error
     try:
-        images: list[EncodedImage] = []
-        options: dict[str, object] = {"top": top, "threshold": threshold}
-        for name, value in form.multi_items():
-            if isinstance(value, UploadFile):
-                images.append(EncodedImage(_file_name(value.filename, len(images)), await value.read()))
-            elif name in options:
-                options[name] = value
-            else:
-                message = f"{name[:100]!r} is no option; the form may have top, threshold and files"
-                raise Refusal(422, "bad_request", message)
-        return ImageRequest(
-            images, _TOP.validate_python(options["top"]), _THRESHOLD.validate_python(options["threshold"])
-        )
-    except ValidationError as error:
-        raise invalid(error) from error
+        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        images = [EncodedImage(_file_name(file.filename, i), await file.read()) for i, file in enumerate(files)]
+        return images, Options.model_validate({k: v for k, v in form.items() if not isinstance(v, UploadFile)})
     finally:
         await form.close()
 
@@ -118,14 +107,10 @@ async def _stream(body: bytes) -> AsyncIterator[bytes]:
     yield body
 
 
-def _parse_json(body: bytes, top: int, threshold: float | None) -> ImageRequest:
-    try:
-        sent = Encoded.model_validate_json(body)
-    except ValidationError as error:
-        raise invalid(error) from error
+def _parse_json(body: bytes) -> tuple[list[EncodedImage], Options]:
+    sent = Encoded.model_validate_json(body)
     texts = ([sent.image] if sent.image is not None else []) + (sent.images or [])
-    images = [EncodedImage(f"image {number}", _decode(text, number)) for number, text in enumerate(texts, start=1)]
-    return ImageRequest(images, sent.top or top, threshold if sent.threshold is None else sent.threshold)
+    return [EncodedImage(f"image {number}", _decode(text, number)) for number, text in enumerate(texts, start=1)], sent
 
 
 def _decode(text: str, number: int) -> bytes:

@@ -10,14 +10,19 @@ Top = Annotated[int, Field(ge=1, le=1000, description="Classes per image, the mo
 Threshold = Annotated[float | None, Field(ge=0, le=1, description="Below this probability the class is null: unsure.")]
 
 
-class Encoded(BaseModel):
-    """Images in base64 (a data: URI is taken, too), and the options that the query has, too."""
+class Options(BaseModel):
+    """The options of the query, in a body."""
 
     model_config = ConfigDict(extra="forbid")
-    image: str | None = Field(None, description="One image.")
-    images: list[str] | None = Field(None, description="Several.")
     top: Top | None = None
     threshold: Threshold = None
+
+
+class Encoded(Options):
+    """Images in base64 (a data: URI is taken, too), and the options that the query has, too."""
+
+    image: str | None = Field(None, description="One image.")
+    images: list[str] | None = Field(None, description="Several.")
 
 
 class Row(BaseModel):
