@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from families import build, random_images
 from more_methods import VPT, AdaptFormer, DoRA
 from PIL import Image
 
 from vitadapt.methods import FineTune, KAdaptation, LoRA, PHMAdapter
 from vitadapt.nn.attribution import HEATS, explain, overlay, side_by_side, with_attention
-from vitadapt.nn.head import Classifier, Head
+from vitadapt.nn.head import Classifier, Head, backbone_of
+from vitadapt.nn.head_spec import HeadSpec
 from vitadapt.nn.surgery import adapt, seeded, trainable
 from vitadapt.nn.vit import ViT, ViTConfig
 from vitadapt.utils.errors import ConfigError, NotApplicable, UnknownName
@@ -179,3 +181,13 @@ def test_the_overlay_is_warm_where_the_heat_is():
     warm, cold = picture.getpixel((6, 6)), picture.getpixel((56, 56))
     assert warm[0] > warm[2] + 60 and cold[2] >= cold[0]
     assert side_by_side(Image.new("RGB", (64, 64), "grey"), heat).size == (140, 64)
+
+
+@pytest.mark.parametrize("kind", ["gradient", "rollout", "input"])
+def test_a_head_that_reads_several_blocks_and_the_mirror_image_is_explained(kind):
+    spec = HeadSpec(blocks=2, mirror=True)
+    backbone = backbone_of(build("clip-like"), spec)
+    head = Head(backbone.features, 3, spec)
+    torch.nn.init.normal_(head.linear.weight)
+    heat = explain(Classifier(backbone, head), random_images(2), kind)
+    assert heat.shape == (2, 4, 4) and heat.isfinite().all() and heat.max() > 0

@@ -76,8 +76,7 @@ def explain(model: Classifier, images: Tensor, kind: str = "gradient", target: i
 def rollout(model: Classifier, images: Tensor, target: int | None) -> Tensor:
     """(B, h, w) share of each patch in the tokens that are read; `target` plays no part."""
     with torch.no_grad():
-        x, maps = _attentions(_vit(model), images)
-        n = x.shape[1]
+        n, _, maps = _attentions(_vit(model), images)
         own = torch.eye(n, device=images.device)
         flow = own.expand(len(images), -1, -1)
         for weights in maps:
@@ -87,17 +86,16 @@ def rollout(model: Classifier, images: Tensor, target: int | None) -> Tensor:
 
 
 def gradient(model: Classifier, images: Tensor, target: int | None) -> Tensor:
-    """(B, h, w) relevance of each patch for one class."""
+    """(B, h, w) relevance of each patch for one class. A mirror image that the head reads, too, is left out."""
     vit = _vit(model)
     with torch.no_grad():
         chosen = _targets(model(images), target)
-        x, weights = _attentions(vit, images)
-    n = x.shape[1]
+        n, _, weights = _attentions(vit, images)
     slopes = [torch.zeros_like(part) for part in weights]
     for step in range(1, STEPS + 1):
         with torch.enable_grad():
-            x, maps = _attentions(vit, images, step / STEPS)
-            found = torch.autograd.grad(_sum(model.head(vit.pool(x)), chosen), maps)
+            _, features, maps = _attentions(vit, images, step / STEPS)
+            found = torch.autograd.grad(_sum(model.head(features), chosen), maps)
         for total, slope in zip(slopes, found, strict=True):
             total += slope / STEPS
     own = torch.eye(n, device=images.device)
@@ -137,16 +135,17 @@ def _vit(model: Classifier) -> ViT:
     raise NotApplicable(f"{type(backbone).__name__} has no attention to look at; use --kind input with this backbone")
 
 
-def _attentions(vit: ViT, images: Tensor, strength: float = 1.0) -> tuple[Tensor, list[Tensor]]:
-    """The last block's tokens (B, N, D), and every block's attention weights (B, H, M, M) (see `with_attention`)."""
+def _attentions(vit: ViT, images: Tensor, strength: float = 1.0) -> tuple[int, Tensor, list[Tensor]]:
+    """The number of tokens N, the features (B, E), and every block's attention weights (see `with_attention`)."""
     x = vit.embed(images)
     if torch.is_grad_enabled() and not x.requires_grad:
         x = x.detach().requires_grad_()  # nothing need be trainable for the weights to have gradients
-    maps = []
+    maps, pooled = [], []
     for block in vit.blocks:
         x, weights = with_attention(cast(Block, block), x, strength)
         maps.append(weights)
-    return x, maps
+        pooled.append(vit.pool(x) if len(maps) > vit.config.depth - vit.config.pooled_blocks else None)
+    return x.shape[1], torch.cat([part for part in pooled if part is not None], dim=-1), maps
 
 
 def _targets(logits: Tensor, target: int | None) -> Tensor:

@@ -75,10 +75,8 @@ class ViT(Backbone):
                 nn.init.zeros_(parameter)
 
     def forward(self, images: Tensor) -> Tensor:
-        if not self.config.mirror:
-            return self.forward_tokens(self.embed(images))
-        both = self.forward_tokens(self.embed(torch.cat([images, images.flip(-1)])))  # (2 B, E)
-        return both.view(2, len(images), -1).mean(dim=0)
+        features = self.forward_tokens(self.embed(images))
+        return (features + self.forward_tokens(self.embed(images.flip(-1)))) / 2 if self.config.mirror else features
 
     def forward_tokens(self, x: Tensor, first: int = 0) -> Tensor:
         """Tokens (B, N, D) as they enter block `first` -> features (B, E); the last block makes only what is read.
