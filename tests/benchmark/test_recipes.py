@@ -14,7 +14,7 @@ from vitadapt.benchmark.prepare import training_pool
 from vitadapt.benchmark.protocols.registry import PROTOCOLS
 from vitadapt.benchmark.runner import run
 from vitadapt.benchmark.sweep import check_names, find_benchmark_file, read_bench, select, shipped_benchmark_files
-from vitadapt.cli.lookup import LISTINGS
+from vitadapt.cli.lookup import list_rows
 from vitadapt.data import from_arrays
 from vitadapt.data.datasets import catalog
 from vitadapt.methods import METHODS
@@ -97,7 +97,7 @@ def test_recipes_are_part_of_the_package():
 
 
 def test_recipes_are_listed_with_their_size():
-    rows = {row["name"]: row for row in LISTINGS["recipes"]()}
+    rows = {row["name"]: row for row in list_rows("recipes")}
     assert list(rows) == NAMES and rows["smoke"]["cells"] == CELLS["smoke"]
     assert all(row["title"] for row in rows.values())
 

@@ -12,7 +12,7 @@ from typer import Option
 
 from ..utils.errors import ConfigError, Diverged, NotApplicable
 from . import options as opt
-from .output import complain, echo, echo_json, print_columns
+from .output import complain, echo, echo_json, number, print_columns
 
 if TYPE_CHECKING:
     from ..benchmark.analysis.comparison import Comparison
@@ -44,8 +44,8 @@ def compare(
     if as_json:
         echo_json([{**asdict(one), "setting": dict(one.setting)} for one in found])
         return
-    for number, one in enumerate(found):
-        echo(*[""] * bool(number), _setting_text(one.setting))
+    for i, one in enumerate(found):
+        echo(*[""] * bool(i), _setting_text(one.setting))
         _print_comparison(one)
     if any(one.differences for one in found):
         echo("", *EXPLAINED)
@@ -112,7 +112,7 @@ def _print_curves(found: Sequence[tuple[Record, Sequence[Point]]]) -> None:
     with_text = any(point.zero_shot is not None for _, points in found for point in points)
     body = []
     for record, points in found:
-        agreed = [[_number(p.zero_shot)] if with_text else [] for p in points]
+        agreed = [[number(p.zero_shot)] if with_text else [] for p in points]
         rows = [
             [f"{p.scale:g}", f"{p.score:.2f}", f"{p.nll:.3f}", f"{p.ece:.3f}", *a]
             for p, a in zip(points, agreed, strict=True)
@@ -155,9 +155,7 @@ def _setting_text(setting: Sequence[tuple[str, Any]]) -> str:
 
 def _print_comparison(one: Comparison) -> None:
     ranks = one.ranking.ranks if one.ranking else {}
-    body = [
-        [s.method, str(s.cells), f"{s.mean:.2f}", _number(s.sd), _number(ranks.get(s.method))] for s in one.summaries
-    ]
+    body = [[s.method, str(s.cells), f"{s.mean:.2f}", number(s.sd), number(ranks.get(s.method))] for s in one.summaries]
     if body:
         print_columns(["method", "runs", "mean", "sd", "rank"], body, left=("method",))
     if one.differences:
@@ -179,7 +177,7 @@ def _print_differences(one: Comparison) -> None:
             f"{d.wins}/{d.ties}/{d.losses}",
             _p(d.cells.holm),
             _p(d.datasets.holm) if d.datasets.count > 1 else "-",
-            _number(d.cells.detectable),
+            number(d.cells.detectable),
         ]
         for d in one.differences
     ]
@@ -197,10 +195,6 @@ def _print_ranking(ranking: Ranking) -> None:
     for drop in changes:
         swaps = ", ".join(f"{a} / {b}" for a, b in drop.swapped)
         echo(f"  without {drop.without}: {swaps} change places")
-
-
-def _number(value: float | None, form: str = ".2f") -> str:
-    return "-" if value is None else format(value, form)
 
 
 def _p(value: float) -> str:

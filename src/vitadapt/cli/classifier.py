@@ -249,7 +249,7 @@ def info(model: opt.ModelFolder, as_json: opt.AsJson = False) -> None:
 def _load(folder: Path, device: str, backbone: str | None) -> Model:
     from ..classifier.model import load_model
 
-    return load_model(folder, opt.environment_of(None, True, None, device).setting.device, backbone=backbone)
+    return load_model(folder, opt.device_of(device), backbone=backbone)
 
 
 _SIDE = 448  # pixels of each half of the picture, at least

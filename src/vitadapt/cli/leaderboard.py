@@ -12,7 +12,7 @@ from typer import Argument, Option
 
 from ..utils.errors import ConfigError
 from . import options as opt
-from .output import complain, echo, echo_json, echo_result, print_columns
+from .output import complain, echo, echo_json, echo_result, number, print_columns
 
 if TYPE_CHECKING:
     from ..benchmark.leaderboard.score import Score, Total
@@ -155,10 +155,8 @@ def _entries(source: Path) -> Iterator[SubmissionEntry]:
 def _print_scores(scores: list[Score], whole: Total) -> None:
     body = []
     for score in scores:
-        mean = "-" if score.mean is None else f"{score.mean:.2f}"
-        spread = "" if score.sd is None else f"{score.sd:.2f}"
-        trained = "-" if score.trained is None else f"{score.trained:,.0f}"
-        body.append([score.dataset, score.metric, str(len(score.scores) or "-"), mean, spread, trained])
+        spread, seeds = "" if score.sd is None else number(score.sd), str(len(score.scores) or "-")
+        body.append([score.dataset, score.metric, seeds, number(score.mean), spread, number(score.trained, ",.0f")])
     print_columns(["data set", "metric", "seeds", "score", "sd", "trained"], body, left=("data set", "metric"))
     if whole.average is None:
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import typer
@@ -21,7 +20,7 @@ Kind = Literal["methods", "backbones", "datasets", "protocols", "recipes"]
 @opt.command(app, opt.LOOK_UP, "vitadapt list methods", "list")
 def list_names(what: Annotated[Kind, Argument(help="What to list.")], as_json: opt.AsJson = False) -> None:
     """List what can be named: methods, backbones, datasets, protocols or recipes."""
-    rows = LISTINGS[what]()
+    rows = list_rows(what)
     if as_json:
         echo_json(rows)
         return
@@ -38,25 +37,48 @@ def count(
     as_json: opt.AsJson = False,
 ) -> None:
     """Count what each method trains on a backbone, next to the published figures."""
-    from ..benchmark import parameter_counts
+    from ..benchmark.parameter_counts import count_methods
 
-    rows = parameter_counts.count_methods(backbone, method or [])
-    reports = parameter_counts.audit_methods(backbone, [row.method for row in rows if row.applies]) if audit else {}
+    rows = count_methods(backbone, method or [], audit)
     if as_json:
-        echo_json(parameter_counts.plain(rows, reports))
+        echo_json([dataclasses.asdict(row) for row in rows])
     else:
-        body = [[r.method, r.shown, r.with_head, f"{r.published:,}" if r.published else ""] for r in rows]
+        body = []
+        for row in rows:
+            counts = ["does not apply", ""]
+            if row.trained is not None:
+                counts = [f"{row.trained:,}", f"{int(row.trained + row.head):,}"]
+            body.append([row.method, *counts, f"{row.published:,}" if row.published else ""])
         heads = ["method", "without head", "with mean head (513 x 57.55)", "published"]
         print_columns(heads, body, left=("method",))
-        for name, tensors in reports.items():
-            lines = [[t.name, "x".join(map(str, t.shape)), t.status, "shared" if t.shared else ""] for t in tensors]
-            echo("", name)
+        for row in (row for row in rows if audit and row.trained is not None):
+            lines = [[t.name, "x".join(map(str, t.shape)), t.status, "shared" if t.shared else ""] for t in row.tensors]
+            echo("", row.method)
             print_columns(["tensor", "shape", "status", ""], lines, left=("tensor", "status", ""))
-    if parameter_counts.unsound(reports):
+    if not all(row.sound for row in rows):
         raise typer.Exit(1)
 
 
-def _methods() -> Listing:
+def list_rows(what: Kind) -> Listing:
+    """The rows of `vitadapt list`."""
+    if what == "backbones":
+        from ..weights.catalog import list_backbones
+
+        return [dict(row) for row in list_backbones()]
+    if what == "datasets":
+        from ..data import list_datasets
+
+        return [dict(row) for row in list_datasets()]
+    if what == "recipes":
+        from ..benchmark.config import read_toml
+        from ..benchmark.sweep import read_bench, shipped_benchmark_files
+
+        files = shipped_benchmark_files()
+        return [{"name": n, "cells": len(read_bench(f)), "title": read_toml(f).get("title")} for n, f in files.items()]
+    if what == "protocols":
+        from ..benchmark.protocols.registry import PROTOCOLS
+
+        return [{"name": name, "description": _first_line(protocol)} for name, protocol in PROTOCOLS.items()]
     from ..methods import METHODS
 
     return [{"name": name, "fields": _fields(kind), "description": _first_line(kind)} for name, kind in METHODS.items()]
@@ -72,39 +94,3 @@ def _fields(kind: Any) -> str:
 
 def _first_line(thing: object) -> str:
     return (inspect.getdoc(thing) or "").partition("\n")[0]
-
-
-def _backbones() -> Listing:
-    from ..weights.catalog import list_backbones
-
-    return [dict(row) for row in list_backbones()]
-
-
-def _datasets() -> Listing:
-    from ..data import list_datasets
-
-    return [dict(row) for row in list_datasets()]
-
-
-def _protocols() -> Listing:
-    """Those that see the test set come last."""
-    from ..benchmark.protocols.registry import PROTOCOLS
-
-    return [{"name": name, "description": _first_line(protocol)} for name, protocol in PROTOCOLS.items()]
-
-
-def _recipes() -> Listing:
-    from ..benchmark.config import read_toml
-    from ..benchmark.sweep import read_bench, shipped_benchmark_files
-
-    files = shipped_benchmark_files()
-    return [{"name": n, "cells": len(read_bench(f)), "title": read_toml(f).get("title")} for n, f in files.items()]
-
-
-LISTINGS: dict[Kind, Callable[[], Listing]] = {
-    "methods": _methods,
-    "backbones": _backbones,
-    "datasets": _datasets,
-    "protocols": _protocols,
-    "recipes": _recipes,
-}

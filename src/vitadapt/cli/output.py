@@ -35,6 +35,11 @@ def echo_result(text: object, value: Any, as_json: bool) -> None:
         echo(text)
 
 
+def number(value: float | None, form: str = ".2f") -> str:
+    """A number of a table; a dash where there is none."""
+    return "-" if value is None else format(value, form)
+
+
 def complain(text: str, *more: str) -> None:
     """One line on the standard error output, and more below it."""
     print(f"vitadapt: {printable(text)}", *map(printable, more), sep="\n", file=sys.stderr)

@@ -12,7 +12,7 @@ from typer import Option
 
 from ..utils.errors import ConfigError
 from . import options as opt
-from .output import complain, echo, echo_json, echo_result, print_columns
+from .output import complain, echo, echo_json, echo_result, number, print_columns
 
 if TYPE_CHECKING:
     from ..benchmark.results.record import Record, RecordSummary
@@ -97,7 +97,7 @@ def print_reliability(runs: Path, records: Sequence[Record], form: opt.TableForm
     names = list(dict.fromkeys(name for row in rows for name in row.measures))
     body = [
         [setting_text(n, dict(row.setting)[n]) for n in settings]
-        + [row.method, str(len(row.runs)), *(_number(row.measures.get(name), ".3f") for name in names)]
+        + [row.method, str(len(row.runs)), *(number(row.measures.get(name), ".3f") for name in names)]
         for row in rows
     ]
     head = [*settings, "method", "runs", *(HEADS.get(name, name) for name in names)]
@@ -123,16 +123,12 @@ def print_optimism(records: Sequence[Record], form: opt.TableFormat) -> None:
     body = [
         [setting_text(name, dict(row.setting)[name]) for name in settings]
         + [row.method, names[row.dataset], str(row.seeds), f"{row.best:.1f}", f"{row.last:.1f}"]
-        + [f"{row.selection:+.1f}", row.corrected, _number(row.honest, ".1f"), _number(row.gap, "+.1f")]
+        + [f"{row.selection:+.1f}", row.corrected, number(row.honest, ".1f"), number(row.gap, "+.1f")]
         + [str(row.pairs)]
         for row in rows
     ]
     left = (*settings, "method", "dataset", "corrected method")
     _print(head, body, [*REMARKS, *random_weights(rows)], form, left)
-
-
-def _number(value: float | None, form: str = ".2f") -> str:
-    return "-" if value is None else format(value, form)
 
 
 @opt.command(app, opt.BENCHMARK, "vitadapt report runs/smoke")

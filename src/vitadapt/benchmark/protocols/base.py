@@ -29,13 +29,14 @@ class Protocol(Interface):
     sees_test: whether it uses the test images while it trains. Only then its task has them.
     """
 
-    sees_test: ClassVar[bool]
+    sees_test: ClassVar[bool] = False
 
     def __call__(self, task: Task, config: RunConfig) -> Trained: ...
 
     def budget(self, config: RunConfig, labels: Tensor) -> Budget: ...
 
-    def draws(self, shots: int | None) -> int | None: ...
+    def draws(self, shots: int | None) -> int | None:
+        return shots
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,8 +29,8 @@ from ...utils.errors import ConfigError, Diverged
 from ..config import RunConfig
 from .base import Budget, TrainedOnTest
 from .search import Choice, Grid, Probe, coarse_to_fine, neighbours
-from .standard import Elevater, first
-from .steps import at_point, published_shots, published_split
+from .standard import first
+from .steps import OnPublishedSplit, at_point, published_split, split_budget
 from .trials import Trials
 
 Rows = Iterable[Tensor]  # batches of row numbers; every pass is a new order
@@ -59,7 +59,7 @@ class Switches:
 
 
 @dataclass(frozen=True)
-class ElevaterReleased:
+class ElevaterReleased(OnPublishedSplit):
     """Published code as it is: elevater with the best epoch on the TEST set as its result; for published numbers only.
 
     A recipe with a learning rate above 0 replaces the search, as the published --no-tuning does.
@@ -123,13 +123,8 @@ class ElevaterReleased:
         return best.trained(model, log)
 
     def budget(self, config: RunConfig, labels: Tensor) -> Budget:
-        whole, recipe = Elevater(self.grid, self.epochs).budget(config, labels), config.training.recipe
-        if not recipe.lr:
-            return whole
-        return Budget(0, recipe.epochs * len(published_split(config, labels).final), 0)
-
-    def draws(self, shots: int | None) -> int | None:
-        return published_shots(shots)
+        most = 0 if config.training.recipe.lr else self.grid.most_trials
+        return split_budget(config, labels, most, most * self.epochs, most * self.epochs)
 
 
 @dataclass

@@ -83,18 +83,6 @@ class Choice:
         return len({(trial.lr, trial.weight_decay, trial.epochs) for trial in self.trials})
 
 
-@dataclass
-class _Peak:
-    """The best index so far; -1 with the score that must be exceeded as long as there is none."""
-
-    index: int = -1
-    score: float = 0.0
-
-    def offer(self, index: int, score: float | None) -> None:
-        if score is not None and score > self.score:
-            self.index, self.score = index, score
-
-
 @dataclass(frozen=True)
 class Ridge:
     """The search at one learning rate: the best index of the weight decays, its score, and the trials.
@@ -133,20 +121,22 @@ def coarse_to_fine(score: Score, grid: Grid | None = None, refine: Refine = neig
 
 def search_decays(score: Score, lr: float, grid: Grid, refine: Refine = neighbours) -> Ridge:
     """The inner loop of `coarse_to_fine`: the best weight decay for one learning rate."""
-    peak, trials = _Peak(), list[Trial]()
+    peak, best, trials = -1, 0.0, list[Trial]()
 
     def ask(probe: Probe, stage: str) -> None:
+        nonlocal peak, best
         tried, credited = (grid.decays[index] for index in probe)
         value = score(lr, tried)
         trials.append(Trial(lr, tried, value, stage, credited))
-        peak.offer(probe[1], value)
+        if value is not None and value > best:
+            peak, best = probe[1], value
 
     for index in grid.coarse:
         ask((index, index), "coarse")
     for span in SPANS:
-        for probe in refine(peak.index, span, len(grid.decays) - 1):  # both from the peak before this span
+        for probe in refine(peak, span, len(grid.decays) - 1):  # both from the peak before this span
             ask(probe, f"span {span}")
-    return Ridge(peak.index, peak.score, tuple(trials))
+    return Ridge(peak, best, tuple(trials))
 
 
 def first_best(trials: Iterable[Trial]) -> Choice:

@@ -6,7 +6,6 @@ docs/protocols.md describes them: what is tried, for how long, what is chosen by
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,27 +16,25 @@ from ...training.cross_validation import cross_validated, train_final
 from ...training.recipe import Recipe
 from ...training.task import Task, Trained, derive, rows_digest
 from ..config import RunConfig
-from .base import Budget
+from .base import Budget, Protocol
 from .search import Grid, Point, coarse_to_fine, draw_points, halve, rung_sizes, try_all
 from .steps import (
+    OnPublishedSplit,
     States,
     after,
     at_point,
     best_epoch,
     finish,
-    growth,
-    published_shots,
     published_split,
     refuse_searched,
+    split_budget,
 )
 from .trials import Score, Trials
 
 
 @dataclass(frozen=True)
-class Fixed:
+class Fixed(Protocol):
     """One recipe per method, no search; every labelled image is trained on and the last epoch counts."""
-
-    sees_test: ClassVar[bool] = False
 
     def __call__(self, task: Task, config: RunConfig) -> Trained:
         return train_final(task, task.recipe)
@@ -45,18 +42,14 @@ class Fixed:
     def budget(self, config: RunConfig, labels: Tensor) -> Budget:
         return Budget(0, config.training.recipe.epochs * len(labels), 0)
 
-    def draws(self, shots: int | None) -> int | None:
-        return shots
-
 
 @dataclass(frozen=True)
-class Elevater:
+class Elevater(OnPublishedSplit):
     """The published search, coarse to fine over lr and weight decay on a fifth held out; last epoch of a run on all.
 
     A trial trains for `epochs`; its best epoch on the images held out is its score.
     """
 
-    sees_test: ClassVar[bool] = False
     grid: Grid = field(default_factory=Grid)
     epochs: int = 10
 
@@ -77,23 +70,18 @@ class Elevater:
         return finish(task, choice, at_point(task.recipe, choice.lr, choice.weight_decay), split.final, self.epochs)
 
     def budget(self, config: RunConfig, labels: Tensor) -> Budget:
-        split, most = published_split(config, labels), self.grid.most_trials
-        trained = most * self.epochs * len(split.train) + config.training.recipe.epochs * len(split.final)
-        return Budget(most, trained, most * self.epochs * len(split.held))
-
-    def draws(self, shots: int | None) -> int | None:
-        return published_shots(shots)
+        most = self.grid.most_trials
+        return split_budget(config, labels, most, most * self.epochs, most * self.epochs)
 
 
 @dataclass(frozen=True)
-class Halving:
+class Halving(OnPublishedSplit):
     """The space and split of elevater by successive halving: many short trainings, of which the best third goes on.
 
     Equal scores are told apart by the likelihood of the images held out.
     per_lr: candidates per learning rate. rungs: after which epochs they are compared. keep: one in `keep` goes on.
     """
 
-    sees_test: ClassVar[bool] = False
     grid: Grid = field(default_factory=Grid)
     per_lr: int = 3
     rungs: tuple[int, ...] = (3, 9, 27)
@@ -124,26 +112,20 @@ class Halving:
         return [min(rung, recipe.epochs) for rung in self.rungs]
 
     def budget(self, config: RunConfig, labels: Tensor) -> Budget:
-        split, recipe = published_split(config, labels), config.training.recipe
-        rungs = self._rungs(recipe)
+        rungs = self._rungs(config.training.recipe)
         sizes = rung_sizes(len(self.grid.lrs) * self.per_lr, rungs, self.keep)
-        epochs = sum(size * more for size, more in zip(sizes, growth(rungs), strict=True))
-        trained = epochs * len(split.train) + recipe.epochs * len(split.final)
-        return Budget(sum(sizes), trained, sum(sizes) * len(split.held))
-
-    def draws(self, shots: int | None) -> int | None:
-        return published_shots(shots)
+        epochs = sum(size * (now - before) for size, now, before in zip(sizes, rungs, (0, *rungs), strict=False))
+        return split_budget(config, labels, sum(sizes), epochs, sum(sizes))
 
 
 @dataclass(frozen=True)
-class CrossValidation:
+class CrossValidation(Protocol):
     """The fixed recipe, its lr and weight decay chosen by cross-validation over all labelled images; final run on all.
 
     lr_factors, decay_factors: what both learning rates, and the weight decay, of the recipe are multiplied by. The
     recipe itself comes first, so that it stays unless another point is strictly better. At 1 shot there is no choice.
     """
 
-    sees_test: ClassVar[bool] = False
     folds: int = 5
     lr_factors: tuple[float, ...] = (1.0, 0.3, 3.0)
     decay_factors: tuple[float, ...] = (1.0, 100.0)
@@ -178,9 +160,6 @@ class CrossValidation:
         points = len(self.lr_factors) * len(self.decay_factors) if folds > 1 else 0
         trained = (points * (folds - 1) + 1) * config.training.recipe.epochs * images
         return Budget(points * folds, trained, points * images)
-
-    def draws(self, shots: int | None) -> int | None:
-        return shots
 
 
 def first(score: Score | None) -> float | None:

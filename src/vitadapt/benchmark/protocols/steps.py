@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +17,8 @@ from ...training.task import Task, Trained
 from ...utils.errors import ConfigError, Diverged
 from ...utils.files import bytes_digest
 from ..config import RunConfig
-from .search import Choice, Trial
+from .base import Budget, Protocol
+from .search import Choice
 
 SEARCHED_SHOTS = {"patch-camelyon": 10_000}
 """Images per class among which the published search looks when all images of a dataset are used; else all of them."""
@@ -37,9 +35,11 @@ class Split:
     final: Tensor
 
 
-def published_shots(shots: int | None) -> int | None:
-    """Images per class that the published search draws: at 1 shot two, of which one trains and one validates."""
-    return 2 if shots == 1 else shots
+class OnPublishedSplit(Protocol):
+    """A protocol that draws two images per class at 1 shot, of which one trains and one validates."""
+
+    def draws(self, shots: int | None) -> int | None:
+        return 2 if shots == 1 else shots
 
 
 def published_split(config: RunConfig, labels: Tensor) -> Split:
@@ -55,6 +55,13 @@ def published_split(config: RunConfig, labels: Tensor) -> Split:
     if not len(train):
         raise ConfigError(f"protocol {config.protocol} needs two images per class: one trains, one validates")
     return Split(train, held, train if config.shots == 1 else torch.arange(len(labels)))
+
+
+def split_budget(config: RunConfig, labels: Tensor, trials: int, epochs: int, scorings: int) -> Budget:
+    """Of a search on the published split: `epochs` of all trials together, and how often they score."""
+    split = published_split(config, labels)
+    trained = epochs * len(split.train) + config.training.recipe.epochs * len(split.final)
+    return Budget(trials, trained, scorings * len(split.held))
 
 
 def at_point(recipe: Recipe, lr: float, decay: float) -> Recipe:
@@ -94,17 +101,13 @@ def finish(task: Task, choice: Choice, recipe: Recipe, rows: Tensor | None, epoc
 
     Raises Diverged, which then holds what the search did.
     """
-    trace = [_row(trial, epochs) for trial in choice.trials]
+    trace = [[t.lr, t.weight_decay, t.epochs or epochs, t.score, t.stage] for t in choice.trials]
     found = {"validation": choice.score, "trials": choice.runs, "trace": trace}
     try:
         return train_final(task, recipe, rows, **found)
     except Diverged as error:
         values = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
         raise Diverged(str(error), {**values, **found}) from error
-
-
-def _row(trial: Trial, epochs: int) -> list[Any]:
-    return [trial.lr, trial.weight_decay, trial.epochs or epochs, trial.score, trial.stage]
 
 
 class States:
@@ -125,8 +128,3 @@ class States:
         if self.base is not None:
             for path in self.base.parent.glob(f"{self.base.stem}.trial-*"):
                 path.unlink(missing_ok=True)
-
-
-def growth(rungs: Sequence[int]) -> list[int]:
-    """Epochs that each rung adds to those before."""
-    return [now - before for before, now in itertools.pairwise((0, *rungs))]
