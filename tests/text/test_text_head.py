@@ -298,8 +298,8 @@ def test_towers_load_for_the_named_random_backbone(photos, tmp_path):
 
 
 def test_a_method_that_trains_nothing_has_a_place_in_the_plot(photos, tmp_path):
-    from vitadapt.report.plot import plot_accuracy
+    from vitadapt.report.plot import plot
 
     pytest.importorskip("matplotlib")
     records = [clip_run(photos, tmp_path, tmp_path, method=m, head=TEXT)[2] for m in (ZeroShot(), LoRA())]
-    assert plot_accuracy(records, tmp_path / "a.svg").read_text().count("zero-shot") == 1
+    assert plot(records, tmp_path / "a.svg", "accuracy", None).read_text().count("zero-shot") == 1

@@ -103,7 +103,8 @@ def total(estimates: Iterable[Estimate]) -> Estimate:
 
 def _cost(config: RunConfig, images: Images, pace: Pace, shared: set[tuple[Any, ...]]) -> tuple[float, float]:
     """(hours, MB) of one cell; what it shares with others is entered in `shared` and counts for the first."""
-    pool, budget = len(images.labels), _budget(config, images)
+    pool = len(images.labels)
+    budget = PROTOCOLS[config.protocol].budget(config, images.labels) if pool else Budget(0, 0, 0)
     seconds = budget.trained * pace.trained + budget.scored * pace.scored
     place = (config.dataset, config.image_size, pace.size)
     drawn = (*place, config.shots, config.seed, config.subset)
@@ -122,12 +123,6 @@ def _first(seen: set[tuple[Any, ...]], key: tuple[Any, ...]) -> bool:
     fresh = key not in seen
     seen.add(key)
     return fresh
-
-
-def _budget(config: RunConfig, images: Images) -> Budget:
-    if not len(images.labels):
-        return Budget(0, 0, 0)
-    return PROTOCOLS[config.protocol].budget(config, images.labels)
 
 
 def images_of(config: RunConfig, environment: Environment) -> Images:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..benchmark.config import RunConfig
     from ..benchmark.plan import Estimate
     from ..benchmark.results.record import Record
+    from ..benchmark.results.store import Store
     from ..benchmark.sweep import MakeExecutor
     from ..training.features import Environment
 
@@ -169,15 +170,16 @@ def _execute(
 
     check_names(configs)
     display = BenchDisplay()
+    store = Store(out)
     with display.progress:
-        outcomes = run_bench(configs, Store(out), environment, display, executor or InProcess)
+        outcomes = run_bench(configs, store, environment, display, executor or InProcess)
     records = [outcome.record for outcome in outcomes if outcome.record]
     if records or as_json:
         print_table(records, "json" if as_json else "text")
     if records and not as_json:
         echo("", f"records, predictions and adapters: {out}")
     if records and plot:
-        _plot_if_possible(records, out / "accuracy.png", as_json)
+        _plot_if_possible(records, store, as_json)
     failed = [outcome for outcome in outcomes if outcome.record is None]
     for outcome in failed:
         config = outcome.config
@@ -186,11 +188,11 @@ def _execute(
         raise typer.Exit(1)
 
 
-def _plot_if_possible(records: Sequence[Record], path: Path, quiet: bool) -> None:
-    from ..report.plot import plot_accuracy
+def _plot_if_possible(records: Sequence[Record], store: Store, quiet: bool) -> None:
+    from ..report.plot import plot
 
     try:
-        plot_accuracy(records, path)
+        path = plot(records, store.root / "accuracy.png", "accuracy", store.predictions)
     except VitadaptError as error:
         complain(str(error))
         return

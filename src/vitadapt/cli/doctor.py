@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from .output import echo, echo_json, print_columns
 
 app = typer.Typer()
 Status = Literal["ok", "absent", "broken"]
+Check = Callable[[Path, "Path | None"], str]  # of the cache and the data root
 _SIDE = 32
 
 
@@ -32,12 +34,12 @@ def doctor(
     from ..data import default_cache
     from .installation import extras, folders, machine, versions
 
-    places = Places(cache or default_cache(), data_root)
-    findings = examine(places)
+    cache = cache or default_cache()
+    findings = examine(cache, data_root)
     found: dict[str, Any] = {
         "versions": versions(),
         "machine": machine(),
-        "folders": list(folders(places.cache, data_root)),
+        "folders": list(folders(cache, data_root)),
         "extras": [
             {"name": extra.name, "missing": extra.missing(), "brings": extra.brings, "install": extra.install}
             for extra in extras().values()
@@ -77,14 +79,6 @@ def _state(folder: dict[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class Places:
-    """What the user would name: folders and device."""
-
-    cache: Path
-    data_root: Path | None = None
-
-
-@dataclass(frozen=True)
 class Finding:
     """The outcome of one check; `message` names the remedy when it is broken."""
 
@@ -97,14 +91,16 @@ class Absent(VitadaptError):
     """Nothing is wrong: an optional part is not installed."""
 
 
-def examine(places: Places) -> list[Finding]:
+def examine(cache: Path, data_root: Path | None = None) -> list[Finding]:
     """The outcome of every check. Never raises for what a check meets."""
-    return [Finding(name, *_outcome(check, places, remedy)) for name, (check, remedy) in CHECKS.items()]
+    return [
+        Finding(name, *_outcome(partial(check, cache, data_root), remedy)) for name, (check, remedy) in CHECKS.items()
+    ]
 
 
-def _outcome(check: Callable[[Places], str], places: Places, remedy: str) -> tuple[Status, str]:
+def _outcome(check: Callable[[], str], remedy: str) -> tuple[Status, str]:
     try:
-        return "ok", check(places)
+        return "ok", check()
     except Absent as error:
         return "absent", str(error)
     except VitadaptError as error:
@@ -114,7 +110,7 @@ def _outcome(check: Callable[[Places], str], places: Places, remedy: str) -> tup
         return "broken", f"{type(error).__name__}: {reason}; {remedy}"
 
 
-def _libraries(places: Places) -> str:
+def _libraries(cache: Path, data_root: Path | None) -> str:
     """Is everything there that is always needed, and new enough?"""
     from .installation import unmet
 
@@ -124,7 +120,7 @@ def _libraries(places: Places) -> str:
     return "all that is always needed is installed and new enough"
 
 
-def _images(places: Places) -> str:
+def _images(cache: Path, data_root: Path | None) -> str:
     """Write one image in every common format and decode it as a data set's would be."""
     import numpy as np
     from PIL import Image, features
@@ -148,27 +144,27 @@ def _images(places: Places) -> str:
     return f"{', '.join(read)} are decoded rightly"
 
 
-def _cache(places: Places) -> str:
+def _cache(cache: Path, data_root: Path | None) -> str:
     """Write a file of pixels into the cache, open it again and compare."""
     import numpy as np
 
     from ..data.pixels import cache as pixelfile
 
     truth = np.arange(3 * _SIDE * _SIDE, dtype=np.uint8).reshape(1, 3, _SIDE, _SIDE)
-    path = places.cache / f"doctor-{os.getpid()}.npy"
+    path = cache / f"doctor-{os.getpid()}.npy"
     try:
         for _ in range(2):  # the second time it is read, and its checksum compared
             cached = pixelfile.open_or_build(path, truth.shape, iter(truth))
             if not np.array_equal(cached, truth):
-                raise RuntimeError(f"{places.cache} gives back other bytes than were written")
+                raise RuntimeError(f"{cache} gives back other bytes than were written")
             del cached
     finally:
         for leftover in (path, path.with_suffix(".lock")):
             leftover.unlink(missing_ok=True)
-    return f"{places.cache} was written, read back and verified"
+    return f"{cache} was written, read back and verified"
 
 
-def _network(places: Places) -> str:
+def _network(cache: Path, data_root: Path | None) -> str:
     """Adapt a toy network and take one step of training."""
     import torch
 
@@ -189,7 +185,7 @@ def _network(places: Places) -> str:
     return f"a network of {sum(weight.numel() for weight in trained)} trainable numbers took a step of training"
 
 
-def _device(places: Places) -> str:
+def _device(cache: Path, data_root: Path | None) -> str:
     """Does the graphics processor multiply as the processor does?"""
     import torch
 
@@ -202,7 +198,7 @@ def _device(places: Places) -> str:
     return f"{name} multiplies rightly"
 
 
-def _offline(places: Places) -> str:
+def _offline(cache: Path, data_root: Path | None) -> str:
     """Is the backbone there that needs no download, and is it the right file?"""
     from .installation import extras
 
@@ -216,20 +212,20 @@ def _offline(places: Places) -> str:
     return f"dinov2-s14-offline is in {path}"
 
 
-def _data(places: Places) -> str:
+def _data(cache: Path, data_root: Path | None) -> str:
     """Can the folder of data sets be read, and which are found?"""
     from ..data import list_datasets
     from .installation import extras
 
-    if places.data_root is not None and not os.access(places.data_root, os.R_OK | os.X_OK):
-        raise DataError(f"{places.data_root} cannot be read as a folder; name the folder of your data with --data-root")
-    found = [str(row["name"]) for row in list_datasets(places.data_root) if row["found"]]
+    if data_root is not None and not os.access(data_root, os.R_OK | os.X_OK):
+        raise DataError(f"{data_root} cannot be read as a folder; name the folder of your data with --data-root")
+    found = [str(row["name"]) for row in list_datasets(data_root) if row["found"]]
     if not found:
         raise Absent(f"no named data set is here; {extras()['offline'].install} brings mnist-5k")
     return f"found: {', '.join(found)}"
 
 
-CHECKS: dict[str, tuple[Callable[[Places], str], str]] = {
+CHECKS: dict[str, tuple[Check, str]] = {
     "libraries": (_libraries, "pip install --upgrade vitadapt"),
     "images": (_images, "pip install --force-reinstall pillow"),
     "cache": (_cache, "name another folder with --cache DIR, or do without: --no-cache"),

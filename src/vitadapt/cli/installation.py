@@ -96,19 +96,15 @@ def machine() -> dict[str, str]:
     cuda = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     gpus = [f"cuda:{i} {about.name} with {size(about.total_memory)}" for i, about in enumerate(cuda)]
     gpus += ["mps"] if torch.backends.mps.is_available() else []
+    pages = {"SC_PHYS_PAGES": "in all", "SC_AVPHYS_PAGES": "free"}
+    known = [name for name in pages if name in getattr(os, "sysconf_names", ())]
+    memory = [f"{size(os.sysconf(name) * os.sysconf('SC_PAGE_SIZE'))} {pages[name]}" for name in known]
     return {
         "system": platform.platform(),
         "cores": f"{cores} usable of {os.cpu_count()}, {torch.get_num_threads()} threads",
-        "memory": ", ".join(_memory()) or "unknown",
+        "memory": ", ".join(memory) or "unknown",
         "gpu": ", ".join(gpus) or f"none that torch {torch.__version__} can use",
     }
-
-
-def _memory() -> Iterator[str]:
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        yield f"{size(os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'))} in all"
-    if "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", ()):
-        yield f"{size(os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'))} free"
 
 
 def folders(cache_folder: Path, data_root: Path | None) -> Iterator[dict[str, Any]]:

@@ -98,7 +98,10 @@ def _inline(panel: Panel, key: str) -> dict[str, Any]:
         root.remove(child)
     for element in root.iter():
         _rename(element, key, tags.known)
-    _describe(root, panel, key)
+    for name in ("width", "height"):  # its size is the page's affair
+        root.attrib.pop(name, None)
+    words = ". ".join(filter(None, [panel.title.replace("\n", ", "), panel.summary]))  # for those who do not see it
+    root.attrib |= {"role": "img", "id": key, "aria-label": words or "chart"}
     markup = Markup(ElementTree.tostring(root, encoding="unicode"))
     return {"svg": markup, "width": round(panel.size[0] * 96), "about": panel.about}
 
@@ -107,35 +110,22 @@ def _rename(element: ElementTree.Element, key: str, known: Mapping[str, tuple[st
     """Ids of this panel alone, colours by role, two decimals, and what a tag said."""
     for name, value in list(element.attrib.items()):
         if name == "id":
-            _explain(element, known.get(value))
+            if value in known:
+                _explain(element, *known[value])
             element.set(name, f"{key}-{value}")
         elif name == "d":
             element.set(name, LONG.sub(r"\1", value))
         elif name.endswith("}href"):
             element.set(name, f"#{key}-{value[1:]}" if value.startswith("#") else value)
         else:
-            element.set(name, COLOUR.sub(_variable, value.replace("url(#", f"url(#{key}-")))
+            value = value.replace("url(#", f"url(#{key}-")
+            element.set(name, COLOUR.sub(lambda match: f"var(--{ROLES[match.group()]})", value))
 
 
-def _variable(match: re.Match[str]) -> str:
-    return f"var(--{ROLES[match.group()]})"
-
-
-def _explain(element: ElementTree.Element, found: tuple[str, dict[str, str]] | None) -> None:
-    if found is None:
-        return
-    tip, about = found
+def _explain(element: ElementTree.Element, tip: str, about: Mapping[str, str]) -> None:
     for name, value in about.items():
         element.set(f"data-{name}", value)
     if tip:
         title = ElementTree.Element(f"{{{SVG}}}title")
         title.text = tip
         element.insert(0, title)
-
-
-def _describe(root: ElementTree.Element, panel: Panel, key: str) -> None:
-    """A picture with a name for those who do not see it; its size is the page's affair."""
-    for name in ("width", "height"):
-        root.attrib.pop(name, None)
-    words = ". ".join(filter(None, [panel.title.replace("\n", ", "), panel.summary]))
-    root.attrib |= {"role": "img", "id": key, "aria-label": words or "chart"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -11,7 +11,7 @@ from ..metrics.calibration import calibration_bins, ece
 from ..metrics.learning_curve import LEVEL, Forecast
 from ..metrics.scores import share_interval
 from .figure import INK, MUTED, PAPER, Axes, Panel, Picture, Tag, clean, colour, log_axis
-from .fitted_model import Answers, Fitted
+from .fitted_model import Answers, Candidate, Fitted
 
 MOST_CELLS = 40  # classes of a confusion matrix that can be drawn
 MORE = (10, 20, 50)  # further labels per class that the forecast speaks of
@@ -27,13 +27,14 @@ def candidates(model: Fitted) -> Picture:
     known = [r for r in model.candidates if r.cross_validated is not None or r.held_out is not None]
     size = (5.4, 0.95 + 0.42 * len(known))
     panels = (
-        [Panel("", partial(_draw_candidates, model=model), {}, "the numbers are in the table", size)] if known else []
+        [Panel("", partial(_draw_candidates, model=model, known=known), {}, "the numbers are in the table", size)]
+        if known
+        else []
     )
     return Picture("candidates", "The candidates", caption, panels, ("cross-validated", "held out") if known else ())
 
 
-def _draw_candidates(axes: Axes, tag: Tag, model: Fitted) -> None:
-    known = [r for r in model.candidates if r.cross_validated is not None or r.held_out is not None]
+def _draw_candidates(axes: Axes, tag: Tag, model: Fitted, known: Sequence[Candidate]) -> None:
     for y, candidate in enumerate(known):
         if candidate.cross_validated is not None:
             bars = {"fmt": "o", "ms": 6, "capsize": 3, "color": colour(0), "lw": 1.4}
@@ -69,12 +70,10 @@ def confusion(model: Fitted) -> Picture:
         longest = max(len(clean(name, 24)) for name in model.classes)
         cell = 0.42 if count <= 12 else 0.3
         side = 0.9 + 0.065 * longest + cell * count
-        panels = [Panel("", partial(_draw_confusion, model=model), {}, _summary(model), (side, side - 0.25))]
+        right = len(model.held_out) - len(model.held_out.wrong)
+        summary = f"{right} of {len(model.held_out)} pictures are on the diagonal"
+        panels = [Panel("", partial(_draw_confusion, model=model), {}, summary, (side, side - 0.25))]
     return Picture("confusion", "Confusion matrix", caption, panels)
-
-
-def _summary(model: Fitted) -> str:
-    return f"{len(model.held_out) - len(model.held_out.wrong)} of {len(model.held_out)} pictures are on the diagonal"
 
 
 def _draw_confusion(axes: Axes, tag: Tag, model: Fitted) -> None:

@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmark.results.record import Record
-from ..utils.errors import ConfigError, StorageError
+from ..utils.errors import ConfigError
 from ..utils.files import write_atomic
 from ..utils.registry import unknown
-from .cost_figures import accuracy, cost, pareto
+from .cost_figures import accuracy, cost
 from .figure import MOST_PANELS, Panel, Picture, colour, dash, style, untagged
 from .figure_data import Predictions, Subject
 from .score_figures import heatmap, seeds
 from .training_figures import learning, reliability, search
 
 ENDINGS = (".png", ".svg", ".pdf")
-__all__ = ["ENDINGS", "pareto", "plot", "plot_accuracy"]
 
 
 def plot(records: Sequence[Record], path: Path, figure: str, predictions: Predictions) -> Path:
@@ -44,20 +43,11 @@ def plot(records: Sequence[Record], path: Path, figure: str, predictions: Predic
     return path
 
 
-def plot_accuracy(records: Sequence[Record], path: Path) -> Path:
-    """The picture of the paper: score against trainable parameters. Raises as `plot`."""
-    return plot(records, path, "accuracy", _no_predictions)
-
-
 NOTHING = {
     "accuracy": "no method has a score on every dataset yet",
     "cost": "no method has a score on every dataset yet",
     "search": "no run searched for its learning rate",
 }
-
-
-def _no_predictions(record: Record) -> Any:
-    raise StorageError(f"{record.digest}: its predictions are not at hand")
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from result_cases import record, saved
 from vitadapt.benchmark.analysis.groups import rows_of
 from vitadapt.benchmark.results.store import Store
 from vitadapt.metrics.scores import performance_efficiency
-from vitadapt.report.plot import ENDINGS, pareto, plot_accuracy
+from vitadapt.report.cost_figures import pareto
+from vitadapt.report.plot import ENDINGS, plot
 from vitadapt.report.table import columns_of, remarks_of, render
 from vitadapt.utils.errors import ConfigError, StorageError
 from vitadapt.utils.files import checksum
@@ -202,15 +203,15 @@ def test_every_format_holds_every_method_and_score(form):
 def test_the_plot_is_a_file_of_its_kind(tmp_path, ending):
     start = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
     records = [record(), record("bitfit", score=91.0, trained=50_000), record("fine-tune", score=60.0, trained=10**8)]
-    path = plot_accuracy(records, tmp_path / "new" / f"p{ending}")
+    path = plot(records, tmp_path / "new" / f"p{ending}", "accuracy", None)
     assert path.read_bytes().startswith(start[ending])
 
 
 def test_a_plot_of_another_kind_or_of_nothing_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"\.png"):
-        plot_accuracy([record()], tmp_path / "p.bmp")
+        plot([record()], tmp_path / "p.bmp", "accuracy", None)
     with pytest.raises(ConfigError, match="nothing to plot"):
-        plot_accuracy([record(score=None)], tmp_path / "p.png")
+        plot([record(score=None)], tmp_path / "p.png", "accuracy", None)
 
 
 def test_the_pareto_front_holds_what_nothing_beats():

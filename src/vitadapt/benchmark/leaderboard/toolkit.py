@@ -21,15 +21,15 @@ from ...utils.files import read_bounded
 from ...utils.limits import LOG_FILE
 from .submission import SubmissionEntry, read_entries, read_fields
 from .toolkit_files import (
+    LOG_NAME,
     METRICS,
+    SEEDED,
     Experiment,
     Log,
     Result,
     read_experiment,
     read_log,
     read_result,
-    split_log_name,
-    split_seed,
 )
 
 UNKNOWN = "unknown"
@@ -102,8 +102,8 @@ def _piece(path: Path, whole: bool) -> Piece:
     predictions = path.parent.parent.name == "predictions"
     if path.suffix == ".txt" and predictions:
         return Piece(path, _named_run(path), result=read_result(path, _text(path)))
-    if path.suffix == ".txt" and (parts := split_log_name(path.stem)):
-        return _log_piece(path, *parts)
+    if path.suffix == ".txt" and (found := LOG_NAME.fullmatch(path.stem)):
+        return _log_piece(path, found[1], found[2])
     if path.suffix == ".json":
         entry = _one_seed(path, read_fields(path))
         run = _named_run(path) if predictions else _recorded_run(path, entry)
@@ -130,10 +130,11 @@ def _log_piece(path: Path, name: str, date: str) -> Piece:
 
 def _named_run(path: Path) -> ToolkitRun:
     """The run of `OUTPUT_DIR/predictions/<experiment>/seed<S>_<data set>.*`."""
-    experiment, (seed, name) = read_experiment(path.parent.name), split_seed(path.stem)
+    experiment, seeded = read_experiment(path.parent.name), SEEDED.fullmatch(path.stem)
     if experiment is None:
         raise NotTheToolkits(f"{path}: {path.parent.name!r} is no experiment of the toolkit; left out")
     folder, backbone, _ = _place(path.parent.parent.parent)
+    seed, name = (int(seeded[1]), seeded[2]) if seeded else (None, path.stem)
     return ToolkitRun(folder, backbone, experiment, _row(path, name).name, seed)
 
 

@@ -15,8 +15,8 @@ _RESULT = re.compile(
     rf"best acc is:\s*({_NUMBER}), num_params is:\s*({_COUNT}), n_trainable_params is:\s*({_NUMBER}), "
     rf"backbone_params is:\s*({_COUNT})\.?\s*"
 )
-_SEEDED = re.compile(rf"seed({_COUNT})_(.+)")
-_LOG = re.compile(r"(.+)_(\d{4}-\d\d-\d\d-\d\d-\d\d)_rank\d+")
+SEEDED = re.compile(rf"seed({_COUNT})_(.+)")
+LOG_NAME = re.compile(r"(.+)_(\d{4}-\d\d-\d\d-\d\d-\d\d)_rank\d+")  # experiment, date
 _EXPERIMENT = re.compile(rf"(finetuning|linear_probe)_({_COUNT}|full)(_two_lr)?")
 _MESSAGE = re.compile(r"^.*?:\[P:\d+\]:Rank\[\d+/\d+\] ?")
 
@@ -74,18 +74,6 @@ def read_experiment(name: str) -> Experiment | None:
         flags = re.findall(r"(wiki|wnh|wnd|gpt3)_True", name)
         return Experiment("zeroshot", 0, "+".join(flags))
     return None
-
-
-def split_log_name(stem: str) -> tuple[str, str] | None:
-    """`<experiment>_<date>_rank0` -> (experiment, date as YYYY-mm-dd-HH-MM); None for another name."""
-    found = _LOG.fullmatch(stem)
-    return (found[1], found[2]) if found else None
-
-
-def split_seed(stem: str) -> tuple[int | None, str]:
-    """`seed<S>_<dataset>` -> (S, dataset); `<dataset>` -> (None, dataset)."""
-    found = _SEEDED.fullmatch(stem)
-    return (int(found[1]), found[2]) if found else (None, stem)
 
 
 def read_result(path: Path, text: str) -> Result:

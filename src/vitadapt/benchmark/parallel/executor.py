@@ -122,15 +122,16 @@ class Executor(ABC):
                 else:
                     losses[result.config] += 1
                     if losses[result.config] == ATTEMPTS:
-                        yield self._give_up(result.config, result.lost)
+                        reason = f"given up after {ATTEMPTS} attempts: {result.lost}"
+                        yield self.failed(result.config, reason, reason + "\n")
                     else:
                         self.watch.stopped(result.config, f"{result.lost}; it is run again")
                         waiting.appendleft(result.config)
 
-    def _give_up(self, config: RunConfig, lost: str) -> Outcome:
-        reason = f"given up after {ATTEMPTS} attempts: {lost}"
+    def failed(self, config: RunConfig, reason: str, trace: str) -> Outcome:
+        """The outcome of a cell without a record; its trace goes to the store."""
         with suppress(StorageError):  # a full disk must not stop the others
-            self.store.fail(config.digest(), reason + "\n")
+            self.store.fail(config.digest(), trace)
         return Outcome(config, None, reason)
 
 

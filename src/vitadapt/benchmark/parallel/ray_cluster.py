@@ -1,23 +1,28 @@
-"""Cells on a Ray cluster, one task each. Results travel through Ray, so that nodes need no common disk."""
+"""Cells on a Ray cluster, one task each: what a node does, and who sends cells to the nodes.
+
+Results travel through Ray, so that nodes need no common disk.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import socket
+import tempfile
 import time
-from contextlib import ExitStack, suppress
+import traceback
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...data import default_cache
 from ...training.features import Environment
-from ...utils.errors import CellBusy, ConfigError, StorageError, WorkerError
+from ...utils.errors import CellBusy, ConfigError, StorageError, WorkerError, describe
 from ..config import RunConfig
 from ..results.store import Store
+from ..runner import run
 from .executor import Executor, Outcome, Retry, Watch
-from .ray_node import Failed, Job, run_cell
 
 AHEAD = 2  # cells that are waiting in the cluster's queue, so that no node is idle between two cells
 SECONDS_TO_ANSWER = 10.0  # seconds that the head of a cluster gets to answer
@@ -39,11 +44,46 @@ class Share:
 
 
 @dataclass(frozen=True)
-class RemoteCell:
-    """A cell in the cluster and the lock that is held for it here."""
+class Job:
+    """What is the same for all cells of a benchmark.
 
-    config: RunConfig
-    claim: ExitStack
+    own_cache: each node uses the cache of its own user instead of the environment's. folder: where the benchmark was
+    started; nodes that have it too understand relative paths.
+    """
+
+    environment: Environment
+    own_cache: bool
+    threads: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A cell that stopped with an error of its own: one line, and the trace."""
+
+    reason: str
+    trace: str
+
+
+def run_cell(config: RunConfig, job: Job) -> dict[str, bytes] | Failed:
+    """On a node: the files of the cell, by kind. A second attempt there goes on from what the first one left."""
+    import ray
+    import torch
+
+    if job.folder.is_dir():
+        os.chdir(job.folder)
+    torch.set_num_threads(job.threads)
+    environment = replace(job.environment, cache=default_cache()) if job.own_cache else job.environment
+    user, context = os.getuid() if hasattr(os, "getuid") else 0, ray.get_runtime_context()
+    scratch = f"vitadapt-{user}-{context.get_job_id()}-{context.get_node_id()[:12]}"
+    digest, store = config.digest(), Store(Path(tempfile.gettempdir()) / scratch)
+    try:
+        run(config, store, environment)
+        return store.export(digest)
+    except Exception as error:  # noqa: BLE001 - sent to the process that has the store, with its trace
+        return Failed(describe(error), traceback.format_exc())
+    finally:
+        store.discard(digest)
 
 
 class Cluster(Executor):
@@ -62,7 +102,7 @@ class Cluster(Executor):
             threads=share.cpus,
             folder=Path.cwd(),
         )
-        self.tasks: dict[Any, RemoteCell] = {}
+        self.tasks: dict[Any, tuple[RunConfig, ExitStack]] = {}  # the cell, and its lock, which is held here
         self._results: list[Outcome | Retry] = []
         self._ours = False
 
@@ -82,9 +122,9 @@ class Cluster(Executor):
         return self
 
     def close(self) -> None:
-        for reference, cell in self.tasks.items():
+        for reference, (_, claim) in self.tasks.items():
             self.ray.cancel(reference, force=True)
-            cell.claim.close()
+            claim.close()
         self.tasks.clear()
         if self._ours:
             self.ray.shutdown()
@@ -105,7 +145,7 @@ class Cluster(Executor):
             self._results.append(Outcome(config, record))
             return
         self.watch.started(config)
-        self.tasks[self.task.remote(config, self.reference)] = RemoteCell(config, claim)
+        self.tasks[self.task.remote(config, self.reference)] = config, claim
 
     def results(self, timeout: float) -> list[Outcome | Retry]:
         results, self._results = self._results, []
@@ -118,29 +158,22 @@ class Cluster(Executor):
 
     def _result(self, reference: Any) -> Outcome | Retry:
         """Fetch the files of a cell and store them, still under its lock."""
-        cell = self.tasks.pop(reference)
-        with cell.claim:
+        config, claim = self.tasks.pop(reference)
+        with claim:
             try:
-                return self._store(cell.config, self.ray.get(reference))
+                given = self.ray.get(reference)
             except self.ray.exceptions.RayTaskError as error:  # the node could not even begin: nothing else would help
                 reason = str(error.cause or error).splitlines()[-1]
-                return self._failed(cell.config, Failed(f"a node cannot run cells: {reason}", str(error)))
+                return self.failed(config, f"a node cannot run cells: {reason}", str(error))
             except self.ray.exceptions.RayError as error:
-                return Retry(cell.config, f"its worker or node is gone ({type(error).__name__})")
-
-    def _store(self, config: RunConfig, given: dict[str, bytes] | Failed) -> Outcome | Retry:
-        if isinstance(given, Failed):
-            return self._failed(config, given)
-        self.store.sweep(config.digest())
-        try:
-            return Outcome(config, self.store.accept(config.digest(), given))
-        except StorageError as error:
-            return Outcome(config, None, str(error))
-
-    def _failed(self, config: RunConfig, failed: Failed) -> Outcome | Retry:
-        with suppress(StorageError):  # a full disk must not stop the others
-            self.store.fail(config.digest(), failed.trace)
-        return Outcome(config, None, failed.reason)
+                return Retry(config, f"its worker or node is gone ({type(error).__name__})")
+            if isinstance(given, Failed):
+                return self.failed(config, given.reason, given.trace)
+            self.store.sweep(config.digest())
+            try:
+                return Outcome(config, self.store.accept(config.digest(), given))
+            except StorageError as error:
+                return Outcome(config, None, str(error))
 
     def _slots(self) -> int:
         """How many cells the living nodes can run at once."""

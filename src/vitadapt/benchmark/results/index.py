@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ def read_summaries(store: Store) -> tuple[list[RecordSummary], list[str]]:
     path = store.root / "index"
     known, fresh = _read(path), Known()
     found, damaged = dict[str, RecordSummary](), list[str]()
-    for name, stamp in _stamps(store.files()).items():
+    for file in store.files():
+        name, stamp = file.name, _stamp(file)
         indexed = known.get(name)
         if stamp is not None and indexed is not None and indexed[0] == stamp:
             found[name] = RecordSummary(**indexed[1])
@@ -50,26 +51,20 @@ def read_summaries(store: Store) -> tuple[list[RecordSummary], list[str]]:
             continue
         summary = {field: getattr(record, field) for field in _FIELDS}
         summary |= {"method_label": record.label, "images": {**record.images, "train": record.drawn}}
-        fresh[name] = (stamp or [], summary)
-    lasting = {name: item for name, item in fresh.items() if item[0]}
-    if len(lasting) > WORTH:
-        _write(path, {name: item for name, item in known.items() if name in found} | lasting)
+        if stamp is not None:
+            fresh[name] = stamp, summary
+    if len(fresh) > WORTH:
+        _write(path, {name: item for name, item in known.items() if name in found} | fresh)
     return [found[name] for name in sorted(found)], sorted(damaged)
 
 
-def _stamps(files: Iterable[os.DirEntry[str]]) -> dict[str, Stamp | None]:
-    """Size and times of every record's file; None for one that may still change within the clock's tick, or that does
-    not show them.
-    """
-    stamps: dict[str, Stamp | None] = {}
-    for file in files:
-        try:
-            look = file.stat()
-        except OSError:  # gone, or out of reach: reading it tells which
-            stamps[file.name] = None
-        else:
-            stamps[file.name] = [look.st_size, look.st_mtime_ns, look.st_ctime_ns] if settled(look) else None
-    return stamps
+def _stamp(file: os.DirEntry[str]) -> Stamp | None:
+    """Size and times of a file; None for one that may still change within the clock's tick, or does not show them."""
+    try:
+        status = file.stat()
+    except OSError:  # gone, or out of reach: reading it tells which
+        return None
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns] if settled(status) else None
 
 
 def _read(path: Path) -> Known:
