@@ -150,6 +150,11 @@ def _taken(config: Mapping[str, Any], state: State, vit: ViT) -> tuple[Updates, 
             classifier[name.rpartition(".")[2]] = tensor
         else:
             raise NotApplicable(f"{name} was trained, too, and an adapter of ours cannot hold it; merge it with PEFT")
+    return _updates(config, modules, vit), classifier
+
+
+def _updates(config: Mapping[str, Any], modules: Mapping[str, State], vit: ViT) -> Updates:
+    """The factors of every module. Raises NotApplicable and WeightsError for those that do not fit the backbone."""
     spellings = _spellings(vit)
     places = next((one for one in spellings if modules.keys() <= one.keys()), None)
     if places is None:
@@ -165,7 +170,7 @@ def _taken(config: Mapping[str, Any], state: State, vit: ViT) -> tuple[Updates, 
         shape, expected = (len(p), len(q)), (layer.out_features // len(layer.slots), layer.in_features)
         if shape != expected or p.shape[1] != q.shape[1]:
             raise WeightsError(f"block {block}, {slot}: its factors are {shape}, and the backbone's layer {expected}")
-    return updates, classifier
+    return updates
 
 
 def _check_complete(config: Mapping[str, Any], modules: Mapping[str, State], places: Mapping[str, Any]) -> None:
