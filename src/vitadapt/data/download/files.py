@@ -49,7 +49,11 @@ def download(url: str, path: Path, sha256: str | None = None, progress: Progress
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         stated = _transfer(url, part, progress)
-        _verify(url, part, sha256 or stated, remember(path, part))
+        digest = sha256_of(part)
+        if (sha256 or stated) not in (None, digest):
+            part.unlink()
+            raise DataError(f"{url}: what arrived is damaged (SHA-256 differs); fetch it again")
+        _write(path, digest, None)
         part.replace(path)
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
@@ -102,19 +106,6 @@ def _stated(etag: str | None) -> str | None:
     """The hub's tag of a large file is its SHA-256; that of a small one is something else."""
     digest = (etag or "").strip('"')
     return digest if len(digest) == 64 else None
-
-
-def _verify(url: str, part: Path, sha256: str | None, found: str) -> None:
-    if sha256 not in (None, found):
-        part.unlink()
-        raise DataError(f"{url}: what arrived is damaged (SHA-256 differs); fetch it again")
-
-
-def remember(path: Path, arrived: Path) -> str:
-    """Keep the SHA-256 of `arrived`, which is about to be called `path`. Raises OSError and StorageError."""
-    digest = sha256_of(arrived)
-    _write(path, digest, None)
-    return digest
 
 
 def is_whole(path: Path, look_again: bool = False) -> bool:

@@ -57,7 +57,7 @@ def read_hub(spec: str, whole: bool = False) -> Dataset:
     if "train" not in tables:
         raise DataError(f"{spec} has the splits {', '.join(found)}, and none is called train")
     image, label = _columns(spec, library, tables["train"])
-    classes = _classes(tables["train"], label, spec)
+    classes = check_classes(spec, set(_labels(tables["train"], label)))
     examples = {split: _examples(library, table, split, image, label, classes) for split, table in tables.items()}
     keys = [ref.name for ref in examples["train"].refs]
     splits, notes = with_test(spec, classes, examples, keys, whole=whole)
@@ -76,18 +76,15 @@ def _columns(spec: str, library: Any, table: Any) -> tuple[str, str]:
     return images[0], labels[0]
 
 
-def _classes(table: Any, label: str, spec: str) -> tuple[str, ...]:
+def _labels(table: Any, label: str) -> list[str]:
     names = getattr(table.features[label], "names", None)
-    values = set(table[label])
-    return check_classes(spec, {names[value] for value in values} if names else map(str, values))
+    return [names[value] if names else str(value) for value in table[label]]
 
 
 def _examples(library: Any, table: Any, split: str, image: str, label: str, classes: tuple[str, ...]) -> Examples:
-    names = getattr(table.features[label], "names", None)
     place = {name: c for c, name in enumerate(classes)}
-    labels = [names[value] if names else str(value) for value in table[label]]
-    strange = sorted(set(labels) - place.keys())
-    if strange:
+    labels = _labels(table, label)
+    if strange := sorted(set(labels) - place.keys()):
         raise DataError(f"{split} has the class {strange[0]!r}, which train lacks")
     stored = table.cast_column(image, library.Image(decode=False))
     refs = tuple(HubRef(stored, i, image, split) for i in range(len(stored)))

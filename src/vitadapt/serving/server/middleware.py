@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
 
 from .limits import Limits
 from .metrics import Metrics
@@ -97,9 +99,9 @@ class Middleware:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                given = {name.lower() for name, _ in message.get("headers", [])}
-                ours = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
-                message["headers"] = [*message.get("headers", []), *(pair for pair in ours if pair[0] not in given)]
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         self.requests += 1
@@ -116,7 +118,7 @@ class Middleware:
 
     async def _process(self, scope: Scope, receive: Receive, send: Send, exchange: _Exchange) -> None:
         """Read the body and let the application answer. Raises Refusal."""
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = Headers(scope=scope)
         exchange.unread = "expect" not in headers  # such a client sends nothing before the first `receive`
         self.access.check(scope["path"], headers)
         if self.requests > self.limits.max_requests and scope["path"] not in _UNLIMITED:
@@ -186,11 +188,8 @@ class Middleware:
         if exchange.unread:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(_discard(receive), _LINGER)
-        payload = json.dumps(error_body(refusal.code, refusal.message)).encode()
-        headers = {"Content-Type": "application/json", "Content-Length": str(len(payload)), "Connection": "close"}
-        pairs = [(name.lower().encode(), value.encode()) for name, value in {**headers, **refusal.headers}.items()]
-        await send({"type": "http.response.start", "status": refusal.status, "headers": pairs})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else payload})
+        body, headers = error_body(refusal.code, refusal.message), {"Connection": "close", **refusal.headers}
+        await JSONResponse(body, refusal.status, headers)(scope, receive, send)
 
 
 async def _wait_until_gone(receive: Receive) -> Message:
