@@ -13,7 +13,7 @@ from vitadapt.classifier.export.deployed import TrainedModel
 from vitadapt.cli.main import app
 from vitadapt.methods import KAdaptation
 from vitadapt.nn.backbone import backbone_digest
-from vitadapt.nn.head import Classifier, Head, without_projection
+from vitadapt.nn.head import Classifier, Head, backbone_of
 from vitadapt.nn.head_spec import ZERO, HeadSpec
 from vitadapt.nn.surgery import Method, adapt, seeded, trainable
 from vitadapt.training.adapter_file import AdapterInfo, adapter_bytes
@@ -56,8 +56,7 @@ KRONECKER = KAdaptation(n=8)
 def trained_model(family: str, method: Method = KRONECKER, spec: HeadSpec = ZERO) -> TrainedModel:
     """A trained-looking classifier: no tensor that the method made or the head has is zero."""
     base = families.common(family)
-    if spec.projection == "merged":
-        base = without_projection(base)[0]
+    base = backbone_of(base, spec)
     with seeded(1):
         adapted = adapt(base, method)
         for parameter in trainable(adapted).values():

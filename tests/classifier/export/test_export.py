@@ -22,7 +22,7 @@ from vitadapt.classifier.export import certificate
 from vitadapt.classifier.export.deployed import DeployedModel, PlainHead
 from vitadapt.classifier.export.export import export
 from vitadapt.data.images import open_image, to_pixels
-from vitadapt.methods import Adapter, BitFit, KAdaptation, LinearProbe, LoRA
+from vitadapt.methods import Adapter, BitFit, Discriminant, KAdaptation, LinearProbe, LoRA
 from vitadapt.nn.head_spec import ZERO, HeadSpec
 from vitadapt.nn.surgery import Method
 from vitadapt.utils.errors import ConfigError, NotApplicable, NotMergeable, UnknownName, VitadaptError, WeightsError
@@ -36,6 +36,7 @@ NEEDS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "torch-export": (),
 }
+BLOCKS = HeadSpec(length="unit", blocks=2, mirror=True)
 UNIT = HeadSpec(norm="none", length="unit", scale=20.0)
 
 
@@ -70,6 +71,8 @@ HELD = [
     Holds("peft", "deit-like", KAdaptation(n=4, rule_rank=0)),
     Holds("torch-export", "deit-like", Adapter(bottleneck=8)),
     Holds("onnx", "clip-like", KRONECKER, UNIT),
+    Holds("onnx", "clip-like", Discriminant(), BLOCKS),
+    Holds("torch-export", "dinov2-like", Discriminant(), BLOCKS),
 ]
 
 
@@ -101,6 +104,10 @@ def test_the_target_itself_gives_our_answers(case: Holds, tmp_path: Path) -> Non
         (Holds("peft", "deit-like", Adapter(bottleneck=8)), NotApplicable, "inserts modules"),
         (Holds("peft", "deit-like", KAdaptation(n=16, rule_rank=0)), NotApplicable, "rank"),
         (Holds("tensorflow", "deit-like"), UnknownName, "torch-export"),
+        (Holds("timm", "deit-like", LinearProbe(), BLOCKS), NotApplicable, "several blocks"),
+        (Holds("hf", "dinov2-like", LinearProbe(), BLOCKS), NotApplicable, "several blocks"),
+        (Holds("open_clip", "clip-like", LinearProbe(), BLOCKS), NotApplicable, "several blocks"),
+        (Holds("peft", "deit-like", LoRA(), HeadSpec(blocks=2)), NotApplicable, "several blocks"),
     ],
     ids=lambda c: f"{c.to} {c.family} {type(c.method).__name__}" if isinstance(c, Holds) else "",
 )

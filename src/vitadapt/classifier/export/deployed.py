@@ -105,16 +105,18 @@ def load_trained(path: Path | str, backbone: str | None = None) -> TrainedModel:
     return TrainedModel(model.classifier, backbone_of(plain, info.head), info)
 
 
-def merged(trained: TrainedModel, what: str) -> ViT:
-    """A copy of the adapted backbone with all deltas folded into its weights.
-
-    Raises NotApplicable when it is no plain ViT (`what` is wanted of it), and NotMergeable.
-    """
-    backbone = trained.classifier.backbone
+def plain_vit(backbone: nn.Module, trained: TrainedModel, what: str) -> ViT:
+    """`backbone` itself. Raises NotApplicable when it is no plain ViT with the features of its last block alone."""
     if not isinstance(backbone, ViT):
         raise NotApplicable(f"{what} needs a plain vision transformer, and {trained.info.backbone} is none; use onnx")
     if backbone.config.pooled_blocks > 1 or backbone.config.mirror:
         raise NotApplicable(f"{what} has no place for features of several blocks or of the mirror image; use onnx")
+    return backbone
+
+
+def merged(trained: TrainedModel, what: str) -> ViT:
+    """A copy of the adapted backbone with all deltas folded into its weights. Raises as `plain_vit`, and NotMergeable."""
+    backbone = plain_vit(trained.classifier.backbone, trained, what)
     try:
         return merge(copy.deepcopy(backbone)).cpu().requires_grad_(False)
     except NotMergeable as error:

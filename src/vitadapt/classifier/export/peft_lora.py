@@ -27,7 +27,7 @@ from ...weights import CONVERTERS
 from ...weights.catalog import backbones
 from ...weights.checkpoint_files import read_json
 from .certificate import TARGETS, Run, Target
-from .deployed import PlainHead, TrainedModel, write_head
+from .deployed import PlainHead, TrainedModel, plain_vit, write_head
 from .hugging_face import LibraryModel, library_model, quiet, runner, write_processor
 
 BASE = "base"
@@ -116,9 +116,8 @@ def hub_name(backbone: str) -> str | None:
 
 def _base(trained: TrainedModel) -> LibraryModel:
     """The transformers model of the backbone as it was before it was adapted, the trained head on it."""
-    if not isinstance(trained.base, ViT):
-        raise NotApplicable(f"a PEFT adapter needs a plain vision transformer, and {trained.info.backbone} is none")
-    return library_model(copy.deepcopy(trained.base).cpu(), PlainHead(trained.classifier.head), trained.info.classes)
+    base = plain_vit(trained.base, trained, "a PEFT adapter")
+    return library_model(copy.deepcopy(base).cpu(), PlainHead(trained.classifier.head), trained.info.classes)
 
 
 def _write(trained: TrainedModel, folder: Path) -> None:
