@@ -115,7 +115,7 @@ def plain_vit(backbone: nn.Module, trained: TrainedModel, what: str) -> ViT:
 
 
 def merged(trained: TrainedModel, what: str) -> ViT:
-    """A copy of the adapted backbone with all deltas folded into its weights. Raises as `plain_vit`, and NotMergeable."""
+    """A copy of the adapted backbone, all deltas in its weights. Raises as `plain_vit`, and NotMergeable."""
     backbone = plain_vit(trained.classifier.backbone, trained, what)
     try:
         return merge(copy.deepcopy(backbone)).cpu().requires_grad_(False)
