@@ -20,7 +20,7 @@ from ..metrics.scores import METRICS, per_class, performance_efficiency
 from ..nn.backbone import Backbone
 from ..nn.setting import Setting
 from ..nn.surgery import trainable
-from ..training.adapter_file import AdapterInfo, adapter_bytes
+from ..training.adapter_file import adapter_bytes
 from ..training.features import Environment, frozen_features, pixels_of
 from ..training.loop import forward_all, probabilities_of
 from ..training.recipe import protocol_table
@@ -29,7 +29,7 @@ from ..utils.errors import Diverged, StorageError
 from ..utils.files import bytes_digest
 from ..utils.system import peak_memory_mb, versions
 from .config import RunConfig
-from .prepare import Clock, Prepared, cached_probe, prepare
+from .prepare import Clock, cached_probe, prepare
 from .protocols.base import TrainedOnTest
 from .protocols.registry import PROTOCOLS
 from .results.record import Record, label_of
@@ -109,7 +109,10 @@ def _run(config: RunConfig, digest: str, store: Store, environment: Environment)
             score, by_class = SingleUseLabels(labels, dataset.metric).score(probabilities)
     record = replace(record, images=_image_digests(ready.images, test))  # last: by now every image has been read
     record = _finished(record, trained, score, by_class, clock)
-    return _recorded(store, record, probabilities, labels, adapter_bytes(trained.model, _info(config, ready)))
+    # The adapter file says nothing of when and how fast, so that equal cells give equal bytes.
+    summary = {"images": len(ready.pool), "dataset": dataset.name, "protocol": config.protocol, "seed": config.seed}
+    info = adapter_info(ready.task, dataset.classes, summary, squash=dataset.squash)
+    return _recorded(store, record, probabilities, labels, adapter_bytes(trained.model, info))
 
 
 def _recorded(
@@ -117,13 +120,6 @@ def _recorded(
 ) -> Record:
     """The record of this cell, by whoever was first: a lock does not survive everything, such as an emptied folder."""
     return store.get(record.digest) or store.add(record, probabilities, labels, adapter)
-
-
-def _info(config: RunConfig, ready: Prepared) -> AdapterInfo:
-    """What the adapter file of this cell says: nothing of when and how fast, so that equal cells give equal bytes."""
-    dataset = ready.dataset
-    summary = {"images": len(ready.pool), "dataset": dataset.name, "protocol": config.protocol, "seed": config.seed}
-    return adapter_info(ready.task, dataset.classes, summary, squash=dataset.squash)
 
 
 def _train(task: Task, config: RunConfig, test: LabelledImages) -> Trained:

@@ -69,27 +69,21 @@ def _legend(picture: Picture) -> list[tuple[str, int, str]]:
     return [(name, i % len(SERIES), dashes[i]) for i, name in enumerate(picture.legend)]
 
 
-class Tags:
-    """A `Tag` that stores what it is given, by the id that the drawn thing gets."""
-
-    def __init__(self) -> None:
-        self.known: dict[str, tuple[str, dict[str, str]]] = {}
-
-    def __call__(self, artist: Any, tip: str, **about: str) -> None:
-        name = f"t{len(self.known)}"
-        artist.set_gid(name)
-        self.known[name] = (tip, about)
-
-
 def _inline(panel: Panel, key: str) -> dict[str, Any]:
     """A panel as SVG, its width in CSS pixels, and what filters know; `key` is another one for each panel of a page."""
     from markupsafe import Markup
     from matplotlib import rc_context
 
-    tags, buffer = Tags(), io.BytesIO()
+    known: dict[str, tuple[str, dict[str, str]]] = {}  # by the id that the drawn thing gets
+    buffer = io.BytesIO()
+
+    def tag(artist: Any, tip: str, **about: str) -> None:
+        artist.set_gid(f"t{len(known)}")
+        known[artist.get_gid()] = tip, about
+
     with rc_context({"svg.hashsalt": key}):
         figure = new_figure(panel.size)
-        draw_panel(panel, figure.subplots(), tags)
+        draw_panel(panel, figure.subplots(), tag)
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", LINK)
@@ -97,7 +91,7 @@ def _inline(panel: Panel, key: str) -> dict[str, Any]:
     for child in [child for child in root if child.tag.endswith("metadata")]:
         root.remove(child)
     for element in root.iter():
-        _rename(element, key, tags.known)
+        _rename(element, key, known)
     for name in ("width", "height"):  # its size is the page's affair
         root.attrib.pop(name, None)
     words = ". ".join(filter(None, [panel.title.replace("\n", ", "), panel.summary]))  # for those who do not see it

@@ -118,7 +118,7 @@ class Collection:
         order = row.order(record.classes, f"{record.digest} ({row.leaderboard})")
         probabilities, labels = self.store.predictions(record)
         columns = np.argsort(order)  # class order[i] stands in column i
-        self._verify(row, record, labels)
+        self._verify(row, record, relabel(labels, order))
         return SubmissionEntry(self._fields(row, record), (probabilities[:, columns],))
 
     def _fields(self, row: CatalogRow, record: Record) -> dict[str, object]:
@@ -141,14 +141,13 @@ class Collection:
         return {key: value for key, value in fields.items() if value is not None}
 
     def _verify(self, row: CatalogRow, record: Record, labels: np.ndarray) -> None:
-        """Compare the test labels of a record with the leaderboard's own copy, when there is one."""
-        order = row.order(record.classes, record.digest)
+        """Compare test labels, by the leaderboard's order of classes, with its own copy, when there is one."""
         truth = self.truths(row)
         if truth is None or not truth.ordered:
             if row.leaderboard not in self.unverified:
                 self.unverified.append(row.leaderboard)
             return
-        if not np.array_equal(relabel(labels, order), truth.labels):
+        if not np.array_equal(labels, truth.labels):
             raise DataError(
                 f"{row.leaderboard}: the test images of {record.digest} are in another order than in {truth.place}, "
                 f"which has the leaderboard's; run it again on that copy"
