@@ -167,7 +167,7 @@ def test_a_class_without_images_is_named_even_in_the_middle_and_with_several_lab
         sample_few_shot(np.array([0, 0, 2, 2]), 1, 0)
     with pytest.raises(DataError, match="but 'b' has 0"):
         sample_few_shot(np.array([[1, 0], [1, 0]], dtype=np.uint8), 1, 0, classes=["a", "b"])
-    for classes, more in ((3, ";"), (4, " and 1 more classes"), (10, " and 7 more classes")):
+    for classes, more in ((3, ";"), (4, " and 1 more;"), (10, " and 7 more;")):
         with pytest.raises(DataError, match=f"class 0 has 1, class 1 has 1, class 2 has 1{more}"):
             sample_few_shot(np.arange(classes), 2, 0)
 

@@ -125,14 +125,6 @@ def _decode(ref: ImageRef, geometry: Geometry) -> tuple[Pixel8, str]:
     return to_pixels(image, geometry, ref.name), digest
 
 
-def _decode_hashed(ref: ImageRef, digest: str, geometry: Geometry) -> Pixel8:
-    """One image that must have the content under whose name its pixels are cached. Raises DataError."""
-    pixels, now = _decode(ref, geometry)
-    if now != digest:  # rewritten meanwhile, or damaged by a disk that changes no times
-        raise _changed(ref)
-    return pixels
-
-
 def _changed(ref: ImageRef) -> UnreadableImage:
     return UnreadableImage(ref.name, "its content is not what it was when it was hashed")
 
@@ -171,8 +163,14 @@ def open_pixels(
     digests = content_digests(examples, cache, progress, workers)
     key = _key(digests, geometry)
     stage = f"decoding {len(examples)} images into {cache_size(examples, geometry) / 1e6:.1f} MB of cache"
-    known = list(zip(examples.refs, digests, strict=True))
-    images = each(lambda pair: _decode_hashed(*pair, geometry), known, stage, progress, workers)
+
+    def decode(row: int) -> Pixel8:
+        pixels, digest = _decode(examples.refs[row], geometry)
+        if digest != digests[row]:  # rewritten meanwhile, or damaged by a disk that changes no times
+            raise _changed(examples.refs[row])
+        return pixels
+
+    images = each(decode, range(len(examples)), stage, progress, workers)
     array = pixelfile.open_or_build(cache / f"{key}.npy", _shape(examples, geometry), images)
     return ArrayPixels(array, digests, geometry)
 

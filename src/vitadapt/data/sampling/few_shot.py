@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ...utils.errors import ConfigError, DataError
+from ...utils.errors import ConfigError, DataError, first_few
 from ..examples import IndexArray, LabelArray
 
 
@@ -76,11 +76,8 @@ def _check_sizes(sizes: npt.NDArray[np.int64], shots: int, classes: Sequence[str
     small = [int(c) for c in np.flatnonzero(sizes < shots)]
     if not small:
         return
-    names = [f"{classes[c]!r} has {sizes[c]}" if classes else f"class {c} has {sizes[c]}" for c in small[:3]]
-    more = f" and {len(small) - 3} more classes" if len(small) > 3 else ""
-    raise DataError(
-        f"{shots} images per class were asked for, but {', '.join(names)}{more}; use fewer shots or add images"
-    )
+    names = [f"{classes[c]!r} has {sizes[c]}" if classes else f"class {c} has {sizes[c]}" for c in small]
+    raise DataError(f"{shots} images per class were asked for, but {first_few(names)}; use fewer shots or add images")
 
 
 def _classes_of_each(labels: LabelArray) -> list[list[int]]:
