@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -26,8 +25,12 @@ def content_digests(
     Hashes of files are remembered in the folder `cache` under path, size and times; None remembers nothing.
     Raises one DataError that names all images that cannot be read.
     """
-    stamps = _stamps(examples.refs) if cache else {}
-    known = _recall(cache, sorted(set(stamps.values()))) if cache else {}
+    stamps: dict[int, str] = {}
+    known: dict[str, str] = {}
+    if cache:
+        pairs = ((i, ref.stamp()) for i, ref in enumerate(examples.refs) if isinstance(ref, Stamped))
+        stamps = {i: stamp for i, stamp in pairs if stamp is not None}
+        known = _recall(cache, sorted(set(stamps.values())))
     digests = {i: known[stamp] for i, stamp in stamps.items() if stamp in known}
     missing = [i for i in range(len(examples)) if i not in digests]
     fresh = each(lambda i: examples.refs[i].digest(), missing, "hashing", progress, workers)
@@ -36,11 +39,6 @@ def content_digests(
         _remember(cache, [(stamps[i], digest) for i, digest in new.items() if i in stamps])
     digests.update(new)
     return [digests[i] for i in range(len(examples))]
-
-
-def _stamps(refs: Sequence[ImageRef]) -> dict[int, str]:
-    pairs = ((i, ref.stamp()) for i, ref in enumerate(refs) if isinstance(ref, Stamped))
-    return {i: stamp for i, stamp in pairs if stamp is not None}
 
 
 def _recall(cache: Path, stamps: list[str]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ...classifier.model import Model, find_backbone
 from ...data import Geometry
+from ...data.examples import is_utf8
 from ...nn.backbone import Backbone
 from ...nn.setting import Setting
 from ...training.adapter_file import ADAPTER, AdapterInfo, read_adapter
@@ -170,7 +171,7 @@ class ModelRepository:
                 continue
             if entry.name.startswith(".") or not (folder or entry.name.endswith(SUFFIX)):
                 continue
-            if any("\ud800" <= letter <= "\udfff" for letter in name):  # how Python writes other bytes
+            if not is_utf8(name):
                 problems[printable(name)] = "its name is not UTF-8; rename it"
             elif folder:
                 folders[entry.name] = self.root / entry.name / ADAPTER
