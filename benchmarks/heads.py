@@ -10,6 +10,7 @@ Only development sets belong here. Features are computed once and kept in --cach
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,6 +83,7 @@ def features_of(spec: str, backbone: str, size: int, cache: Path) -> tuple[np.nd
 
 
 def main() -> None:
+    warnings.simplefilter("ignore", FutureWarning)  # of scikit-learn's next release
     parser = argparse.ArgumentParser(description="Heads on frozen features, side by side.")
     parser.add_argument("sets", nargs="+", help="folders of class folders")
     parser.add_argument("--backbone", default="dinov2-s14-offline")
