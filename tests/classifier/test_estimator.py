@@ -220,3 +220,10 @@ def test_a_backbone_in_a_file_is_found_from_other_folders_and_can_be_named_anew(
     np.testing.assert_array_equal(estimator.predict_proba(pictures), expected)
     with pytest.raises(VitadaptError, match="this backbone is another"):
         va.load_model(tmp_path / "mine" / "model", backbone="random:tiny@1")
+
+
+def test_a_tensor_of_one_image_is_one_image_and_a_masked_label_is_missing(fitted, images):
+    picture = images[0][0]
+    np.testing.assert_array_equal(fitted.predict_proba(torch.tensor(picture)), fitted.predict_proba(picture))
+    with pytest.raises(ValueError, match="NaN or empty labels: 1 of 12, the first in row 0"):
+        probe().fit(images[0], np.ma.array(images[1], mask=[True] + [False] * 11))

@@ -166,3 +166,13 @@ def test_a_worker_gets_a_configuration_with_a_method_of_a_plugin_file(tmp_path: 
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # the folder of the program is not on the path
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_a_plugin_prints_is_no_answer_and_its_exit_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "loud.py"
+    file.write_text("import sys\nprint('hello')\nsys.exit(3)")
+    with pytest.raises(ConfigError, match=r"loud\.py cannot be loaded: SystemExit: 3"):
+        load_plugins([file])
+    assert capsys.readouterr() == ("", "hello\n")

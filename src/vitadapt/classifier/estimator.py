@@ -209,6 +209,7 @@ def _labels(y: Any) -> np.ndarray:
     if y is None:
         raise ValueError("fit requires y to be passed, but the target y is None")
     y = y.detach().cpu() if hasattr(y, "detach") else y
+    y = y.tolist() if np.ma.isMaskedArray(y) else y  # what is masked becomes None
     values = np.asarray(y) if hasattr(y, "__array__") else np.asarray(y, dtype=object)  # [nan, "a"] is no text yet
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]

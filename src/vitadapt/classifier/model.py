@@ -90,6 +90,8 @@ def image_refs(images: Any, name: str) -> Sequence[ImageRef]:
                 f"{name} has the shape {tuple(images.shape)}: for one colour image give {name}[None], "
                 f"for three grey images {name}[:, None]"
             )
+        if images.ndim == 3 and images.shape[2] in (3, 4):  # one image (H, W, 3 | 4)
+            images = np.asarray(images.detach().cpu())[None]
     elif hasattr(images, "__array__"):
         array = np.asarray(images)
         if array.dtype.kind in "OUS" and array.size == len(array):  # (N,) or (N, 1)

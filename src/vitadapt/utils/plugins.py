@@ -11,7 +11,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -70,7 +70,8 @@ def _load_file(path: str) -> None:
 def _failing(what: str) -> Iterator[None]:
     """Whatever stops a plugin becomes one line."""
     try:
-        yield
-    except Exception as error:
+        with redirect_stdout(sys.stderr):  # stdout is for the answer of the command
+            yield
+    except (Exception, SystemExit) as error:
         reason = describe(error).partition("\n")[0]
         raise ConfigError(f"{what} cannot be loaded: {reason}") from error

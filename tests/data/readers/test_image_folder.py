@@ -272,3 +272,10 @@ def test_the_labels_match_the_folder_of_every_image(tmp_path: Path) -> None:
     for split in dataset.splits:
         assert dataset.splits[split].labels.dtype == np.int64
         assert labels(dataset, split) == [name.split("/")[0] for name in files(dataset, split, tmp_path)]
+
+
+def test_exports_and_results_among_the_class_folders_are_no_classes(tmp_path: Path) -> None:
+    tree(tmp_path, {"cat": 2, "dog": 2})
+    put(tmp_path, "my-model-onnx/certificate.json", "my-model-onnx/SHA256SUMS", "runs/records/a.json", "runs/locks/a")
+    dataset = open_dataset(tmp_path)
+    assert dataset.classes == ("cat", "dog") and "skipped 2 folders of exports and results" in dataset.notes

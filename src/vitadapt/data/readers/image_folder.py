@@ -21,6 +21,7 @@ _NO_PICTURES = frozenset(
     | {".log", ".py", ".npy", ".npz", ".mat", ".zip", ".tar", ".gz", ".mp4", ".mov", ".safetensors"}
 )
 _MODEL = ("adapter.safetensors", ".unfinished")  # in a folder that `vitadapt fit` made, or has begun
+_WRITTEN = (("certificate.json", "SHA256SUMS"), ("records", "locks"))  # in a folder of an export, and of results
 
 Files = Mapping[str, list[str]]  # class name -> paths of its images below the class folders' parent, with /
 
@@ -117,10 +118,12 @@ def _folders(path: Path, skipped: Skipped, complain: Complain) -> list[str]:
             complain(DataError(f"{shown(path / name)} is a link to nothing; remove or repair it"))
     folders = [name for name in visible if (path / name).is_dir()]
     models = [name for name in folders if any((path / name / file).exists() for file in _MODEL)]
+    written = [name for name in folders if any(all((path / name / n).exists() for n in names) for names in _WRITTEN)]
     skipped.others["hidden files or folders"] += len(names) - len(visible)
     skipped.others["files beside the folders"] += len(visible) - len(folders)
     skipped.others["model folders made by fit"] += len(models)
-    return sorted(set(folders) - set(models))
+    skipped.others["folders of exports and results"] += len(written)
+    return sorted(set(folders) - {*models, *written})
 
 
 def files_by_class(path: Path, skipped: Skipped, complain: Complain = refuse) -> Files:
