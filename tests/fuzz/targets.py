@@ -544,9 +544,10 @@ def _peft(folder: Path) -> list[Path]:
     backbone, _ = _tiny()
     d, place = backbone.config.width, folder / "peft"
     place.mkdir()
-    at = "base_model.model.vit.encoder.layer.0.attention.attention.query"
-    state = {f"{at}.lora_A.weight": torch.ones(2, d), f"{at}.lora_B.weight": torch.ones(d, 2) / 9}
-    head = "base_model.model.classifier"
+    state, head = {}, "base_model.model.classifier"
+    for block in range(backbone.config.depth):
+        at = f"base_model.model.vit.encoder.layer.{block}.attention.attention.query"
+        state |= {f"{at}.lora_A.weight": torch.ones(2, d), f"{at}.lora_B.weight": torch.ones(d, 2) / 9}
     state |= {f"{head}.weight": torch.ones(3, backbone.features), f"{head}.bias": torch.zeros(3)}
     save_file(state, place / "adapter_model.safetensors")
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["query"], "bias": "none"}
