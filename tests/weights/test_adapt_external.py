@@ -14,6 +14,7 @@ import torch
 import weights_cases
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.utils import prune
 
 import vitadapt as va
 from vitadapt.methods import METHODS as REGISTERED
@@ -253,10 +254,9 @@ def wrapped(kind: str) -> tuple[nn.Module, str]:
         return nn.DataParallel(live), r"adapt model\.module"
     if kind == "compiled":
         return cast(nn.Module, torch.compile(live)), r"adapt model\._orig_mod"
-    if kind == "adapted":
-        return va.adapt(live, LoRA()), "already adapted; merge it first"
-    if kind == "adapted with tokens":
-        return va.adapt(live, more_methods.VPT()), "already adapted; merge it first"
+    if kind in ("adapted", "adapted with tokens"):
+        method = LoRA() if kind == "adapted" else more_methods.VPT()
+        return va.adapt(live, method), "already adapted; merge it first"
     if kind == "ours, adapted":
         return va.adapt(from_module(live), LoRA()), "already adapted; merge it first"
     if kind == "quantised":
@@ -267,14 +267,17 @@ def wrapped(kind: str) -> tuple[nn.Module, str]:
     if kind == "peft":
         peft = pytest.importorskip("peft")
         return peft.get_peft_model(live, peft.LoraConfig(target_modules=["qkv"])), "merge_and_unload"
-    return live.to("meta"), "meta device and holds no weights"
+    if kind == "pruned":
+        prune.l1_unstructured(live.requires_grad_(True).blocks[0].mlp.fc1, "weight", 0.5)
+        return live, "make it permanent first"
+    return (from_module(live) if kind == "ours, meta" else live).to("meta"), "meta device and holds no weights"
 
 
 @pytest.mark.parametrize(
     "kind",
     [
         *("data parallel", "compiled", "adapted", "adapted with tokens", "ours, adapted"),
-        *("quantised", "int8 parameters", "peft", "meta"),
+        *("quantised", "int8 parameters", "peft", "meta", "ours, meta", "pruned"),
     ],
 )
 @pytest.mark.parametrize("method", [LoRA(), BitFit()], ids=lambda method: type(method).__name__)
@@ -285,6 +288,17 @@ def test_a_model_that_cannot_be_adapted_as_it_is_is_refused_with_the_remedy(kind
     with pytest.raises(NotApplicable, match=remedy) as refusal:
         va.adapt(model, method)
     assert "\n" not in str(refusal.value)
+
+
+def test_merge_reaches_into_wrapped_models_and_refuses_compiled_ones() -> None:
+    adapted = va.adapt(weights_cases.timm_model("vit_tiny_patch16_224"), Shaken(LoRA()))
+    with pytest.raises(NotMergeable, match=r"merge model\._orig_mod"):
+        va.merge(cast(nn.Module, torch.compile(adapted)))
+    with torch.no_grad():
+        wanted = adapted(weights_cases.images())
+        merged = va.merge(nn.DataParallel(adapted))
+        torch.testing.assert_close(merged(weights_cases.images()), wanted, atol=1e-5, rtol=1e-5)
+    assert not [name for name in merged.state_dict() if "delta" in name]
 
 
 def test_a_merged_model_can_be_adapted_again(case: str) -> None:

@@ -90,12 +90,14 @@ def _check_adaptable(backbone: nn.Module) -> None:
             raise NotApplicable("the model carries an adapter of PEFT; call its merge_and_unload() first")
         if packages & _QUANTISED or any(not p.is_floating_point() for p in module.parameters(recurse=False)):
             raise NotApplicable("the model is quantised; adapt it in fp32, fp16 or bf16, then merge and quantise")
+        if any(isinstance(value, torch.Tensor) and not value.is_leaf for value in vars(module).values()):
+            raise NotApplicable("a weight is computed from others, as in pruning; make it permanent first")
+    if any(p.is_meta for p in backbone.parameters()):
+        raise NotApplicable("the model is on the meta device and holds no weights; load them first")
     if not _is_foreign(backbone):
         return
     if any(isinstance(m, CARRIERS) or any(hasattr(m, name) for name in ADDED) for m in backbone.modules()):
         raise NotApplicable(surgery.ADAPTED)
-    if any(p.is_meta for p in backbone.parameters()):
-        raise NotApplicable("the model is on the meta device and holds no weights; load them first")
 
 
 def _without_slots(backbone: Module, method: Method, seed: int | None, reason: WeightsError) -> Module:
@@ -109,9 +111,12 @@ def _without_slots(backbone: Module, method: Method, seed: int | None, reason: W
 def merge(backbone: Module) -> Module:
     """Fold every delta into the weights, in place: the plain model of the library's own class, with other weights.
 
-    Raises NotMergeable, with nothing folded yet, when a method left more than deltas or a bias has nowhere to go.
+    Raises NotMergeable, with nothing folded yet, when a method left more than deltas, a bias has nowhere to go, or the
+    model is compiled.
     """
-    if not _is_foreign(backbone):
+    if any("_orig_mod" in module._modules for module in backbone.modules()):
+        raise NotMergeable("the model is compiled; merge model._orig_mod and compile the result")
+    if not any(_is_foreign(module) for module in backbone.modules()):
         return surgery.merge(backbone)
     if any(hasattr(module, name) for module in backbone.modules() for name in ADDED):
         raise NotMergeable("modules inserted between layers and tokens cannot be folded into the weights")

@@ -14,12 +14,16 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vitadapt.classifier.export.deployed import PlainHead, load_trained
+from vitadapt.classifier.export.certificate import TARGETS
+from vitadapt.classifier.export.deployed import PlainHead, TrainedModel, load_trained
 from vitadapt.classifier.export.hugging_face import library_model
 from vitadapt.classifier.export.peft_import import import_peft
 from vitadapt.classifier.model import load_model
-from vitadapt.nn.head import Head
-from vitadapt.nn.surgery import seeded
+from vitadapt.methods import LoRA
+from vitadapt.nn.head import Classifier, Head, backbone_of
+from vitadapt.nn.head_spec import HeadSpec
+from vitadapt.nn.surgery import adapt, seeded
+from vitadapt.training.adapter_file import AdapterInfo
 from vitadapt.utils.errors import NotApplicable, VitadaptError, WeightsError
 from vitadapt.weights import load_backbone
 
@@ -323,3 +327,12 @@ def test_labels_are_read_by_their_numbers(tmp_path: Path) -> None:
         file.write_text(json.dumps({"id2label": wrong}))
         with pytest.raises(WeightsError, match="has 5 classes"):
             imported(tmp_path)
+
+
+@pytest.mark.parametrize("spec", [HeadSpec(blocks=2), HeadSpec(mirror=True)], ids=str)
+def test_a_head_on_other_features_than_those_of_the_library_is_not_exported(spec: HeadSpec, tmp_path: Path) -> None:
+    base = backbone_of(load_backbone(BACKBONE), spec)
+    model = Classifier(adapt(base, LoRA(rank=2)), Head(base.features, 2, spec))
+    info = AdapterInfo(LoRA(rank=2), BACKBONE, base.image_size, ("a", "b"), "", head=spec)
+    with pytest.raises(NotApplicable, match="features of several blocks or of the mirror image"):
+        TARGETS["peft"].write(TrainedModel(model, base, info), tmp_path)
