@@ -41,10 +41,10 @@ def test_only_takes_a_part(runs, tmp_path):
     assert "--shots 5" in text and "--shots 2" not in text and "bitfit" not in text
 
 
-def test_a_damaged_record_is_named_on_the_page(runs):
+def test_a_damaged_record_is_named_on_the_page_and_on_the_terminal(runs):
     broken = runs / "records" / ("0" * 16 + ".json")
     broken.write_text("{")
-    call("report", runs)
+    assert broken.name in call("report", runs).stderr
     assert broken.name in (runs / "report.html").read_text("utf-8")
 
 

@@ -157,21 +157,21 @@ def plot(
     """Draw a picture for a paper: by default accuracy against the number of trainable parameters."""
     from ..report.plot import plot as draw
 
-    store, records, damaged = _open(runs, only or [])
-    for line in damaged:
-        complain(line)
+    store, records, _ = _open(runs, only or [])
     path = draw(records, out or runs / f"{figure}.png", figure, store.predictions)
     echo_result(path, {"path": str(path)}, as_json)
 
 
 def _open(runs: Path, only: Sequence[str]) -> tuple[Store, list[Record], list[str]]:
-    """The store, the records that were asked for, a line for each damaged one. Raises ConfigError or UnknownName."""
+    """The store, the records asked for, and a line for each damaged one, shown, too. Raises ConfigError."""
     from ..benchmark.results.store import Store
     from ..benchmark.sweep import select_records
 
     store = Store(runs)
     records, damaged = store.records()
     opt.require_any(runs, records, damaged)
+    for line in damaged:
+        complain(line)
     if only:
         records = select_records(records, only)
     return store, records, damaged
