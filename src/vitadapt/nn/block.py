@@ -5,6 +5,7 @@ Shapes are written in one alphabet: B images, N tokens, D width, H heads, P adde
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, cast, get_args
 
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..utils.errors import ConfigError
 from .deltas import goes_in_place, is_thin, thin_linear
 from .vit_config import ACTIVATIONS, ViTConfig
 
@@ -156,3 +158,11 @@ class Block(nn.Module):
 def append_tokens(x: Tensor, tokens: Tensor) -> Tensor:
     """(B, N, D) and (P, D) -> (B, N + P, D)."""
     return torch.cat([x, tokens.expand(len(x), -1, -1)], dim=1)
+
+
+def check_slots(slots: Sequence[str]) -> None:
+    """Raises ConfigError unless `slots` are one or more of the known slots, each named once."""
+    strange = [slot for slot in slots if slot not in SLOTS]
+    if strange or not slots or len(set(slots)) < len(slots):
+        what = f"{strange[0]!r} is not a slot" if strange else "name at least one slot, and each only once"
+        raise ConfigError(f"targets={'+'.join(slots)}: {what}; the slots are {', '.join(SLOTS)}")

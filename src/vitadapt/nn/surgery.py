@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..utils.errors import ConfigError, NotApplicable, NotMergeable, WeightsError
+from ..utils.errors import NotApplicable, NotMergeable, WeightsError
 from .block import PLACES, SLOTS, Block, Place, Slot, SlotLinear
+from .block import check_slots as check_slots
 from .deltas import Delta, WeightTransform
 from .head_spec import HeadSpec
 from .vit import ViT
@@ -33,8 +34,7 @@ class Method(Protocol):
     """A way to adapt a backbone: a frozen dataclass whose fields are its hyper-parameters, with one verb.
 
     `trains_head` is False only for methods that leave even the classifier head as it was initialised. `breaks` names
-    the laws of `vitadapt.methods.laws` that a method is known to break; it then runs only under a protocol made
-    for it.
+    the laws of `vitadapt.methods.laws` that a method is known to break; it then runs under a protocol of its own only.
     """
 
     trains_head: ClassVar[bool] = True
@@ -127,14 +127,6 @@ def require_vit(backbone: nn.Module) -> ViT:
 def blocks(vit: nn.Module) -> list[Block]:
     """The transformer blocks from the input to the output."""
     return cast(list[Block], list(require_vit(vit).blocks))
-
-
-def check_slots(slots: Sequence[str]) -> None:
-    """Raises ConfigError unless `slots` are one or more of the known slots, each named once."""
-    strange = [slot for slot in slots if slot not in SLOTS]
-    if strange or not slots or len(set(slots)) < len(slots):
-        what = f"{strange[0]!r} is not a slot" if strange else "name at least one slot, and each only once"
-        raise ConfigError(f"targets={'+'.join(slots)}: {what}; the slots are {', '.join(SLOTS)}")
 
 
 def slot_layer(block: Block, slot: Slot) -> SlotLinear:
