@@ -28,8 +28,8 @@ PUBLISHED = [name for name in NAMES if name.startswith("elevater-")]
 CELLS = {
     "demo": 8,
     "offline-check": 36,
-    "offline": 120,
-    "smoke": 10,
+    "offline": 132,
+    "smoke": 11,
     "search": 48,
     "search-kadaptation": 8,
     "elevater-released": 1600,

@@ -113,7 +113,7 @@ def test_every_method_can_start_from_text_and_trains(problem, method):
     assert torch.equal(before.head.linear.weight, problem[3])
     trained = train_final(made, made.recipe)
     assert not torch.equal(trained.model.head.linear.weight, problem[3])
-    assert trained.log.steps and all(map(math.isfinite, trained.log.losses))
+    assert (trained.log.steps or method == "discriminant") and all(map(math.isfinite, trained.log.losses))
 
 
 def test_zero_shot_trains_nothing(problem):

@@ -17,7 +17,7 @@ from vitadapt.training.features import Environment
 from vitadapt.training.recipe import Recipe
 from vitadapt.utils.errors import ConfigError, NotApplicable
 
-CHANGING = [name for name in METHODS if name not in ("linear-probe", "zero-shot")]
+CHANGING = [name for name in METHODS if name not in ("discriminant", "linear-probe", "zero-shot")]
 FAST = Recipe(epochs=2, batch_size=8, lr=3e-2, probe_epochs=2)
 
 
