@@ -55,6 +55,15 @@ def test_a_class_without_images_is_never_answered_and_single_images_are_enough()
     assert ((x[:3] @ weight.T + bias).argmax(axis=1) == y[:3]).all()
 
 
+def test_the_scale_of_a_head_changes_no_answer() -> None:
+    x, y = clusters(5)
+    plain, scaled = va.Head(8, 3), va.Head(8, 3, va.HeadSpec(scale=100.0))
+    for head in (plain, scaled):
+        head.set_linear(*Discriminant().solve_head(x, y, 3))
+    features = torch.from_numpy(x).float()
+    torch.testing.assert_close(scaled(features), plain(features), atol=1e-4, rtol=1e-4)
+
+
 def test_several_labels_per_image_are_refused() -> None:
     with pytest.raises(ConfigError, match="one label per image"):
         Discriminant().solve_head(np.zeros((2, 4)), np.zeros((2, 3)), 3)

@@ -118,9 +118,9 @@ class Head(nn.Module):
 
     @torch.no_grad()
     def set_linear(self, weight: np.ndarray, bias: np.ndarray) -> None:
-        """The linear layer in closed form: weight (C, E) and bias (C,) for normalised features."""
-        self.linear.weight.copy_(torch.from_numpy(weight))
-        self.linear.bias.copy_(torch.from_numpy(bias))
+        """The linear layer in closed form: logits are weight (C, E) times normalised features, plus bias (C,)."""
+        self.linear.weight.copy_(torch.from_numpy(weight) / self.scale.cpu())
+        self.linear.bias.copy_(torch.from_numpy(bias) / self.scale.cpu())
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):

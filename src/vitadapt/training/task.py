@@ -124,14 +124,14 @@ class Task:
         """
         if not trainable(model):
             return FitLog()
-        features = model.head.normalised(self.features.to(self.setting.device)).detach().cpu()
-        solved = self.config.method.solve_head(features.numpy(), self.labels.numpy(), self.classes)
-        if solved is not None:
-            model.head.set_linear(*solved)
-            return FitLog()
         options: dict[str, Any] = {"checkpoint": self.checkpoint, "until": until, "after_epoch": after_epoch}
         if not trainable(model.backbone):
-            return self.fit_head(model, recipe, seed, label, **options)
+            features = model.head.normalised(self.features.to(self.setting.device)).detach().cpu()
+            solved = self.config.method.solve_head(features.numpy(), self.labels.numpy(), self.classes)
+            if solved is None:
+                return self.fit_head(model, recipe, seed, label, **options)
+            model.head.set_linear(*solved)
+            return FitLog()
         if recipe.head_start == "probe":
             self.fit_head(model, replace(recipe, epochs=recipe.probe_epochs), seed, "head")
         return fit(model, self.images, self.labels, recipe, seed=seed, setting=self.setting, label=label, **options)
