@@ -25,12 +25,12 @@ from vitadapt.utils.errors import ConfigError, MethodDefect, NotApplicable
 
 VARIANTS: list[Method] = [
     KAdaptation(rule_rank=0),
-    KAdaptation(n=16, rank=2, rule_rank=3, scale=2.0, bias=False),
+    KAdaptation(n=16, rank=2, rule_rank=3, scale=2.0, bias=False, blocks=(0,)),
     KAdaptation(targets=SLOTS),
     KAdaptation(rule_rank=0, bias=False, targets=SLOTS),
     KAdaptation(bias=False, targets=("k",)),
-    LoRA(rank=2, alpha=8.0, targets=SLOTS),
-    Adapter(bottleneck=8, activation="gelu"),
+    LoRA(rank=2, alpha=8.0, targets=SLOTS, blocks="last:1"),
+    Adapter(bottleneck=8, activation="gelu", blocks=[1]),
     Compacter(bottleneck=32, n=2, rank=3),
     PHMAdapter(bottleneck=32, n=8),
 ]

@@ -6,10 +6,10 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 
-from vitadapt.methods import METHODS
+from vitadapt.methods import METHODS, BlockMethod
 from vitadapt.nn.block import Slot
 from vitadapt.nn.surgery import Method
-from vitadapt.nn.vit import ViTConfig
+from vitadapt.nn.vit import ViT, ViTConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 ROW = re.compile(r"^\| ([a-z-]+) \| `(.+)` \| ([\d,]+) \|$", re.MULTILINE)
@@ -26,9 +26,11 @@ def shape(config: ViTConfig, slot: Slot) -> tuple[int, int]:
 def variables(config: ViTConfig, method: Method) -> dict[str, int]:
     """What docs/methods.md says its variables mean."""
     fields = asdict(method)
+    part = isinstance(method, BlockMethod) and method.blocks != "all"
     shapes = [shape(config, slot) for slot in fields.pop("targets", ())]
     return {
-        "L": config.depth,
+        "L": len(method.chosen_blocks(ViT(config))) if part else config.depth,
+        "whole": int(not part),
         "D": config.width,
         "M": config.mlp_width,
         "P": config.patch,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..methods import METHODS
+from ..methods.spec import method_of
 from ..nn.head_spec import HeadSpec
 from ..nn.surgery import Method
 from ..text.prompts import Prompts, build_prompts
@@ -96,13 +97,13 @@ class RunConfig:
     def from_dict(plain: Mapping[str, Any]) -> RunConfig:
         """The inverse of `to_dict`. Raises ConfigError or UnknownName."""
         fields = dict(plain)
-        method = dict(fields.pop("method"))
+        method = method_of(fields.pop("method"))
         recipe, head, prompts = (fields.pop(name, None) for name in ("recipe", "head", "prompts"))
         return build(
             RunConfig,
             fields,
             "run",
-            method=build(METHODS[method.pop("name")], method, "method"),
+            method=method,
             recipe=build(Recipe, recipe, "recipe") if recipe else None,
             head=build(HeadSpec, head, "head") if head else None,
             prompts=build_prompts(prompts) if prompts else None,

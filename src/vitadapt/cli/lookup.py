@@ -86,8 +86,8 @@ def list_rows(what: Kind) -> Listing:
 
 def _fields(kind: Any) -> str:
     shown = []
-    for field in dataclasses.fields(kind):
-        value = "+".join(field.default) if isinstance(field.default, tuple) else str(field.default)
+    for field in sorted(dataclasses.fields(kind), key=lambda field: bool(field.kw_only)):
+        value = "+".join(map(str, field.default)) if isinstance(field.default, tuple) else str(field.default)
         shown.append(f"{field.name}={value}")
     return " ".join(shown)
 

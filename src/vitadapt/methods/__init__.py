@@ -24,6 +24,7 @@ from ..nn.surgery import (
 from .adapter import Adapter
 from .audit import probe
 from .compacter import Compacter, PHMAdapter
+from .depth import BlockMethod
 from .discriminant import Discriminant
 from .kadaptation import KAdaptation
 from .laws import LAWS, check_method
@@ -42,6 +43,7 @@ __all__ = [
     "AdapterReleased",
     "Attention",
     "BitFit",
+    "BlockMethod",
     "Case",
     "Compacter",
     "CompacterReleased",

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ..nn.surgery import Method, blocks, insert, require_vit
+from ..nn.surgery import insert, require_vit
 from ..nn.vit import ACTIVATIONS, Activation, ViT
 from ..utils.errors import ConfigError
+from .depth import BlockMethod
 from .registry import METHODS
 
 
@@ -38,7 +39,7 @@ class Bottleneck(nn.Module):
 
 @METHODS.register("adapter")
 @dataclass(frozen=True)
-class Adapter(Method):
+class Adapter(BlockMethod):
     """y + W_up relu(W_down norm(y) + b_down) + b_up on the MLP output (Houlsby et al. 2019, second position only).
 
     W_up starts at zero, so the network starts unchanged (departure Q9 from the published code, which starts disturbed).
@@ -51,7 +52,7 @@ class Adapter(Method):
         if self.bottleneck < 1:
             raise ConfigError(f"adapter: bottleneck must be at least 1, got {self.bottleneck}")
         width = require_vit(vit).config.width
-        for block in blocks(vit):
+        for block in self.chosen_blocks(vit):
             down, up = nn.Linear(width, self.bottleneck), nn.Linear(self.bottleneck, width)
             nn.init.normal_(down.weight, std=width**-0.5)
             nn.init.zeros_(down.bias)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..nn.block import Block
 from ..nn.deltas import Referring
-from ..nn.surgery import Method, blocks, insert, require_vit
+from ..nn.surgery import insert, require_vit
 from ..nn.vit import Activation, ViT
 from ..utils.errors import ConfigError
 from .adapter import Bottleneck
+from .depth import BlockMethod
 from .registry import METHODS
 
 
@@ -50,8 +52,13 @@ class PHMLinear(Referring):
         return nn.functional.linear(x, whole.flatten(2).flatten(0, 1).T, self.bias)
 
 
-def insert_phm_bottlenecks(vit: ViT, bottleneck: int, n: int, rank: int, activation: Activation) -> None:
-    """Put a PHM bottleneck behind every MLP, all sharing one set of rules. Raises ConfigError if n does not divide."""
+def insert_phm_bottlenecks(
+    vit: ViT, blocks: list[Block], bottleneck: int, n: int, rank: int, activation: Activation
+) -> None:
+    """Put a PHM bottleneck behind the MLP of each of `blocks`, all with one set of rules.
+
+    Raises ConfigError if n does not divide.
+    """
     width = require_vit(vit).config.width
     if min(n, bottleneck) < 1 or width % n or bottleneck % n or not 0 <= rank <= bottleneck // n:
         raise ConfigError(
@@ -59,7 +66,7 @@ def insert_phm_bottlenecks(vit: ViT, bottleneck: int, n: int, rank: int, activat
             f"{bottleneck // max(n, 1)}"
         )
     vit.shared["rules"] = Rules(n)
-    for block in blocks(vit):
+    for block in blocks:
         down = PHMLinear(vit.shared, width, bottleneck, rank, zero=False)
         up = PHMLinear(vit.shared, bottleneck, width, rank, zero=True)
         insert(block, "mlp", Bottleneck(width, down, up, activation))
@@ -67,7 +74,7 @@ def insert_phm_bottlenecks(vit: ViT, bottleneck: int, n: int, rank: int, activat
 
 @METHODS.register("compacter")
 @dataclass(frozen=True)
-class Compacter(Method):
+class Compacter(BlockMethod):
     """Adapters with rank-`rank` PHM weights and shared slow weights (Karimi Mahabadi et al. 2021, section 3.2).
 
     Departures from the published code: Q8 (the shared rules train), Q9 (the network starts unchanged).
@@ -81,12 +88,12 @@ class Compacter(Method):
     def adapt(self, vit: ViT) -> None:
         if self.rank < 1:
             raise ConfigError("compacter: rank must be at least 1; full-rank weights are the method phm-adapter")
-        insert_phm_bottlenecks(vit, self.bottleneck, self.n, self.rank, self.activation)
+        insert_phm_bottlenecks(vit, self.chosen_blocks(vit), self.bottleneck, self.n, self.rank, self.activation)
 
 
 @METHODS.register("phm-adapter")
 @dataclass(frozen=True)
-class PHMAdapter(Method):
+class PHMAdapter(BlockMethod):
     """Adapters whose projections are sum_{i<n} R_i (x) W_i with full W_i and shared R_i."""
 
     bottleneck: int = 64
@@ -94,4 +101,4 @@ class PHMAdapter(Method):
     activation: Activation = "gelu_tanh"
 
     def adapt(self, vit: ViT) -> None:
-        insert_phm_bottlenecks(vit, self.bottleneck, self.n, 0, self.activation)
+        insert_phm_bottlenecks(vit, self.chosen_blocks(vit), self.bottleneck, self.n, 0, self.activation)

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from ..nn.block import Block, Slot
 from ..nn.deltas import Delta, ThinDelta
-from ..nn.surgery import Method, add_delta, blocks, check_slots, require_vit, slot_shape
+from ..nn.surgery import add_delta, check_slots, require_vit, slot_shape
 from ..nn.vit import ViT
 from ..utils.errors import ConfigError
+from .depth import BlockMethod
 from .registry import METHODS
 
 
@@ -86,7 +87,7 @@ class FullRuleKronecker(Kronecker):
 
 @METHODS.register("kadaptation")
 @dataclass(frozen=True)
-class KAdaptation(Method):
+class KAdaptation(BlockMethod):
     """Kronecker updates of q and v before the head split and before 1/sqrt(d) (He et al., AAAI 2023).
 
     n: number of Kronecker terms and side of the A_i; must divide the widths of the adapted matrices.
@@ -104,7 +105,7 @@ class KAdaptation(Method):
     targets: tuple[Slot, ...] = ("q", "v")
 
     def adapt(self, vit: ViT) -> None:
-        layers = blocks(vit)
+        layers = self.chosen_blocks(vit)
         check_slots(self.targets)
         for block in layers:
             for slot in self.targets:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from ..nn.block import Slot
 from ..nn.deltas import ThinDelta
-from ..nn.surgery import Method, add_delta, blocks, check_slots, slot_shape
+from ..nn.surgery import add_delta, check_slots, slot_shape
 from ..nn.vit import ViT
 from ..utils.errors import ConfigError
+from .depth import BlockMethod
 from .registry import METHODS
 
 
@@ -32,7 +33,7 @@ class LowRank(ThinDelta):
 
 @METHODS.register("lora")
 @dataclass(frozen=True)
-class LoRA(Method):
+class LoRA(BlockMethod):
     """W + (alpha / rank) B A on the chosen slots, q and v by default (Hu et al. 2022).
 
     Departures from the published code: Q3 (no mixing of images), Q4 (added before 1/sqrt(d)).
@@ -43,7 +44,7 @@ class LoRA(Method):
     targets: tuple[Slot, ...] = ("q", "v")
 
     def adapt(self, vit: ViT) -> None:
-        layers = blocks(vit)
+        layers = self.chosen_blocks(vit)
         check_slots(self.targets)
         for block in layers:
             for slot in self.targets:

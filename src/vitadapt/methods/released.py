@@ -161,7 +161,7 @@ class CompacterReleased(Method):
     breaks: ClassVar[frozenset[str]] = frozenset({"law_starts_as_identity", "law_state_round_trip"})
 
     def adapt(self, vit: ViT) -> None:
-        insert_phm_bottlenecks(vit, BOTTLENECK, 4, 1, "gelu_tanh")
+        insert_phm_bottlenecks(vit, blocks(vit), BOTTLENECK, 4, 1, "gelu_tanh")
         _freeze(cast(Rules, vit.shared["rules"]))
         layers = [module for module in vit.modules() if isinstance(module, PHMLinear)]
         for factor in (factor for layer in layers for factor in (layer.left, layer.right)):

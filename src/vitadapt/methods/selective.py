@@ -7,46 +7,47 @@ from typing import ClassVar
 
 from torch import nn
 
-from ..nn.surgery import Method, blocks, is_norm, parameters_of, thaw
+from ..nn.surgery import Method, is_norm, parameters_of, thaw
 from ..nn.vit import ViT
+from .depth import BlockMethod
 from .registry import METHODS
 
 
 @METHODS.register("bitfit")
 @dataclass(frozen=True)
-class BitFit(Method):
+class BitFit(BlockMethod):
     """All bias vectors, those of the norms included (Ben Zaken et al. 2022)."""
 
     def adapt(self, vit: nn.Module) -> None:
-        thaw(parameters_of(vit, lambda owner, name: name == "bias"))
+        thaw(parameters_of(self.chosen_part(vit), lambda owner, name: name == "bias"))
 
 
 @METHODS.register("layernorm")
 @dataclass(frozen=True)
-class LayerNorm(Method):
+class LayerNorm(BlockMethod):
     """Weights and biases of all normalisation layers (Basu et al. 2024, "Strong baselines")."""
 
     def adapt(self, vit: nn.Module) -> None:
-        thaw(parameters_of(vit, lambda owner, name: is_norm(owner)))
+        thaw(parameters_of(self.chosen_part(vit), lambda owner, name: is_norm(owner)))
 
 
 @METHODS.register("attention")
 @dataclass(frozen=True)
-class Attention(Method):
+class Attention(BlockMethod):
     """Weights and biases of all attention layers (Touvron et al. 2022, "Three things")."""
 
     def adapt(self, vit: ViT) -> None:
-        for block in blocks(vit):
+        for block in self.chosen_blocks(vit):
             thaw(block.attention.parameters())
 
 
 @METHODS.register("fine-tune")
 @dataclass(frozen=True)
-class FineTune(Method):
+class FineTune(BlockMethod):
     """Every parameter of the backbone."""
 
     def adapt(self, vit: nn.Module) -> None:
-        thaw(vit.parameters())
+        thaw(self.chosen_part(vit).parameters())
 
 
 @METHODS.register("linear-probe")

@@ -1,4 +1,4 @@
-"""What a method may do to a backbone: add deltas, modules and tokens, thaw; and merge, save and load.
+"""What a method may do to a backbone: add deltas, modules and tokens, thaw; and saving and loading what it did.
 
 Ownership is by object: `adapt` freezes everything first; whatever the method creates or thaws afterwards is trainable,
 and nothing else is. No name is ever searched for a substring.
@@ -16,9 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..utils.errors import NotApplicable, NotMergeable, WeightsError
+from ..utils.errors import NotApplicable, WeightsError
 from .block import PLACES, SLOTS, Block, Place, Slot, SlotLinear
 from .block import check_slots as check_slots
+from .changes import has_tokens, other_changes, slot_layers
+from .changes import merge as merge
+from .changes import unchanged_blocks as unchanged_blocks
 from .deltas import Delta, WeightTransform
 from .head_spec import HeadSpec
 from .vit import ViT
@@ -99,13 +102,9 @@ def is_adapted(backbone: nn.Module) -> bool:
     """Does a ViT carry deltas, inserted modules, added tokens or modules that a method shares?"""
     if not isinstance(backbone, ViT):
         return False
-    created = [backbone.shared, *(layer.deltas for layer in _slot_layers(backbone))]
+    created = [backbone.shared, *(layer.deltas for layer in slot_layers(backbone))]
     created += [block.inserted for block in blocks(backbone)]
-    return any(len(modules) for modules in created) or _has_tokens(backbone)
-
-
-def _has_tokens(vit: ViT) -> bool:
-    return any(cast(Any, holder).tokens is not None for holder in (vit, *vit.blocks))
+    return any(len(modules) for modules in created) or has_tokens(backbone)
 
 
 def copy_sharing_weights(backbone: Module) -> Module:
@@ -176,7 +175,7 @@ def add_tokens(vit: ViT, tokens: Sequence[nn.Parameter]) -> None:
     holders = [vit] if len(tokens) == 1 and len(vit.blocks) != 1 else list(vit.blocks)
     if len(tokens) not in (1, len(vit.blocks)) or any(t.ndim != 2 or t.shape[1] != vit.config.width for t in tokens):
         raise ValueError(f"give one parameter (P, {vit.config.width}), or one for each of the {len(vit.blocks)} blocks")
-    if _has_tokens(vit):
+    if has_tokens(vit):
         raise ValueError("there are added tokens already")
     for holder, parameter in zip(holders, tokens, strict=True):
         cast(Any, holder).tokens = parameter
@@ -240,61 +239,3 @@ def load_trainable_state(model: nn.Module, state: State) -> None:
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(state[name])
-
-
-def merge(backbone: Module) -> Module:
-    """Fold every delta into the weights, in place; afterwards the state dict has the plain model's keys again.
-
-    A network that carries none, of whatever kind, stays as it is. Raises NotMergeable, with nothing folded yet, when a
-    method left more than deltas (modules, tokens, hooks), or a delta's bias has nowhere to go.
-    """
-    vits = [module for module in backbone.modules() if isinstance(module, ViT)]
-    for vit in vits:
-        _check_mergeable(vit)
-        for layer in _slot_layers(vit):
-            for slot, delta in layer.deltas.items():
-                _fold(layer, layer.rows(cast(Slot, slot)), cast(Delta, delta))
-            layer.deltas = nn.ModuleDict()
-        vit.shared = nn.ModuleDict()
-    return backbone
-
-
-def _slot_layers(vit: ViT) -> list[SlotLinear]:
-    return [module for module in vit.modules() if isinstance(module, SlotLinear)]
-
-
-def _check_mergeable(vit: ViT) -> None:
-    if any(len(block.inserted) for block in vit.modules() if isinstance(block, Block)):
-        raise NotMergeable("modules inserted between layers cannot be folded into the weights; keep the adapter")
-    if _has_tokens(vit):
-        raise NotMergeable("added tokens cannot be folded into the weights; keep the adapter")
-    if vit.other_changes:
-        raise NotMergeable(f"the method changed {vit.other_changes[0]}, which cannot be folded into the weights")
-    for layer in _slot_layers(vit):
-        if layer.bias is None and any(cast(Delta, delta).bias() is not None for delta in layer.deltas.values()):
-            raise NotMergeable("the delta has a bias and the layer has none; use the method with bias=false")
-
-
-def other_changes(vit: ViT) -> list[str]:
-    """What was changed by other ways than those of this file: modules replaced or added, hooks, own `forward`s."""
-    with torch.device("meta"):
-        plain = dict(type(vit)(vit.config).named_modules())
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    found = []
-    for name, module in vit.named_modules():
-        if {"deltas", "inserted", "shared"}.intersection(name.split(".")):
-            continue
-        if type(plain.get(name)) is not type(module):
-            found.append(f"{name} (a module of class {type(module).__name__})")
-        elif "forward" in vars(module) or any(vars(module)[kind] for kind in hooks):
-            found.append(f"{name or 'the backbone'} (a hook or a forward of its own)")
-    return found
-
-
-def _fold(layer: SlotLinear, rows: slice, delta: Delta) -> None:
-    """Add a delta to its rows; never in place, for the memory may be shared with other models."""
-    for name, change in (("weight", delta.matrix()), ("bias", delta.bias())):
-        if change is not None:
-            tensor = getattr(layer, name).detach().clone()
-            tensor[rows] += change.detach().to(tensor.dtype)
-            setattr(layer, name, nn.Parameter(tensor, requires_grad=False))

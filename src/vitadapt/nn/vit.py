@@ -75,8 +75,23 @@ class ViT(Backbone):
                 nn.init.zeros_(parameter)
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.forward_tokens(self.embed(images))
-        return (features + self.forward_tokens(self.embed(images.flip(-1)))) / 2 if self.config.mirror else features
+        return self.forward_from(self.forward_to(images, 0), 0)
+
+    def forward_to(self, images: Tensor, last: int) -> Tensor:
+        """Images (B, 3, S, S) -> the tokens (B, N, D) that enter block `last`; (B, 2 N, D) with the mirror image's."""
+        views = [images, images.flip(-1)] if self.config.mirror else [images]
+        tokens = [self.run_blocks(self.embed(view), last=last) for view in views]
+        return torch.cat(tokens, dim=1) if self.config.mirror else tokens[0]
+
+    def forward_from(self, tokens: Tensor, first: int) -> Tensor:
+        """The rest of the network behind `forward_to(images, first)` -> features (B, E).
+
+        `first` is at most the first block whose tokens are pooled.
+        """
+        if not self.config.mirror:
+            return self.forward_tokens(tokens, first)
+        one, other = (self.forward_tokens(view, first) for view in tokens.chunk(2, dim=1))
+        return (one + other) / 2
 
     def forward_tokens(self, x: Tensor, first: int = 0) -> Tensor:
         """Tokens (B, N, D) as they enter block `first` -> features (B, E); the last block makes only what is read.

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from ..data.images import VERSION
-from ..methods import METHODS
+from ..methods.spec import method_of, plain_method
 from ..nn.backbone import Backbone, backbone_digest
 from ..nn.head import Classifier, Head, backbone_of
 from ..nn.head_spec import ZERO, HeadSpec, plain_head
@@ -114,8 +114,12 @@ def facts_of(backbone: Backbone, info: AdapterInfo) -> dict[str, Any]:
 
 def _plain(info: AdapterInfo) -> dict[str, Any]:
     """As JSON values; what is at its default is left out."""
-    method = {"name": METHODS.name_of(info.method), **asdict(cast(Any, info.method))}
-    required = {"format": info.format, "method": method, "backbone": info.backbone, "image_size": info.image_size}
+    required = {
+        "format": info.format,
+        "method": plain_method(info.method),
+        "backbone": info.backbone,
+        "image_size": info.image_size,
+    }
     required |= {"classes": info.classes, "base": info.base}
     rest = {name: getattr(info, name) for name in _OPTIONAL if getattr(info, name)}
     return {**required, **({"head": plain_head(info.head)} if info.head != ZERO else {}), **rest}
@@ -163,8 +167,7 @@ def _is_whole(about: dict[str, Any], tensors: dict[str, Tensor]) -> bool:
 
 
 def _info(about: dict[str, Any]) -> AdapterInfo:
-    fields = dict(about["method"])
-    method = build(METHODS[fields.pop("name")], fields, "method")
+    method = method_of(about["method"])
     rest = {name: about[name] for name in _OPTIONAL if name in about}
     rest |= {name: tuple(rest[name]) for name in ("names", "templates") if name in rest}
     head = build(HeadSpec, about.get("head", {}), "head")

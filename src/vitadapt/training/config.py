@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 from ..data.datasets import names_of
 from ..methods import METHODS
+from ..methods.spec import plain_method
 from ..nn.head_spec import TEXT, ZERO, HeadSpec, parse_head, plain_head
 from ..nn.surgery import Method
 from ..text.prompts import Prompts
@@ -123,7 +124,7 @@ def check_method(protocol: str, method: Method) -> None:
 def plain_config(config: Any) -> dict[str, Any]:
     """The fields of a configuration as JSON values; the method as its name and fields."""
     plain = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    plain["method"] = {"name": METHODS.name_of(config.method), **dataclasses.asdict(cast(Any, config.method))}
+    plain["method"] = plain_method(config.method)
     plain["recipe"] = dataclasses.asdict(config.recipe) if config.recipe else None
     # Fields that the first records did not have are left out at their defaults, so that old digests stay.
     for name, value in {"decays": "matrices", "jitter": 0.0, "flip": False}.items():

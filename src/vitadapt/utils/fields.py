@@ -55,14 +55,16 @@ def parse_fields(text: str) -> dict[str, Any]:
         if not equals or not value:
             raise ConfigError(f"cannot read {part!r}; write field=value, several separated by commas")
         name, value = name.strip(), value.strip()
-        values[name] = tuple(value.split("+")) if name == "targets" else value
+        several = name == "targets" or (name == "blocks" and value[0].isdigit())
+        values[name] = tuple(value.split("+")) if several else value
     return values
 
 
 def changes_text(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
     """ "rank=8,targets=q+k+v": the values that are not the default ones, in the order of the defaults."""
     changed = [(name, values[name]) for name in defaults if name in values and values[name] != defaults[name]]
-    return ",".join(f"{name}={'+'.join(value) if isinstance(value, tuple) else value}" for name, value in changed)
+    texts = {name: "+".join(map(str, value)) if isinstance(value, tuple) else value for name, value in changed}
+    return ",".join(f"{name}={text}" for name, text in texts.items())
 
 
 def named(name: str, changes: str) -> str:

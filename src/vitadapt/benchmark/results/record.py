@@ -98,14 +98,13 @@ def label_of(config: Mapping[str, Any]) -> str:
 
     A method that is not installed here, or has other fields now, is named with all that was recorded of it.
     """
-    from ...methods import METHODS  # needs torch: a record that holds its label does without
-    from ...methods.spec import method_text
+    from ...methods.spec import method_of, method_text  # needs torch: a record that holds its label does without
 
-    values = dict(config["method"])
-    name = values.pop("name")
     try:
-        method = method_text(build(METHODS[name], values, "method"))
+        method = method_text(method_of(config["method"]))
     except (UnknownName, ConfigError):
+        values = dict(config["method"])
+        name = values.pop("name")
         texts = {field: tuple(value) if isinstance(value, list) else value for field, value in values.items()}
         method = named(name, changes_text(texts, dict.fromkeys(texts)))
     head = config.get("head")
