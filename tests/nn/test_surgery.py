@@ -8,16 +8,20 @@ from families import FAMILIES, ConvNet, build, random_images
 from torch import nn
 
 from vitadapt.methods import METHODS, Adapter, BitFit, FineTune, KAdaptation, LinearProbe, LoRA
-from vitadapt.nn.deltas import ScaleShift, ThinDelta, goes_in_place, separate_branches
+from vitadapt.nn.attribution import with_attention
+from vitadapt.nn.block import PLACES
+from vitadapt.nn.deltas import ChannelScale, ScaleShift, ThinDelta, goes_in_place, separate_branches
 from vitadapt.nn.head import Classifier, Head
 from vitadapt.nn.head_spec import TEXT, ZERO, HeadSpec
 from vitadapt.nn.surgery import (
     adapt,
     add_delta,
+    add_side,
     add_tokens,
     check_slots,
     constants,
     insert,
+    is_adapted,
     is_norm,
     load_trainable_state,
     merge,
@@ -26,6 +30,7 @@ from vitadapt.nn.surgery import (
     slot_layer,
     trainable,
     trainable_state,
+    unchanged_blocks,
 )
 from vitadapt.utils.errors import ConfigError, NotApplicable, NotMergeable, WeightsError
 
@@ -178,8 +183,70 @@ def test_places_are_known_and_hold_one_module() -> None:
     block = build("deit-like").blocks[0]
     insert(block, "attention", nn.Identity())
     for place in ("attention", "head"):
-        with pytest.raises(ValueError, match="the places are attention, mlp, attention-parallel, mlp-parallel"):
+        with pytest.raises(ValueError, match="the places are attention, mlp, block, attention-input"):
             insert(block, place, nn.Identity())
+
+
+def test_every_place_of_a_block_acts_where_the_page_says() -> None:
+    model, x = build("dinov2-like").double(), torch.randn(2, 19, 64, dtype=torch.float64)
+    block = model.blocks[0]
+    f = {place: nn.Linear(64, 64).double() for place in PLACES}
+    for place in PLACES:
+        insert(block, place, f[place])
+    expected = x
+    for layer, norm, part, scale in (
+        ("attention", block.norm1, block.attention, block.scale1),
+        ("mlp", block.norm2, block.mlp, block.scale2),
+    ):
+        n = f[f"{layer}-input"](norm(expected))
+        change = f[layer](scale(part(n))) + f[f"{layer}-parallel"](n) + f[f"{layer}-residual"](expected)
+        expected = expected + change
+    torch.testing.assert_close(block(x), f["block"](expected))
+    torch.testing.assert_close(with_attention(block, x)[0], block(x))
+
+
+@pytest.mark.parametrize("family", ["clip-like", "deit-like", "gap-like"])  # without a bias of patches; with; norm last
+def test_affine_maps_before_layers_and_at_both_ends_fold_exactly(family: str) -> None:
+    model, images = build(family).double(), random_images()
+    parts = [(block, f"{layer}-input") for block in model.blocks for layer in ("attention", "mlp")]
+    for part, place in [*parts, (model, "patches"), (model, "norm")]:
+        change = ChannelScale(64).double()
+        for parameter in change.parameters():
+            parameter.data += 0.3 * torch.randn_like(parameter)
+        insert(part, place, change)
+    add_delta(model.blocks[1], "fc1", ScaleShift(256).double())
+    nn.init.normal_(model.blocks[1].mlp.fc1.deltas["fc1"].scale)
+    keys, before = build(family).state_dict().keys(), model(images)
+    assert is_adapted(model) and unchanged_blocks(model) is None
+    torch.testing.assert_close(merge(model)(images), before)
+    assert model.state_dict().keys() == keys and not is_adapted(model)
+
+
+def test_a_shift_before_a_layer_without_a_bias_is_not_folded() -> None:
+    model = build("no-qkv-bias")
+    insert(model.blocks[0], "attention-input", ChannelScale(64))
+    with pytest.raises(NotMergeable, match="the layer no bias"):
+        merge(model)
+
+
+class Ladder(nn.Module):
+    def forward(self, number: int, x: torch.Tensor, state: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        state = x if state is None else state + x
+        return (x + state if number else x), state
+
+
+def test_a_network_beside_the_blocks_gets_what_each_block_makes() -> None:
+    model, images = build("deit-like"), random_images()
+    x = first = model.blocks[0](model.embed(images))
+    x = model.blocks[1](x)
+    expected = model.pool(x + (first + x))
+    add_side(model, Ladder())
+    torch.testing.assert_close(model(images), expected)
+    assert unchanged_blocks(model) is None
+    with pytest.raises(ValueError, match="already"):
+        add_side(model, Ladder())
+    with pytest.raises(NotMergeable, match="beside the blocks"):
+        merge(model)
 
 
 def test_inserted_modules_act_where_their_place_says() -> None:

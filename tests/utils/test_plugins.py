@@ -140,11 +140,11 @@ def test_the_documented_package_works_on_the_command_line(tmp_path: Path) -> Non
         "import vitadapt.benchmark.results.record\n"
         "assert not {'torch', 'lora_xs'} & sys.modules.keys(), 'loaded too early'\n"
         "method = va.parse_method('lora-xs:rank=2')\n"
-        "print(type(method).__module__, method, list(va.METHODS)[-1])"
+        "print(type(method).__module__, method.rank, method.blocks, list(va.METHODS)[-1])"
     )
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout.split() == ["lora_xs", "LoRAXS(rank=2)", "lora-xs"]
+    assert done.stdout.split() == ["lora_xs", "2", "all", "lora-xs"]
 
 
 def test_a_worker_gets_a_configuration_with_a_method_of_a_plugin_file(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ file or in an installed package (docs/new-method.md).
 """
 
 from ..nn.block import PLACES, SLOTS, Place, Slot
-from ..nn.deltas import Delta, Referring, ScaleShift, ThinDelta, WeightTransform
+from ..nn.deltas import Affine, ChannelScale, Delta, Referring, ScaleShift, ThinDelta, WeightTransform
 from ..nn.surgery import (
     Method,
     add_delta,
+    add_side,
     add_tokens,
     blocks,
     check_slots,
@@ -41,10 +42,12 @@ __all__ = [
     "SLOTS",
     "Adapter",
     "AdapterReleased",
+    "Affine",
     "Attention",
     "BitFit",
     "BlockMethod",
     "Case",
+    "ChannelScale",
     "Compacter",
     "CompacterReleased",
     "Delta",
@@ -66,6 +69,7 @@ __all__ = [
     "WeightTransform",
     "ZeroShot",
     "add_delta",
+    "add_side",
     "add_tokens",
     "blocks",
     "check_method",

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..nn.backbone import Backbone
 from ..nn.block import Block, SlotLinear
-from ..nn.deltas import Delta, separate_branches
+from ..nn.deltas import Affine, Delta, separate_branches
 from ..nn.matmul import ordinary_products
 from ..nn.surgery import Method, adapt, load_trainable_state, merge, trainable, trainable_state
 from ..nn.vit import ViT
@@ -279,11 +279,12 @@ def _aliases(model: nn.Module) -> set[str]:
 
 
 def _holds_only_deltas(model: nn.Module) -> bool:
-    """Did the method create nothing but deltas, with a bias only where the layer has one?"""
+    """Did the method create nothing but deltas and affine maps, with a bias only where the layer has one?"""
     holders = [m for m in model.modules() if isinstance(m, (Block, ViT))]
-    if any(m.tokens is not None or len(getattr(m, "inserted", ())) for m in holders):
+    inserted = [module for m in holders for module in m.inserted.values()]
+    if any(m.tokens is not None for m in holders) or not all(isinstance(m, Affine) for m in inserted):
         return False
-    if isinstance(model, ViT) and model.other_changes:
+    if isinstance(model, ViT) and (model.other_changes or model.side is not None or not model.config.qkv_bias):
         return False
     layers = [m for m in model.modules() if isinstance(m, SlotLinear)]
     deltas = [cast(Delta, delta) for layer in layers if layer.bias is None for delta in layer.deltas.values()]

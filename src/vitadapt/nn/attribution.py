@@ -43,16 +43,16 @@ def with_attention(block: Block, x: Tensor, strength: float = 1.0) -> tuple[Tens
     attention, n = block.attention, x.shape[1]
     if block.tokens is not None:
         x = append_tokens(x, block.tokens)
-    normed = block.norm1(x)
+    normed = block.enter("attention", x)
     q, k, v = (
         part.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for part in attention.qkv(normed)
     )  # (B, H, M, D/H)
     weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
     (mixed,) = attention.out((strength * weights @ v).transpose(1, 2).flatten(2))
-    x = x + block.extend("attention", normed, block.scale1(mixed))
-    normed = block.norm2(x)
-    x = x + block.extend("mlp", normed, block.scale2(block.mlp(normed)))
-    return x[:, :n], weights
+    x = block.extend("attention", x, normed, block.scale1(mixed))
+    normed = block.enter("mlp", x)
+    x = block.extend("mlp", x, normed, block.scale2(block.mlp(normed)))
+    return block.leave(x, n), weights
 
 
 def explain(model: Classifier, images: Tensor, kind: str = "gradient", target: int | None = None) -> Tensor:
@@ -140,9 +140,10 @@ def _attentions(vit: ViT, images: Tensor, strength: float = 1.0) -> tuple[int, T
     x = vit.embed(images)
     if torch.is_grad_enabled() and not x.requires_grad:
         x = x.detach().requires_grad_()  # nothing need be trainable for the weights to have gradients
-    maps, pooled = [], []
-    for block in vit.blocks:
+    maps, pooled, state = [], [], None
+    for number, block in enumerate(vit.blocks):
         x, weights = with_attention(cast(Block, block), x, strength)
+        x, state = vit.beside(number, x, state)
         maps.append(weights)
         pooled.append(vit.pool(x) if len(maps) > vit.config.depth - vit.config.pooled_blocks else None)
     return x.shape[1], torch.cat([part for part in pooled if part is not None], dim=-1), maps

@@ -18,11 +18,21 @@ from .deltas import goes_in_place, is_thin, thin_linear
 from .vit_config import ACTIVATIONS, ViTConfig
 
 Slot = Literal["q", "k", "v", "o", "fc1", "fc2"]
-Place = Literal["attention", "mlp", "attention-parallel", "mlp-parallel"]
+Layer = Literal["attention", "mlp"]
+Place = Literal[
+    "attention", "mlp", "block", "attention-input", "mlp-input",
+    "attention-parallel", "mlp-parallel", "attention-residual", "mlp-residual",
+]  # fmt: skip
+
+EndPlace = Literal["patches", "norm"]
 
 SLOTS: tuple[Slot, ...] = get_args(Slot)
 PLACES: tuple[Place, ...] = get_args(Place)
+ENDS: tuple[EndPlace, ...] = get_args(EndPlace)
+"""Places of a whole network: behind the embedding of the patches, and behind the final norm."""
 BEHIND: tuple[Place, ...] = ("attention", "mlp")
+CHANGING: tuple[Place | EndPlace, ...] = (*BEHIND, "block", "attention-input", "mlp-input", *ENDS)
+"""The places whose module is given what it changes; the output of a module at another place is added."""
 
 
 class SlotLinear(nn.Linear):
@@ -115,10 +125,10 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block, and what a method adds to it.
 
-    `inserted` holds modules by their place: "attention" and "mlp" stand behind the sub-layer and its layer scale,
-    y -> module(y); "attention-parallel" and "mlp-parallel" stand beside it, y -> y + module(x) with the same x (after
-    the norm) that the sub-layer gets. `tokens` (P, D) are learnt tokens that stand behind the others in this block
-    alone.
+    `inserted` holds modules by their place (`surgery.insert`). With a sub-layer f (attention, or mlp), its norm and its
+    layer scale, a block computes x -> block(x + behind(scale(f(n))) + parallel(n) + residual(x)), n = input(norm(x)):
+    "f" stands behind, "f-input" before f, "f-parallel" beside f, "f-residual" beside norm and f, "block" behind all.
+    `tokens` (P, D) are learnt tokens that stand behind the others in this block alone.
 
     Where only the `first` tokens are read, queries, projection and MLP are computed for these alone, which changes no
     number: the other tokens act through their keys and values. An inserted module must say that it treats every token
@@ -140,19 +150,32 @@ class Block(nn.Module):
             x, first = append_tokens(x, self.tokens), read
         if not all(getattr(module, "tokenwise", False) for module in self.inserted.values()):
             first = None
-        normed = self.norm1(x)
-        x = x[:, :first] + self.extend("attention", normed, self.scale1(self.attention(normed, first)))
-        normed = self.norm2(x)
-        x = x + self.extend("mlp", normed, self.scale2(self.mlp(normed)))
-        return x[:, :read] if self.tokens is not None else x
+        normed = self.enter("attention", x)
+        x = self.extend("attention", x, normed, self.scale1(self.attention(normed, first)))
+        normed = self.enter("mlp", x)
+        x = self.extend("mlp", x, normed, self.scale2(self.mlp(normed)))
+        return self.leave(x, read)
 
-    def extend(self, layer: Literal["attention", "mlp"], x: Tensor, y: Tensor) -> Tensor:
-        """The output y of a sub-layer whose input is x, with what stands behind and beside it: both (B, N, D)."""
+    def enter(self, layer: Layer, x: Tensor) -> Tensor:
+        """What a sub-layer gets of the tokens x (B, N, D): normalised, and changed where a method does so."""
+        normed = self.norm1(x) if layer == "attention" else self.norm2(x)
+        place = f"{layer}-input"
+        return cast(Tensor, self.inserted[place](normed) if place in self.inserted else normed)
+
+    def extend(self, layer: Layer, x: Tensor, normed: Tensor, y: Tensor) -> Tensor:
+        """Tokens x (B, N, D) plus the output y of a sub-layer for the first of them, and what a method adds to it."""
+        read = y.shape[1]
         if layer in self.inserted:
             y = self.inserted[layer](y)
-        if f"{layer}-parallel" in self.inserted:
-            y = y + self.inserted[f"{layer}-parallel"](x[:, : y.shape[1]])
-        return y
+        for place, seen in ((f"{layer}-parallel", normed), (f"{layer}-residual", x)):
+            if place in self.inserted:
+                y = y + self.inserted[place](seen[:, :read])
+        return x[:, :read] + y
+
+    def leave(self, x: Tensor, read: int) -> Tensor:
+        """The `read` first tokens of x behind both sub-layers, as they leave the block."""
+        x = self.inserted["block"](x) if "block" in self.inserted else x
+        return x[:, :read] if self.tokens is not None else x
 
 
 def append_tokens(x: Tensor, tokens: Tensor) -> Tensor:

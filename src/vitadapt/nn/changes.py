@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..utils.errors import NotMergeable
 from .block import Block, Slot, SlotLinear
-from .deltas import Delta
+from .deltas import Affine, Delta
 from .vit import ViT
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -24,8 +24,10 @@ def unchanged_blocks(backbone: nn.Module) -> int | None:
     """
     if not isinstance(backbone, ViT) or backbone.other_changes or backbone.tokens is not None:
         return None
-    inner = {id(parameter) for part in (backbone.blocks, backbone.norm, backbone.projection, backbone.shared)
-             for parameter in part.parameters()}  # fmt: skip
+    if backbone.side is not None or "patches" in backbone.inserted:
+        return None
+    behind = (backbone.blocks, backbone.norm, backbone.projection, backbone.shared, backbone.inserted)
+    inner = {id(parameter) for part in behind for parameter in part.parameters()}
     if any(p.requires_grad and id(p) not in inner for p in backbone.parameters()):
         return None
     limit = backbone.config.depth - backbone.config.pooled_blocks
@@ -40,10 +42,10 @@ def _is_changed(block: Block) -> bool:
 
 
 def merge(backbone: Module) -> Module:
-    """Fold every delta into the weights, in place; afterwards the state dict has the plain model's keys again.
+    """Fold every delta and every affine map into the weights, in place: afterwards the state dict has the plain keys.
 
     A network that carries none, of whatever kind, stays as it is. Raises NotMergeable, with nothing folded yet, when a
-    method left more than deltas (modules, tokens, hooks), or a delta's bias has nowhere to go.
+    method left more than these (modules, tokens, hooks), or a bias has nowhere to go.
     """
     vits = [module for module in backbone.modules() if isinstance(module, ViT)]
     for vit in vits:
@@ -52,7 +54,12 @@ def merge(backbone: Module) -> Module:
             for slot, delta in layer.deltas.items():
                 _fold(layer, layer.rows(cast(Slot, slot)), cast(Delta, delta))
             layer.deltas = nn.ModuleDict()
-        vit.shared = nn.ModuleDict()
+        for block in cast(list[Block], list(vit.blocks)):
+            for place, change in block.inserted.items():
+                _fold_before(_layer_behind(block, place), cast(Affine, change))
+            block.inserted = nn.ModuleDict()
+        _fold_behind(vit)
+        vit.shared, vit.inserted = nn.ModuleDict(), nn.ModuleDict()
     return backbone
 
 
@@ -66,9 +73,21 @@ def has_tokens(vit: ViT) -> bool:
     return any(cast(Any, holder).tokens is not None for holder in (vit, *vit.blocks))
 
 
+def _layer_behind(block: Block, place: str) -> SlotLinear:
+    """The linear layer that gets what a module at "attention-input" or "mlp-input" makes."""
+    return block.attention.qkv if place.startswith("attention") else block.mlp.fc1
+
+
 def _check_mergeable(vit: ViT) -> None:
-    if any(len(block.inserted) for block in vit.modules() if isinstance(block, Block)):
-        raise NotMergeable("modules inserted between layers cannot be folded into the weights; keep the adapter")
+    for block in cast(list[Block], list(vit.blocks)):
+        for place, module in block.inserted.items():
+            if not (isinstance(module, Affine) and place.endswith("-input")):
+                raise NotMergeable("modules inserted between layers cannot be folded; keep the adapter")
+            if module.shift() is not None and _layer_behind(block, place).bias is None:
+                raise NotMergeable("the change before a layer has a shift and the layer no bias; keep the adapter")
+    at_ends = [module for module in vit.inserted.values() if not isinstance(module, Affine)]
+    if at_ends or vit.side is not None or ("norm" in vit.inserted and not _scales(vit)):
+        raise NotMergeable("what stands beside the blocks or behind the norm cannot be folded; keep the adapter")
     if has_tokens(vit):
         raise NotMergeable("added tokens cannot be folded into the weights; keep the adapter")
     if vit.other_changes:
@@ -78,6 +97,15 @@ def _check_mergeable(vit: ViT) -> None:
             raise NotMergeable("the delta has a bias and the layer has none; use the method with bias=false")
 
 
+def _scales(vit: ViT) -> bool:
+    """Can the final norm take up a scale and a shift of every channel?"""
+    return isinstance(vit.norm, nn.LayerNorm) and vit.norm.elementwise_affine and _is_diagonal(vit.inserted["norm"])
+
+
+def _is_diagonal(change: nn.Module) -> bool:
+    return cast(Affine, change).matrix().ndim == 1
+
+
 def other_changes(vit: ViT) -> list[str]:
     """What was changed by other ways than those of this file: modules replaced or added, hooks, own `forward`s."""
     with torch.device("meta"):
@@ -85,7 +113,7 @@ def other_changes(vit: ViT) -> list[str]:
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     found = []
     for name, module in vit.named_modules():
-        if {"deltas", "inserted", "shared"}.intersection(name.split(".")):
+        if {"deltas", "inserted", "shared", "side"}.intersection(name.split(".")):
             continue
         if type(plain.get(name)) is not type(module):
             found.append(f"{name} (a module of class {type(module).__name__})")
@@ -100,4 +128,35 @@ def _fold(layer: SlotLinear, rows: slice, delta: Delta) -> None:
         if change is not None:
             tensor = getattr(layer, name).detach().clone()
             tensor[rows] += change.detach().to(tensor.dtype)
-            setattr(layer, name, nn.Parameter(tensor, requires_grad=False))
+            _set(layer, name, tensor)
+
+
+@torch.no_grad()
+def _fold_before(layer: nn.Linear, change: Affine) -> None:
+    """W (A x + c) + b = (W A) x + (W c + b)."""
+    weight, matrix, shift = layer.weight, change.matrix(), change.shift()
+    if shift is not None:
+        _set(layer, "bias", layer.bias + weight @ shift)
+    _set(layer, "weight", weight * matrix if matrix.ndim == 1 else weight @ matrix)
+
+
+@torch.no_grad()
+def _fold_behind(vit: ViT) -> None:
+    """A (W x + b) + c = (A W) x + (A b + c), behind the embedding of the patches and behind the final norm."""
+    for place, layer in (("patches", vit.patches), ("norm", vit.norm)):
+        if place not in vit.inserted:
+            continue
+        change: Any = vit.inserted[place]
+        matrix = change.matrix().diag() if _is_diagonal(change) else change.matrix()
+        bias, shift = cast(Any, layer.bias), change.shift()
+        if bias is not None:
+            _set(layer, "bias", matrix @ bias + (0 if shift is None else shift))
+        elif shift is not None:  # every patch gets a position, too
+            extra = len(vit.position) - vit.config.grid**2
+            _set(vit, "position", torch.cat([vit.position[:extra], vit.position[extra:] + shift]))
+        weight = cast(Tensor, layer.weight)
+        _set(layer, "weight", (matrix @ weight.flatten(1)).view_as(weight) if weight.ndim > 1 else matrix @ weight)
+
+
+def _set(owner: nn.Module, name: str, tensor: Tensor) -> None:
+    setattr(owner, name, nn.Parameter(tensor.to(getattr(owner, name).dtype), requires_grad=False))

@@ -117,14 +117,51 @@ class WeightTransform(Delta):
 
 
 class ScaleShift(WeightTransform):
-    """y * scale + shift for every channel of a layer's output y (Lian et al. 2022, SSF); starts as the identity."""
+    """y * scale + shift for every channel of a layer's output y (Lian et al. 2022, SSF); starts as the identity.
+
+    Without `shifts` it is a scale alone.
+    """
+
+    def __init__(self, width: int, shifts: bool = True) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(width))
+        self.shift = nn.Parameter(torch.zeros(width)) if shifts else None
+
+    def transform(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        scaled = None if bias is None else self.scale * bias
+        shifted = scaled if self.shift is None else self.shift if scaled is None else scaled + self.shift
+        return self.scale[:, None] * weight, shifted
+
+
+class Affine(nn.Module):
+    """A map of every token, x -> A x + c, (B, N, D) -> (B, N, D), which folds into the layer before or behind it."""
+
+    tokenwise = True
+
+    def matrix(self) -> Tensor:
+        """A (D, D); or its diagonal (D,) when all else is zero."""
+        raise NotImplementedError
+
+    def shift(self) -> Tensor | None:
+        """c (D,), or None."""
+        return None
+
+
+class ChannelScale(Affine):
+    """x * scale + shift for every channel of the tokens x (B, N, D) (Lian et al. 2022, SSF); starts as the identity."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.scale, self.shift = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.scale, self.offset = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
 
-    def transform(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return self.scale[:, None] * weight, self.shift if bias is None else self.scale * bias + self.shift
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.offset
+
+    def matrix(self) -> Tensor:
+        return self.scale
+
+    def shift(self) -> Tensor:
+        return self.offset
 
 
 RowsAndDelta = tuple[slice, ThinDelta]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.errors import NotApplicable, WeightsError
-from .block import PLACES, SLOTS, Block, Place, Slot, SlotLinear
+from .block import ENDS, PLACES, SLOTS, Block, EndPlace, Place, Slot, SlotLinear
 from .block import check_slots as check_slots
 from .changes import has_tokens, other_changes, slot_layers
 from .changes import merge as merge
@@ -103,8 +103,8 @@ def is_adapted(backbone: nn.Module) -> bool:
     if not isinstance(backbone, ViT):
         return False
     created = [backbone.shared, *(layer.deltas for layer in slot_layers(backbone))]
-    created += [block.inserted for block in blocks(backbone)]
-    return any(len(modules) for modules in created) or has_tokens(backbone)
+    created += [backbone.inserted, *(block.inserted for block in blocks(backbone))]
+    return any(len(modules) for modules in created) or has_tokens(backbone) or backbone.side is not None
 
 
 def copy_sharing_weights(backbone: Module) -> Module:
@@ -152,16 +152,31 @@ def add_delta(block: Block, slot: Slot, delta: Delta) -> None:
     layer.deltas[slot] = delta
 
 
-def insert(block: Block, place: Place, module: nn.Module) -> None:
-    """Put `module` (B, N, D) -> (B, N, D) behind or beside the attention or the MLP, before the residual sum.
+def insert(part: Block | ViT, place: Place | EndPlace, module: nn.Module) -> None:
+    """Put `module` (B, N, D) -> (B, N, D) into a block.
 
-    "attention" and "mlp" stand behind: y -> module(y) of the output y. "attention-parallel" and "mlp-parallel" stand
-    beside: y -> y + module(x) with the input x of the sub-layer, which is the output of its norm. Raises ValueError for
-    another place, and for one that is taken.
+    Where f is the attention or the MLP, with its input n, which is the norm of the tokens x, and its output y before
+    the residual sum: "attention" and "mlp" stand behind, y -> module(y); "f-input" before, n -> module(n); "f-parallel"
+    beside, y -> y + module(n); "f-residual" beside the norm, too, y -> y + module(x). "block" stands behind the whole
+    block, x -> module(x). A network has two more places, of which the module also changes what it gets: "patches"
+    behind their embedding, before the positions are added, and "norm" behind the final norm.
+    Raises ValueError for another place, and for one that is taken.
     """
-    if place not in PLACES or place in block.inserted:
-        raise ValueError(f"cannot insert at {place!r}: unknown or occupied; the places are {', '.join(PLACES)}")
-    block.inserted[place] = module
+    places = ENDS if isinstance(part, ViT) else PLACES
+    if place not in places or place in part.inserted:
+        raise ValueError(f"cannot insert at {place!r}: unknown or occupied; the places are {', '.join(places)}")
+    part.inserted[place] = module
+
+
+def add_side(vit: ViT, side: nn.Module) -> None:
+    """Let a network run beside the blocks: behind each, `side(number, x, state)` -> (x, state).
+
+    number: of the block, from 0; x (B, N, D): its output, which goes on as the `x` that is returned; state: what was
+    returned behind the block before, None at first. Raises ValueError when there is one already.
+    """
+    if require_vit(vit).side is not None:
+        raise ValueError("there is a network beside the blocks already")
+    vit.side = side
 
 
 def add_tokens(vit: ViT, tokens: Sequence[nn.Parameter]) -> None:
@@ -218,10 +233,11 @@ def trainable_state(model: nn.Module) -> State:
 
 def constants(model: nn.Module) -> State:
     """Name -> buffer of what a method created: it does not train, and without it what was learnt makes no sense."""
-    places: dict[type, str] = {ViT: "shared", Block: "inserted", SlotLinear: "deltas"}
-    holders = [getattr(module, places[type(module)]) for module in model.modules() if type(module) in places]
-    created = {id(buffer) for holder in holders for buffer in holder.buffers()}
-    return {name: buffer for name, buffer in model.named_buffers() if id(buffer) in created}
+    places = ("shared", "inserted", "deltas", "side")
+    held = [getattr(module, place, None) for module in model.modules() for place in places]
+    created = {id(b) for part in held if isinstance(part, nn.Module) for b in part.buffers()}
+    kept = model.state_dict().keys()  # a buffer that is not, is computed anew from the weights
+    return {name: buffer for name, buffer in model.named_buffers() if id(buffer) in created and name in kept}
 
 
 def load_trainable_state(model: nn.Module, state: State) -> None:

@@ -35,14 +35,16 @@ class ViT(Backbone):
 
     `shared` holds modules that a method uses in several layers (for example the Kronecker rules of KAdaptation), so
     that they appear, are counted and are saved once. `tokens` (P, D) are learnt tokens that go through all blocks
-    behind the patches, and are not pooled.
+    behind the patches, and are not pooled. `inserted` holds modules behind the embedding of the "patches" and behind
+    the final "norm". `side` is a network beside the blocks (see `surgery.add_side`).
     """
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.config: ViTConfig = config
         D = config.width
-        self.shared = nn.ModuleDict()
+        self.shared, self.inserted = nn.ModuleDict(), nn.ModuleDict()
+        self.side: nn.Module | None = None
         self.tokens: nn.Parameter | None = None
         self.other_changes: list[str] = []  # of a method, that `surgery` knows no way to merge or to move
         self.patches = nn.Conv2d(3, D, config.patch, stride=config.patch, bias=config.patch_bias)
@@ -98,16 +100,14 @@ class ViT(Backbone):
 
         `first` is at most the first block whose tokens are pooled.
         """
-        last = self.config.depth - 1
-        pooled = []
-        for number in range(last + 1 - self.config.pooled_blocks, last):
-            x = self.run_blocks(x, first, number + 1)
-            first = number + 1
-            pooled.append(self.pool(x))
-        x = self.run_blocks(x, first, last)
-        if first <= last:
-            x = self.blocks[-1](x, 1 if self.config.pooling == "class" else None)
-        return torch.cat([*pooled, self.pool(x)], dim=-1) if pooled else self.pool(x)
+        depth, pooled, state = self.config.depth, [], None
+        alone = self.config.pooling == "class" and self.side is None
+        for number in range(first, depth):
+            x = self.blocks[number](x, 1 if alone and number == depth - 1 else None)
+            x, state = self.beside(number, x, state)
+            if number >= depth - self.config.pooled_blocks:
+                pooled.append(self.pool(x))
+        return torch.cat(pooled, dim=-1) if len(pooled) > 1 else pooled[0]
 
     def embed(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) -> tokens (B, N, D) with positions, in the order class, registers, patches, added."""
@@ -115,6 +115,7 @@ class ViT(Backbone):
         x = self.patches(self.normalise(images))  # (B, D, h, w)
         position = self._position(x.shape[-2], x.shape[-1])
         x = x.flatten(2).transpose(1, 2)  # (B, D, h, w) -> (B, h w, D)
+        x = self.inserted["patches"](x) if "patches" in self.inserted else x
         extra = position.shape[0] - x.shape[1]  # 1 when the class token has a position, else 0
         x = x + position[extra:]
         prefix = []
@@ -129,21 +130,30 @@ class ViT(Backbone):
 
     def run_blocks(self, x: Tensor, first: int = 0, last: int | None = None) -> Tensor:
         """Tokens (B, N, D) through blocks first..last-1."""
-        for block in self.blocks[first:last]:
-            x = block(x)
+        state = None
+        for number in range(*slice(first, last).indices(self.config.depth)):
+            x, state = self.beside(number, self.blocks[number](x), state)
         return x
+
+    def beside(self, number: int, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Tokens x (B, N, D) behind block `number`, and the state of the side network where there is one."""
+        return (x, state) if self.side is None else self.side(number, x, state)
 
     def pool(self, x: Tensor) -> Tensor:
         """Tokens (B, N, D) -> features (B, E): final norm, pooling, projection."""
         pooling, after = self.config.pooling, self.config.norm_after_pool
         if pooling == "class":
-            return cast(Tensor, self.projection(self.norm(x[:, 0])))
-        x = x if after else self.norm(x)
+            return cast(Tensor, self.projection(self._normed(x[:, 0])))
+        x = x if after else self._normed(x)
         patches = slice(self.config.prefix, None if self.tokens is None else -len(self.tokens))
         pooled = x[:, patches].mean(dim=1)
         if pooling == "class+average":
             pooled = torch.cat([x[:, 0], pooled], dim=-1)
-        return cast(Tensor, self.projection(self.norm(pooled) if after else pooled))
+        return cast(Tensor, self.projection(self._normed(pooled) if after else pooled))
+
+    def _normed(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        return cast(Tensor, self.inserted["norm"](y) if "norm" in self.inserted else y)
 
     def _position(self, h: int, w: int) -> Tensor:
         grid = self.config.grid

@@ -21,12 +21,12 @@ from ..nn.vit import Preprocess, ViT
 from ..utils.errors import NotApplicable, NotMergeable, WeightsError
 from .external_layers import (
     ADDED,
+    BESIDE,
     CARRIERS,
     Handover,
-    add_parallel,
     append_added_tokens,
+    apply_input,
     apply_inserted,
-    apply_parallel,
     as_carrier,
     drop_added_tokens,
 )
@@ -220,20 +220,31 @@ class _Transplant:
     def _insert(self, number: int, place: Place, module: nn.Module) -> None:
         if not getattr(module, "tokenwise", False):
             self._check_batch_first(f"blocks.{number}.inserted.{place}")
-        at, (layer, _, parallel) = f"blocks.{number}", place.partition("-")
-        scale, last = _LAST[layer]
-        path, owner = (self._owners(f"{at}.{scale}.gamma") + self._owners(f"{at}.{last}.weight"))[0]
-        target: Any = self._caller(path, owner)
+        layer, _, kind = place.partition("-")
+        target = self._end_of(number, layer)
         module.train(target.training)
-        if not parallel:
+        if not kind:
             target.inserted = module
             target.register_forward_hook(apply_inserted)
             return
-        norm: Any = self._owners(f"{at}.{_NORMS[layer]}.weight")[0][1]
-        norm.inserted_parallel = module
-        norm.handover = target.handover = Handover()
-        norm.register_forward_hook(apply_parallel)
-        target.register_forward_hook(add_parallel)
+        norm: Any = self._owners(f"blocks.{number}.{_NORMS[layer]}.weight")[0][1]
+        setattr(norm, f"inserted_{kind}", module)
+        if kind == "input":
+            norm.register_forward_hook(apply_input)
+            return
+        compute, add = BESIDE[kind]
+        handover = Handover()
+        for part, hook in ((norm, compute), (target, add)):
+            setattr(part, f"handover_{kind}", handover)
+            part.register_forward_hook(hook)
+
+    def _end_of(self, number: int, layer: str) -> Any:
+        """The module whose output is that of the attention or the MLP before the residual sum, or of the block."""
+        if layer == "block":
+            return self._block(number)
+        scale, last = (f"blocks.{number}.{part}" for part in _LAST[layer])
+        path, owner = (self._owners(f"{scale}.gamma") + self._owners(f"{last}.weight"))[0]
+        return self._caller(path, owner)
 
     def _add_tokens(self, first: int, last: int, tokens: nn.Parameter) -> None:
         """Tokens that are appended before the block `first` and dropped behind the block `last`."""

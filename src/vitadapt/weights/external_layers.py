@@ -134,7 +134,7 @@ def _branch(delta: Delta, x: Tensor) -> Tensor:
     return delta.branch(x.to(next(delta.parameters(), x).dtype))
 
 
-ADDED = ("inserted", "inserted_parallel", "added_tokens")
+ADDED = ("inserted", "inserted_input", "inserted_parallel", "inserted_residual", "added_tokens")
 """The names under which modules of a live model hold what is no delta."""
 
 
@@ -153,16 +153,38 @@ def apply_inserted(module: nn.Module, inputs: Any, output: Any) -> Any:
     return _with_first(output, cast(Any, module).inserted)
 
 
+def apply_input(module: nn.Module, inputs: Any, output: Tensor) -> Any:
+    """Forward hook of a norm: the module between it and the layer behind it."""
+    return cast(Any, module).inserted_input(output)
+
+
 def apply_parallel(module: nn.Module, inputs: Any, output: Tensor) -> None:
     """Forward hook of a norm: the module beside the layer behind it."""
-    cast(Any, module).handover.value = cast(Any, module).inserted_parallel(output)
+    cast(Any, module).handover_parallel.value = cast(Any, module).inserted_parallel(output)
+
+
+def apply_residual(module: nn.Module, inputs: Any, output: Tensor) -> None:
+    """Forward hook of a norm: the module beside it and the layer behind it."""
+    cast(Any, module).handover_residual.value = cast(Any, module).inserted_residual(inputs[0])
 
 
 def add_parallel(module: nn.Module, inputs: Any, output: Any) -> Any:
     """Forward hook of the layer: what `apply_parallel` computed is added."""
-    handover = cast(Any, module).handover
+    return _with_handover(output, cast(Any, module).handover_parallel)
+
+
+def add_residual(module: nn.Module, inputs: Any, output: Any) -> Any:
+    """Forward hook of the layer: what `apply_residual` computed is added."""
+    return _with_handover(output, cast(Any, module).handover_residual)
+
+
+def _with_handover(output: Any, handover: Any) -> Any:
     change, handover.value = handover.value, None
     return _with_first(output, lambda y: y + change)
+
+
+BESIDE = {"parallel": (apply_parallel, add_parallel), "residual": (apply_residual, add_residual)}
+"""The hooks of a norm and of the layer behind it for a module beside them."""
 
 
 def append_added_tokens(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -18,11 +18,12 @@ from ...data import Dataset, open_dataset
 from ...metrics.calibration import agreement, ece, nll
 from ...metrics.scores import METRICS
 from ...nn.backbone import Backbone
-from ...nn.block import BEHIND, Block, SlotLinear
+from ...nn.block import CHANGING, Block, SlotLinear
 from ...nn.deltas import Delta
 from ...nn.head import Head, backbone_of
 from ...nn.head_spec import TEXT
 from ...nn.surgery import trainable
+from ...nn.vit import ViT
 from ...text.class_features import sentences, text_start
 from ...training.adapter_file import load_adapter
 from ...training.features import Environment, cached_backbone, frozen_features, pixels_of
@@ -85,9 +86,9 @@ def scale_change(adapted: nn.Module, original: nn.Module, scale: float) -> None:
         if isinstance(module, SlotLinear):
             for slot, delta in module.deltas.items():
                 module.deltas[slot] = ScaledDelta(cast(Delta, delta), scale)
-        elif isinstance(module, Block):
+        elif isinstance(module, (Block, ViT)):
             for place, inserted in module.inserted.items():
-                module.inserted[place] = ScaledInsert(inserted, scale, place not in BEHIND)
+                module.inserted[place] = ScaledInsert(inserted, scale, place not in CHANGING)
 
 
 def _added(adapted: nn.Module) -> Iterator[nn.Module]:
