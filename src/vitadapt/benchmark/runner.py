@@ -50,34 +50,32 @@ class SingleUseLabels:
         return 100 * self._metric(self._labels, probabilities), 100 * per_class(self._labels, probabilities)
 
 
-def run(
-    config: RunConfig,
-    store: Store | Path | str = "runs",
-    environment: Environment | None = None,
-    *,
-    wait: bool = True,
-) -> Record:
+def run(config: RunConfig, store: Store | Path | str = "runs", environment: Environment | None = None) -> Record:
     """Run one cell and record it in `store`; a cell that is recorded already is returned as it stands.
 
     A training that diverges is recorded as such. Any other error leaves its trace in the store and is raised.
-    Without `wait`, raises CellBusy when another process is running this cell.
+    Waits while another process is running this cell.
     """
-    environment = environment or Environment()
-    store = store if isinstance(store, Store) else Store(store)
+    store, config = store if isinstance(store, Store) else Store(store), config.resolved()
+    with store.lock(config.digest()):
+        return run_locked(config, store, environment or Environment())
+
+
+def run_locked(config: RunConfig, store: Store, environment: Environment) -> Record:
+    """As `run`, for a caller that holds the lock of the cell."""
     config = config.resolved()
     digest = config.digest()
-    with store.lock(digest, wait):
-        done = store.get(digest)
-        if done is not None:
-            return done
-        store.sweep(digest)
-        try:
-            return _run(config, digest, store, environment)
-        except Exception:
-            trace = traceback.format_exc()
-            with suppress(StorageError):  # without room for the trace, still raise the error itself
-                store.fail(digest, trace)
-            raise
+    done = store.get(digest)
+    if done is not None:
+        return done
+    store.sweep(digest)
+    try:
+        return _run(config, digest, store, environment)
+    except Exception:
+        trace = traceback.format_exc()
+        with suppress(StorageError):  # without room for the trace, still raise the error itself
+            store.fail(digest, trace)
+        raise
 
 
 def _run(config: RunConfig, digest: str, store: Store, environment: Environment) -> Record:

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,14 +24,14 @@ from ..utils.files import expanded
 from ..utils.registry import unknown
 from ..weights.load import check_name
 from .config import RunConfig, read_toml
-from .parallel.executor import Executor, InProcess, Outcome, Watch
+from .parallel.executor import Executor, in_process
+from .parallel.watch import Outcome, Watch
 from .results.record import Record
 from .results.store import Store
 
 Of = TypeVar("Of")
 
 MOST = 100_000  # cells of one part of a benchmark file
-MakeExecutor = Callable[[Store, Environment, Watch], Executor]
 AXES = ("backbone", "dataset", "method", "shots", "seed", "image_size", "protocol", "precision", "head", "subset")
 
 
@@ -190,7 +191,7 @@ def executor_for(
     ray: str = "",
     gpus_per_cell: float | None = None,
     device: str = "cpu",
-) -> MakeExecutor:
+) -> Executor:
     """An executor of `workers` processes, or of a Ray cluster, or of this process alone.
 
     threads: per cell; None shares out the cores of this machine, and is 1 on a cluster. gpus_per_cell: on a cluster,
@@ -199,20 +200,20 @@ def executor_for(
     if ray:
         if workers != 1:
             raise ConfigError("--ray and --workers exclude each other: a cluster runs as many cells as it has room for")
-        from .parallel.ray_cluster import Cluster, Share
+        from .parallel.ray_cluster import Share, on_cluster
 
         gpus = float(device.startswith("cuda")) if gpus_per_cell is None else gpus_per_cell
-        return partial(Cluster, address=ray, share=Share(1 if threads is None else threads, gpus))
+        return partial(on_cluster, address=ray, share=Share(1 if threads is None else threads, gpus))
     if gpus_per_cell is not None:
         raise ConfigError("--gpus-per-cell goes with --ray; on one machine --workers are spread over the visible GPUs")
     from .parallel.worker import gpus_of, places
 
     shares = places(workers, threads, gpus_of(device) if workers > 1 else ())
     if workers == 1:
-        return partial(InProcess, threads=threads)
-    from .parallel.processes import Processes
+        return partial(in_process, threads=threads)
+    from .parallel.processes import in_workers
 
-    return partial(Processes, places=shares)
+    return partial(in_workers, places=shares)
 
 
 def run_bench(
@@ -220,7 +221,7 @@ def run_bench(
     store: Store,
     environment: Environment,
     watch: Watch | None = None,
-    executor: MakeExecutor = InProcess,
+    executor: Executor = in_process,
 ) -> list[Outcome]:
     """Run every cell that is not recorded yet; an error in one leaves its trace in the store and the others go on.
 
@@ -237,8 +238,8 @@ def run_bench(
     missing = {digest: config for digest, config in cells if digest not in outcomes}
     watch.surveyed(len(dict(cells)), len(missing))
     if missing:
-        with executor(store, environment, watch) as running:
-            for outcome in running.run(list(missing.values())):
+        with closing(executor(list(missing.values()), store, environment, watch)) as running:
+            for outcome in running:
                 watch.finished(outcome)
                 outcomes[outcome.config.digest()] = outcome
     return [outcomes[digest] for digest, _ in cells]

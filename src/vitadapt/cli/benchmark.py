@@ -18,10 +18,10 @@ from .results import print_table
 
 if TYPE_CHECKING:
     from ..benchmark.config import RunConfig
+    from ..benchmark.parallel.executor import Executor
     from ..benchmark.plan import Estimate
     from ..benchmark.results.record import Record
     from ..benchmark.results.store import Store
-    from ..benchmark.sweep import MakeExecutor
     from ..training.features import Environment
 
 app = typer.Typer()
@@ -158,11 +158,11 @@ def _execute(
     out: Path,
     environment: Environment,
     plot: bool = False,
-    executor: MakeExecutor | None = None,
+    executor: Executor | None = None,
     as_json: bool = False,
 ) -> None:
     """Run the cells under a progress bar, print the table, and leave with status 1 when a cell failed."""
-    from ..benchmark.parallel.executor import InProcess
+    from ..benchmark.parallel.executor import in_process
     from ..benchmark.results.store import Store
     from ..benchmark.sweep import check_names, run_bench
     from ..methods.spec import method_text
@@ -172,7 +172,7 @@ def _execute(
     display = BenchDisplay()
     store = Store(out)
     with display.progress:
-        outcomes = run_bench(configs, store, environment, display, executor or InProcess)
+        outcomes = run_bench(configs, store, environment, display, executor or in_process)
     records = [outcome.record for outcome in outcomes if outcome.record]
     if records or as_json:
         print_table(records, "json" if as_json else "text")

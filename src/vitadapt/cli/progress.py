@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 from ..benchmark.config import RunConfig
-from ..benchmark.parallel.executor import Outcome, Watch
+from ..benchmark.parallel.watch import Outcome, Watch
 from ..methods.spec import method_text
 from ..utils.errors import printable
 
@@ -79,8 +79,7 @@ class BenchDisplay(Watch):
 
     def stopped(self, config: RunConfig, why: str) -> None:
         self._leave(config)
-        if why:
-            self.note(f"         {_cell_name(config)}: {why}")
+        self.note(f"         {_cell_name(config)}: {why}")
 
     def note(self, text: str) -> None:
         self.console.print(printable(text), highlight=False, markup=False)

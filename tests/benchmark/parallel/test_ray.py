@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 from fanout_cases import cells, leftovers, make_photos, results
 
-from vitadapt.benchmark.parallel.executor import Watch
+from vitadapt.benchmark.parallel.watch import Watch
 from vitadapt.benchmark.results.store import Store
 from vitadapt.benchmark.sweep import executor_for, run_bench
 from vitadapt.training.features import Environment

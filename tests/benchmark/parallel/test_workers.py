@@ -9,13 +9,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 import pytest
 from fanout_cases import cells, leftovers, make_photos, recipe_file, results
 
-from vitadapt.benchmark.parallel.executor import ATTEMPTS, Executor, Outcome, Retry, Watch, attempt
-from vitadapt.benchmark.parallel.processes import Processes
+from vitadapt.benchmark.parallel.executor import ATTEMPTS, take_cells
+from vitadapt.benchmark.parallel.processes import in_workers
+from vitadapt.benchmark.parallel.watch import Outcome, Watch
 from vitadapt.benchmark.parallel.worker import gpus_of, places
 from vitadapt.benchmark.results.store import Store
 from vitadapt.benchmark.sweep import executor_for, expand, run_bench, shard
@@ -36,8 +38,8 @@ def serial(tmp_path_factory, photos):
     return store
 
 
-def two_workers(store, environment, watch):
-    return Processes(store, environment, watch, places(2, threads=1))
+def two_workers(*parts):
+    return in_workers(*parts, places(2, threads=1))
 
 
 class Kills(Watch):
@@ -146,52 +148,60 @@ def test_what_does_not_go_together_is_refused(wish, says):
 # ----------------------------------------------------------------------------------------------------------- schedule
 
 
-class Scripted(Executor):
-    """An executor whose first results for a cell are given; then it runs the cell."""
+class Starts(Watch):
+    """Remembers which cells began, and what was noted."""
 
-    def __init__(self, store, environment, watch, script=None):
-        super().__init__(store, environment, watch)
-        self.script, self.submitted, self.waiting = script or {}, [], []
+    def __init__(self):
+        self.configs, self.notes = [], []
 
-    def has_room(self):
-        return len(self.waiting) < 2
+    def started(self, config):
+        self.configs.append(config)
 
-    def submit(self, config):
-        self.submitted.append(config)
-        scripted = self.script.get(config, [])
-        self.waiting.append(scripted.pop(0) if scripted else attempt(config, self.store, self.environment))
-
-    def results(self, timeout):
-        time.sleep(0 if self.waiting else 0.01)
-        results, self.waiting = self.waiting, []
-        return results
+    def note(self, text):
+        self.notes.append(text)
 
 
-def test_a_lost_cell_is_run_again_but_not_for_ever(tmp_path, photos):
-    store, (once, always, well) = Store(tmp_path), cells(photos, seeds=1)
-    script = {once: [Retry(once, "killed")] * (ATTEMPTS - 1), always: [Retry(always, "killed")] * 99}
-    executor = Scripted(store, Environment(), Watch(), script)
-    outcomes = {outcome.config: outcome for outcome in executor.run([once, always, well])}
-    assert outcomes[once].record and outcomes[well].record
-    assert outcomes[always].record is None and "killed" in outcomes[always].failure
-    assert Counter(map(id, executor.submitted)) == {id(once): ATTEMPTS, id(always): ATTEMPTS, id(well): 1}
-    assert "killed" in store.path("failures", always.digest()).read_text()
+def fresh(configs):
+    return bytearray([ATTEMPTS] * len(configs))
+
+
+def test_a_cell_whose_worker_dies_has_an_attempt_less_and_none_is_tried_for_ever(tmp_path, photos):
+    store, configs, watch = Store(tmp_path), cells(photos, seeds=1), Starts()
+    left = fresh(configs)
+    for _ in range(ATTEMPTS):  # a worker that dies lets go of the lock, and has not noted an end
+        next(take_cells(configs[:1], store, Environment(), watch, left))
+        store.discard(configs[0].digest())
+    outcomes = list(take_cells(configs, store, Environment(), watch, left))
+    assert [outcome.config for outcome in outcomes] == configs[1:] and all(outcome.record for outcome in outcomes)
+    assert Counter(watch.configs) == {configs[0]: ATTEMPTS, configs[1]: 1, configs[2]: 1}
+    assert not any(left)
+
+
+def test_a_cell_that_failed_is_not_run_by_the_other_workers_of_the_same_call(tmp_path, photos):
+    (broken, well), store, watch = cells(photos, seeds=1)[:2], Store(tmp_path / "runs"), Starts()
+    broken = replace(broken, dataset=str(tmp_path / "gone"))
+    left = fresh([broken, well])
+    first, second = (take_cells([broken, well], store, Environment(), watch, left) for _ in range(2))
+    assert next(first).failure and next(first).record  # it asks for the next cell after the end of the one before
+    first.close()
+    store.discard(well.digest())
+    assert [outcome.config for outcome in second] == [well]
+    assert watch.configs == [broken, well, well]
+    assert run_bench([broken], store, Environment(), watch)[0].failure and watch.configs[-1] == broken  # the next call
 
 
 def test_a_cell_that_another_process_runs_is_left_for_the_end_and_never_run_twice(tmp_path, photos, serial):
-    store, configs = Store(tmp_path), cells(photos)
-    held, raced = configs[0], configs[1]
-    executor = Scripted(store, Environment(), Watch(), {raced: [Retry(raced)]})
-    outcomes = []
+    store, configs, watch, outcomes = Store(tmp_path), cells(photos), Starts(), []
+    held = configs[0]
     with store.lock(held.digest()):
-        others = executor.run(configs)
+        others = take_cells(configs, store, Environment(), watch, fresh(configs))
         while len(outcomes) < len(configs) - 1:
             outcomes.append(next(others))
         store.accept(held.digest(), serial.export(held.digest()))  # the other process has finished it
     outcomes += others
     assert outcomes[-1].config == held
     assert Counter(outcome.config.digest() for outcome in outcomes) == {c.digest(): 1 for c in configs}
-    assert executor.submitted.count(raced) == 2 and results(store) == results(serial)
+    assert results(store) == results(serial)
 
 
 def test_a_recorded_cell_is_read_once_and_a_cell_that_is_given_twice_runs_once(tmp_path, photos, serial):
@@ -209,15 +219,9 @@ def test_a_recorded_cell_is_read_once_and_a_cell_that_is_given_twice_runs_once(t
     assert [outcome.config for outcome in outcomes] == [*configs, *configs]
     assert not any(outcome.fresh for outcome in outcomes)
     assert set(store.read_paths.values()) == {1} and len(store.read_paths) == len(configs)
-    fresh = Store(tmp_path)
-    made = []
-
-    def executor(*parts):
-        made.append(Scripted(*parts))
-        return made[-1]
-
-    run_bench([configs[0], configs[0]], fresh, Environment(), executor=executor)
-    assert made[0].submitted == [configs[0]]
+    watch = Starts()
+    run_bench([configs[0], configs[0]], Store(tmp_path), Environment(), watch)
+    assert watch.configs == [configs[0]]
 
 
 @pytest.mark.parametrize("kind", ["records", "predictions", "adapters"])
@@ -245,11 +249,12 @@ def test_a_killed_worker_is_replaced_and_the_bytes_are_those_of_a_serial_run(tmp
 
 
 def test_a_cell_that_always_kills_its_worker_is_reported_and_the_others_go_on(tmp_path, photos, monkeypatch):
-    monkeypatch.setattr("vitadapt.benchmark.parallel.executor.ATTEMPTS", 2)  # every new worker costs seconds
+    monkeypatch.setattr("vitadapt.benchmark.parallel.processes.ATTEMPTS", 2)  # every new worker costs seconds
+    monkeypatch.setattr("vitadapt.benchmark.parallel.executor.ATTEMPTS", 2)
     (fatal,) = cells(photos, 1, ("lora",), epochs=3000)
     (well,) = cells(photos, 1, ("linear-probe",))
     store, watch = Store(tmp_path), Kills(fatal, times=2)
-    executor = partial(Processes, places=places(1, threads=1))
+    executor = partial(in_workers, places=places(1, threads=1))
     broken, done = run_bench([fatal, well], store, Environment(), watch, executor)
     assert broken.record is None and "2 attempts" in broken.failure and "memory" in broken.failure
     assert isinstance(done, Outcome) and done.record is not None

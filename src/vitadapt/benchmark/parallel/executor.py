@@ -1,171 +1,87 @@
-"""Executors: they run cells in this process, in several, or on a cluster. All share one order of work."""
+"""Cells are taken by the locks of their records: by this process alone, or by several that go through the same list."""
 
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, MutableSequence, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from types import TracebackType
 
 from ...training.features import Environment
 from ...utils.errors import CellBusy, StorageError, describe
 from ..config import RunConfig
-from ..results.record import Record
 from ..results.store import Store
-from ..runner import run
+from ..runner import run_locked
+from .watch import Outcome, Outcomes, Watch
 
 ATTEMPTS = 3  # a cell whose worker died this often is given up
 RECHECK = 1.0  # seconds until a cell that another process runs is tried again
-POLL = 0.5  # seconds to wait for a result at a time
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The end of one cell: a record, or the one-line reason why there is none."""
-
-    config: RunConfig
-    record: Record | None
-    failure: str = ""
-    fresh: bool = True  # False when it had been recorded before
+Executor = Callable[[Sequence[RunConfig], Store, Environment, Watch], Outcomes]
 
 
-@dataclass(frozen=True)
-class Retry:
-    """A cell to be run again. lost: why its worker died; None when another process is running the cell."""
+def in_process(
+    configs: Sequence[RunConfig], store: Store, environment: Environment, watch: Watch, threads: int | None = None
+) -> Outcomes:
+    """One cell after the other, in this process. threads: None leaves torch as it is."""
+    if threads is not None:
+        import torch
 
-    config: RunConfig
-    lost: str | None = None
-
-
-class Watch:
-    """What a benchmark reports while it runs; this one ignores it."""
-
-    def surveyed(self, total: int, missing: int) -> None:
-        """Before the first cell: of `total` cells, `missing` are not recorded yet."""
-
-    def started(self, config: RunConfig) -> None:
-        """A cell begins."""
-
-    def advanced(self, config: RunConfig, label: str, done: int, total: int) -> None:
-        """Within a cell: `done` of `total` steps of `label`."""
-
-    def finished(self, outcome: Outcome) -> None:
-        """A cell has ended."""
-
-    def stopped(self, config: RunConfig, why: str) -> None:
-        """A cell has stopped and will be tried again; `why` is empty when another process is running it."""
-
-    def note(self, text: str) -> None:
-        """Something a person should know."""
+        torch.set_num_threads(threads)
+    return take_cells(configs, store, environment, watch, bytearray([ATTEMPTS] * len(configs)))
 
 
-class Executor(ABC):
-    """Runs cells. Leaving it as a context stops all that still runs, at once."""
+def take_cells(
+    configs: Sequence[RunConfig], store: Store, environment: Environment, watch: Watch, left: MutableSequence[int]
+) -> Outcomes:
+    """Go through the cells and run each that no other process is running, until all have ended.
 
-    def __init__(self, store: Store, environment: Environment, watch: Watch) -> None:
-        self.store, self.environment, self.watch = store, environment, watch
-
-    def __enter__(self) -> Executor:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    @abstractmethod
-    def has_room(self) -> bool:
-        """Whether another cell can be submitted now."""
-
-    @abstractmethod
-    def submit(self, config: RunConfig) -> None:
-        """Start a cell; only when there is room."""
-
-    @abstractmethod
-    def results(self, timeout: float) -> list[Outcome | Retry]:
-        """What ended since the last call; waits for something to end, but not longer than `timeout` seconds."""
-
-    def close(self) -> None:  # noqa: B027 - in this process nothing is left to stop
-        """Stop what still runs."""
-
-    def run(self, configs: Sequence[RunConfig]) -> Iterator[Outcome]:
-        """One outcome for every cell, as they come.
-
-        A cell that another process is running is left for the end and waited for. One whose worker died is run again,
-        at most ATTEMPTS times in all. Raises WorkerError when no worker can begin.
-        """
-        waiting, busy, running, noted = deque(configs), list[RunConfig](), 0, False
-        losses, recheck = Counter[RunConfig](), 0.0
-        while waiting or busy or running:
-            if not waiting and time.monotonic() >= recheck:
-                waiting.extend(busy)
-                busy.clear()
-            if waiting and self.has_room():
-                self.submit(waiting.popleft())
-                running += 1
-                continue
-            if busy and not running and not noted:
-                noted = True
-                self.watch.note(f"waiting for {len(busy)} cells that another process is running")
-            for result in self.results(POLL):
-                running -= 1
-                if isinstance(result, Outcome):
-                    yield result
-                elif result.lost is None:
-                    self.watch.stopped(result.config, "")
-                    busy.append(result.config)
-                    recheck = time.monotonic() + RECHECK
-                else:
-                    losses[result.config] += 1
-                    if losses[result.config] == ATTEMPTS:
-                        reason = f"given up after {ATTEMPTS} attempts: {result.lost}"
-                        yield self.failed(result.config, reason, reason + "\n")
-                    else:
-                        self.watch.stopped(result.config, f"{result.lost}; it is run again")
-                        waiting.appendleft(result.config)
-
-    def failed(self, config: RunConfig, reason: str, trace: str) -> Outcome:
-        """The outcome of a cell without a record; its trace goes to the store."""
-        with suppress(StorageError):  # a full disk must not stop the others
-            self.store.fail(config.digest(), trace)
-        return Outcome(config, None, reason)
+    left: how many attempts each cell still has, shared by all workers of this benchmark. Only the holder of the lock of
+    a cell changes its number: one less before the cell runs, and 0 when it has ended, well or not.
+    """
+    noted = False
+    while any(left):
+        ran, foreign = False, 0
+        for i in [i for i in range(len(configs)) if left[i]]:
+            try:
+                with store.lock(configs[i].digest(), wait=False):
+                    if left[i]:  # no other worker has ended it meanwhile
+                        left[i] -= 1
+                        ran = True
+                        watch.started(configs[i])
+                        yield _attempt(configs[i], store, environment, watch)
+                        left[i] = 0
+            except CellBusy:
+                foreign += left[i] == ATTEMPTS  # no worker of this benchmark has begun it
+            except StorageError as error:  # of the lock
+                left[i] = 0
+                yield Outcome(configs[i], None, str(error))
+        if foreign and not ran and not noted:
+            noted = True
+            watch.note(f"waiting for {foreign} cells that another process is running")
+        if any(left) and not ran:
+            time.sleep(RECHECK)
 
 
-def attempt(config: RunConfig, store: Store, environment: Environment) -> Outcome | Retry:
-    """Run one cell unless another process does. An error of its own is its outcome; the trace is in the store."""
+def _attempt(config: RunConfig, store: Store, environment: Environment, watch: Watch) -> Outcome:
+    """Run a cell whose lock is held. An error of its own is its outcome; the trace is in the store."""
+    setting = replace(environment.setting, progress=partial(watch.advanced, config))
     try:
-        return Outcome(config, run(config, store, environment, wait=False))
-    except CellBusy:
-        return Retry(config)
-    except Exception as error:  # noqa: BLE001 - run() has stored the trace; one cell must not stop the others
+        return Outcome(config, run_locked(config, store, replace(environment, setting=setting)))
+    except Exception as error:  # noqa: BLE001 - run_locked() has stored the trace; one cell must not stop the others
         return Outcome(config, None, describe(error))
 
 
-class InProcess(Executor):
-    """One cell at a time, in this process. `threads` None leaves torch as it is."""
+def failed(config: RunConfig, store: Store, reason: str, trace: str) -> Outcome:
+    """The outcome of a cell without a record; its trace goes to the store."""
+    with suppress(StorageError):  # a full disk must not stop the others
+        store.fail(config.digest(), trace)
+    return Outcome(config, None, reason)
 
-    def __init__(self, store: Store, environment: Environment, watch: Watch, threads: int | None = None) -> None:
-        super().__init__(store, environment, watch)
-        self._results: list[Outcome | Retry] = []
-        if threads is not None:
-            import torch
 
-            torch.set_num_threads(threads)
-
-    def has_room(self) -> bool:
-        return not self._results
-
-    def submit(self, config: RunConfig) -> None:
-        self.watch.started(config)
-        setting = replace(self.environment.setting, progress=partial(self.watch.advanced, config))
-        self._results.append(attempt(config, self.store, replace(self.environment, setting=setting)))
-
-    def results(self, timeout: float) -> list[Outcome | Retry]:
-        if not self._results:
-            time.sleep(timeout)
-        results, self._results = self._results, []
-        return results
+def given_up(config: RunConfig, store: Store, why: str) -> Outcome:
+    """The outcome of a cell whose last attempt was lost because of `why`."""
+    reason = f"given up after {ATTEMPTS} attempts: {why}"
+    return failed(config, store, reason, reason + "\n")

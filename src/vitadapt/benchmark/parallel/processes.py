@@ -1,4 +1,7 @@
-"""Cells in several processes of this machine. A worker that dies is replaced, and its cell is run again."""
+"""Cells in several processes of this machine, which take them by their locks; the parent passes on what they report.
+
+A worker that dies is replaced.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from ...training.features import Environment
 from ...utils.errors import WorkerError
 from ..config import RunConfig
 from ..results.store import Store
-from .executor import Executor, Outcome, Retry, Watch
+from .executor import ATTEMPTS, given_up
+from .watch import Outcomes, Watch
 from .worker import Place, work
 
 FAILED_STARTS = 3  # per worker, in a row: then no worker can begin
@@ -24,101 +28,114 @@ SECONDS_TO_END = 5.0  # what a worker gets to end before it is killed
 
 @dataclass
 class Worker:
-    """A worker's share of the machine, its process if it is running, and its cell if it has one."""
+    """A process, its share of the machine, and the cell that it is running."""
 
     place: Place
-    process: SpawnProcess | None = None
-    connection: Connection | None = None
+    process: SpawnProcess
+    connection: Connection
     config: RunConfig | None = None
 
 
-class Processes(Executor):
-    """Workers in processes of their own, started when they are first needed."""
+def in_workers(
+    configs: Sequence[RunConfig], store: Store, environment: Environment, watch: Watch, places: Sequence[Place]
+) -> Outcomes:
+    """The cells by one worker at each place (see `take_cells`). Raises WorkerError when no worker can begin."""
+    setting = replace(environment.setting, progress=None)
+    if any(place.gpu is not None for place in places):
+        setting = replace(setting, device="cuda")  # each worker sees one GPU only
+    parent = Parent(configs, store, replace(environment, setting=setting), watch)
+    try:
+        yield from parent.run(places)
+    finally:
+        parent.stop()
 
-    def __init__(self, store: Store, environment: Environment, watch: Watch, places: Sequence[Place]) -> None:
-        setting = replace(environment.setting, progress=None)
-        if any(place.gpu is not None for place in places):
-            setting = replace(setting, device="cuda")  # each worker sees one GPU only
-        super().__init__(store, replace(environment, setting=setting), watch)
-        self.workers = [Worker(place) for place in places]
-        self._failed_starts = 0
 
-    def has_room(self) -> bool:
-        return any(worker.config is None for worker in self.workers)
+class Parent:
+    """Starts workers, replaces the dead, and passes on what all of them report."""
 
-    def submit(self, config: RunConfig) -> None:
-        idle = [worker for worker in self.workers if worker.config is None]
-        worker = max(idle, key=lambda worker: worker.process is not None)
-        worker.config = config
-        self.watch.started(config)
-        with suppress(OSError):  # it has just died: results() finds out
-            (worker.connection or self._start(worker)).send(config)
+    def __init__(self, configs: Sequence[RunConfig], store: Store, environment: Environment, watch: Watch) -> None:
+        self.store, self.watch, self.job = store, watch, (store, configs, environment)
+        self.left = multiprocessing.get_context("spawn").RawArray("B", [ATTEMPTS] * len(configs))
+        self.missing = {config: number for number, config in enumerate(configs)}
+        self.workers: list[Worker] = []
+        self.failed_starts, self.noted = 0, False
 
-    def results(self, timeout: float) -> list[Outcome | Retry]:
-        running = [worker for worker in self.workers if worker.process and worker.connection]
-        wait([part for worker in running for part in (worker.connection, worker.process.sentinel)], timeout)  # type: ignore[union-attr,misc]
-        return [result for worker in running for result in self._results_of(worker)]
+    def run(self, places: Sequence[Place]) -> Outcomes:
+        for place in places:
+            self._start(place)
+        for worker in self.workers:
+            self._send_job(worker)
+        most = FAILED_STARTS * len(places)
+        while self.missing:
+            wait([part for worker in self.workers for part in (worker.connection, worker.process.sentinel)])
+            for worker in list(self.workers):
+                alive = worker.process.is_alive()  # asked first: all that it sent before its death can then be read
+                yield from self._received(worker)
+                if not alive:
+                    self.workers.remove(worker)
+                    yield from self._replaced(worker, most)
 
-    def _results_of(self, worker: Worker) -> Iterator[Outcome | Retry]:
-        """All that a worker sent; then, when it is dead, the loss of its cell."""
-        assert worker.process is not None and worker.connection is not None
-        alive = worker.process.is_alive()  # asked first: all that it sent before its death can then be read
+    def _received(self, worker: Worker) -> Outcomes:
+        """Pass on what a worker has sent since the last call."""
         try:
             while worker.connection.poll():
-                message = worker.connection.recv()
-                if isinstance(message, (Outcome, Retry)):
-                    worker.config = None
-                    yield message
-                elif isinstance(message, tuple) and worker.config is not None:
-                    self.watch.advanced(worker.config, *message)
-                else:  # "ready"
-                    self._failed_starts = 0
+                name, *arguments = worker.connection.recv()
+                self.failed_starts = 0
+                if name == "finished":
+                    worker.config, (outcome,) = None, arguments
+                    if self.missing.pop(outcome.config, None) is not None:
+                        yield outcome
+                    continue
+                if name == "started":
+                    (worker.config,) = arguments
+                if name != "note" or not self.noted:  # each worker finds that it has to wait; once is enough
+                    getattr(self.watch, name)(*arguments)
+                self.noted |= name == "note"
         except (EOFError, OSError):
             worker.process.join(SECONDS_TO_END)
-            alive = False
-        if alive:
+
+    def _replaced(self, worker: Worker, most: int) -> Outcomes:
+        """Start another in the place of a dead one, unless that had nothing left to do."""
+        if worker.process.exitcode == 0:
             return
         why, config = _death(worker.process), worker.config
-        _clear(worker)
-        self._failed_starts += 1
-        if self._failed_starts > FAILED_STARTS * len(self.workers):
+        self.failed_starts += 1
+        if self.failed_starts > most:
             raise WorkerError(
                 f"the workers die before they can begin ({why}); a script of your own needs "
                 "'if __name__ == \"__main__\":' around what it does; else try --workers 1"
             )
-        if config is not None:
-            yield Retry(config, why)
+        if config is not None and config in self.missing:
+            if self.left[self.missing[config]]:
+                self.watch.stopped(config, f"{why}; it is run again")
+            else:
+                del self.missing[config]
+                yield given_up(config, self.store, why)
+        self._send_job(self._start(worker.place))
 
-    def _start(self, worker: Worker) -> Connection:
+    def _start(self, place: Place) -> Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=work, args=(theirs, worker.place), daemon=True)
+        process = context.Process(target=work, args=(theirs, place, self.left), daemon=True)
         with _interrupts_blocked():
             process.start()
+            worker = Worker(place, process, ours)
+            self.workers.append(worker)
         theirs.close()
-        worker.process, worker.connection = process, ours
-        ours.send((self.store.root, self.environment))
-        return ours
+        return worker
 
-    def close(self) -> None:
-        processes = [worker.process for worker in self.workers if worker.process is not None]
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join(SECONDS_TO_END)
-            if process.is_alive():
-                process.kill()
-                process.join()
+    def _send_job(self, worker: Worker) -> None:
+        with suppress(OSError):  # it has just died, which is noticed later
+            worker.connection.send(self.job)
+
+    def stop(self) -> None:
         for worker in self.workers:
-            _clear(worker)
-
-
-def _clear(worker: Worker) -> None:
-    if worker.connection is not None:
-        worker.connection.close()
-    if worker.process is not None:
-        worker.process.close()
-    worker.process = worker.connection = worker.config = None
+            worker.process.terminate()
+        for worker in self.workers:
+            worker.process.join(SECONDS_TO_END)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
 
 
 def _death(process: SpawnProcess) -> str:

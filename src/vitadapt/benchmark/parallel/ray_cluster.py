@@ -11,6 +11,8 @@ import socket
 import tempfile
 import time
 import traceback
+from collections import Counter, deque
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,10 +24,12 @@ from ...utils.errors import CellBusy, ConfigError, StorageError, WorkerError, de
 from ..config import RunConfig
 from ..results.store import Store
 from ..runner import run
-from .executor import Executor, Outcome, Retry, Watch
+from .executor import ATTEMPTS, RECHECK, failed, given_up
+from .watch import Outcome, Outcomes, Watch
 
 AHEAD = 2  # cells that are waiting in the cluster's queue, so that no node is idle between two cells
 SECONDS_TO_ANSWER = 10.0  # seconds that the head of a cluster gets to answer
+POLL = 0.5  # seconds to wait for a result at a time
 MANY = 256  # cells in flight at most: each is a lock held open here
 
 
@@ -86,12 +90,22 @@ def run_cell(config: RunConfig, job: Job) -> dict[str, bytes] | Failed:
         store.discard(digest)
 
 
-class Cluster(Executor):
-    """Tasks on the Ray cluster at `address`; "local" starts one on this machine, for as long as it is needed."""
+def on_cluster(
+    configs: Sequence[RunConfig], store: Store, environment: Environment, watch: Watch, address: str, share: Share
+) -> Outcomes:
+    """The cells on the Ray cluster at `address`; "local" starts one on this machine, for as long as it is needed.
+
+    Raises WorkerError when there is none.
+    """
+    with Cluster(store, environment, watch, address, share) as cluster:
+        yield from cluster.run(configs)
+
+
+class Cluster:
+    """The tasks of one benchmark. This process holds the lock of a cell while a node runs it."""
 
     def __init__(self, store: Store, environment: Environment, watch: Watch, address: str, share: Share) -> None:
-        super().__init__(store, environment, watch)
-        self.address, self.share = address, share
+        self.store, self.watch, self.address, self.share = store, watch, address, share
         cache = environment.cache.absolute() if environment.cache else None
         root = environment.data_root.absolute() if environment.data_root else None
         device = "cuda" if share.gpus else environment.setting.device.replace("cuda", "cpu")
@@ -103,7 +117,6 @@ class Cluster(Executor):
             folder=Path.cwd(),
         )
         self.tasks: dict[Any, tuple[RunConfig, ExitStack]] = {}  # the cell, and its lock, which is held here
-        self._results: list[Outcome | Retry] = []
         self._ours = False
 
     def __enter__(self) -> Cluster:
@@ -121,7 +134,7 @@ class Cluster(Executor):
             )
         return self
 
-    def close(self) -> None:
+    def __exit__(self, *error: object) -> None:
         for reference, (_, claim) in self.tasks.items():
             self.ray.cancel(reference, force=True)
             claim.close()
@@ -129,51 +142,65 @@ class Cluster(Executor):
         if self._ours:
             self.ray.shutdown()
 
-    def has_room(self) -> bool:
-        return not self._results and len(self.tasks) < min(MANY, self._slots() + AHEAD)
+    def run(self, configs: Sequence[RunConfig]) -> Outcomes:
+        """One outcome for every cell. A cell whose worker or node died is run again, at most ATTEMPTS times in all."""
+        waiting, losses = deque(configs), Counter[RunConfig]()
+        while waiting or self.tasks:
+            busy = []
+            while waiting and len(self.tasks) < min(MANY, self._slots() + AHEAD):
+                config = waiting.popleft()
+                try:
+                    outcome = self._submit(config)
+                except CellBusy:
+                    busy.append(config)
+                    continue
+                if outcome is not None:
+                    yield outcome
+            waiting.extend(busy)
+            if not self.tasks:
+                time.sleep(RECHECK)
+                continue
+            for reference in self.ray.wait(list(self.tasks), num_returns=1, timeout=POLL)[0]:
+                config, claim = self.tasks.pop(reference)
+                with claim:
+                    result = self._result(config, reference)
+                if isinstance(result, Outcome):
+                    yield result
+                    continue
+                losses[config] += 1
+                if losses[config] == ATTEMPTS:
+                    yield given_up(config, self.store, result)
+                else:
+                    self.watch.stopped(config, f"{result}; it is run again")
+                    waiting.appendleft(config)
 
-    def submit(self, config: RunConfig) -> None:
-        claim = ExitStack()
-        try:
+    def _submit(self, config: RunConfig) -> Outcome | None:
+        """Send a cell to the nodes; its outcome if another process has run it meanwhile. Raises CellBusy."""
+        with ExitStack() as claim:
             claim.enter_context(self.store.lock(config.digest(), wait=False))
-        except CellBusy:
-            self._results.append(Retry(config))
-            return
-        record = self.store.get(config.digest())
-        if record is not None:  # another process has run it meanwhile
-            claim.close()
-            self._results.append(Outcome(config, record))
-            return
-        self.watch.started(config)
-        self.tasks[self.task.remote(config, self.reference)] = config, claim
+            record = self.store.get(config.digest())
+            if record is not None:
+                return Outcome(config, record)
+            self.watch.started(config)
+            self.tasks[self.task.remote(config, self.reference)] = config, claim.pop_all()
+        return None
 
-    def results(self, timeout: float) -> list[Outcome | Retry]:
-        results, self._results = self._results, []
-        if not results and self.tasks:
-            done, _ = self.ray.wait(list(self.tasks), num_returns=1, timeout=timeout)
-            results = [self._result(reference) for reference in done]
-        elif not results:
-            time.sleep(timeout)
-        return results
-
-    def _result(self, reference: Any) -> Outcome | Retry:
-        """Fetch the files of a cell and store them, still under its lock."""
-        config, claim = self.tasks.pop(reference)
-        with claim:
-            try:
-                given = self.ray.get(reference)
-            except self.ray.exceptions.RayTaskError as error:  # the node could not even begin: nothing else would help
-                reason = str(error.cause or error).splitlines()[-1]
-                return self.failed(config, f"a node cannot run cells: {reason}", str(error))
-            except self.ray.exceptions.RayError as error:
-                return Retry(config, f"its worker or node is gone ({type(error).__name__})")
-            if isinstance(given, Failed):
-                return self.failed(config, given.reason, given.trace)
-            self.store.sweep(config.digest())
-            try:
-                return Outcome(config, self.store.accept(config.digest(), given))
-            except StorageError as error:
-                return Outcome(config, None, str(error))
+    def _result(self, config: RunConfig, reference: Any) -> Outcome | str:
+        """Fetch the files of a cell and store them, still under its lock; or the reason why it must be run again."""
+        try:
+            given = self.ray.get(reference)
+        except self.ray.exceptions.RayTaskError as error:  # the node could not even begin: nothing else would help
+            reason = str(error.cause or error).splitlines()[-1]
+            return failed(config, self.store, f"a node cannot run cells: {reason}", str(error))
+        except self.ray.exceptions.RayError as error:
+            return f"its worker or node is gone ({type(error).__name__})"
+        if isinstance(given, Failed):
+            return failed(config, self.store, given.reason, given.trace)
+        self.store.sweep(config.digest())
+        try:
+            return Outcome(config, self.store.accept(config.digest(), given))
+        except StorageError as error:
+            return Outcome(config, None, str(error))
 
     def _slots(self) -> int:
         """How many cells the living nodes can run at once."""

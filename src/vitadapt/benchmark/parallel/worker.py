@@ -1,4 +1,4 @@
-"""One worker process: its share of the machine, and the loop in which it runs cells.
+"""One worker process: its share of the machine, and how it reports the cells that it takes.
 
 Nothing here imports torch at first: a worker takes its cores and its GPU before that.
 """
@@ -9,13 +9,17 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import MutableSequence, Sequence
+from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...utils.errors import ConfigError
+from .watch import Watch
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
 
 QUIET = 0.2  # seconds between two messages about the same stage of a cell
 
@@ -92,41 +96,38 @@ def gpus_of(device: str) -> list[str]:
     return [visible[int(number)]]
 
 
-def work(connection: Connection, place: Place) -> None:
-    """Send "ready", then receive configurations and send the result of each, until the other side closes."""
+def work(connection: Connection, place: Place, left: MutableSequence[int]) -> None:
+    """Receive (store, cells, environment), take cells (`take_cells`), and send what a Watch is told."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     place.apply()
     import torch
 
-    from ..results.store import Store
-    from .executor import attempt
+    from .executor import take_cells
 
     torch.set_num_threads(place.threads)
-    root, environment = connection.recv()
-    setting = replace(environment.setting, progress=Reporter(connection))
-    environment = replace(environment, setting=setting)
-    connection.send("ready")
-    while True:
-        try:
-            config = connection.recv()
-        except EOFError:
-            return
-        connection.send(attempt(config, Store(root), environment))
+    store, configs, environment = connection.recv()
+    for outcome in take_cells(configs, store, environment, Messages(connection), left):
+        connection.send(("finished", outcome))
 
 
-class Reporter:
-    """Progress as messages (label, done, total), at most a few per second."""
+class Messages(Watch):
+    """A Watch that sends its calls, those of progress at most a few per second."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection, self.label, self.last = connection, "", 0.0
 
-    def __call__(self, label: str, done: int, total: int) -> None:
+    def started(self, config: RunConfig) -> None:
+        self.connection.send(("started", config))
+
+    def note(self, text: str) -> None:
+        self.connection.send(("note", text))
+
+    def advanced(self, config: RunConfig, label: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if label == self.label and now - self.last < QUIET:
-            return
-        self.label, self.last = label, now
-        self.connection.send((label, done, total))
+        if label != self.label or now - self.last >= QUIET:
+            self.label, self.last = label, now
+            self.connection.send(("advanced", config, label, done, total))
 
 
 def _end_with_parent() -> None:
