@@ -298,7 +298,7 @@ def _truth(row: Any) -> Truth | None:
 
 def _judged(entries: Callable[[], Any]) -> None:
     with leaderboard_cases.small_suite():
-        list(map(str, check(entries(), _truth)))
+        list(map(str, check(entries())))
         total(list(score(entries(), _truth)))
 
 

@@ -17,7 +17,6 @@ from .output import complain, echo, echo_json, echo_result, number, print_column
 if TYPE_CHECKING:
     from ..benchmark.leaderboard.score import Score, Total
     from ..benchmark.leaderboard.submission import SubmissionEntry
-    from ..benchmark.leaderboard.suite import Truths
 
     Entries = Callable[[], Iterator[SubmissionEntry]]
 
@@ -43,22 +42,21 @@ def submit(
 ) -> None:
     """Write the leaderboard's zip from the records of one method, or check a zip: one line per problem, status 1."""
     if check:
-        _check(source, data_root, as_json)
+        _check(source, as_json)
         return
     from ..benchmark.leaderboard.collect import Collection, candidates, choose
     from ..benchmark.leaderboard.suite import truths_below
     from ..benchmark.results.store import Store
 
-    truths = truths_below(data_root)
     if not (source / "records").is_dir():
         if out.suffix != ".zip":
             raise ConfigError(f"{source} holds one JSON per seed already; give --out a name that ends in .zip")
-        _write(partial, out, truths, lambda: _entries(source), lambda: _entries(source), as_json)
+        _write(partial, out, lambda: _entries(source), lambda: _entries(source), as_json)
         return
     wanted = {"method": method, "backbone": backbone, "shots": shots, "protocol": protocol}
     chosen = choose(candidates(opt.records_of(source)), candidate, **wanted)
-    collection = Collection(Store(source), chosen, truths, model_name)
-    _write(partial, out, truths, collection.entries, collection.seed_entries, as_json)
+    collection = Collection(Store(source), chosen, truths_below(data_root), model_name)
+    _write(partial, out, collection.entries, collection.seed_entries, as_json)
     if collection.unverified:
         which = _some(collection.unverified)
         complain(f"the order of test images was not compared with the leaderboard's own copy: {which}")
@@ -110,11 +108,10 @@ def import_(
         raise typer.Exit(1)
 
 
-def _check(source: Path, root: Path | None, as_json: bool) -> None:
+def _check(source: Path, as_json: bool) -> None:
     from ..benchmark.leaderboard.check import check
-    from ..benchmark.leaderboard.suite import truths_below
 
-    problems = [str(problem) for problem in check(_entries(source), truths_below(root))]
+    problems = [str(problem) for problem in check(_entries(source))]
     if as_json:
         echo_json({"source": str(source), "problems": problems})
     else:
@@ -123,12 +120,12 @@ def _check(source: Path, root: Path | None, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _write(partial: bool, out: Path, truths: Truths, entries: Entries, seed_entries: Entries, as_json: bool) -> None:
+def _write(partial: bool, out: Path, entries: Entries, seed_entries: Entries, as_json: bool) -> None:
     """Look for problems first, and write only what has none. Raises typer.Exit with status 1 otherwise."""
     from ..benchmark.leaderboard.check import check
     from ..benchmark.leaderboard.submission import write_seed, write_zip
 
-    problems = list(check(entries(), truths))
+    problems = list(check(entries()))
     if out.suffix != ".zip":  # each of the files is complete
         problems = [problem for problem in problems if not problem.absent]
     for problem in problems:

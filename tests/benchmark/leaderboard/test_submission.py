@@ -15,7 +15,7 @@ import pytest
 from leaderboard_cases import FIELDS, IMAGES, fill, labels_of, probabilities, record, small_suite
 
 from vitadapt.benchmark.leaderboard import predictions_json
-from vitadapt.benchmark.leaderboard.check import check, swapped
+from vitadapt.benchmark.leaderboard.check import check
 from vitadapt.benchmark.leaderboard.collect import Collection, candidates, choose
 from vitadapt.benchmark.leaderboard.predictions_json import MEMBER, read_objects
 from vitadapt.benchmark.leaderboard.score import score, total
@@ -301,47 +301,6 @@ def test_shapes_that_are_none_are_described(tmp_path, change, said):
     change(plain["data"][0])
     (tmp_path / "s.json").write_text(json.dumps(plain, indent=2))  # other spacing, and no zip
     assert any(said in str(problem) for problem in check(read_entries(tmp_path / "s.json")))
-
-
-def confident(labels: np.ndarray, classes: int, images: int, seed: int, right: float = 0.7) -> np.ndarray:
-    """Predictions that are right for a share `right` of the images and arbitrary for the others."""
-    rng = np.random.default_rng(seed)
-    answers = np.where(rng.random(images) < right, labels, rng.integers(0, classes, images))
-    scores = np.full((images, classes), 0.1 / (classes - 1), np.float32)
-    scores[np.arange(images), answers] = 0.9
-    return scores
-
-
-@pytest.mark.parametrize("name", ["cifar-100", "fer-2013", "stanford-cars", "patch-camelyon"])
-def test_a_permuted_class_order_is_found_by_the_labels_and_a_poor_classifier_is_not_blamed(name):
-    images = 3000
-    with small_suite(images):
-        row = suite()[name]
-        classes = len(row.classes)
-        labels = labels_of(row)
-        truth = Truth(labels, True, "hub")
-        good = [confident(labels, classes, images, seed) for seed in range(3)]
-        order = np.argsort([str(c) for c in row.classes], kind="stable")[::-1]
-        for predictions, expected in [
-            (good, []),
-            ([m[:, order] for m in good], [0, 1, 2]),
-            ([confident(labels, classes, images, seed, right=0.1) for seed in range(3)], []),
-        ]:
-            made = dataclasses.replace(entry(name), predictions=tuple(predictions))
-            problems = [p.text for p in check([made], lambda _: truth) if not p.absent]
-            assert [text.split(":")[0] for text in problems] == [f"seed {seed}" for seed in expected]
-            assert all("another order" in text for text in problems)
-            (scored,) = score([made], lambda _: truth)
-            assert bool(scored.note) == bool(expected)
-
-
-def test_a_permuted_order_of_several_labels_is_found():
-    rng = np.random.default_rng(0)
-    labels = (rng.random((400, 6)) < 0.15).astype(np.uint8)
-    scores = np.clip(0.8 * labels + 0.2 * rng.random(labels.shape), 0, 1)
-    order = [1, 0, 2, 3, 5, 4]
-    assert swapped(labels, scores) == []
-    assert swapped(labels, scores[:, order]) == [(0, 1), (1, 0), (4, 5), (5, 4)]
 
 
 def test_scores_are_the_leaderboards_metrics_and_the_average_wants_all_of_them():

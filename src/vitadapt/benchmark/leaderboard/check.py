@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from ...data import LabelArray
 from ...data.readers.reader import CatalogRow
 from ...utils.errors import DataError
 from ...utils.registry import unknown
 from .submission import COUNTS, KEYS, SubmissionEntry, is_count
-from .suite import Truth, Truths, required, suite
+from .suite import required, suite
 
 SEEDS = {0: [0], 5: [0, 1, 2], -1: [0]}  # images per class (0: zero-shot, -1: all) -> seeds that are asked for
 _SUM = 1e-3  # by which probabilities may miss 1
@@ -36,15 +35,12 @@ class Problem:
         return f"{self.dataset}: {self.text}" if self.dataset else self.text
 
 
-def check(entries: Iterable[SubmissionEntry], truths: Truths | None = None) -> Iterator[Problem]:
-    """The problems of a submission, in the order of the file; with labels at hand the order of the classes too.
-
-    A file that stops making sense half-way is a problem like any other.
-    """
+def check(entries: Iterable[SubmissionEntry]) -> Iterator[Problem]:
+    """The problems of a submission, in the order of the file, which may stop making sense half-way."""
     seen: list[SubmissionEntry] = []
     try:
         for entry in entries:
-            yield from check_entry(entry, truths)
+            yield from check_entry(entry)
             seen.append(SubmissionEntry(entry.fields, ()))  # the numbers can go
     except DataError as error:
         yield Problem("", str(error))
@@ -67,21 +63,14 @@ def _whole(seen: list[SubmissionEntry]) -> Iterator[Problem]:
             yield Problem("", f"{key} differs between the data sets: {', '.join(values)}")
 
 
-def check_entry(entry: SubmissionEntry, truths: Truths | None = None) -> Iterator[Problem]:
+def check_entry(entry: SubmissionEntry) -> Iterator[Problem]:
     """The problems of one data set."""
     row = suite().get(entry.dataset)
     if row is None:
         yield Problem("", str(unknown("data set", entry.dataset or "(without dataset_name)", suite())))
         return
-    texts = [*_fields(entry), *_seeds(entry), *check_predictions(entry, row)]
-    if not texts and truths is not None:
-        try:
-            truth = truths(row)
-        except DataError as error:
-            texts.append(f"its order cannot be checked, because the labels cannot be read: {error}")
-        else:
-            texts += check_order(entry, row, truth) if truth else []
-    yield from (Problem(entry.dataset, text) for text in texts)
+    for text in (*_fields(entry), *_seeds(entry), *check_predictions(entry, row)):
+        yield Problem(entry.dataset, text)
 
 
 def check_predictions(entry: SubmissionEntry, row: CatalogRow) -> list[str]:
@@ -91,14 +80,6 @@ def check_predictions(entry: SubmissionEntry, row: CatalogRow) -> list[str]:
         if matrix is not None:
             texts += [f"{_seed(entry, i)}{text}" for text in _matrix(matrix, row)]
     return texts
-
-
-def check_order(entry: SubmissionEntry, row: CatalogRow, truth: Truth) -> list[str]:
-    """What labels tell of sound predictions: whether the columns are the leaderboard's classes in another order."""
-    if len(truth.labels) != row.sizes["test"]:
-        return []
-    swaps = [describe_swaps(swapped(truth.labels, m), row.classes) for m in entry.predictions if m is not None]
-    return [f"{_seed(entry, i)}{text}" for i, text in enumerate(swaps) if text]
 
 
 def _fields(entry: SubmissionEntry) -> Iterator[str]:
@@ -163,43 +144,3 @@ def _matrix(matrix: np.ndarray, row: CatalogRow) -> Iterator[str]:
     off = np.flatnonzero(np.abs(sums - 1) > _SUM)
     if len(off) and not row.multilabel:
         yield f"the probabilities of {len(off)} images do not sum to 1 (image {off[0]}: {sums[off[0]]:.4f})"
-
-
-_ALIKE = 0.5  # correlation of a class with a column, from which on they belong together
-
-
-_IMAGES = 5  # fewer of a class say nothing
-
-
-_SHOWN = 3
-
-
-def swapped(labels: LabelArray, probabilities: np.ndarray) -> list[tuple[int, int]]:
-    """(class, the other class whose column behaves like its own). labels: (N,) or (N, C); probabilities: (N, C).
-
-    Such a column is more like this class than any other column is, and more like it than like any other class. What a
-    classifier confuses is rarely that one-sided; a wrong order is.
-    """
-    images, classes = probabilities.shape
-    truth, columns = labels.astype(np.float64), probabilities.astype(np.float64)
-    if labels.ndim == 1:
-        truth, columns = np.eye(classes)[labels], np.eye(classes)[probabilities.argmax(axis=1)]
-    alike = _standardised(truth).T @ _standardised(columns) / images  # (C, C): class c with column k
-    best, owner = alike.argmax(axis=1), alike.argmax(axis=0)
-    known = np.flatnonzero((truth.sum(axis=0) >= _IMAGES) & (alike.max(axis=1) > _ALIKE))
-    return [(int(c), int(best[c])) for c in known if best[c] != c and owner[best[c]] == c]
-
-
-def _standardised(columns: np.ndarray) -> np.ndarray:
-    """(N, C) with mean 0 and deviation 1; columns that are constant become 0."""
-    deviation = columns.std(axis=0)
-    centred: np.ndarray = columns - columns.mean(axis=0)
-    return centred / np.where(deviation > 0, deviation, np.inf)
-
-
-def describe_swaps(swaps: Sequence[tuple[int, int]], classes: Sequence[str]) -> str:
-    """One line for a person; empty when a single class is concerned, which a classifier may well do by itself."""
-    if len(swaps) < 2:
-        return ""
-    shown = "; ".join(f"{classes[c]!r} looks like {classes[k]!r}" for c, k in swaps[:_SHOWN])
-    return f"the classes seem to be in another order than the leaderboard's ({len(swaps)} of {len(classes)}: {shown})"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from ...metrics.scores import RELEASED_METRICS, performance_efficiency
 from ...utils.errors import DataError
 from ..analysis.groups import OverSeeds
-from .check import check_order, check_predictions
+from .check import check_predictions
 from .submission import SubmissionEntry, is_count
 from .suite import Truths, required, suite
 
@@ -66,10 +66,8 @@ def _score(entry: SubmissionEntry, truths: Truths) -> Score:
         return replace(blank, problem=f"{reason}: another split")
     metric = RELEASED_METRICS[row.metric]
     scores = tuple(100 * metric(truth.labels, matrix) for matrix in entry.predictions if matrix is not None)
-    notes = check_order(entry, row, truth)
-    if not truth.ordered:
-        notes.append(f"labels from {truth.place}, whose images may be in another order than the leaderboard's")
-    return replace(blank, scores=scores, note="; ".join(notes))
+    note = f"labels from {truth.place}, whose images may be in another order than the leaderboard's"
+    return replace(blank, scores=scores, note="" if truth.ordered else note)
 
 
 def total(scores: Sequence[Score]) -> Total:
