@@ -2,6 +2,7 @@ from .benchmark.config import RunConfig as RunConfig
 from .benchmark.results.record import Record as Record
 from .benchmark.results.store import Store as Store
 from .benchmark.runner import run as run
+from .classifier.embedding import load_images as load_images
 from .classifier.estimator import ImageClassifier as ImageClassifier
 from .classifier.model import Model as Model
 from .classifier.model import load_model as load_model

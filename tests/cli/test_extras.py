@@ -60,6 +60,12 @@ def _page(folder: Path) -> Any:
     return render("page.html", [], [], {})
 
 
+def _features(folder: Path) -> Any:
+    from vitadapt.classifier.features_file import check_target
+
+    return check_target(folder / "features.parquet")
+
+
 def _cluster(folder: Path) -> Any:
     from vitadapt.benchmark.parallel.ray_cluster import _import_ray
 
@@ -95,6 +101,7 @@ USES: dict[tuple[str, str], Callable[[Path], Any]] = {
     ("report", "jinja2"): _page,
     ("report", "matplotlib"): _page,
     ("data", "h5py"): _hdf5,
+    ("parquet", "pyarrow"): _features,
     ("ray", "ray"): _cluster,
     ("server", "fastapi"): _serve,
     ("server", "uvicorn"): _serve,

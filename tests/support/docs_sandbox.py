@@ -44,7 +44,14 @@ SMALLER = {
     "epochs = 20": "epochs = 1",
 }
 _TINY, _SHORT = ["--backbone", "random:tiny"], ["--recipe", "epochs=1,probe_epochs=1", "--no-cache"]
-SHORTER = {"run": [*_SHORT, *_TINY], "fit": [*_SHORT, *_TINY], "bench": ["--no-cache"], "count": _TINY}
+SHORTER = {
+    "run": [*_SHORT, *_TINY],
+    "fit": [*_SHORT, *_TINY],
+    "bench": ["--no-cache"],
+    "count": _TINY,
+    "embed": _TINY,
+    "similar": _TINY,
+}
 SHORT_BENCH = "[recipe]\nepochs = 1\nprobe_epochs = 1\n"  # of a benchmark file that has no [recipe] itself
 FEW = 12  # cells; a benchmark with more is expanded and its names are checked, and a part of it runs
 PICTURES = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

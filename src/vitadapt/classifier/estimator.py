@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.base import ClassNamePrefixFeaturesOutMixin as NamedFeatures
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.multiclass import check_classification_targets
 
@@ -28,10 +29,11 @@ from ..training.task import Task, adapter_info, make_task
 from ..utils.errors import ConfigError, DataError, VitadaptError, WeightsError
 from ..utils.fields import build
 from ..utils.files import write_atomic
+from .embedding import embedder_of
 from .model import Model, absolute_backbone, image_refs, load_model, training_summary
 
 
-class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
+class ImageClassifier(NamedFeatures, TransformerMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Learns classes of images from few examples.
 
     X is a sequence of paths, PIL images or arrays, a uint8 array (N, H, W, 3) or a tensor (N, 3, H, W); `predict` and
@@ -116,6 +118,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
     def _set_model(self, model: Model) -> None:
         self.model_ = model
         self.n_features_in_ = 3 * model.info.image_size**2
+        self._n_features_out = model.classifier.backbone.features
 
     def _task(self, examples: Examples) -> Task:
         setting = Setting(self.device, self.precision)
@@ -146,6 +149,10 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         """(N,) labels as they were given to `fit`. Raises NotFittedError and DataError."""
         probabilities = self.predict_proba(X)
         return np.asarray(self.classes_[probabilities.argmax(axis=1)])
+
+    def transform(self, X: Any) -> npt.NDArray[np.float32]:
+        """(N, E) features of the images: what the adapted backbone hands to the head. As `predict_proba`."""
+        return embedder_of(self._model()).features(X)
 
     @property
     def classifier_(self) -> Classifier:

@@ -13,7 +13,6 @@ import numpy as np
 
 from ..data import Examples, FileRef, open_dataset
 from ..data.examples import ImageRef
-from ..data.images import UnreadableImage
 from ..data.parallel import Progress
 from ..data.readers.image_folder import Skipped, images_below
 from ..data.sampling.splits import normal
@@ -21,10 +20,9 @@ from ..methods.spec import method_text
 from ..nn.head_spec import head_text
 from ..training.adapter_file import ADAPTER, read_adapter
 from ..utils.errors import DataError, StorageError, WeightsError
+from .batches import batches
 from .fit_record import RECORD, read_record
 from .model import Model
-
-_BATCH = 64  # images
 
 
 def find_images(places: Sequence[Path]) -> tuple[list[ImageRef], list[str]]:
@@ -63,27 +61,14 @@ def predict_images(
 def predict_readable(
     model: Model, refs: Sequence[ImageRef], progress: Progress | None = None
 ) -> tuple[list[int], np.ndarray, list[str]]:
-    """Rows of the readable images, their probabilities (n, C), and one message per unreadable image.
-
-    A batch with an unreadable image is predicted one image at a time.
-    """
+    """Rows of the readable images, their probabilities (n, C), and one message per unreadable image."""
     rows: list[int] = []
     found = [np.zeros((0, len(model.classes)), dtype=np.float32)]
     unreadable: list[str] = []
-    for start in range(0, len(refs), _BATCH):
-        batch = list(range(start, min(start + _BATCH, len(refs))))
-        try:
-            found.append(model.predict_refs([refs[row] for row in batch]))
-            rows += batch
-        except DataError:
-            for row in batch:
-                try:
-                    found.append(model.predict_refs([refs[row]]))
-                    rows.append(row)
-                except UnreadableImage as error:
-                    unreadable.append(str(error))
-        if progress is not None:
-            progress("predict", batch[-1] + 1, len(refs))
+    for batch in batches(refs, model.predict_refs, "predict", progress):
+        rows += batch.rows
+        found += batch.outputs
+        unreadable += batch.unreadable
     return rows, np.concatenate(found), unreadable
 
 

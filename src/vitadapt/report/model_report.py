@@ -5,26 +5,21 @@ It is one file without a network, like the page about runs, of whose parts it is
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from ..data.images import to_rgb, upright
 from ..metrics.scores import share_interval
-from ..utils.errors import DataError
 from .figure import clean
 from .fitted_model import Answers, Fitted
 from .html_page import drawn, render
 from .model_figures import MODEL_FIGURES, MORE
+from .thumbnail import thumbnail
 
 MOST_MISTAKES, MOST_DOUBTS, MOST_CONFUSED = 24, 12, 12
-THUMBNAIL = 160  # pixels of the longer side
 DOUBTED = 0.5  # probability of another class from which a training label is worth a look
 
 
@@ -120,7 +115,7 @@ def _gallery(answers: Answers, rows: Sequence[int] | np.ndarray, classes: Sequen
         truth, answer = int(answers.labels[row]), int(answers.predicted[row])
         shown.append(
             {
-                "source": thumbnail(answers, row),
+                "source": thumbnail(answers.refs[row]),
                 "file": clean("/".join(PurePath(name).parts[-2:]), 40),
                 "full": clean("/".join(PurePath(name).parts[-2:]), 300),
                 "truth": clean(classes[truth], 32),
@@ -130,18 +125,6 @@ def _gallery(answers: Answers, rows: Sequence[int] | np.ndarray, classes: Sequen
             }
         )
     return shown
-
-
-def thumbnail(answers: Answers, row: int) -> str:
-    """A small picture as a data URI; empty when it can no longer be read."""
-    try:
-        image = to_rgb(upright(answers.refs[row].read()))
-    except (DataError, ValueError):
-        return ""  # the page is about answers that were given; the picture may be gone by now
-    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=82)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _forecast(model: Fitted) -> dict[str, Any] | None:

@@ -1,0 +1,82 @@
+"""The images that are most similar to one: by the cosine of their features."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..data.examples import FileRef, ImageRef
+from ..data.parallel import Progress
+from ..utils.errors import ConfigError
+from .embedding import Collection, Embedder
+from .features_file import FeaturesFile
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A similar image. similarity: cosine of the features, at most 1."""
+
+    ref: ImageRef
+    similarity: float
+    label: str = ""
+
+    @property
+    def path(self) -> str:
+        return self.ref.name
+
+
+def nearest(
+    embedder: Embedder, picture: Path, collection: Collection, top: int, progress: Progress | None = None
+) -> tuple[list[Neighbour], list[str]]:
+    """The `top` images of `collection` nearest to `picture`, itself left out, and a line per unreadable image.
+
+    Raises DataError when `picture` cannot be read.
+    """
+    own = _unit(embedder.features([picture]))[0]
+    rows: list[int] = []
+    scores = [np.zeros(0, dtype=np.float32)]
+    unreadable: list[str] = []
+    for batch in embedder.batches(collection.refs, progress):
+        rows += batch.rows
+        scores += [_unit(found) @ own for found in batch.outputs]
+        unreadable += batch.unreadable
+    best = _best(np.concatenate(scores), [collection.refs[row].name for row in rows], picture, top)
+    found = [(rows[i], score) for i, score in best]
+    return [Neighbour(collection.refs[row], score, collection.labels[row]) for row, score in found], unreadable
+
+
+def nearest_in_file(embedder: Embedder, picture: Path, stored: FeaturesFile, top: int) -> list[Neighbour]:
+    """As `nearest`, of the images whose features are `stored`.
+
+    Raises ConfigError when another network made them, DataError when `picture` cannot be read.
+    """
+    if stored.info.digest != embedder.digest:
+        raise ConfigError(
+            f"these features were made by {stored.info.network} at {stored.info.image_size} pixels, which is not the "
+            f"same network as {embedder.name} at {embedder.network.image_size}; name it with --backbone and "
+            "--image-size, or --model"
+        )
+    own = _unit(embedder.features([picture]))[0]
+    best = _best(_unit(stored.features) @ own, stored.path, picture, top)
+    return [Neighbour(FileRef(stored.path[i]), score, stored.label[i]) for i, score in best]
+
+
+def _unit(features: np.ndarray) -> np.ndarray:
+    """Rows (N, E) of length 1; what is zero stays zero."""
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    return np.asarray(features / np.maximum(lengths, np.finfo(np.float32).tiny))
+
+
+def _best(scores: np.ndarray, names: Sequence[str], picture: Path, top: int) -> list[tuple[int, float]]:
+    """(row, score) of the highest scores, without the file `picture` itself."""
+    own = os.path.realpath(picture)
+    order = (int(i) for i in np.argsort(-scores, kind="stable"))
+    found: list[tuple[int, float]] = []
+    while len(found) < top and (row := next(order, None)) is not None:
+        if os.path.realpath(names[row]) != own:
+            found.append((row, min(float(scores[row]), 1.0)))
+    return found

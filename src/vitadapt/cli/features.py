@@ -1,0 +1,156 @@
+"""`vitadapt embed` and `similar`: features of images, and which images are alike."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer import Argument, Option
+
+from ..utils.errors import ConfigError, DataError
+from . import options as opt
+from .output import complain, echo, echo_json, echo_result, print_columns, progress_bar
+
+if TYPE_CHECKING:
+    from ..classifier.embedding import Collection, Embedder
+    from ..classifier.features_file import Writer
+    from ..classifier.similar import Neighbour
+    from ..data.parallel import Progress
+
+app = typer.Typer()
+OfBackbone = Annotated[
+    str | None, Option("--backbone", "-b", help=f"Default: {opt.OFFLINE}, or where that of the model is now.")
+]
+OfModel = Annotated[Path | None, Option("--model", help="A model folder: the features of its adapted backbone.")]
+
+
+@opt.command(app, opt.IMAGES, "vitadapt embed photos/ -o features.parquet")
+def embed(
+    photos: Annotated[list[str], Argument(help="Images, folders of them, or one dataset as for fit.")],
+    out: Annotated[Path, Option("--out", "-o", help="A new file, .npz or .parquet.")],
+    backbone: OfBackbone = None,
+    model: OfModel = None,
+    image_size: opt.ImageSize = None,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace the file.")] = False,
+    data_root: opt.DataRoot = None,
+    device: opt.Device = "auto",
+    as_json: opt.AsJson = False,
+) -> None:
+    """Write the features of images: path, label, split and the vector of each. Status 1 when one could not be read."""
+    from ..classifier.embedding import find_collection
+    from ..classifier.features_file import FeaturesInfo, check_target, features_writer
+
+    check_target(out, overwrite)
+    collection = find_collection(photos, data_root)
+    embedder = _load(backbone, model, image_size, device)
+    width, size = embedder.network.features, embedder.network.image_size
+    info = FeaturesInfo(embedder.name, embedder.digest, size, width)
+    with progress_bar() as (progress, _), features_writer(out, info) as writer:
+        count, broken = _write(collection, embedder, writer, progress)
+    for line in (*collection.notes, *broken):
+        complain(line)
+    text = f"{out}: {count} images, {width} features each, of {embedder.name} at {size} x {size} pixels"
+    told = {"path": str(out), "images": count, "features": width, "backbone": embedder.name, "unreadable": broken}
+    echo_result(text, told, as_json)
+    if broken:
+        raise typer.Exit(1)
+
+
+def _load(backbone: str | None, model: Path | None, image_size: int | None, device: str) -> Embedder:
+    from ..classifier.embedding import load_embedder
+
+    name = backbone or (opt.OFFLINE if model is None else None)
+    return load_embedder(name, model, image_size, opt.device_of(device))
+
+
+def _write(
+    collection: Collection, embedder: Embedder, writer: Writer, progress: Progress | None
+) -> tuple[int, list[str]]:
+    """The number of images written, and a line about each that could not be read."""
+    count, broken = 0, list[str]()
+    columns = {"label": collection.labels, "split": collection.splits}
+    for batch in embedder.batches(collection.refs, progress):
+        broken += batch.unreadable
+        rows = iter(batch.rows)
+        for features in batch.outputs:
+            own = [next(rows) for _ in features]
+            texts = {name: [values[row] for row in own] for name, values in columns.items()}
+            writer.add({"path": [collection.refs[row].name for row in own], **texts}, features)
+            count += len(own)
+    if not count:
+        raise DataError(f"none of the {len(collection.refs)} images can be read; the first: {broken[0]}")
+    return count, broken
+
+
+@opt.command(app, opt.IMAGES, "vitadapt similar cat.jpg photos/ --top 10")
+def similar(
+    picture: Annotated[Path, Argument(help="An image.")],
+    photos: Annotated[list[str], Argument(help="As for embed; or a file that embed wrote.")],
+    top: Annotated[int, Option(min=1, help="How many images to show.")] = 10,
+    backbone: OfBackbone = None,
+    model: OfModel = None,
+    image_size: opt.ImageSize = None,
+    page: Annotated[Path | None, Option("--html", help="Also write a page with the pictures.")] = None,
+    data_root: opt.DataRoot = None,
+    device: opt.Device = "auto",
+    as_json: opt.AsJson = False,
+    as_csv: Annotated[bool, Option("--csv", help="One line per image.")] = False,
+) -> None:
+    """Find the images most similar to one: by the cosine of their features. Status 1 when one could not be read."""
+    from ..classifier.embedding import find_collection
+    from ..classifier.features_file import SUFFIXES, read_features
+    from ..classifier.similar import nearest, nearest_in_file
+
+    if as_json and as_csv:
+        raise ConfigError("--json and --csv exclude each other")
+    stored = Path(photos[0]) if len(photos) == 1 and Path(photos[0]).suffix.lower() in SUFFIXES else None
+    known = read_features(stored) if stored else None
+    collection = None if stored else find_collection(photos, data_root)
+    embedder = _load(backbone, model, image_size, device)
+    broken: list[str] = []
+    if known is not None:
+        found = nearest_in_file(embedder, picture, known, top)
+    else:
+        assert collection is not None, "one of both was read"
+        with progress_bar() as (progress, _):
+            found, broken = nearest(embedder, picture, collection, top, progress)
+        for line in (*collection.notes, *broken):
+            complain(line)
+    if page is not None:
+        _write_page(page, picture, found, embedder.name)
+    _print_neighbours(found, as_json, as_csv)
+    if page is not None and not (as_json or as_csv):
+        echo(page)
+    if broken:
+        raise typer.Exit(1)
+
+
+def _print_neighbours(found: Sequence[Neighbour], as_json: bool, as_csv: bool) -> None:
+    rows: list[dict[str, Any]] = [
+        {"rank": rank, "image": one.path, "label": one.label, "similarity": one.similarity}
+        for rank, one in enumerate(found, start=1)
+    ]
+    if as_json:
+        echo_json(rows)
+        return
+    heads = ["rank", "image", "label", "similarity"]
+    cells = [[f"{row[name]:.4f}" if name == "similarity" else str(row[name]) for name in heads] for row in rows]
+    if as_csv:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([heads, *cells])
+        echo(*text.getvalue().splitlines())
+    else:
+        print_columns(heads, cells, left=("image", "label"))
+
+
+def _write_page(page: Path, picture: Path, found: Sequence[Neighbour], network: str) -> None:
+    from ..data.examples import FileRef
+    from ..report.similar_page import similar_page
+    from ..utils.files import write_atomic
+
+    shown = [(one.ref, one.similarity, one.label) for one in found]
+    write_atomic(page, similar_page(FileRef(picture), shown, network).encode())
