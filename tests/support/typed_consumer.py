@@ -113,6 +113,7 @@ def own_models(folder: Path, refs: list[ImageRef]) -> None:
     assert_type(model.classes, tuple[str, ...])
     assert_type(model.classifier, va.Classifier)
     assert_type(model.predict_proba(["cat.jpg"]), Probabilities)
+    assert_type(va.load_images(["cat.jpg"], model), Tensor)
     assert_type(model.predict_refs(refs), Probabilities)
 
 
@@ -121,6 +122,7 @@ def estimator(paths: list[str], labels: list[str]) -> None:
     assert_type(classifier, va.ImageClassifier)
     assert_type(classifier.predict_proba(paths), Probabilities)
     assert_type(classifier.predict(paths), Labels)
+    assert_type(classifier.transform(paths), Probabilities)
     assert_type(classifier.classifier_, va.Classifier)
     assert_type(classifier.save("model"), Path)
     assert_type(va.ImageClassifier.load("model"), va.ImageClassifier)
