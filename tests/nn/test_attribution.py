@@ -13,7 +13,7 @@ from vitadapt.nn.attribution import HEATS, explain, overlay, side_by_side, with_
 from vitadapt.nn.head import Classifier, Head, backbone_of
 from vitadapt.nn.head_spec import HeadSpec
 from vitadapt.nn.surgery import adapt, seeded, trainable
-from vitadapt.nn.vit import ViT, ViTConfig
+from vitadapt.nn.vit import Rotary, ViT, ViTConfig
 from vitadapt.utils.errors import ConfigError, NotApplicable, UnknownName
 
 BASE = {"width": 32, "depth": 2, "heads": 4, "patch": 8, "image_size": 32}
@@ -21,6 +21,7 @@ SHAPES = {
     "clip": ViTConfig(**BASE, activation="quick_gelu", ln_pre=True, projection=24, patch_bias=False),
     "dinov2 with registers": ViTConfig(**BASE, layer_scale=True, registers=4, pooling="class+average"),
     "average": ViTConfig(**BASE, pooling="average", class_token=False, final_norm="affine"),
+    "rotary, by attention": ViTConfig(**BASE, rotary=Rotary(), positions=False, pooling="attention", pool_heads=2),
 }
 
 
@@ -53,10 +54,10 @@ def images(count=2, size=32, seed=0):
 def test_the_block_part_by_part_is_what_the_block_computes(shape, method):
     vit = network(SHAPES[shape], method).backbone
     with torch.no_grad():
-        x = vit.embed(images())
+        x, rotation = vit.embed(images()), vit.rotation(images())
         for block in vit.blocks:
-            again, weights = with_attention(block, x)
-            x = block(x)
+            again, weights = with_attention(block, x, rotation=rotation)
+            x = block(x, rotation=rotation)
             torch.testing.assert_close(again, x, atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(weights.sum(dim=-1), torch.ones(weights.shape[:-1]))
 

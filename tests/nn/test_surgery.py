@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from families import FAMILIES, ConvNet, build, random_images
+from families import ALL, ConvNet, build, random_images
 from torch import nn
 
 from vitadapt.methods import METHODS, Adapter, BitFit, FineTune, KAdaptation, LinearProbe, LoRA
@@ -372,19 +372,19 @@ def test_a_module_beside_a_layer_sees_its_input_and_is_added_behind_the_layer_sc
     torch.testing.assert_close(block(x), before + block.inserted["mlp-parallel"](block.norm2(middle)))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 @pytest.mark.parametrize("deep", [True, False])
 def test_added_tokens_act_as_tokens_and_are_not_pooled(family: str, deep: bool) -> None:
     model = build(family).double()
     depth = len(model.blocks)
     tokens = [nn.Parameter(torch.randn(3, 64, dtype=torch.float64)) for _ in range(depth if deep else 1)]
     images = random_images()
-    x = model.embed(images)
+    x, rotation = model.embed(images), model.rotation(images)
     n = x.shape[1]
     for i in range(depth):  # by hand, with the plain blocks
         if deep or not i:
             x = torch.cat([x[:, :n], tokens[i if deep else 0].expand(len(x), -1, -1)], dim=1)
-        x = model.blocks[i](x)
+        x = model.blocks[i](x, rotation=rotation)
     expected = model.pool(x[:, :n])
     add_tokens(model, tokens)
     torch.testing.assert_close(model(images), expected)

@@ -5,16 +5,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from families import CLIP_LIKE, FAMILIES, TINY, build, random_images
+from families import ALL, CLIP_LIKE, TINY, build, random_images
 from torch import Tensor
 
 from vitadapt.nn.block import SLOTS, Attention, Block, SlotLinear
-from vitadapt.nn.vit import ACTIVATIONS, ViT, ViTConfig, resample_positions
+from vitadapt.nn.vit import ACTIVATIONS, Preprocess, Rotary, ViT, ViTConfig, resample_positions
 
 POOLED_WIDTHS = {"clip-like": 48, "gap-like": 64, "class+average": 128, "deit-like": 64, "dinov2-like": 64}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_uint8_and_float_images_give_the_same_features(family: str) -> None:
     model, images = build(family).double(), random_images()
     torch.testing.assert_close(model(images), model(images.double() / 255), rtol=0, atol=1e-6)
@@ -40,7 +40,7 @@ def test_width_of_the_features(family: str, width: int) -> None:
     assert model.features == width and model(random_images()).shape == (3, width)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["clip-like", "dinov2-like", "gap-like"])
 def test_resampling_to_the_own_grid_changes_nothing(family: str) -> None:
     model = build(family)
     same = resample_positions(model.position, 4, (4, 4), model.config.antialias)
@@ -48,7 +48,7 @@ def test_resampling_to_the_own_grid_changes_nothing(family: str) -> None:
 
 
 @pytest.mark.parametrize("size", [16, 48])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_resized_once_equals_resized_on_the_fly(family: str, size: int) -> None:
     on_the_fly, once, images = build(family), build(family), random_images(size=size)
     once.resize(size)
@@ -79,6 +79,43 @@ def test_resampled_rows_of_the_class_token_are_kept() -> None:
     assert resized.shape == (1 + 12, 64) and torch.equal(resized[0], model.position[0])
 
 
+def test_images_with_other_than_three_channels() -> None:
+    five = Preprocess((0.1, 0.2, 0.3, 0.4, 0.5), (0.5,) * 5)
+    model = ViT(ViTConfig(**TINY, channels=5, preprocess=five)).eval()
+    images = torch.randint(0, 256, (2, 5, 32, 32), dtype=torch.uint8)
+    torch.testing.assert_close(model(images), model(images.float() / 255), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"expected images \(B, 5, S, S\)"):
+        model(random_images())
+
+
+@pytest.mark.parametrize("rotary", [Rotary(), Rotary(10000.0, "patches", 8, 1.0, "xy", "neighbours")])
+def test_rotary_positions_are_the_formula_and_leave_the_prefix_alone(rotary: Rotary) -> None:
+    x = torch.randn(1, 2, 3 + 2 * 4 + 5, 8)  # 3 prefix tokens, a grid of 2 x 4, 5 added tokens; heads of width 8
+    turned = rotary.turn(x, rotary.rotation((2, 4), 3, 8, x))
+    assert torch.equal(turned[:, :, :3], x[:, :, :3]) and torch.equal(turned[:, :, 11:], x[:, :, 11:])
+    for place in range(8):
+        rows, columns = divmod(place, 4)
+        if rotary.scale == "relative":
+            c = {"y": 2 * math.pi * (2 * (rows + 0.5) / 2 - 1), "x": 2 * math.pi * (2 * (columns + 0.5) / 4 - 1)}
+        else:
+            c = {"y": (rows + rotary.offset) / 2 * 8, "x": (columns + rotary.offset) / 4 * 8}
+        angles = [c[axis] * rotary.temperature ** (-4 * i / 8) for axis in rotary.order for i in range(2)]
+        for i, angle in enumerate(angles):
+            a, b = (i, i + 4) if rotary.pairs == "halves" else (2 * i, 2 * i + 1)
+            old, new = x[0, :, 3 + place], turned[0, :, 3 + place]
+            torch.testing.assert_close(new[:, a], old[:, a] * math.cos(angle) - old[:, b] * math.sin(angle))
+            torch.testing.assert_close(new[:, b], old[:, b] * math.cos(angle) + old[:, a] * math.sin(angle))
+
+
+def test_cropped_positions_are_those_of_the_upper_left_of_the_square() -> None:
+    position = torch.randn(64, 6)
+    square = resample_positions(position, 8, (4, 4), False, "crop").unflatten(0, (4, 4))
+    assert torch.equal(resample_positions(position, 8, (2, 4), False, "crop").unflatten(0, (2, 4)), square[:2])
+    assert torch.equal(resample_positions(position, 8, (4, 3), False, "crop").unflatten(0, (4, 3)), square[:, :3])
+    bilinear = resample_positions(position, 8, (4, 4), False, "bilinear").unflatten(0, (4, 4))
+    assert torch.equal(bilinear, square)
+
+
 def norm_by_hand(x: Tensor, norm: torch.nn.LayerNorm) -> Tensor:
     centred = x - x.mean(-1, keepdim=True)
     return centred / (centred.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight + norm.bias
@@ -106,6 +143,7 @@ def activation_by_hand(x: Tensor, name: str) -> Tensor:
         "gelu_tanh": lambda: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
         "quick_gelu": lambda: x / (1 + torch.exp(-1.702 * x)),
         "relu": lambda: x * (x > 0),
+        "silu": lambda: x / (1 + torch.exp(-x)),
     }[name]()
 
 
@@ -155,7 +193,9 @@ def test_running_some_blocks_then_the_others_is_running_all() -> None:
 
 def test_the_slots_of_a_block_are_disjoint_rows_that_cover_every_linear_layer() -> None:
     layers = [m for m in build("deit-like").blocks[0].modules() if isinstance(m, SlotLinear)]
-    assert [slot for layer in layers for slot in layer.slots] == list(SLOTS)
+    assert [slot for layer in layers for slot in layer.slots] == [slot for slot in SLOTS if slot != "gate"]
+    layers += [m for m in build("eva02-like").blocks[0].modules() if isinstance(m, SlotLinear)]
+    assert {slot for layer in layers for slot in layer.slots} == set(SLOTS)
     for layer in layers:
         rows = [row for slot in layer.slots for row in range(*layer.rows(slot).indices(layer.out_features))]
         assert rows == list(range(layer.out_features))
@@ -172,6 +212,11 @@ def test_the_slots_of_a_block_are_disjoint_rows_that_cover_every_linear_layer() 
         ({"class_token": False}, "needs a class token"),
         ({"class_token": False, "pooling": "class+average"}, "needs a class token"),
         ({"pooling": "class+average", "norm_after_pool": True}, "norm_after_pool"),
+        ({"pooling": "attention"}, "pool_heads"),
+        ({"pool_heads": 2}, "pool_heads"),
+        ({"class_tokens": 2}, "class_tokens"),
+        ({"rotary": Rotary(), "heads": 32}, "rotary"),
+        ({"channels": 5}, "no mean and std for each of the 5"),
     ],
 )
 def test_impossible_configurations_are_refused(change: dict[str, object], message: str) -> None:

@@ -8,11 +8,12 @@ import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import product
 
 import more_methods
 import pytest
 import torch
-from families import FAMILIES, ConvNet, build, common
+from families import FAMILIES, PARTS, ConvNet, build, common
 from torch import Tensor, nn
 
 import vitadapt as va
@@ -97,8 +98,9 @@ def mixture(family: str) -> dict[str, Classifier]:
     }
 
 
-@pytest.mark.parametrize("active", [0, 64 << 20])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "active"), [*product(FAMILIES, [0, 64 << 20]), *((family, 64 << 20) for family in PARTS)]
+)
 def test_every_method_mixed_in_one_batch_answers_as_its_own_model(family, active):
     models = mixture(family)
     bank = va.Bank(common(family), models, active=active)

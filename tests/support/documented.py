@@ -19,7 +19,8 @@ TABLE = {name: (formula, int(figure.replace(",", ""))) for name, formula, figure
 
 def shape(config: ViTConfig, slot: Slot) -> tuple[int, int]:
     """(D_out, D_in) of a slot, from the configuration alone."""
-    sides = {"fc1": (config.mlp_width, config.width), "fc2": (config.width, config.mlp_width)}
+    up, down = (config.mlp_width, config.width), (config.width, config.mlp_width)
+    sides: dict[Slot, tuple[int, int]] = {"gate": up, "fc1": up, "fc2": down}
     return sides.get(slot, (config.width, config.width))
 
 

@@ -8,6 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from vitadapt.nn.rotary import Rotary
 from vitadapt.nn.surgery import seeded
 from vitadapt.nn.vit import Preprocess, ViT, ViTConfig
 
@@ -32,6 +33,64 @@ FAMILIES: dict[str, ViTConfig] = {
     "no-qkv-bias": ViTConfig(**TINY, qkv_bias=False, activation="relu"),
     "plain-norm": ViTConfig(**TINY, final_norm="plain"),
 }
+
+PARTS: dict[str, ViTConfig] = {
+    "dinov3-like": ViTConfig(**TINY, positions=False, rotary=Rotary(), registers=2, layer_scale=True, norm_eps=1e-5),
+    "dinov3-plus-like": ViTConfig(
+        **TINY,
+        positions=False,
+        rotary=Rotary(),
+        registers=2,
+        layer_scale=True,
+        gated=True,
+        hidden=80,
+        activation="silu",
+    ),
+    "siglip-like": ViTConfig(**TINY, class_token=False, pooling="attention", pool_heads=2, activation="gelu_tanh"),
+    "pe-like": ViTConfig(
+        **TINY,
+        rotary=Rotary(10000.0, "patches", 4, 1.0, "xy", "neighbours"),
+        ln_pre=True,
+        patch_bias=False,
+        pooling="attention",
+        pool_heads=4,
+        projection=48,
+    ),
+    "eva02-like": ViTConfig(
+        **TINY,
+        rotary=Rotary(10000.0, "patches", 4, pairs="neighbours"),
+        gated=True,
+        hidden=80,
+        activation="silu",
+        attention_norm=True,
+        mlp_norm=True,
+        qk_norm=True,
+    ),
+    "aimv2-like": ViTConfig(
+        **TINY,
+        class_token=False,
+        pooling="average",
+        norm="rms",
+        patch_norm=True,
+        qkv_bias=False,
+        linear_bias=False,
+        gated=True,
+        hidden=80,
+        activation="silu",
+    ),
+    "radio-like": ViTConfig(
+        **TINY,
+        class_position=False,
+        registers=3,
+        class_tokens=2,
+        resampling="crop",
+        position_grid=8,
+        patch_bias=False,
+        final_norm="none",
+    ),
+}
+"""Those with parts that no plain ViT has, all of which are here; `FAMILIES` are the plain ones."""
+ALL = FAMILIES | PARTS
 
 
 class ConvNet(nn.Module):
@@ -58,7 +117,7 @@ class ConvNet(nn.Module):
 def common(family: str) -> nn.Module:
     """The backbone of the family that all tests share, "convnet" included: frozen, in eval mode; for reading only."""
     with seeded(0):
-        model = ViT(FAMILIES[family]) if family in FAMILIES else ConvNet()
+        model = ViT(ALL[family]) if family in ALL else ConvNet()
         for parameter in model.parameters():  # no tensor at zero or one: a swapped or forgotten one must show
             parameter.data += 0.1 * torch.randn_like(parameter)
     return model.eval().requires_grad_(False)

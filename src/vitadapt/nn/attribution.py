@@ -13,7 +13,7 @@ the pixels, times their distance from the mean; works with every backbone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import numpy as np
@@ -34,7 +34,9 @@ STEPS = 8  # strengths of attention over which its gradient is averaged
 INPUT_GRID = 16  # squares along one side of a heat map of the input's gradient, unless there are patches
 
 
-def with_attention(block: Block, x: Tensor, strength: float = 1.0) -> tuple[Tensor, Tensor]:
+def with_attention(
+    block: Block, x: Tensor, strength: float = 1.0, rotation: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """(the block's output (B, N, D), its attention weights (B, H, M, M)) of tokens x (B, N, D).
 
     M is N and the number of tokens that a method added to this block. With another `strength` than 1 the weights act as
@@ -44,15 +46,17 @@ def with_attention(block: Block, x: Tensor, strength: float = 1.0) -> tuple[Tens
     if block.tokens is not None:
         x = append_tokens(x, block.tokens)
     normed = block.enter("attention", x)
-    q, k, v = (
-        part.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for part in attention.qkv(normed)
-    )  # (B, H, M, D/H)
-    weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
-    (mixed,) = attention.out((strength * weights @ v).transpose(1, 2).flatten(2))
-    x = block.extend("attention", x, normed, block.scale1(mixed))
+    mixed, weights = _mixed(*attention.input(normed, rotation=rotation), strength)
+    x = block.extend("attention", x, normed, block.scale1(attention.output(mixed)))
     normed = block.enter("mlp", x)
     x = block.extend("mlp", x, normed, block.scale2(block.mlp(normed)))
     return block.leave(x, n), weights
+
+
+def _mixed(q: Tensor, k: Tensor, v: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+    """(strength * weights v, weights) of queries, keys and values (B, H, M, D/H)."""
+    weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
+    return strength * weights @ v, weights
 
 
 def explain(model: Classifier, images: Tensor, kind: str = "gradient", target: int | None = None) -> Tensor:
@@ -76,13 +80,13 @@ def explain(model: Classifier, images: Tensor, kind: str = "gradient", target: i
 def rollout(model: Classifier, images: Tensor, target: int | None) -> Tensor:
     """(B, h, w) share of each patch in the tokens that are read; `target` plays no part."""
     with torch.no_grad():
-        n, _, maps = _attentions(_vit(model), images)
+        n, _, maps, reading = _attentions(_vit(model), images)
         own = torch.eye(n, device=images.device)
         flow = own.expand(len(images), -1, -1)
         for weights in maps:
             mean = weights[..., :n, :n].mean(dim=1)  # (B, H, M, M) -> (B, N, N): added tokens show no part of the image
             flow = (mean + own) / 2 @ flow
-    return _to_patches(_vit(model), flow, images)
+    return _to_patches(_vit(model), flow, images, reading)
 
 
 def gradient(model: Classifier, images: Tensor, target: int | None) -> Tensor:
@@ -90,19 +94,21 @@ def gradient(model: Classifier, images: Tensor, target: int | None) -> Tensor:
     vit = _vit(model)
     with torch.no_grad():
         chosen = _targets(model(images), target)
-        n, _, weights = _attentions(vit, images)
-    slopes = [torch.zeros_like(part) for part in weights]
+        n, _, weights, reading = _attentions(vit, images)
+    slopes = [torch.zeros_like(part) for part in (*weights, *reading)]
     for step in range(1, STEPS + 1):
         with torch.enable_grad():
-            _, features, maps = _attentions(vit, images, step / STEPS)
-            found = torch.autograd.grad(_sum(model.head(features), chosen), maps)
+            _, features, maps, read = _attentions(vit, images, step / STEPS)
+            found = torch.autograd.grad(_sum(model.head(features), chosen), [*maps, *read])
         for total, slope in zip(slopes, found, strict=True):
             total += slope / STEPS
     own = torch.eye(n, device=images.device)
     relevance = own.expand(len(images), -1, -1)
-    for part, slope in zip(weights, slopes, strict=True):
+    for part, slope in zip(weights, slopes, strict=False):
         positive = (part * slope)[..., :n, :n].clamp_min(0).mean(dim=1)  # (B, H, M, M) -> (B, N, N)
         relevance = relevance + positive @ relevance
+    if reading:
+        return _to_patches(vit, relevance, images, [(reading[0] * slopes[-1]).clamp_min(0)])
     return _to_patches(vit, relevance - own, images)  # what a token is to itself says nothing about the class
 
 
@@ -135,18 +141,28 @@ def _vit(model: Classifier) -> ViT:
     raise NotApplicable(f"{type(backbone).__name__} has no attention to look at; use --kind input with this backbone")
 
 
-def _attentions(vit: ViT, images: Tensor, strength: float = 1.0) -> tuple[int, Tensor, list[Tensor]]:
-    """The number of tokens N, the features (B, E), and every block's attention weights (see `with_attention`)."""
+def _attentions(vit: ViT, images: Tensor, strength: float = 1.0) -> tuple[int, Tensor, list[Tensor], list[Tensor]]:
+    """The number of tokens N, the features (B, E), every block's attention weights (see `with_attention`), and those
+    (B, H, 1, N) of the pooling of the last block, where it pools by attention."""
     x = vit.embed(images)
     if torch.is_grad_enabled() and not x.requires_grad:
         x = x.detach().requires_grad_()  # nothing need be trainable for the weights to have gradients
-    maps, pooled, state = [], [], None
+    maps, pooled, state = list[Tensor](), list[Tensor](), None
+    reading = list[Tensor]()
+    rotation = vit.rotation(images)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        mixed, weights = _mixed(q, k, v, strength)
+        reading[:] = [weights]
+        return mixed
+
     for number, block in enumerate(vit.blocks):
-        x, weights = with_attention(cast(Block, block), x, strength)
+        x, weights = with_attention(cast(Block, block), x, strength, rotation)
         x, state = vit.beside(number, x, state)
         maps.append(weights)
-        pooled.append(vit.pool(x) if len(maps) > vit.config.depth - vit.config.pooled_blocks else None)
-    return x.shape[1], torch.cat([part for part in pooled if part is not None], dim=-1), maps
+        if len(maps) > vit.config.depth - vit.config.pooled_blocks:
+            pooled.append(vit.pool(x, attend))
+    return x.shape[1], torch.cat(pooled, dim=-1), maps, reading
 
 
 def _targets(logits: Tensor, target: int | None) -> Tensor:
@@ -159,12 +175,19 @@ def _sum(logits: Tensor, classes: Tensor) -> Tensor:
     return logits.gather(1, classes[:, None]).sum()
 
 
-def _to_patches(vit: ViT, flow: Tensor, images: Tensor) -> Tensor:
-    """How much the patches (columns) give to the tokens that pooling reads (rows): (B, N, N) -> (B, h, w)."""
+def _to_patches(vit: ViT, flow: Tensor, images: Tensor, reading: Sequence[Tensor] = ()) -> Tensor:
+    """How much the patches (columns) give to the tokens that pooling reads (rows): (B, N, N) -> (B, h, w).
+
+    `reading`: how much pooling by attention reads each token, (B, H, 1, N).
+    """
     config = vit.config
     h, w = (side // config.patch for side in images.shape[2:])
     patches = slice(config.prefix, config.prefix + h * w)
-    read = {"class": flow[:, 0], "average": flow[:, patches].mean(dim=1)}
+    if reading:
+        shares = reading[0].mean(dim=1)  # (B, H, 1, N) -> (B, 1, N); added tokens are not read
+        rows = (shares @ flow[:, : shares.shape[-1]])[:, 0]
+        return cast(Tensor, rows[:, patches].unflatten(1, (h, w)))
+    read = {"class": flow[:, : config.class_tokens].mean(dim=1), "average": flow[:, patches].mean(dim=1)}
     rows = read["class"] + read["average"] if config.pooling == "class+average" else read[config.pooling]
     return cast(Tensor, rows[:, patches].unflatten(1, (h, w)))
 

@@ -20,8 +20,8 @@ class Preprocess:
     in the 0..1 scale.
     """
 
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
     resize: float = 1.0
 
 
@@ -47,7 +47,7 @@ class Backbone(nn.Module):
     def register_scales(self) -> None:
         """Mean and deviation of the configuration as buffers; no checkpoint holds them."""
         for name in ("mean", "std"):
-            scale = torch.tensor(getattr(self.config.preprocess, name)).view(3, 1, 1)
+            scale = torch.tensor(getattr(self.config.preprocess, name)).view(-1, 1, 1)
             self.register_buffer(name, scale, persistent=False)
 
     @property

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from ..utils.errors import ConfigError
 from .deltas import goes_in_place, is_thin, thin_linear
+from .rotary import Rotary
 from .vit_config import ACTIVATIONS, ViTConfig
 
-Slot = Literal["q", "k", "v", "o", "fc1", "fc2"]
+Slot = Literal["q", "k", "v", "o", "fc1", "fc2", "gate"]
 Layer = Literal["attention", "mlp"]
 Place = Literal[
     "attention", "mlp", "block", "attention-input", "mlp-input",
@@ -27,6 +28,7 @@ Place = Literal[
 EndPlace = Literal["patches", "norm"]
 
 SLOTS: tuple[Slot, ...] = get_args(Slot)
+"""All of them; "gate" is in gated MLPs alone."""
 PLACES: tuple[Place, ...] = get_args(Place)
 ENDS: tuple[EndPlace, ...] = get_args(EndPlace)
 """Places of a whole network: behind the embedding of the patches, and behind the final norm."""
@@ -95,31 +97,62 @@ class Attention(nn.Module):
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        self.heads = config.heads
+        self.heads, self.rotary = config.heads, config.rotary
         self.qkv = SlotLinear(config.width, 3 * config.width, ("q", "k", "v"), bias=config.qkv_bias)
-        self.out = SlotLinear(config.width, config.width, ("o",))
+        self.out = SlotLinear(config.width, config.width, ("o",), bias=config.linear_bias)
+        head = config.width // config.heads
+        self.q_norm, self.k_norm = (norm_of(config, head) if config.qk_norm else None for _ in range(2))
+        self.norm = norm_of(config) if config.attention_norm else None
 
-    def forward(self, x: Tensor, first: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, first: int | None = None, rotation: Tensor | None = None) -> Tensor:
+        return self.output(F.scaled_dot_product_attention(*self.input(x, first, rotation)))
+
+    def input(
+        self, x: Tensor, first: int | None = None, rotation: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (of the `first` tokens), keys and values of tokens (B, N, D): (B, H, N, D/H) each."""
         parts = self.qkv(x) if first is None else (*self.qkv(x[:, :first], ("q",)), *self.qkv(x, ("k", "v")))
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)  # (B, H, N, D/H)
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        (y,) = self.out(mixed.transpose(1, 2).flatten(2))  # (B, H, N, D/H) -> (B, N, D)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rotation is not None:
+            q, k = (cast(Rotary, self.rotary).turn(part, rotation) for part in (q, k))
+        return q, k, v
+
+    def output(self, mixed: Tensor) -> Tensor:
+        """Values, mixed by the attention, (B, H, N, D/H) -> (B, N, D)."""
+        mixed = mixed.transpose(1, 2).flatten(2)
+        (y,) = self.out(mixed if self.norm is None else self.norm(mixed))
         return cast(Tensor, y)
 
 
 class MLP(nn.Module):
-    """Two linear layers around an activation, (B, N, D) -> (B, N, D)."""
+    """Two linear layers around an activation, (B, N, D) -> (B, N, D).
+
+    A gated one (Shazeer 2020, SwiGLU) is fc2(activation(gate(x)) * fc1(x)), with gate and fc1 packed in one layer.
+    """
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        self.fc1 = SlotLinear(config.width, config.mlp_width, ("fc1",))
-        self.fc2 = SlotLinear(config.mlp_width, config.width, ("fc2",))
+        slots: tuple[Slot, ...] = ("gate", "fc1") if config.gated else ("fc1",)
+        self.fc1 = SlotLinear(config.width, len(slots) * config.mlp_width, slots, bias=config.linear_bias)
+        self.fc2 = SlotLinear(config.mlp_width, config.width, ("fc2",), bias=config.linear_bias)
         self.activation = ACTIVATIONS[config.activation]
+        self.norm = norm_of(config, config.mlp_width) if config.mlp_norm else None
 
     def forward(self, x: Tensor) -> Tensor:
-        (hidden,) = self.fc1(x)
-        (y,) = self.fc2(self.activation(hidden))
+        first, *others = self.fc1(x)
+        hidden = self.activation(first)
+        if others:
+            hidden = hidden * others[0]
+        (y,) = self.fc2(hidden if self.norm is None else self.norm(hidden))
         return cast(Tensor, y)
+
+
+def norm_of(config: ViTConfig, width: int = 0) -> nn.Module:
+    """The kind of norm that `config` names, for vectors of `width` (0: the width of a token)."""
+    kind = nn.RMSNorm if config.norm == "rms" else nn.LayerNorm
+    return kind(width or config.width, eps=config.norm_eps)
 
 
 class Block(nn.Module):
@@ -137,21 +170,21 @@ class Block(nn.Module):
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        norm = partial(nn.LayerNorm, config.width, eps=config.norm_eps)
+        norm = partial(norm_of, config)
         scale = partial(LayerScale, config.width) if config.layer_scale else nn.Identity
         self.norm1, self.attention, self.scale1 = norm(), Attention(config), scale()
         self.norm2, self.mlp, self.scale2 = norm(), MLP(config), scale()
         self.inserted = nn.ModuleDict()
         self.tokens: nn.Parameter | None = None
 
-    def forward(self, x: Tensor, first: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, first: int | None = None, rotation: Tensor | None = None) -> Tensor:
         read = x.shape[1] if first is None else first
         if self.tokens is not None:
             x, first = append_tokens(x, self.tokens), read
         if not all(getattr(module, "tokenwise", False) for module in self.inserted.values()):
             first = None
         normed = self.enter("attention", x)
-        x = self.extend("attention", x, normed, self.scale1(self.attention(normed, first)))
+        x = self.extend("attention", x, normed, self.scale1(self.attention(normed, first, rotation)))
         normed = self.enter("mlp", x)
         x = self.extend("mlp", x, normed, self.scale2(self.mlp(normed)))
         return self.leave(x, read)

@@ -27,7 +27,8 @@ def unchanged_blocks(backbone: nn.Module) -> int | None:
     if backbone.side is not None or "patches" in backbone.inserted:
         return None
     behind = (backbone.blocks, backbone.norm, backbone.projection, backbone.shared, backbone.inserted)
-    inner = {id(parameter) for part in behind for parameter in part.parameters()}
+    pooling = backbone.attention_pooling or nn.Identity()
+    inner = {id(parameter) for part in (*behind, pooling) for parameter in part.parameters()} | {id(backbone.latent)}
     if any(p.requires_grad and id(p) not in inner for p in backbone.parameters()):
         return None
     limit = backbone.config.depth - backbone.config.pooled_blocks
@@ -85,9 +86,7 @@ def _check_mergeable(vit: ViT) -> None:
                 raise NotMergeable("modules inserted between layers cannot be folded; keep the adapter")
             if module.shift() is not None and _layer_behind(block, place).bias is None:
                 raise NotMergeable("the change before a layer has a shift and the layer no bias; keep the adapter")
-    at_ends = [module for module in vit.inserted.values() if not isinstance(module, Affine)]
-    if at_ends or vit.side is not None or ("norm" in vit.inserted and not _scales(vit)):
-        raise NotMergeable("what stands beside the blocks or behind the norm cannot be folded; keep the adapter")
+    _check_ends(vit)
     if has_tokens(vit):
         raise NotMergeable("added tokens cannot be folded into the weights; keep the adapter")
     if vit.other_changes:
@@ -95,6 +94,14 @@ def _check_mergeable(vit: ViT) -> None:
     for layer in slot_layers(vit):
         if layer.bias is None and any(cast(Delta, delta).bias() is not None for delta in layer.deltas.values()):
             raise NotMergeable("the delta has a bias and the layer has none; use the method with bias=false")
+
+
+def _check_ends(vit: ViT) -> None:
+    at_ends = [module for module in vit.inserted.values() if not isinstance(module, Affine)]
+    if at_ends or vit.side is not None or ("norm" in vit.inserted and not _scales(vit)):
+        raise NotMergeable("what stands beside the blocks or behind the norm cannot be folded; keep the adapter")
+    if "patches" in vit.inserted and vit.patches.bias is None and (vit.position is None or vit.patch_norm is not None):
+        raise NotMergeable("the embedding of the patches has no bias to take up a shift; keep the adapter")
 
 
 def _scales(vit: ViT) -> bool:
@@ -152,8 +159,9 @@ def _fold_behind(vit: ViT) -> None:
         if bias is not None:
             _set(layer, "bias", matrix @ bias + (0 if shift is None else shift))
         elif shift is not None:  # every patch gets a position, too
-            extra = len(vit.position) - vit.config.grid**2
-            _set(vit, "position", torch.cat([vit.position[:extra], vit.position[extra:] + shift]))
+            position = cast(Tensor, vit.position)
+            extra = len(position) - vit.config.table_grid**2
+            _set(vit, "position", torch.cat([position[:extra], position[extra:] + shift]))
         weight = cast(Tensor, layer.weight)
         _set(layer, "weight", (matrix @ weight.flatten(1)).view_as(weight) if weight.ndim > 1 else matrix @ weight)
 

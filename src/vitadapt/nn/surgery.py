@@ -129,10 +129,11 @@ def blocks(vit: nn.Module) -> list[Block]:
 
 
 def slot_layer(block: Block, slot: Slot) -> SlotLinear:
-    """The linear layer of `block` that owns `slot`. Raises ValueError for an unknown slot."""
-    for layer in block.modules():
-        if isinstance(layer, SlotLinear) and slot in layer.slots:
-            return layer
+    """The linear layer of `block` that owns `slot`. Raises ValueError for an unknown slot, NotApplicable without it."""
+    if found := [layer for layer in slot_layers(block) if slot in layer.slots]:
+        return found[0]
+    if slot in SLOTS:
+        raise NotApplicable(f"the MLPs of this backbone have no {slot}; leave {slot} out of targets")
     raise ValueError(f"unknown slot {slot!r}; the slots are {', '.join(SLOTS)}")
 
 

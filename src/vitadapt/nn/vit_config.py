@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backbone import IMAGENET, Preprocess
+from .rotary import Rotary
 
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu"]
-Pooling = Literal["class", "average", "class+average"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
+Pooling = Literal["class", "average", "class+average", "attention"]
+Resampling = Literal["bicubic", "bilinear", "crop"]
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -27,6 +29,7 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "quick_gelu": quick_gelu,
     "relu": F.relu,
+    "silu": F.silu,
 }
 
 
@@ -54,28 +57,64 @@ class ViTConfig:
     pooling: Pooling = "class"
     projection: int = 0  # width of the output projection; 0 means none
     antialias: bool = False  # how the position grid is resampled to another image size
+    resampling: Resampling = "bicubic"  # crop: bilinear to a square, of which an oblong image takes the upper left
+    positions: bool = True  # is there a learnt vector for every place?
+    position_grid: int = 0  # places along one side of their table; 0 means as many as patches
+    rotary: Rotary | None = None  # queries and keys of patches are turned by angles of their places
+    class_tokens: int = 1  # how many of the first tokens pooling "class" reads, one behind another
+    norm: Literal["layer", "rms"] = "layer"
+    patch_norm: bool = False  # a norm behind the patch embedding, before the positions
+    qk_norm: bool = False  # norms of the queries and of the keys of every head
+    attention_norm: bool = False  # a norm in front of the output layer of the attention
+    mlp_norm: bool = False  # a norm in front of the output layer of the MLP
+    gated: bool = False  # the MLP multiplies its hidden units by an activated gate
+    linear_bias: bool = True  # have the slots o, gate, fc1 and fc2 biases?
+    pool_heads: int = 0  # heads of the pooling by attention
+    pool_hidden: int = 0  # width of its MLP; 0 means 4 x width
+    channels: int = 3
     pooled_blocks: int = 1  # the features of the last so many blocks, each pooled, behind one another
     mirror: bool = False  # features are the mean over the image and its mirror image
     preprocess: Preprocess = IMAGENET
 
     def __post_init__(self) -> None:
-        for name in ("width", "depth", "heads", "patch", "image_size", "pooled_blocks"):
+        for name in ("width", "depth", "heads", "patch", "image_size", "pooled_blocks", "class_tokens", "channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1: {self}")
         for name, value in (("heads", self.width % self.heads), ("patch", self.image_size % self.patch)):
             if value:
                 raise ValueError(f"{name} does not divide: {self}")
-        if self.pooled_blocks > self.depth:
-            raise ValueError(f"pooled_blocks is larger than depth: {self}")
-        if "class" in self.pooling and not self.class_token:
-            raise ValueError(f"pooling {self.pooling!r} needs a class token")
-        if self.norm_after_pool and self.pooling == "class+average":
-            raise ValueError("norm_after_pool does not fit pooling 'class+average': the norm has half its width")
+        for holds, otherwise in self._conditions():
+            if not holds:
+                raise ValueError(f"{otherwise}: {self}")
+
+    def _conditions(self) -> Iterator[tuple[bool, str]]:
+        """What must hold, and what is wrong otherwise."""
+        pooling = self.pooling
+        yield self.pooled_blocks <= self.depth, "pooled_blocks is larger than depth"
+        yield "class" not in pooling or self.class_token, f"pooling {pooling!r} needs a class token"
+        yield (
+            not self.norm_after_pool or pooling != "class+average",
+            "norm_after_pool does not fit pooling 'class+average': the norm has half its width",
+        )
+        has_heads = self.pool_heads > 0 and self.width % self.pool_heads == 0
+        right = has_heads if pooling == "attention" else not self.pool_heads
+        yield right, "pooling 'attention', and no other, needs pool_heads that divide the width"
+        most = self.prefix if pooling == "class" else 1
+        yield self.class_tokens <= most, f"class_tokens is more than the {most} that pooling {pooling!r} can read"
+        fits = self.rotary is None or self.width // self.heads % 4 == 0
+        yield fits, "rotary positions need heads of a width that 4 divides"
+        scales = (len(self.preprocess.mean), len(self.preprocess.std))
+        yield scales == (self.channels,) * 2, f"no mean and std for each of the {self.channels} channels in preprocess"
 
     @property
     def grid(self) -> int:
         """Patches along one side."""
         return self.image_size // self.patch
+
+    @property
+    def table_grid(self) -> int:
+        """Places along one side of the table of positions."""
+        return self.position_grid or self.grid
 
     @property
     def mlp_width(self) -> int:
@@ -89,5 +128,9 @@ class ViTConfig:
     @property
     def features(self) -> int:
         """Width E of the output."""
-        pooled = 2 * self.width if self.pooling == "class+average" else self.width
-        return (self.projection or pooled) * self.pooled_blocks
+        return (self.projection or self.pooled_width) * self.pooled_blocks
+
+    @property
+    def pooled_width(self) -> int:
+        """Width of what the tokens are pooled to, before the projection."""
+        return self.width * (2 if self.pooling == "class+average" else self.class_tokens)

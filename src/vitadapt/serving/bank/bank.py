@@ -91,7 +91,7 @@ class Bank:
 
     @property
     def device(self) -> torch.device:
-        return self._plain.position.device
+        return self._plain.patches.weight.device
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -78,7 +78,7 @@ def dissect(
 
 def family_of(template: ViT, plain: ViT, names: Sequence[str]) -> Family:
     """The family of a `template` that is nobody else's, where tensors of these names are the adapters' own."""
-    template.to(plain.position.device).eval()
+    template.to(plain.patches.weight.device).eval()
     known: dict[str, Tensor] = dict(template.named_parameters()) | dict(template.named_buffers())
     for name, parameter in plain.named_parameters():
         if name in known and name not in names:
