@@ -42,7 +42,9 @@ def fitted_of(record: dict[str, Any], data: TrainTestSplit, out: Path, curve: Fo
     """The record as the pages want it."""
     test, cross = record["test"], record["cross_validation"]["probabilities"]
     empty = np.zeros((0, len(data.classes)))
-    held = Answers(data.test.refs, data.test.labels, np.array(test["probabilities"] or empty))
+    crossed = data.measured_by == "cross-validation"
+    tested = data.train if crossed else data.test
+    held = Answers(tested.refs, tested.labels, np.array(test["probabilities"] or empty))
     selected = next(row for row in record["ladder"] if row["kept"])
     return Fitted(
         name=out.resolve().name,
@@ -50,7 +52,7 @@ def fitted_of(record: dict[str, Any], data: TrainTestSplit, out: Path, curve: Fo
         backbone=record["backbone"],
         image_size=record["image_size"],
         method=record["method"],
-        counts=record["data"]["train"],
+        counts=record["data"]["delivered"],
         held_out=held,
         candidates=[_candidate(row, test["accuracy"]) for row in record["ladder"]],
         cross=Answers(data.train.refs, data.train.labels, np.array(cross)) if cross else None,
@@ -68,13 +70,23 @@ def fitted_of(record: dict[str, Any], data: TrainTestSplit, out: Path, curve: Fo
         base_model=_hub_repository(record["backbone"]),
         versions=record["versions"],
         notes=record["data"]["notes"],
+        cross_measured=crossed,
+        refitted=len(data.delivered) > len(data.train),
     )
 
 
 def _candidate(row: dict[str, Any], accuracy: float | None) -> Candidate:
     tested = accuracy if row["kept"] else None  # the test images are used for one model only
     return Candidate(
-        row["name"], row["score"], row["deviation"], tested, row["trained"], row["seconds"] or None, row["kept"]
+        row["name"],
+        row["score"],
+        row["deviation"],
+        tested,
+        row["trained"],
+        row["seconds"] or None,
+        row["kept"],
+        row["note"],
+        row["odds"],
     )
 
 

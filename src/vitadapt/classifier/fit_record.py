@@ -13,7 +13,7 @@ from ..nn.head_spec import head_text
 from ..utils.errors import StorageError, damaged
 from ..utils.files import parse_checked_json, read_text
 from .holdout import TrainTestSplit
-from .model_selection import Candidate
+from .model_selection import Candidate, odds
 
 FORMAT = "vitadapt-fit/2"
 FORMATS = ("vitadapt-fit/1", FORMAT)  # the first had no checksum
@@ -42,6 +42,10 @@ def selection_record(
             "seconds": candidate.seconds,
             "kept": candidate.name == selected.name,
             "note": candidate.note,
+            "image_size": candidate.task.backbone.image_size,
+            "epochs": candidate.task.recipe.epochs if candidate.trains_backbone else None,
+            "temperature": candidate.temperature,
+            "odds": None if candidate is selected else odds(selected, candidate, labels),
         }
         for candidate in candidates
     ]
@@ -58,6 +62,8 @@ def selection_record(
             "train": np.bincount(labels, minlength=len(data.classes)).tolist(),
             "test": np.bincount(data.test.labels, minlength=len(data.classes)).tolist(),
             "given": data.given,
+            "delivered": np.bincount(data.delivered.labels, minlength=len(data.classes)).tolist(),
+            "measured_by": data.measured_by,
             "findings": [f"{f.level}: {f.message}" for f in data.findings],
             "notes": list(data.notes),
         },

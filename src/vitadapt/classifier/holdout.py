@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -14,9 +16,12 @@ from ..data.checks.dataset import check as examine
 from ..data.checks.images import Scan, scan
 from ..data.examples import IndexArray
 from ..data.parallel import Progress
-from ..data.sampling.folds import hold_out_groups
+from ..data.sampling.folds import folds_for, hold_out_groups
 from ..data.sampling.splits import check_classes, hold_out
 from ..utils.errors import DataError
+
+FEW = 30  # images to test with, below which cross-validation measures better
+Measured = Literal["given", "held-out", "cross-validation", "nothing"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class TrainTestSplit:
     """Images to train on and to test with. groups: (N,) of the training images; near-duplicates share a number.
 
     given: did the test part come with the data? findings: of `vitadapt data check`. scan: all images as they were read.
+    keep_holdout: the test part is not trained on, either, once the model is measured.
     """
 
     name: str
@@ -35,6 +41,29 @@ class TrainTestSplit:
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
     scan: Scan = field(default_factory=lambda: scan(()), repr=False)
+    keep_holdout: bool = False
+
+    @cached_property
+    def delivered(self) -> Examples:
+        """What the delivered model is trained on: the training images first, then those that were held out."""
+        return self.train if self.given or self.keep_holdout or not len(self.test) else _joined([self.train, self.test])
+
+    @property
+    def measured_by(self) -> Measured:
+        """How it is known what the model does with new images."""
+        if len(self.test):
+            return "given" if self.given else "held-out"
+        return "cross-validation" if folds_for(self.train.labels, self.groups) else "nothing"
+
+    @property
+    def measured_text(self) -> str:
+        """What is trained on and what it is measured with, as one line."""
+        train, test = len(self.train), len(self.test)
+        if self.measured_by == "cross-validation":
+            return f"{train} images to train on; all of them are measured with by cross-validation"
+        what = "given" if self.given else "held out"
+        last = "; the model is trained on all of them at the end" if len(self.delivered) > train else ""
+        return f"{train} images to train on, {test} {what} to test with{last}"
 
 
 def train_test_split(
@@ -43,6 +72,8 @@ def train_test_split(
     progress: Progress | None = None,
     geometry: Geometry | None = None,
     cache: Path | None = None,
+    *,
+    keep_holdout: bool = True,
 ) -> TrainTestSplit:
     """Open, check and split the images that `spec` names (as for `open_dataset`).
 
@@ -76,12 +107,15 @@ def train_test_split(
         if copies := len(train) - len(np.unique(own)):
             notes.append(f"{copies} images are near-duplicates of others; each group of them was kept together")
         rows, held = hold_out_groups([_key(ref.name) for ref in train.refs], train.labels, own)
+        if not keep_holdout and len(held) < FEW and folds_for(train.labels, own):
+            rows, held = np.arange(len(train)), held[:0]  # so few would say nothing: cross-validation says more
         train, test, own = train.take(rows), train.take(held), own[rows]
-        if untested := [name for c, name in enumerate(dataset.classes) if c not in test.labels]:
+        if len(test) and (untested := [name for c, name in enumerate(dataset.classes) if c not in test.labels]):
             notes.append(
                 f"no images to test with can be spared of {_some(untested)}; all of them are used for training"
             )
-    return TrainTestSplit(dataset.name, dataset.classes, train, test, own, given, findings, tuple(notes), report.scan)
+    parts_of = (dataset.name, dataset.classes, train, test, own, given, findings, tuple(notes), report.scan)
+    return TrainTestSplit(*parts_of, keep_holdout)
 
 
 def _key(name: str) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..classifier.model import Model
 
 app = typer.Typer()
+Effort = Literal["quick", "default", "best"]
 HeatKind = Literal["gradient", "input", "rollout"]
 
 
@@ -29,10 +30,13 @@ HeatKind = Literal["gradient", "input", "rollout"]
 def fit(
     data: Annotated[str, Argument(help="A folder of class folders, a CSV file, a name, or hf:REPO.")],
     backbone: opt.Backbone = opt.OFFLINE,
-    method: Annotated[str, Option("--method", "-m", help="Compared with simpler ones.")] = "kadaptation",
+    method: Annotated[str | None, Option("--method", "-m", help="Compared with simpler ones.")] = None,
     out: Annotated[Path, Option("--out", "-o", help="The folder to make.")] = Path("my-model"),
     overwrite: Annotated[bool, Option("--overwrite", help="Replace another model in that folder.")] = False,
-    image_size: Annotated[int | None, Option(help="Pixels (default: the backbone's; half of it on a CPU).")] = None,
+    effort: Annotated[Effort, Option(help="quick: the backbone stays as it is.")] = "default",
+    time_limit: Annotated[float | None, Option(min=1, help="Seconds; what does not fit in is not tried.")] = None,
+    keep_holdout: Annotated[bool, Option("--keep-holdout", help="Never train on the images held out.")] = False,
+    image_size: Annotated[int | None, Option(help="Pixels (default: the backbone's).")] = None,
     folds: Annotated[int, Option(min=2, help="Folds of the cross-validation.")] = 5,
     seed: Annotated[int, Option(help="Seed of folds, start and order.")] = 0,
     recipe: Annotated[str, Option(help="Changes to the training, e.g. epochs=10,lr=0.001.")] = "",
@@ -52,7 +56,8 @@ def fit(
 
     texts = {"recipe": recipe, "head": head, "class_names": class_names, "templates": template}
     config = _fit_config(data, backbone, method, {"image_size": image_size, "folds": folds, "seed": seed}, texts)
-    config = replace(config, precision=precision, licence=licence)
+    config = replace(config, precision=precision, licence=licence, effort=effort)
+    config = replace(config, time_limit=time_limit, keep_holdout=keep_holdout)
     environment = opt.environment_of(cache, no_cache, data_root, device)
     if not as_json:
         _print_defaults(config, environment.setting.device, out)
@@ -66,9 +71,11 @@ def fit(
         _print_result(record, out)
 
 
-def _fit_config(data: str, backbone: str, method: str, plain: dict[str, Any], texts: dict[str, Any]) -> FitConfig:
+def _fit_config(
+    data: str, backbone: str, method: str | None, plain: dict[str, Any], texts: dict[str, Any]
+) -> FitConfig:
     from ..benchmark.sweep import read_prompts
-    from ..classifier.fit import FitConfig
+    from ..classifier.candidates import DEFAULT, FitConfig, recipe_of_last_blocks
     from ..methods.spec import parse_method
     from ..nn.head_spec import parse_head
     from ..training.recipe import recipe_for
@@ -76,10 +83,10 @@ def _fit_config(data: str, backbone: str, method: str, plain: dict[str, Any], te
     from ..weights.load import check_name
 
     check_name(backbone)
-    wanted = parse_method(method)
+    wanted = parse_method(method) if method else None
     recipe = None
     if texts["recipe"]:
-        base = recipe_for("fixed", wanted)
+        base = recipe_for("fixed", wanted) if wanted else recipe_of_last_blocks(DEFAULT)
         recipe = replace(base, **build_changes(type(base), parse_fields(texts["recipe"]), "recipe"))
     prompts = {name: texts[name] for name in ("class_names", "templates") if texts[name]}
     return FitConfig(
@@ -95,13 +102,16 @@ def _fit_config(data: str, backbone: str, method: str, plain: dict[str, Any], te
 
 def _print_defaults(config: FitConfig, device: str, out: Path) -> None:
     """Every choice with the flag that changes it."""
+    from ..classifier.candidates import DEFAULT
     from ..methods.spec import method_text
 
-    size = str(config.image_size) if config.image_size else "the backbone's own; half of a large one on a CPU"
+    effort = config.effort + (f", at most {config.time_limit:g} s" if config.time_limit else "")
+    method = "linear-probe" if config.effort == "quick" else method_text(DEFAULT)
     rows = [
         ["backbone", config.backbone, "--backbone"],
-        ["method", method_text(config.method), "--method"],
-        ["image size", size, "--image-size"],
+        ["effort", effort, "--effort, --time-limit"],
+        ["method", method_text(config.method) if config.method else method, "--method"],
+        ["image size", str(config.image_size) if config.image_size else "the backbone's own", "--image-size"],
         ["cross-validation", f"{config.folds} folds", "--folds"],
         ["training", "recipe 'fixed'" + (", changed" if config.recipe else ""), "--recipe"],
         ["seed", str(config.seed), "--seed"],
@@ -122,10 +132,16 @@ def _print_result(record: dict[str, Any], out: Path) -> None:
     ]
     print_columns(["candidate", "cross-validated", "trained numbers", ""], rows, left=("candidate", ""))
     test = record["test"]
-    echo("", f"{_accuracy(test, 'held-out' if not record['data']['given'] else 'test')}")
+    echo("", _accuracy(test, _TESTED[record["data"]["measured_by"]]))
+    delivered = sum(record["data"]["delivered"])
+    if delivered > sum(record["data"]["train"]):
+        echo(f"measured before the last training; the model is now trained on all {delivered} images")
     size = (out / "adapter.safetensors").stat().st_size / 1000
     echo(f"{out}: adapter.safetensors ({size:.0f} kB), README.md, report.html, fit.json")
     echo(f"next: vitadapt predict {shlex.quote(str(out))} IMAGE_OR_FOLDER")
+
+
+_TESTED = {"given": "test", "held-out": "held-out", "cross-validation": "cross-validated", "nothing": "held-out"}
 
 
 def _accuracy(test: dict[str, Any], what: str) -> str:

@@ -5,6 +5,7 @@ Heavy modules are imported inside the commands, so that --help is instant.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -37,26 +38,34 @@ def options(
     plugin: Annotated[
         list[Path] | None, Option(help=f"A file with your own methods; repeatable. Or set {FILES}.")
     ] = None,
+    threads: Annotated[
+        int | None, Option(min=1, help="Threads of the arithmetic (default: one for every core).")
+    ] = None,
     version: Annotated[
         bool, Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Adapt a pretrained vision transformer to your images by training a few thousand numbers."""
+    if threads:
+        os.environ |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}  # read when torch loads
     if plugin:
         load_plugins(plugin)
 
 
-def _plugins_first(arguments: list[str]) -> list[str]:
-    """`--plugin FILE`, which may stand anywhere before a `--`, moved in front of the command."""
+_COMMON = ("--plugin", "--threads")  # options of all commands
+
+
+def _common_first(arguments: list[str]) -> list[str]:
+    """The options of all commands, which may stand anywhere before a `--`, moved in front of the command."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     first: list[str] = []
     rest: list[str] = []
     words = iter(arguments[:end])
     for word in words:
-        if word == "--plugin":
+        if word in _COMMON:
             first += [word, *filter(None, [next(words, None)])]
         else:
-            (first if word.startswith("--plugin=") else rest).append(word)
+            (first if word.startswith(tuple(f"{name}=" for name in _COMMON)) else rest).append(word)
     return [*first, *rest, *arguments[end:]]
 
 
@@ -64,7 +73,7 @@ def main() -> NoReturn:
     """Run the command line. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 141 output cut off."""
     prepare_streams()
     try:
-        status = app(_plugins_first(sys.argv[1:]), standalone_mode=False) or 0  # typer.Exit becomes the value
+        status = app(_common_first(sys.argv[1:]), standalone_mode=False) or 0  # typer.Exit becomes the value
         sys.stdout.flush()
     except BaseException as error:  # noqa: BLE001 - told apart, and raised again when it is a bug
         status = exit_status(error)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..utils.errors import printable
+from ..utils.progress import ProgressLines
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
@@ -81,10 +82,17 @@ def progress_bar(*columns: ProgressColumn) -> Iterator[tuple[Report, Callable[[s
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task, labels = bars.add_task("reading", total=None), [""]
 
+        def message(line: str) -> None:
+            console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+
+        lines = ProgressLines(message)
+
         def report(label: str, done: int, total: int) -> None:
+            if not console.is_terminal:
+                return lines(label, done, total)
             if label != labels[0]:
                 labels[0] = label
                 bars.reset(task, total=total or None, description=printable(label))
-            bars.update(task, completed=done)
+            return bars.update(task, completed=done)
 
-        yield report, lambda line: console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+        yield report, message

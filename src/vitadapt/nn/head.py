@@ -122,6 +122,12 @@ class Head(nn.Module):
         self.linear.weight.copy_(torch.from_numpy(weight) / self.scale.cpu())
         self.linear.bias.copy_(torch.from_numpy(bias) / self.scale.cpu())
 
+    @torch.no_grad()
+    def divide_logits(self, temperature: float) -> None:
+        """Divide all logits by a number, for good."""
+        self.linear.weight.div_(temperature)
+        self.linear.bias.div_(temperature)
+
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
             logits = cast(Tensor, self.linear(self.normalised(features)))

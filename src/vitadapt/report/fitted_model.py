@@ -47,6 +47,8 @@ class Candidate:
     trained: int | None = None  # parameters
     seconds: float | None = None
     kept: bool = False
+    note: str = ""  # why it has no score
+    odds: float | None = None  # that the kept one is better, over bootstrap samples of the pictures
 
     def texts(self, unit: str = "") -> tuple[str, str, str, str]:
         """Scores (cross-validated, held out; with `unit`), trained parameters and seconds, as tables show them."""
@@ -61,7 +63,9 @@ class Candidate:
 class Fitted:
     """A fitted model.
 
-    held_out: what it says of pictures that took no part in anything. cross: what models trained on the other folds say
+    held_out: what it says of pictures that took no part in anything; where cross_measured, what models made in the same
+    way, from all folds but one, say of the pictures of that fold. refitted: was the model trained on the pictures that
+    were held out, too, once it was measured? cross: what models trained on the other folds say
     of the training pictures. interval: 95 %, in percent; worked out by Wilson's formula when it is not given.
     counts: training pictures per class. size: bytes of the adapter file. licence: of the model; base_licence: of its
     backbone. folds: of the cross-validation. base_model: its name at the Hugging Face hub, if it has one.
@@ -90,6 +94,28 @@ class Fitted:
     base_model: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    cross_measured: bool = False
+    refitted: bool = False
+
+    @property
+    def tested(self) -> str:
+        """What the pictures are called that it was measured with."""
+        return "cross-validated pictures" if self.cross_measured else "held-out pictures"
+
+    @property
+    def measure(self) -> str:
+        """What the accuracy stands for, in one or two sentences."""
+        if self.cross_measured:
+            return (
+                "Each picture was answered by a model that was trained without it, and the choice between candidates "
+                "was made without it, too. The delivered model is trained on all pictures."
+            )
+        if self.refitted:
+            return (
+                "They took no part in training or in any choice when this was measured. The delivered model was then "
+                f"trained on all {sum(self.counts):,} pictures, these included."
+            )
+        return "They took no part in training or in any choice."
 
     @cached_property
     def score(self) -> float | None:

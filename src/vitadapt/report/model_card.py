@@ -39,9 +39,10 @@ def _metadata(model: Fitted) -> Iterator[str]:
     yield f"tags: {_json([*tags, model.method.split(':')[0]])}"
     yield 'metrics: ["accuracy"]'
     if model.score is not None:
+        split = "cross-validation" if model.cross_measured else "held-out"
         result = {
             "task": {"type": "image-classification"},
-            "dataset": {"name": "own pictures, a held-out part", "type": "custom", "split": "held-out"},
+            "dataset": {"name": f"own pictures ({model.tested})", "type": "custom", "split": split},
             "metrics": [{"type": "accuracy", "value": round(model.score / 100, 4)}],
         }
         yield f"model-index: {_json([{'name': clean(model.name, 90), 'results': [result]}])}"
@@ -65,8 +66,8 @@ def _results(model: Fitted) -> Iterator[str]:
         yield "No pictures were held out, so nothing is known of new ones.\n"
     else:
         low, high = model.interval
-        yield f"**{model.score:.1f} %** of {len(model.held_out)} held-out pictures are answered rightly"
-        yield f"(95 % interval {low:.1f} to {high:.1f} %). They took no part in training or in any choice.\n"
+        yield f"**{model.score:.1f} %** of {len(model.held_out)} {model.tested} are answered rightly"
+        yield f"(95 % interval {low:.1f} to {high:.1f} %). {model.measure}\n"
     if model.candidates:
         yield "| step | cross-validated | held out | trained parameters | |"
         yield "|:-----|----------------:|---------:|-------------------:|:--|"

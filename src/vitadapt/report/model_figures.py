@@ -22,7 +22,8 @@ def candidates(model: Fitted) -> Picture:
     """Scores of every candidate by cross-validation and on the held-out pictures."""
     caption = (
         "The candidate with the best cross-validated score was kept. Bars: one standard deviation over the folds, and "
-        "around the held-out score of what was kept a 95 % interval. The held-out pictures were used once, at the end."
+        "around the measured accuracy of what was kept a 95 % interval. Odds: how often the kept one is the better of "
+        "the two when the training pictures are drawn anew."
     )
     known = [r for r in model.candidates if r.cross_validated is not None or r.held_out is not None]
     size = (5.4, 0.95 + 0.42 * len(known))
@@ -49,7 +50,7 @@ def _draw_candidates(axes: Axes, tag: Tag, model: Fitted, known: Sequence[Candid
                 ]
             bars = {"fmt": "s", "ms": 6, "capsize": 3, "color": colour(1), "lw": 1.4}
             drawn = axes.errorbar(candidate.held_out, y + 0.13, xerr=around, **bars)
-            tag(drawn.lines[0], f"{candidate.name}: {candidate.held_out:.1f} % of the held-out pictures")
+            tag(drawn.lines[0], f"{candidate.name}: {candidate.held_out:.1f} % of the {model.tested}")
     names = [clean(candidate.name) + (" (kept)" if candidate.kept else "") for candidate in known]
     axes.set_yticks(range(len(known)), names)
     axes.set_ylim(len(known) - 0.5, -0.5)
@@ -61,7 +62,7 @@ def _draw_candidates(axes: Axes, tag: Tag, model: Fitted, known: Sequence[Candid
 def confusion(model: Fitted) -> Picture:
     """Which classes were taken for which."""
     caption = (
-        "Rows: the true class; columns: the answer; numbers: held-out pictures; shade: share of the row. What lies off "
+        f"Rows: the true class; columns: the answer; numbers: {model.tested}; shade: share of the row. What lies off "
         "the diagonal is wrong."
     )
     count = len(model.classes)
@@ -101,7 +102,8 @@ def _draw_confusion(axes: Axes, tag: Tag, model: Fitted) -> None:
 
 def calibration(model: Fitted) -> Picture:
     """How far the probabilities can be trusted, on held-out pictures and in cross-validation."""
-    parts: dict[str, Answers | None] = {"held-out pictures": model.held_out, "cross-validation": model.cross}
+    held = None if model.cross_measured else model.held_out
+    parts: dict[str, Answers | None] = {model.tested: held, "cross-validation": model.cross}
     known = {name: answers for name, answers in parts.items() if answers is not None and len(answers) >= BINS}
     panels = [
         Panel(_title(name, answers), partial(_draw_calibration, answers=answers), {}, "", (3.4, 3.3))

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..metrics.scores import share_interval
 from .figure import clean
-from .fitted_model import Answers, Fitted
+from .fitted_model import Answers, Candidate, Fitted
 from .html_page import drawn, render
 from .model_figures import MODEL_FIGURES, MORE
 from .thumbnail import thumbnail
@@ -29,8 +29,10 @@ def model_page(model: Fitted) -> str:
     values = {
         "title": clean(model.name, 60),
         "head": _headline(model),
+        "tested": model.tested,
+        "measure": model.measure,
         "pictures": pictures,
-        "candidates": [(clean(one.name, 60), *one.texts(), one.kept) for one in model.candidates],
+        "candidates": [(clean(one.name, 60), *one.texts(), one.kept, _odds(one)) for one in model.candidates],
         "classes": _classes(model),
         "confused": _confused(model),
         "mistakes": _gallery(model.held_out, model.held_out.wrong[:MOST_MISTAKES], model.classes),
@@ -43,6 +45,11 @@ def model_page(model: Fitted) -> str:
         "versions": [(name, value) for name, value in model.versions.items()],
     }
     return render("model.html", ["page.css", "model.css"], ["common.js"], values)
+
+
+def _odds(one: Candidate) -> str:
+    """The probability that the kept candidate is better than this one, or why that is not known."""
+    return one.note if one.odds is None else f"{100 * one.odds:.0f} %"
 
 
 def _headline(model: Fitted) -> dict[str, Any]:

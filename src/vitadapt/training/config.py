@@ -127,7 +127,7 @@ def plain_config(config: Any) -> dict[str, Any]:
     plain["method"] = plain_method(config.method)
     plain["recipe"] = dataclasses.asdict(config.recipe) if config.recipe else None
     # Fields that the first records did not have are left out at their defaults, so that old digests stay.
-    for name, value in {"decays": "matrices", "jitter": 0.0, "flip": False}.items():
+    for name, value in {"decays": "matrices", "jitter": 0.0, "flip": False, "views": 0}.items():
         if config.recipe and getattr(config.recipe, name) == value:
             del plain["recipe"][name]
     head, prompts = config.head, config.prompts

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from .recipe import Recipe
 
 
 class Inputs(Protocol):
-    """Images or features that can be gathered by row number."""
+    """Images, tokens or features that can be gathered by row number."""
 
     def __len__(self) -> int: ...
 
@@ -56,6 +56,13 @@ class SelectedInputs:
 
     def gather(self, rows: Tensor) -> Tensor:
         return self.inputs.gather(self.rows[rows])
+
+
+@runtime_checkable
+class Versions(Protocol):
+    """Inputs of which there are several versions, one of which is drawn each time they are trained on."""
+
+    def draw(self, rows: Tensor, generator: torch.Generator) -> Tensor: ...
 
 
 @dataclass
@@ -187,7 +194,8 @@ def _epoch(
             group["lr"] = group["base_lr"] * factor
         optimizer.zero_grad(set_to_none=True)
         for rows in chunk.split(recipe.batch_size):
-            batch = inputs.gather(rows).to(setting.device, non_blocking=True)
+            batch = inputs.draw(rows, generator) if isinstance(inputs, Versions) else inputs.gather(rows)
+            batch = batch.to(setting.device, non_blocking=True)
             if batch.ndim == 4 and (recipe.jitter or recipe.flip):
                 batch = jitter(batch, recipe.jitter, recipe.flip, generator)
             with setting.autocast():

@@ -22,6 +22,8 @@ class Recipe:
     weight_decay acts on matrices, not on vectors (biases, norms), unless `decays` is "all".
     jitter: how far training images are zoomed and shifted at random (`augment.jitter`); flip: half are mirrored.
     Neither touches a head that is trained on the features of the frozen backbone.
+    views: how many jittered versions of each image are made once and drawn from (`views.py`), where the first blocks
+    stay as they are; 0 jitters anew in every epoch.
     """
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -41,6 +43,7 @@ class Recipe:
     decays: Literal["matrices", "all"] = "matrices"
     jitter: float = 0.0
     flip: bool = False
+    views: int = 0
 
     def __post_init__(self) -> None:
         positive = {"epochs": self.epochs, "batch_size": self.batch_size, "accumulate": self.accumulate}
@@ -48,7 +51,7 @@ class Recipe:
         for name, value in positive.items():
             if value < 1:
                 raise ConfigError(f"recipe: {name} must be at least 1, got {value}")
-        for name in ("lr", "head_lr", "weight_decay", "warmup", "clip_norm", "label_smoothing", "jitter"):
+        for name in ("lr", "head_lr", "weight_decay", "warmup", "clip_norm", "label_smoothing", "jitter", "views"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"recipe: {name} must not be negative, got {getattr(self, name)}")
 

@@ -18,7 +18,7 @@ from ..metrics.scores import METRICS
 from ..nn.backbone import Backbone, backbone_digest
 from ..nn.head import Classifier, Head, TextStart, backbone_of, without_projection
 from ..nn.setting import Setting
-from ..nn.surgery import adapt, trainable
+from ..nn.surgery import adapt, require_vit, trainable, unchanged_blocks
 from ..utils.errors import ConfigError, Diverged
 from ..utils.files import bytes_digest
 from ..weights.catalog import backbones
@@ -27,6 +27,7 @@ from .config import TrainConfig
 from .features import Environment, cached_backbone, frozen_features
 from .loop import FitLog, Inputs, SelectedInputs, fit, forward_all, probabilities_of
 from .recipe import Recipe
+from .views import FromBlock, Views, from_views, make_views
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Task:
     key: names all that a score depends on besides images and labels; empty for the digest of `config`.
     test: the test images, for a protocol that is known to see them; no other is given any.
     digest: of `backbone`; base: of the backbone as it was loaded, which may have had a projection more.
+    views: versions of the images behind the blocks that training leaves as they are, see `with_views`.
     """
 
     config: TrainConfig
@@ -64,6 +66,7 @@ class Task:
     digest: str = ""
     base: str = ""
     test: LabelledImages | None = None
+    views: Views | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -74,7 +77,20 @@ class Task:
         """The task with only the images of `rows` (M,), in that order: no files of its own, and no test images."""
         images = SelectedInputs(self.images, rows)
         part = replace(self, images=images, labels=self.labels[rows], features=self.features[rows])
-        return replace(part, checkpoint=None, trials=None, test=None)
+        views = self.views.take(rows) if self.views else None
+        return replace(part, checkpoint=None, trials=None, test=None, views=views)
+
+    def with_views(self, cache: Path | None) -> Task:
+        """The same with `recipe.views` versions of each image, where the method leaves the first blocks as they are.
+
+        Raises StorageError when there is no room for them in `cache`.
+        """
+        first = unchanged_blocks(adapt(self.backbone, self.config.method)) if self.recipe.views else None
+        if not first:
+            return self
+        seed = derive(self.config.seed, "views")
+        vit = require_vit(self.backbone)
+        return replace(self, views=make_views(vit, self.images, first, self.recipe, seed, self.setting, cache))
 
     def identity(self) -> str:
         """A digest of all that the score of a trial depends on besides its learning rate, weight decay and length."""
@@ -134,6 +150,9 @@ class Task:
             return FitLog()
         if recipe.head_start == "probe":
             self.fit_head(model, replace(recipe, epochs=recipe.probe_epochs), seed, "head")
+        if self.views is not None:
+            rest = FromBlock(model, self.views.first)
+            return fit(rest, self.views, self.labels, recipe, seed=seed, setting=self.setting, label=label, **options)
         return fit(model, self.images, self.labels, recipe, seed=seed, setting=self.setting, label=label, **options)
 
     def fit_head(self, model: Classifier, recipe: Recipe, seed: int, label: str, **options: Any) -> FitLog:
@@ -149,8 +168,11 @@ class Task:
         Raises Diverged when a logit is not finite.
         """
         model.eval()
-        if trainable(model.backbone):
-            logits = forward_all(model, self.images, replace(self.setting, progress=None), label)
+        quiet = replace(self.setting, progress=None)
+        if trainable(model.backbone) and self.views is not None:
+            logits = from_views(model, self.views, quiet, label)
+        elif trainable(model.backbone):
+            logits = forward_all(model, self.images, quiet, label)
         else:
             logits = model.head(self.features.to(self.setting.device)).detach().cpu()
         if not logits.isfinite().all():

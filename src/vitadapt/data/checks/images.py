@@ -19,7 +19,7 @@ from PIL import Image
 from ..examples import Examples, ImageRef, IndexArray, read_with_digest
 from ..images import Geometry, Pixel8, UnreadableImage, decoding, orientation, to_square, to_upright_rgb
 from ..parallel import Progress, each
-from ..pixels.cache import TemporaryPixels
+from ..pixels.cache import TemporaryArray
 from ..pixels.hashes import rgb_digest
 from ..pixels.pixels import IN_MEMORY, ArrayPixels, Pixels, open_pixels
 from .near_duplicates import SIDE, groups, thumbnail
@@ -100,8 +100,8 @@ def scan(
     """
     if geometry and cache is None and len(refs) * 3 * geometry.size**2 > IN_MEMORY:
         geometry = None
-    small = TemporaryPixels(cache, (len(refs), SIDE, SIDE, 3))
-    squares = TemporaryPixels(cache, (len(refs), 3, geometry.size, geometry.size)) if geometry else None
+    small = TemporaryArray(cache, (len(refs), SIDE, SIDE, 3))
+    squares = TemporaryArray(cache, (len(refs), 3, geometry.size, geometry.size)) if geometry else None
     digests, checks = [], []
     for digest, check, whole, square in each(partial(_scan_one, geometry), refs, "looking", progress, workers):
         digests.append(digest)

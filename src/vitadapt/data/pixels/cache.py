@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from filelock import FileLock
 
 from ...utils.atomic import atomic_file, remove_abandoned
@@ -58,38 +59,39 @@ def open_or_build(path: Path, shape: Shape, images: Iterator[Pixel8]) -> Pixel8:
         raise _refusal(path, shape, error) from error
 
 
-class TemporaryPixels:
+class TemporaryArray:
     """An array of `shape` that is written row by row and is gone with the process: in a nameless file, or in memory.
 
     Raises StorageError when there is no room or no permission.
     """
 
-    def __init__(self, folder: Path | None, shape: Shape) -> None:
-        self.place, self.shape = (folder or Path()) / "images", shape
+    def __init__(self, folder: Path | None, shape: Shape, kind: npt.DTypeLike = np.uint8) -> None:
+        self.place, self.shape, self.kind = (folder or Path()) / "images", shape, np.dtype(kind)
         with self._explained():
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
             self.file: Any = io.BytesIO() if folder is None else tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by `array`
 
-    def append(self, row: Pixel8) -> None:
-        """Write the next row."""
+    def append(self, rows: np.ndarray) -> None:
+        """Write the next row, or rows."""
         with self._explained():
-            self.file.write(row.tobytes())
+            self.file.write(rows.tobytes())
 
-    def array(self) -> Pixel8:
+    def array(self) -> np.ndarray:
         """The whole, read-only, once all rows are written."""
         if isinstance(self.file, io.BytesIO):
-            return np.frombuffer(self.file.getbuffer(), dtype=np.uint8).reshape(self.shape)
+            return np.frombuffer(self.file.getbuffer(), dtype=self.kind).reshape(self.shape)
         with self._explained(), self.file:
             self.file.flush()
-            return np.memmap(self.file, dtype=np.uint8, mode="r", shape=self.shape)
+            return np.memmap(self.file, dtype=self.kind, mode="r", shape=self.shape)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise _refusal(self.place, self.shape, error) from error
+            size = (math.prod(self.shape) * self.kind.itemsize,)
+            raise _refusal(self.place, size, error) from error
 
 
 def _build(path: Path, shape: Shape, images: Iterator[Pixel8]) -> Pixel8:

@@ -1,0 +1,134 @@
+"""The candidates of a fit, one after the other: their tasks, their scores, and the one that is delivered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..data.sampling.folds import folds_for, grouped_folds
+from ..nn.head import TextStart
+from ..training.config import TrainConfig
+from ..training.cross_validation import train_final
+from ..training.features import Environment, cached_backbone, geometry_of
+from ..training.task import Task, Trained, derive, make_task
+from ..utils.errors import Diverged
+from ..utils.progress import duration
+from .candidates import FitConfig
+from .effort import FINAL, Schedule, passes, seconds_per_image
+from .holdout import TrainTestSplit
+from .model_selection import Candidate, Message, candidate_of, scored, select
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A candidate, and its task with all images that the delivered model is trained on."""
+
+    candidate: Candidate
+    whole: Task
+
+
+@dataclass(frozen=True)
+class Competition:
+    """What all candidates of one fit have in common. fold: (N,) of the training images; None for too few of them.
+
+    work: a folder of finished folds and checkpoints.
+    """
+
+    config: FitConfig
+    configs: dict[str, TrainConfig]
+    data: TrainTestSplit
+    text: TextStart | None
+    environment: Environment
+    work: Path
+    message: Message
+    schedule: Schedule = field(default_factory=Schedule)
+
+    @cached_property
+    def fold(self) -> np.ndarray | None:
+        """(N,) the fold of every training image; None where cross-validation needs more of them."""
+        labels, groups = self.data.train.labels, self.data.groups
+        folds = folds_for(labels, groups, self.config.folds)
+        return grouped_folds(labels, groups, folds, derive(self.config.seed, "folds")) if folds else None
+
+    def plan(self) -> str:
+        """Enter every step with its expected seconds into the schedule -> the estimate as one line."""
+        folds = 0 if self.fold is None else len(np.unique(self.fold))
+        images, last = len(self.data.delivered), 0.0
+        for name, config in self.configs.items():
+            backbone, _ = cached_backbone(config.backbone, config.image_size, self.environment.setting.device)
+            once, each = passes(config, backbone, images)
+            second = seconds_per_image(backbone, self.environment.setting)
+            self.schedule.steps[name, 0] = second * once
+            part = len(self.data.train) / images * (1 - 1 / max(folds, 2))
+            self.schedule.steps |= {(name, place): second * each * part for place in range(1, folds + 1)}
+            last = max(last, second * each)
+        self.schedule.steps[FINAL, 0] = last * (2 if len(self.data.delivered) > len(self.data.train) else 1)
+        refused = [name for name in self.configs if self.schedule.refusal(name)]
+        for name in refused:
+            self.message(f"{name}: {self.schedule.refusal(name)}")
+        seconds = sum(self.schedule.left(name) for name in self.configs if name not in refused)
+        return f"estimate: {duration(seconds + self.schedule.left(FINAL))} for {len(self.configs)} candidates"
+
+    def entries(self, first: Callable[[Entry], None]) -> Iterator[Entry]:
+        """Every candidate with its score; `first` is called with the first one that trains a head."""
+        found: list[Candidate] = []
+        for name, config in self.configs.items():
+            self.schedule.begin()
+            entry = self._entry(name, config, found)
+            self.schedule.drop(name)
+            self.message(f"{name}: {entry.candidate.summary}")
+            if not any(other.parameters for other in found) and entry.candidate.parameters:
+                first(entry)
+            found.append(entry.candidate)
+            yield entry
+
+    def _entry(self, name: str, config: TrainConfig, found: list[Candidate]) -> Entry:
+        refusal = self.schedule.refusal(name) if found else ""
+        whole = self._task(config)
+        candidate = candidate_of(name, self._part(whole))
+        if refusal and candidate.trains_backbone:
+            return Entry(replace(candidate, note=refusal), whole)
+        fold = self.fold
+        if candidate.trains_backbone and fold is not None and all(other.score != 100 for other in found):
+            whole = whole.with_views(self.environment.cache)
+            candidate = replace(candidate, task=self._part(whole))
+        self.schedule.finished(name)
+        return Entry(scored(candidate, found, fold, self.work, self.message, self.schedule), whole)
+
+    def _task(self, config: TrainConfig) -> Task:
+        """The task of a candidate with all images that the delivered model is trained on."""
+        backbone, _ = cached_backbone(config.backbone, config.image_size, self.environment.setting.device)
+        images, setting = self.data.delivered, self.environment.setting
+        pixels = self.data.scan.pixels(images, geometry_of(backbone), self.environment.cache, setting.progress)
+        return make_task(config, pixels, images.labels, len(self.data.classes), self.environment, text=self.text)
+
+    def _part(self, whole: Task) -> Task:
+        """`whole` with the training images alone; the others come behind them."""
+        count = len(self.data.train)
+        return whole if count == len(whole.labels) else whole.take(torch.arange(count))
+
+    def train(self, candidate: Candidate, task: Task) -> Trained:
+        """Train on all images of `task`, at the candidate's temperature. Raises Diverged."""
+        task = replace(task, checkpoint=self.work / f"{task.identity()}.checkpoint")
+        trained = train_final(task, task.recipe)
+        trained.model.head.divide_logits(candidate.temperature)
+        return trained
+
+    def best(self, entries: list[Entry]) -> tuple[Entry, Trained]:
+        """The selected candidate, trained on the training images; if that diverges, the next best one."""
+        selected = select([entry.candidate for entry in entries])
+        entry = next(entry for entry in entries if entry.candidate is selected)
+        self.message(f"kept: {selected.name}")
+        try:
+            return entry, self.train(selected, selected.task)
+        except Diverged as error:
+            others = [other for other in entries if other is not entry]
+            if not others:
+                raise
+            self.message(f"{error}; the next best one is taken instead")
+            return self.best(others)
