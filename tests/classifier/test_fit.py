@@ -56,7 +56,8 @@ def photos(tmp_path_factory):
 def model(photos, tmp_path_factory):
     """A model folder made by the command, and what the command said."""
     out = tmp_path_factory.mktemp("made") / "my-model"
-    messages = call("fit", photos, "--out", out, "-b", "random:tiny-clip", "--recipe", FAST, "--folds", 2, "--no-cache")
+    options = ("-b", "random:tiny-clip", "--recipe", FAST, "--folds", 2, "--no-cache", "--keep-holdout")
+    messages = call("fit", photos, "--out", out, *options)
     return out, messages
 
 
@@ -119,7 +120,7 @@ def test_the_same_fit_again_does_nothing_and_another_replaces_the_model_only_whe
     out = tmp_path / "m"
     shutil.copytree(model[0], out)
     before = (out / "adapter.safetensors").read_bytes()
-    options = ("-b", "random:tiny-clip", "--recipe", FAST, "--folds", 2, "--no-cache", "--out", out)
+    options = ("-b", "random:tiny-clip", "--recipe", FAST, "--folds", 2, "--no-cache", "--keep-holdout", "--out", out)
     stamp = (out / "fit.json").stat().st_mtime_ns
     call("fit", photos, *options)
     assert (out / "fit.json").stat().st_mtime_ns == stamp
