@@ -71,8 +71,8 @@ def logistic(folder: Path, out: Path, by_cv: bool) -> None:
     """Ten lines of scikit-learn: features at the backbone's own size, logistic regression, saved as npz."""
     from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 
-    x, y = features(sorted(folder.glob("*/*.png"))), []
-    y = np.array([int(path.parent.name) for path in sorted(folder.glob("*/*.png"))])
+    paths = sorted(folder.glob("*/*.png"))
+    x, y = features(paths), np.array([int(path.parent.name) for path in paths])
     folds = min(5, int(np.bincount(y).min()))
     warnings.simplefilter("ignore", FutureWarning)
     if by_cv and folds > 1:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from vitadapt.classifier import competition
 from vitadapt.classifier import fit as fitting
 from vitadapt.classifier.fit import FitConfig, fit_folder, usual_size
 from vitadapt.classifier.holdout import train_test_split
@@ -21,10 +22,11 @@ from vitadapt.classifier.model import load_model
 from vitadapt.cli.main import app
 from vitadapt.data import FileRef, open_dataset
 from vitadapt.data.sampling.folds import folds_for, grouped_folds, hold_out_groups
-from vitadapt.methods import LoRA
+from vitadapt.methods import Discriminant, LoRA
 from vitadapt.training.cross_validation import train_final
 from vitadapt.training.features import Environment
 from vitadapt.training.recipe import Recipe
+from vitadapt.training.task import Task
 from vitadapt.utils.errors import CellBusy, DataError, Diverged, StorageError, VitadaptError
 from vitadapt.weights import load_backbone
 
@@ -50,6 +52,17 @@ def folder_of(root: Path, each=6, colours=COLOURS) -> Path:
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     return folder_of(tmp_path_factory.mktemp("photos") / "photos")
+
+
+@pytest.fixture(scope="module")
+def hard(tmp_path_factory):
+    """Pictures whose classes tell nothing."""
+    root = tmp_path_factory.mktemp("hard")
+    for number in range(18):
+        place = root / COLOURS[number % 3]
+        place.mkdir(exist_ok=True)
+        picture(number, number // 3 % 3).save(place / f"{number}.png")
+    return root
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +102,8 @@ def test_fit_leaves_a_whole_model_folder_and_says_how_good_it_is(model, photos):
     ):
         assert expected in messages
     record = json.loads((out / "fit.json").read_text())
-    assert [candidate["name"] for candidate in record["ladder"]] == [
-        "zero-shot",
-        "discriminant",
-        "linear-probe",
-        "kadaptation",
-    ]
+    names = ["zero-shot", "discriminant", "linear-probe", "kadaptation:blocks=last:1"]
+    assert [candidate["name"] for candidate in record["ladder"]] == names
     assert sum(candidate["kept"] for candidate in record["ladder"]) == 1
     assert record["test"]["count"] == 6 and len(record["cross_validation"]["paths"]) == 12
     assert not set(record["test"]["paths"]) & set(record["cross_validation"]["paths"])
@@ -188,12 +197,50 @@ def test_a_class_with_one_image_is_trained_on_and_named(photos, tmp_path):
     assert record["data"]["train"] == [1, 1, 1] and record["test"]["accuracy"] is None
 
 
-def test_two_images_per_class_are_enough_and_one_is_left_to_test_with(tmp_path):
+def test_two_images_per_class_are_enough_and_measured_with_by_cross_validation_or_held_out(tmp_path):
     photos = folder_of(tmp_path / "few", each=2)
-    messages: list[str] = []
-    record = fit_folder(FitConfig(str(photos), "random:tiny"), tmp_path / "m", Environment(), messages.append)
-    assert record["data"]["train"] == [1, 1, 1] and record["test"]["count"] == 3
+    record = fit_folder(FitConfig(str(photos), "random:tiny"), tmp_path / "m", Environment())
+    assert record["data"]["train"] == record["data"]["delivered"] == [2, 2, 2]
+    assert record["data"]["measured_by"] == "cross-validation" and record["test"]["count"] == 6
+    record = fit_folder(FitConfig(str(photos), "random:tiny", keep_holdout=True), tmp_path / "n", Environment())
+    assert record["data"]["train"] == record["data"]["delivered"] == [1, 1, 1] and record["test"]["count"] == 3
     assert record["ladder"][0]["kept"] and "too few images" in record["ladder"][0]["note"]
+
+
+def test_many_images_are_measured_with_apart_and_then_trained_on(tmp_path):
+    """The measure is that of a model which never saw the images held out; the delivered one is trained on all."""
+    photos, made = folder_of(tmp_path / "photos", each=60), {}
+    for keep in (True, False):
+        config = FitConfig(str(photos), "random:tiny", effort="quick", folds=2, keep_holdout=keep)
+        made[keep] = fit_folder(config, tmp_path / f"{keep}", Environment())
+    assert made[True]["test"] == made[False]["test"] and made[True]["test"]["count"] >= 30
+    assert sum(made[False]["data"]["delivered"]) == 180 > sum(made[True]["data"]["delivered"])
+    assert (tmp_path / "True" / "adapter.safetensors").read_bytes() != (
+        tmp_path / "False" / "adapter.safetensors"
+    ).read_bytes()
+    assert "trained on all 180 pictures" in (tmp_path / "False" / "README.md").read_text()
+
+
+def test_a_first_model_is_there_before_the_dear_candidates_begin(hard, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Task, "with_views", stop)
+    config = FitConfig(str(hard), "random:tiny", folds=2)
+    with pytest.raises(KeyboardInterrupt):
+        fit_folder(config, tmp_path / "m", Environment())
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == [".unfinished", "adapter.safetensors"]
+    assert load_model(tmp_path / "m").info.method == Discriminant()
+
+
+def test_a_candidate_for_which_there_is_no_time_is_not_tried(hard, tmp_path, monkeypatch):
+    monkeypatch.setattr(competition, "seconds_per_image", lambda *_: 1.0)
+    messages: list[str] = []
+    config = FitConfig(str(hard), "random:tiny", folds=2, time_limit=1.0)
+    record = fit_folder(config, tmp_path / "m", Environment(), messages.append)
+    assert [row["score"] is None for row in record["ladder"]] == [False, False, True]
+    assert "more than the time limit leaves" in record["ladder"][-1]["note"]
+    assert any(line.startswith("estimate: ") for line in messages)
 
 
 def broken(root: Path, how: str) -> Path:
@@ -458,18 +505,17 @@ def test_a_last_training_that_diverges_gives_way_to_the_next_best(photos, tmp_pa
 
     fit_folder(config, tmp_path / "first", Environment())
     kept = load_model(tmp_path / "first").info.method
-    monkeypatch.setattr(fitting, "train_final", train)
+    monkeypatch.setattr(competition, "train_final", train)
     fit_folder(config, tmp_path / "second", Environment(), messages.append)
     assert any(
-        re.fullmatch(r"the loss is no number; kept instead: (lora|linear-probe|discriminant)", line)
-        for line in messages
+        line == "the loss is no number; the next best one is taken instead" for line in messages
     )
     assert load_model(tmp_path / "second").info.method != kept
 
     def never(task, recipe):
         raise Diverged("the loss is no number")
 
-    monkeypatch.setattr(fitting, "train_final", never)
+    monkeypatch.setattr(competition, "train_final", never)
     with pytest.raises(Diverged, match="no number"):
         fit_folder(config, tmp_path / "third", Environment())
     assert not (tmp_path / "third" / "fit.json").exists()

@@ -20,7 +20,6 @@ from ..training.features import cached_backbone
 from ..training.recipe import Recipe, recipe_for
 from .effort import Effort
 
-DEFAULT = KAdaptation(blocks="last:4")  # half of its cost is saved, see `training.views`
 FEW, PASSES = 30, 900  # images; images times epochs
 LEAST_EPOCHS, MOST_EPOCHS, JITTER, VIEWS = 5, 30, 0.4, 6
 LARGE = 224  # pixels; from this image size on, a CPU uses half of it where all blocks are trained
@@ -77,7 +76,8 @@ def _methods(config: FitConfig, backbone: Backbone) -> list[Method]:
         return [config.method]
     if config.effort == "quick" or not isinstance(backbone, ViT):
         return [LinearProbe()]
-    return [DEFAULT, KAdaptation()] if config.effort == "best" else [DEFAULT]
+    last = KAdaptation(blocks=f"last:{max(1, backbone.config.depth // 3)}")  # see `training.views` for what it saves
+    return [last, KAdaptation()] if config.effort == "best" else [last]
 
 
 def recipe_of_last_blocks(method: Method, images: int = FEW) -> Recipe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 from itertools import count
@@ -22,7 +23,7 @@ from ..training.adapter_file import ADAPTER, AdapterInfo, adapter_bytes
 from ..training.features import Environment, cached_backbone, geometry_of
 from ..training.task import Task, Trained, adapter_info
 from ..utils.atomic import make_folder
-from ..utils.errors import CellBusy, ConfigError, NotApplicable, StorageError, WeightsError
+from ..utils.errors import CellBusy, ConfigError, Diverged, NotApplicable, StorageError, WeightsError
 from ..utils.files import bytes_digest, checked_json, storage_error, write_atomic
 from ..utils.system import versions
 from .candidates import FitConfig as FitConfig
@@ -132,7 +133,9 @@ def _fit(common: Competition, notes: str, out: Path, command: str) -> dict[str, 
             message(line)
 
     def first(entry: Entry) -> None:
-        if not (out / RECORD).exists() and len(common.configs) > 1:
+        if (out / RECORD).exists() or len(common.configs) == 1:
+            return
+        with suppress(Diverged):
             trained = common.train(entry.candidate, entry.whole)
             write_atomic(out / ADAPTER, adapter_bytes(trained.model, _info(common, entry.whole, trained)))
             message(f"{out} holds a first model, {entry.candidate.name}; {common.schedule.text()}")

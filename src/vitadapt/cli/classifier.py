@@ -75,7 +75,8 @@ def _fit_config(
     data: str, backbone: str, method: str | None, plain: dict[str, Any], texts: dict[str, Any]
 ) -> FitConfig:
     from ..benchmark.sweep import read_prompts
-    from ..classifier.candidates import DEFAULT, FitConfig, recipe_of_last_blocks
+    from ..classifier.candidates import FitConfig, recipe_of_last_blocks
+    from ..methods import KAdaptation
     from ..methods.spec import parse_method
     from ..nn.head_spec import parse_head
     from ..training.recipe import recipe_for
@@ -86,7 +87,7 @@ def _fit_config(
     wanted = parse_method(method) if method else None
     recipe = None
     if texts["recipe"]:
-        base = recipe_for("fixed", wanted) if wanted else recipe_of_last_blocks(DEFAULT)
+        base = recipe_for("fixed", wanted) if wanted else recipe_of_last_blocks(KAdaptation())
         recipe = replace(base, **build_changes(type(base), parse_fields(texts["recipe"]), "recipe"))
     prompts = {name: texts[name] for name in ("class_names", "templates") if texts[name]}
     return FitConfig(
@@ -102,11 +103,10 @@ def _fit_config(
 
 def _print_defaults(config: FitConfig, device: str, out: Path) -> None:
     """Every choice with the flag that changes it."""
-    from ..classifier.candidates import DEFAULT
     from ..methods.spec import method_text
 
     effort = config.effort + (f", at most {config.time_limit:g} s" if config.time_limit else "")
-    method = "linear-probe" if config.effort == "quick" else method_text(DEFAULT)
+    method = "linear-probe" if config.effort == "quick" else "kadaptation of the last third of the blocks"
     rows = [
         ["backbone", config.backbone, "--backbone"],
         ["effort", effort, "--effort, --time-limit"],

@@ -85,7 +85,8 @@ class Task:
 
         Raises StorageError when there is no room for them in `cache`.
         """
-        first = unchanged_blocks(adapt(self.backbone, self.config.method)) if self.recipe.views else None
+        adapted = adapt(self.backbone, self.config.method)
+        first = unchanged_blocks(adapted) if self.recipe.views and trainable(adapted) else None
         if not first:
             return self
         seed = derive(self.config.seed, "views")
