@@ -143,7 +143,7 @@ def test_a_page_without_held_out_pictures_says_so():
 
 def test_a_model_without_mistakes_has_a_page(tmp_path):
     held = answers([0, 1] * 4, [0, 1] * 4, [0.8] * 8, 2)
-    assert "every held-out picture is answered rightly" in model_page(fitted(held_out=held))
+    assert "all held-out pictures are answered rightly" in model_page(fitted(held_out=held))
 
 
 def test_a_picture_that_is_gone_is_no_obstacle(tmp_path):

@@ -33,7 +33,7 @@ def test_a_fitted_model_is_known_by_the_digest_that_it_always_had(fit: FitConfig
     names = ("backbone", "method", "seed", "recipe", "head", "prompts", "precision")
     same = {name: getattr(fit, name) for name in names}
     run = RunConfig(dataset="photos", shots=None, image_size=size, **same)
-    config = dataclasses.replace(fit, image_size=size).train_config()
+    config = dataclasses.replace(fit, image_size=size).train_config(fit.method)
     assert config.digest(**image_fields(fit.data)) == digest == run.digest()
     assert {**config.to_dict(), **image_fields(fit.data)} == run.resolved().to_dict()
     assert config == dataclasses.replace(run.training, prompts=fit.prompts)
