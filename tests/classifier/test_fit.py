@@ -507,9 +507,7 @@ def test_a_last_training_that_diverges_gives_way_to_the_next_best(photos, tmp_pa
     kept = load_model(tmp_path / "first").info.method
     monkeypatch.setattr(competition, "train_final", train)
     fit_folder(config, tmp_path / "second", Environment(), messages.append)
-    assert any(
-        line == "the loss is no number; the next best one is taken instead" for line in messages
-    )
+    assert any(line == "the loss is no number; the next best one is taken instead" for line in messages)
     assert load_model(tmp_path / "second").info.method != kept
 
     def never(task, recipe):

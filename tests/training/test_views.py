@@ -1,4 +1,4 @@
-"""Versions of images behind frozen blocks: the same answers, a training that only begins later, and one that repeats."""
+"""Versions of images behind frozen blocks: the same answers, a training that begins later, and one that repeats."""
 
 from __future__ import annotations
 
