@@ -48,7 +48,7 @@ def test_every_method_acts_in_the_chosen_blocks_alone_and_counts_so(name: str) -
     model = adapt(ViT(DEEP), method)
     own = trainable(model)
     assert sum(p.numel() for p in own.values()) == documented_count(DEEP, method)
-    assert all(key.startswith(("blocks.2.", "shared.")) for key in own) and unchanged_blocks(model) == 2
+    assert all(key.startswith(("blocks.2.", "shared.", "side.")) for key in own) and unchanged_blocks(model) == 2
     with pytest.raises(ConfigError):
         adapt(ViT(DEEP), METHODS[name](blocks="last:5"))
 

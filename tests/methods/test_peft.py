@@ -1,14 +1,19 @@
-"""Our LoRA against Hugging Face PEFT's on the same network: same outputs, same gradients, same training."""
+"""Methods that PEFT has, too, on the same network: the same outputs, gradients, training and merged weights."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
 
 import pytest
 import torch
 
-from vitadapt.methods import LoRA
-from vitadapt.nn.surgery import adapt, trainable
+from vitadapt.methods import IA3, OFT, DoRA, LoHa, LoKr, LoRA, VeRA
+from vitadapt.nn.surgery import Method, adapt, merge, trainable
 from vitadapt.weights import from_module
 
-peft = pytest.importorskip("peft")
-transformers = pytest.importorskip("transformers")
+peft: Any = pytest.importorskip("peft")
+transformers: Any = pytest.importorskip("transformers")
 
 RANK, ALPHA = 4, 8.0
 
@@ -86,3 +91,96 @@ def test_the_same_training_ends_in_the_same_place(pair):
     mine, yours = outputs(ours, theirs, images())
     torch.testing.assert_close(mine, yours, atol=1e-4, rtol=1e-4)
     assert float((mine.detach() - start).abs().max()) > 1e-2
+
+
+LEAVES = {
+    "lora_A": "low_rank.a",
+    "lora_B": "low_rank.b",
+    "lora_magnitude_vector": "size",
+    "vera_lambda_b": "b",
+    "vera_lambda_d": "d",
+    "lokr_w1": "c",
+    "lokr_w2_a": "a",
+    "lokr_w2_b": "b",
+    "hada_w1_a": "a1",
+    "hada_w1_b": "b1",
+    "hada_w2_a": "a2",
+    "hada_w2_b": "b2",
+    "oft_R": "upper",
+    "ia3_l": "scale",
+}
+"""Of PEFT -> the name of the tensor in our delta."""
+SLOT_OF = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "fc1": "fc1", "fc2": "fc2"}
+TARGETS = {"target_modules": ["q_proj", "v_proj", "fc1"]}
+SAME: dict[str, tuple[Method, Any]] = {
+    "dora": (
+        DoRA(rank=3, alpha=6.0, targets=("q", "v", "fc1")),
+        peft.LoraConfig(r=3, lora_alpha=6, lora_dropout=0.0, use_dora=True, **TARGETS),
+    ),
+    "vera": (VeRA(rank=6, targets=("q", "v", "fc1")), peft.VeraConfig(r=6, vera_dropout=0.0, **TARGETS)),
+    "lokr": (
+        LoKr(rank=3, alpha=6.0, factor=4, targets=("q", "v", "fc1")),
+        peft.LoKrConfig(r=3, alpha=6, decompose_factor=4, **TARGETS),
+    ),
+    "loha": (LoHa(rank=3, alpha=6.0, targets=("q", "v", "fc1")), peft.LoHaConfig(r=3, alpha=6, **TARGETS)),
+    "oft": (
+        OFT(group=16, targets=("q", "v", "fc1")),
+        peft.OFTConfig(r=0, oft_block_size=16, use_cayley_neumann=False, **TARGETS),
+    ),
+    "ia3": (
+        IA3(),
+        peft.IA3Config(target_modules=["k_proj", "v_proj", "fc2"], feedforward_modules=["fc2"]),
+    ),
+}
+
+
+def named_factors(theirs: Any, ours: Any) -> list[tuple[torch.nn.Parameter, torch.nn.Parameter]]:
+    """(PEFT's tensor, ours) for everything that PEFT trains."""
+    own = trainable(ours)
+    found = []
+    for name, tensor in theirs.named_parameters():
+        if tensor.requires_grad:
+            parts = name.split(".")
+            layer = next(part for part in parts if part.isdigit())
+            slot = next(SLOT_OF[part] for part in parts if part in SLOT_OF)
+            leaf = next(LEAVES[part] for part in parts if part in LEAVES)
+            (path,) = [n for n in own if n.startswith(f"blocks.{layer}.") and n.endswith(f".deltas.{slot}.{leaf}")]
+            found.append((tensor, own[path]))
+    assert len(found) == len(own)
+    return found
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_the_same_numbers_as_peft_at_first_merged_and_after_three_steps(name: str) -> None:
+    method, config = SAME[name]
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        source = transformers.ViTModel(
+            transformers.ViTConfig(**sizes, image_size=32, patch_size=8), add_pooling_layer=False
+        ).eval()
+        for parameter in source.parameters():
+            parameter.data += 0.05 * torch.randn_like(parameter)
+        ours = adapt(from_module(source), method, seed=1)
+        theirs = peft.get_peft_model(source, config)
+        pairs = named_factors(theirs, ours)
+        for tensor, own in pairs:
+            own.data += 0.1 * torch.randn_like(own)
+            tensor.data.copy_(own.view_as(tensor))
+    if name == "vera":
+        shared = ours.shared["vera"]
+        for buffer, drawn in ((theirs.base_model.vera_A, shared.a), (theirs.base_model.vera_B, shared.b)):
+            buffer["default"].copy_(drawn)
+    optimisers = [torch.optim.AdamW(tensors, lr=1e-2) for tensors in zip(*pairs, strict=True)]
+    for _ in range(4):
+        found = outputs(ours, theirs, images())
+        torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
+        for optimiser, output in zip(optimisers, found, strict=True):
+            optimiser.zero_grad()
+            (output - 1).square().mean().backward()
+            optimiser.step()
+    with torch.no_grad():
+        plain = theirs.merge_and_unload()
+        found = outputs(merge(copy.deepcopy(ours)), plain, images())
+        torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found[0], ours(images()), atol=1e-5, rtol=1e-5)

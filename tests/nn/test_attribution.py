@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from families import build, random_images
-from more_methods import VPT, AdaptFormer, DoRA
+from more_methods import Beside
 from PIL import Image
 
-from vitadapt.methods import FineTune, KAdaptation, LoRA, PHMAdapter
+from vitadapt.methods import DTL, SSF, VPT, AdapterPlus, DoRA, FineTune, KAdaptation, LoRA, PHMAdapter
 from vitadapt.nn.attribution import HEATS, explain, overlay, side_by_side, with_attention
 from vitadapt.nn.head import Classifier, Head, backbone_of
 from vitadapt.nn.head_spec import HeadSpec
@@ -47,7 +47,7 @@ def images(count=2, size=32, seed=0):
     "method",
     [
         *(None, KAdaptation(), LoRA(targets=("q", "k", "v", "o", "fc1", "fc2")), PHMAdapter()),
-        *(VPT(), VPT(deep=False), AdaptFormer(), AdaptFormer(place="attention-parallel"), DoRA()),
+        *(VPT(), VPT(deep=False), Beside(), Beside(place="attention-parallel"), DoRA(), SSF(), AdapterPlus()),
     ],
 )
 @pytest.mark.parametrize("shape", SHAPES)
@@ -62,7 +62,7 @@ def test_the_block_part_by_part_is_what_the_block_computes(shape, method):
             torch.testing.assert_close(weights.sum(dim=-1), torch.ones(weights.shape[:-1]))
 
 
-@pytest.mark.parametrize("method", [KAdaptation(), VPT(), VPT(deep=False)])
+@pytest.mark.parametrize("method", [KAdaptation(), VPT(), DTL()])
 @pytest.mark.parametrize("kind", HEATS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_gives_a_map_of_its_patches(shape, kind, method):

@@ -468,7 +468,7 @@ def test_adapters_that_make_no_sense_are_refused(tmp_path):
     assert bank.names == ("a",)
 
 
-@pytest.mark.parametrize("name", ["ssf", "dora", "shared gain"])
+@pytest.mark.parametrize("name", ["scale and shift", "dora", "shared gain"])
 def test_changes_of_other_kinds_are_mixed(name):
     backbone, method = common("dinov2-like"), more_methods.BY_NAME[name]
     models = {str(i): trained(backbone, method, 3, i) for i in range(2)} | {"b": trained(backbone, BitFit(), 3, 5)}
@@ -477,11 +477,11 @@ def test_changes_of_other_kinds_are_mixed(name):
     assert_same(va.Bank(backbone, models).logits(images, list(models)), expected)
 
 
-@pytest.mark.parametrize("name", ["vpt, deep", "vpt, shallow", "adaptformer"])
+@pytest.mark.parametrize("name", ["vpt, deep", "vpt, shallow", "adaptformer", "repadapter"])
 def test_what_a_bank_cannot_mix_is_refused_and_never_left_out(name):
     backbone = common("deit-like")
     with pytest.raises(NotApplicable, match="which a bank cannot compute for many; serve it as a model of its own"):
-        va.Bank(backbone, {"a": trained(backbone, more_methods.BY_NAME[name], 2, 0)})
+        va.Bank(backbone, {"a": trained(backbone, more_methods.BY_NAME.get(name) or METHODS[name](), 2, 0)})
 
 
 def test_what_trains_the_whole_backbone_has_nothing_to_share():

@@ -12,7 +12,7 @@ from vitadapt.nn.surgery import Method
 from vitadapt.nn.vit import ViT, ViTConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
-ROW = re.compile(r"^\| ([a-z-]+) \| `(.+)` \| ([\d,]+) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| ([a-z0-9-]+) \| `(.+)` \| ([\d,]+) \|$", re.MULTILINE)
 ROWS = ROW.findall(PAGE.read_text("utf-8"))
 TABLE = {name: (formula, int(figure.replace(",", ""))) for name, formula, figure in ROWS}
 
@@ -44,6 +44,7 @@ def variables(config: ViTConfig, method: Method) -> dict[str, int]:
         "slots": len(shapes),
         "rows": sum(rows for rows, _ in shapes),
         "cols": sum(cols for _, cols in shapes),
+        "sides": sum(min(sides) for sides in shapes),
         "widths": sum({rows for rows, _ in shapes}),
         **fields,
     }

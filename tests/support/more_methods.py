@@ -1,41 +1,27 @@
-"""Methods that are written through the public door alone, one for each kind of change; not registered."""
+"""Methods that are written through the public door alone (`OWN`, not registered), and one for each kind of change."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from vitadapt import ViT
 from vitadapt.methods import (
+    VPT,
+    AdaptFormer,
+    DoRA,
     Method,
     Place,
     Referring,
     ScaleShift,
     Slot,
-    WeightTransform,
     add_delta,
-    add_tokens,
     blocks,
     insert,
-    slot_layer,
     slot_shape,
 )
-
-
-@dataclass(frozen=True)
-class VPT(Method):
-    """Learnt tokens before the first block (shallow), or others in every block (deep) (Jia et al. 2022)."""
-
-    tokens: int = 3
-    deep: bool = True
-    starts_as_identity: ClassVar[bool] = False
-
-    def adapt(self, vit: ViT) -> None:
-        count = len(blocks(vit)) if self.deep else 1
-        add_tokens(vit, [nn.Parameter(0.5 * torch.randn(self.tokens, vit.config.width)) for _ in range(count)])
 
 
 class Parallel(nn.Module):
@@ -55,8 +41,8 @@ class Parallel(nn.Module):
 
 
 @dataclass(frozen=True)
-class AdaptFormer(Method):
-    """A bottleneck beside the MLP (Chen et al. 2022), or beside the attention."""
+class Beside(Method):
+    """A bottleneck beside the MLP, or beside the attention, of their input."""
 
     bottleneck: int = 8
     scale: float = 0.5
@@ -77,32 +63,6 @@ class Scaled(Method):
         for block in blocks(vit):
             for slot in self.targets:
                 add_delta(block, slot, ScaleShift(slot_shape(block, slot)[0]))
-
-
-class Direction(WeightTransform):
-    """m (W + B A) / |W + B A| with the norm of every row (Liu et al. 2024, DoRA); starts with m = |W|."""
-
-    def __init__(self, weight: Tensor, rank: int) -> None:
-        super().__init__()
-        self.a = nn.Parameter(torch.randn(rank, weight.shape[1]) * weight.shape[1] ** -0.5)
-        self.b = nn.Parameter(torch.zeros(weight.shape[0], rank))
-        self.size = nn.Parameter(weight.detach().norm(dim=1, keepdim=True))
-
-    def transform(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        changed = weight + self.b @ self.a
-        return self.size * changed / changed.norm(dim=1, keepdim=True), bias
-
-
-@dataclass(frozen=True)
-class DoRA(Method):
-    rank: int = 2
-    targets: tuple[Slot, ...] = ("v", "fc2")
-
-    def adapt(self, vit: ViT) -> None:
-        for block in blocks(vit):
-            for slot in self.targets:
-                weight, _ = slot_layer(block, slot).original(slot)
-                add_delta(block, slot, Direction(weight, self.rank))
 
 
 class UsesShared(Referring):
@@ -134,12 +94,16 @@ class SharedGain(Method):
             insert(block, "attention", module)
 
 
-BY_NAME: dict[str, Method] = {
-    "vpt, deep": VPT(),
-    "vpt, shallow": VPT(deep=False),
-    "adaptformer": AdaptFormer(),
-    "beside the attention": AdaptFormer(place="attention-parallel"),
-    "ssf": Scaled(),
-    "dora": DoRA(),
+OWN: dict[str, Method] = {
+    "beside the mlp": Beside(),
+    "beside the attention": Beside(place="attention-parallel"),
+    "scale and shift": Scaled(),
     "shared gain": SharedGain(),
+}
+BY_NAME: dict[str, Method] = {
+    "vpt, deep": VPT(tokens=3),
+    "vpt, shallow": VPT(tokens=3, deep=False),
+    "adaptformer": AdaptFormer(bottleneck=8, scale=0.5),
+    "dora": DoRA(rank=2, targets=("v", "fc2")),
+    **OWN,
 }

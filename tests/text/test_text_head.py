@@ -106,7 +106,7 @@ def test_the_default_text_head_is_zero_shot_exactly(problem):
     assert torch.equal(made.build(0).head.linear.weight, text) and not made.build(0).head.linear.bias.any()
 
 
-@pytest.mark.parametrize("method", [name for name, kind in METHODS.items() if kind.trains_head and not kind.breaks])
+@pytest.mark.parametrize("method", ["linear-probe", "discriminant", "kadaptation", "lora", "adapter", "bitfit", "vpt"])
 def test_every_method_can_start_from_text_and_trains(problem, method):
     made = task(problem, TEXT, METHODS[method]())
     before = made.build(0)

@@ -18,7 +18,7 @@ from torch.nn.utils import prune
 
 import vitadapt as va
 from vitadapt.methods import METHODS as REGISTERED
-from vitadapt.methods import Adapter, Attention, BitFit, Compacter, FineTune, KAdaptation, LinearProbe, LoRA
+from vitadapt.methods import SSF, VPT, Adapter, Attention, BitFit, Compacter, FineTune, KAdaptation, LinearProbe, LoRA
 from vitadapt.methods.released import LoRAReleased
 from vitadapt.nn.surgery import Method, trainable
 from vitadapt.utils.errors import NotApplicable, NotMergeable, WeightsError
@@ -41,11 +41,22 @@ SMALL: dict[str, Method] = {
     "adapter": Adapter(bottleneck=8),
     "compacter": Compacter(bottleneck=8),
 }
+FIRST = ["kadaptation", "lora", "adapter", "compacter", "phm-adapter", "bitfit", "layernorm", "attention", "fine-tune"]
+FIRST += ["linear-probe", "discriminant", "zero-shot"]
 METHODS: dict[str, Method] = {
     **{name: kind() for name, kind in REGISTERED.items() if not kind.breaks},  # those of installed plugins, too
+    "ssf": SSF(blocks="last:1"),  # of all blocks it has places at both ends, which live models lack
     **SMALL,
     **more_methods.BY_NAME,
 }
+LACKING = ["ssf", "side", "dtl"]
+PAIRS = [(case, method) for case in CASES for method in [*FIRST, *SMALL, *more_methods.BY_NAME]]
+PAIRS += [
+    (list(CASES)[i % len(CASES)], method)
+    for i, method in enumerate(
+        name for name in METHODS if name not in (*FIRST, *SMALL, *more_methods.BY_NAME, "side", "dtl")
+    )
+]
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,7 @@ def case(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("case", "method"), PAIRS, indirect=["case"])
 def test_outputs_and_gradients_are_those_of_our_own_vit(case: str, method: str) -> None:
     live, shaken = weights_cases.model(case), Shaken(METHODS[method])
     ours, theirs = va.adapt(from_module(live), shaken), va.adapt(live, shaken)
@@ -93,6 +104,13 @@ def test_outputs_and_gradients_are_those_of_our_own_vit(case: str, method: str) 
     norms = [float(torch.cat([g.flatten().double() for g in those]).norm()) for those in grads]
     assert norms[0] > 0
     assert norms[1] == pytest.approx(norms[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("method", LACKING)
+def test_what_stands_at_the_ends_or_beside_the_blocks_cannot_be_moved_and_is_named(method: str) -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(NotApplicable, match="which cannot be moved to a live model"):
+        va.adapt(weights_cases.timm_model("vit_tiny_patch16_224"), REGISTERED[method]())
 
 
 def test_it_is_still_the_librarys_model(case: str) -> None:
@@ -255,7 +273,7 @@ def wrapped(kind: str) -> tuple[nn.Module, str]:
     if kind == "compiled":
         return cast(nn.Module, torch.compile(live)), r"adapt model\._orig_mod"
     if kind in ("adapted", "adapted with tokens"):
-        method = LoRA() if kind == "adapted" else more_methods.VPT()
+        method = LoRA() if kind == "adapted" else VPT()
         return va.adapt(live, method), "already adapted; merge it first"
     if kind == "ours, adapted":
         return va.adapt(from_module(live), LoRA()), "already adapted; merge it first"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..methods import METHODS
+from ..methods import METHODS, Together
 from ..methods.spec import method_of
 from ..nn.head_spec import HeadSpec
 from ..nn.surgery import Method
@@ -111,7 +111,7 @@ class RunConfig:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A worker gets the method by its name, so that it loads the plugin that holds it."""
-        if type(self.method) in METHODS.values():
+        if type(self.method) in METHODS.values() or isinstance(self.method, Together):
             return RunConfig.from_dict, (self.to_dict(),)
         return super().__reduce_ex__(protocol)
 

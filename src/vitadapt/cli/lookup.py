@@ -59,6 +59,33 @@ def count(
         raise typer.Exit(1)
 
 
+@opt.command(app, opt.LOOK_UP, "vitadapt methods lora:rank=8", "methods")
+def explain_method(
+    name: Annotated[str, Argument(metavar="NAME", help="A method, as with --method; several joined by +.")],
+    backbone: opt.Backbone = "random:clip-vit-b32",
+    as_json: opt.AsJson = False,
+) -> None:
+    """Explain a method: its formula, paper and size, when to use it, and a drawing of where it acts."""
+    from ..benchmark.parameter_counts import count_methods
+    from ..methods.explain import about
+    from ..methods.spec import parse_method
+
+    method = parse_method(name)
+    parts = [about(part) for part in getattr(method, "methods", (method,))]
+    whole = about(method)
+    (row,) = count_methods(backbone, [name])
+    counted = None if row.trained is None else f"{row.trained:,} without the head"
+    if as_json:
+        echo_json(
+            {"methods": [dataclasses.asdict(part) for part in parts], "drawing": whole.drawing, "trained": row.trained}
+        )
+        return
+    for part in parts:
+        told = {"": part.formula, "paper": part.paper, "use it for": part.when}
+        echo(part.name, *(f"  {key}: {text}" if key else f"  {text}" for key, text in told.items() if text))
+    echo(f"parameters on {backbone}: {counted or 'does not apply'}", "", *whole.drawing.splitlines())
+
+
 def list_rows(what: Kind) -> Listing:
     """The rows of `vitadapt list`."""
     if what == "backbones":

@@ -20,27 +20,56 @@ from ..nn.surgery import (
     require_vit,
     slot_layer,
     slot_shape,
+    slots_of,
     thaw,
 )
 from .adapter import Adapter
+from .adapter_plus import AdapterPlus
+from .adaptformer import AdaptFormer
 from .audit import probe
 from .compacter import Compacter, PHMAdapter
+from .convpass import Convpass
 from .depth import BlockMethod
 from .discriminant import Discriminant
+from .dora import DoRA
+from .dtl import DTL
+from .fact import FactTK, FactTT
+from .houlsby import Houlsby, Pfeiffer
+from .ia3 import IA3
 from .kadaptation import KAdaptation
 from .laws import LAWS, check_method
+from .loha import LoHa
+from .lokr import LoKr
 from .lora import LoRA
+from .oft import OFT
+from .partial import DiffFit, PartialK
 from .registry import METHODS
 from .released import AdapterReleased, CompacterReleased, KAdaptationReleased, LoRAReleased
+from .repadapter import RepAdapter
 from .selective import Attention, BitFit, FineTune, LayerNorm, LinearProbe, ZeroShot
+from .side import SideTuning
+from .ssf import SSF
+from .svd import SVD
 from .testing import Case
+from .together import Together
+from .vera import VeRA
+from .vpt import VPT
 
 __all__ = [
+    "DTL",
+    "IA3",
     "LAWS",
     "METHODS",
+    "OFT",
     "PLACES",
     "SLOTS",
+    "SSF",
+    "SVD",
+    "VPT",
+    "Together",
+    "AdaptFormer",
     "Adapter",
+    "AdapterPlus",
     "AdapterReleased",
     "Affine",
     "Attention",
@@ -50,22 +79,35 @@ __all__ = [
     "ChannelScale",
     "Compacter",
     "CompacterReleased",
+    "Convpass",
     "Delta",
+    "DiffFit",
     "Discriminant",
+    "DoRA",
+    "FactTK",
+    "FactTT",
     "FineTune",
+    "Houlsby",
     "KAdaptation",
     "KAdaptationReleased",
     "LayerNorm",
     "LinearProbe",
+    "LoHa",
+    "LoKr",
     "LoRA",
     "LoRAReleased",
     "Method",
     "PHMAdapter",
+    "PartialK",
+    "Pfeiffer",
     "Place",
     "Referring",
+    "RepAdapter",
     "ScaleShift",
+    "SideTuning",
     "Slot",
     "ThinDelta",
+    "VeRA",
     "WeightTransform",
     "ZeroShot",
     "add_delta",
@@ -81,5 +123,6 @@ __all__ = [
     "require_vit",
     "slot_layer",
     "slot_shape",
+    "slots_of",
     "thaw",
 ]

@@ -41,9 +41,13 @@ class BlockMethod(Method):
 
         Raises ConfigError for blocks that the network does not have, NotApplicable for a network without blocks.
         """
+        return [blocks(vit)[number] for number in self.chosen_numbers(vit)]
+
+    def chosen_numbers(self, vit: ViT) -> tuple[int, ...]:
+        """The numbers of these blocks, from 0 on. Raises as above."""
         every = blocks(vit)
         if self.blocks == "all":
-            return every
+            return tuple(range(len(every)))
         if isinstance(self.blocks, str):
             count = int(self.blocks.removeprefix("last:"))
             numbers = tuple(range(len(every) - count, len(every)))
@@ -51,7 +55,7 @@ class BlockMethod(Method):
             numbers = self.blocks
         if any(number not in range(len(every)) for number in numbers):
             raise ConfigError(f"blocks={self.blocks}: the network has {len(every)} blocks, counted from 0")
-        return [every[number] for number in numbers]
+        return numbers
 
     def chosen_part(self, network: nn.Module) -> nn.Module:
         """The whole network, of whatever kind, for blocks="all", else the chosen blocks alone. Raises as above."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,12 @@ class LowRank(ThinDelta):
         return self.scale * self.b, self.a.T
 
 
+def check_rank(method: str, rank: int, shape: Sequence[int]) -> None:
+    """Raises ConfigError for a rank that a matrix of this shape cannot have."""
+    if not 1 <= rank <= min(shape):
+        raise ConfigError(f"{method}: rank must be in 1..{min(shape)}, got {rank}")
+
+
 @METHODS.register("lora")
 @dataclass(frozen=True)
 class LoRA(BlockMethod):
@@ -49,6 +56,5 @@ class LoRA(BlockMethod):
         for block in layers:
             for slot in self.targets:
                 shape = slot_shape(block, slot)
-                if not 1 <= self.rank <= min(shape):
-                    raise ConfigError(f"lora: rank must be in 1..{min(shape)}, got {self.rank}")
+                check_rank("lora", self.rank, shape)
                 add_delta(block, slot, LowRank(shape, self.rank, self.alpha / self.rank))

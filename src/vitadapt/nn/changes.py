@@ -24,14 +24,16 @@ def unchanged_blocks(backbone: nn.Module) -> int | None:
     """
     if not isinstance(backbone, ViT) or backbone.other_changes or backbone.tokens is not None:
         return None
-    if backbone.side is not None or "patches" in backbone.inserted:
+    if "patches" in backbone.inserted:
         return None
     behind = (backbone.blocks, backbone.norm, backbone.projection, backbone.shared, backbone.inserted)
-    pooling = backbone.attention_pooling or nn.Identity()
-    inner = {id(parameter) for part in (*behind, pooling) for parameter in part.parameters()} | {id(backbone.latent)}
+    ends = [part for part in (*behind, backbone.attention_pooling, backbone.side) if part is not None]
+    inner = {id(parameter) for part in ends for parameter in part.parameters()} | {id(backbone.latent)}
     if any(p.requires_grad and id(p) not in inner for p in backbone.parameters()):
         return None
     limit = backbone.config.depth - backbone.config.pooled_blocks
+    if backbone.side is not None:
+        limit = min(limit, getattr(backbone.side, "first", 0))
     blocks = cast(list[Block], list(backbone.blocks[:limit]))
     return next((number for number, block in enumerate(blocks) if _is_changed(block)), limit)
 

@@ -137,6 +137,11 @@ def slot_layer(block: Block, slot: Slot) -> SlotLinear:
     raise ValueError(f"unknown slot {slot!r}; the slots are {', '.join(SLOTS)}")
 
 
+def slots_of(block: Block) -> list[Slot]:
+    """The slots that `block` has, from the attention's to the MLP's."""
+    return [slot for layer in slot_layers(block) for slot in layer.slots]
+
+
 def slot_shape(block: Block, slot: Slot) -> tuple[int, int]:
     """(D_out, D_in) of the rows of `slot`."""
     layer = slot_layer(block, slot)
@@ -173,23 +178,25 @@ def add_side(vit: ViT, side: nn.Module) -> None:
     """Let a network run beside the blocks: behind each, `side(number, x, state)` -> (x, state).
 
     number: of the block, from 0; x (B, N, D): its output, which goes on as the `x` that is returned; state: what was
-    returned behind the block before, None at first. Raises ValueError when there is one already.
+    returned behind the block before, None at first. An attribute `first` tells that it leaves the blocks before that
+    number alone. Raises ValueError when there is one already.
     """
     if require_vit(vit).side is not None:
         raise ValueError("there is a network beside the blocks already")
     vit.side = side
 
 
-def add_tokens(vit: ViT, tokens: Sequence[nn.Parameter]) -> None:
+def add_tokens(vit: ViT, tokens: Sequence[nn.Parameter | None]) -> None:
     """Let learnt tokens (P, D) stand beside the patches.
 
     One parameter: they go through all blocks and are dropped before pooling (shallow prompts). One for each block: they
-    stand in that block alone and are dropped behind it (deep prompts). Raises ValueError for another number of
-    parameters, another width, and when there are tokens already.
+    stand in that block alone and are dropped behind it (deep prompts); None for a block without any. Raises ValueError
+    for another number of parameters, another width, and when there are tokens already.
     """
     vit = require_vit(vit)
     holders = [vit] if len(tokens) == 1 and len(vit.blocks) != 1 else list(vit.blocks)
-    if len(tokens) not in (1, len(vit.blocks)) or any(t.ndim != 2 or t.shape[1] != vit.config.width for t in tokens):
+    given = [t for t in tokens if t is not None]
+    if len(tokens) not in (1, len(vit.blocks)) or any(t.ndim != 2 or t.shape[1] != vit.config.width for t in given):
         raise ValueError(f"give one parameter (P, {vit.config.width}), or one for each of the {len(vit.blocks)} blocks")
     if has_tokens(vit):
         raise ValueError("there are added tokens already")

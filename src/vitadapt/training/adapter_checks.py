@@ -59,8 +59,9 @@ def check_info(info: Any) -> None:
     _require(isinstance(info.squash, bool), "squash")
     _require(type(info.image_size) is int and 1 <= info.image_size <= IMAGE_SIDE, "image_size")
     _require(not info.backbone.startswith("url:"), "backbone (a file must not make this machine ask an address)")
-    for name, value in asdict(cast(Any, info.method)).items():
-        _require(not isinstance(value, int) or abs(value) <= METHOD_SIZE, f"method's {name}")
+    for method in getattr(info.method, "methods", (info.method,)):
+        for name, value in asdict(cast(Any, method)).items():
+            _require(not isinstance(value, int) or abs(value) <= METHOD_SIZE, f"method's {name}")
 
 
 def check_tensors(info: Any, tensors: Mapping[str, Tensor]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..methods import METHODS
+from ..methods import METHODS, Together
 from ..nn.surgery import Method
 from ..utils.errors import ConfigError
 from ..utils.fields import build
@@ -66,6 +66,8 @@ def recipe_for(protocol: str, method: Method) -> Recipe:
     table = protocol_table()
     if protocol not in table:
         raise unknown("protocol", protocol, table)
+    if isinstance(method, Together) and method.methods:  # what suits the most careful of them
+        return min((recipe_for(protocol, part) for part in method.methods), key=lambda recipe: recipe.lr)
     rows = table[table[protocol].get("like", protocol)]["recipe"]
     name = METHODS.name_of(method)
     return build(Recipe, {**rows["default"], **rows.get(name, {})}, f"protocol {protocol}")

@@ -17,7 +17,8 @@ from vitadapt.training.features import Environment
 from vitadapt.training.recipe import Recipe
 from vitadapt.utils.errors import ConfigError, NotApplicable
 
-CHANGING = [name for name in METHODS if name not in ("discriminant", "linear-probe", "zero-shot")]
+FIRST = ["kadaptation", "lora", "adapter", "compacter", "phm-adapter", "bitfit", "layernorm", "attention", "fine-tune"]
+PLACES = ["ssf", "adaptformer", "adapter-plus", "repadapter", "convpass", "dora", "diff-fit", "partial-k"]
 FAST = Recipe(epochs=2, batch_size=8, lr=3e-2, probe_epochs=2)
 
 
@@ -31,7 +32,7 @@ def moved(family, method):
     return backbone, adapted.eval()
 
 
-@pytest.mark.parametrize("method", CHANGING)
+@pytest.mark.parametrize("method", [*FIRST, *PLACES])
 @torch.no_grad()
 def test_the_ends_are_the_frozen_and_the_adapted_backbone(method):
     images = random_images()
@@ -44,6 +45,13 @@ def test_the_ends_are_the_frozen_and_the_adapted_backbone(method):
     assert not torch.allclose(half, after, atol=1e-4)
     scale_change(adapted, backbone, 0.0)
     assert torch.allclose(adapted(images), before, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["vpt", "side", "dtl"])
+def test_what_is_no_change_of_a_weight_has_no_way(method):
+    backbone, adapted = moved("clip-like", method)
+    with pytest.raises(NotApplicable, match="is no change of a weight"):
+        scale_change(adapted, backbone, 0.5)
 
 
 @pytest.mark.parametrize("method", ["lora", "kadaptation", "bitfit", "layernorm", "attention", "fine-tune"])

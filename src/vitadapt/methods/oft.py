@@ -1,0 +1,59 @@
+"""OFT: a weight turned by learnt rotations of groups of its inputs (Qiu et al. 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ..nn.block import Slot
+from ..nn.deltas import WeightTransform
+from ..nn.surgery import HALF, add_delta, check_slots, slot_shape
+from ..nn.vit import ViT
+from ..utils.errors import ConfigError
+from .depth import BlockMethod
+from .registry import METHODS
+
+
+class Rotation(WeightTransform):
+    """W R^T, R block-diagonal with blocks (I - S) (I + S)^-1 (Cayley), S skew-symmetric, zero at the start."""
+
+    def __init__(self, d_in: int, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.upper = nn.Parameter(torch.zeros(d_in // size, size * (size - 1) // 2))  # S above its diagonal, row by row
+
+    def rotations(self) -> Tensor:
+        """(D_in / size, size, size)."""
+        upper = self.upper.float() if self.upper.dtype in HALF else self.upper  # half precision knows no inverse
+        rows, columns = torch.triu_indices(self.size, self.size, 1, device=upper.device)
+        skew = upper.new_zeros(len(upper), self.size, self.size)
+        skew[:, rows, columns] = upper
+        skew, one = skew - skew.mT, torch.eye(self.size).to(upper)
+        return cast(Tensor, torch.linalg.solve(one + skew, one - skew, left=False)).to(self.upper.dtype)
+
+    def transform(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        grouped = weight.unflatten(1, (-1, self.size))  # (D_out, D_in) -> (D_out, G, size)
+        return torch.einsum("ogi,gji->ogj", grouped, self.rotations()).flatten(1), bias
+
+
+@METHODS.register("oft")
+@dataclass(frozen=True)
+class OFT(BlockMethod):
+    """W R^T with rotations R of groups of `group` inputs, on the chosen slots; merges (Qiu et al. 2023)."""
+
+    group: int = 32
+    targets: tuple[Slot, ...] = ("q", "v")
+
+    def adapt(self, vit: ViT) -> None:
+        check_slots(self.targets)
+        for block in self.chosen_blocks(vit):
+            for slot in self.targets:
+                d_in = slot_shape(block, slot)[1]
+                if self.group < 2 or d_in % self.group:
+                    raise ConfigError(
+                        f"oft: group={self.group} must be 2 or more and divide the {d_in} inputs of {slot}"
+                    )
+                add_delta(block, slot, Rotation(d_in, self.group))

@@ -1,0 +1,54 @@
+"""Several methods on one network: `Together(LoRA(), BitFit())`, written `lora+bitfit`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from ..nn.surgery import Method
+from ..nn.vit import ViT
+from ..utils.errors import ConfigError
+from .registry import METHODS
+
+
+@dataclass(frozen=True, init=False)
+class Together(Method):
+    """Several methods at once, each at places of its own; counted, audited, saved and merged as one."""
+
+    methods: tuple[Method, ...]
+
+    def __init__(self, *parts: Method, methods: tuple[Method, ...] = ()) -> None:
+        flat = [part.methods if isinstance(part, Together) else (part,) for part in (*parts, *methods)]
+        every = tuple(method for methods in flat for method in methods)
+        facts = {
+            "methods": every,
+            "trains_head": all(part.trains_head for part in every),
+            "breaks": frozenset[str]().union(*(part.breaks for part in every)),
+            "default_head": next((part.default_head for part in every if part.default_head is not None), None),
+        }
+        for law in ("starts_as_identity", "exact_gradients"):
+            facts[law] = all(getattr(part, law, True) for part in every)
+        for name, value in facts.items():
+            object.__setattr__(self, name, value)
+
+    def adapt(self, vit: ViT) -> None:
+        """Raises ConfigError when two of the methods act at the same place, and what each of them raises."""
+        for part in self.methods:
+            before = dict(getattr(vit, "shared", {}))
+            try:
+                part.adapt(vit)
+            except ValueError as error:
+                if isinstance(error, ConfigError):
+                    raise
+                raise ConfigError(f"{METHODS.name_of(self)}: two act at one place: {error}") from error
+            shared = cast(dict[str, Any], dict(getattr(vit, "shared", {})))
+            if any(shared[name] is not module for name, module in before.items()):
+                raise ConfigError(f"{METHODS.name_of(self)}: {METHODS.name_of(part)} shares tensors by the same name")
+
+    def solve_head(
+        self, features: np.ndarray, labels: np.ndarray, classes: int
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        solved = (part.solve_head(features, labels, classes) for part in self.methods)
+        return next((head for head in solved if head is not None), None)
