@@ -158,7 +158,7 @@ def test_a_fit_that_was_cut_off_goes_on_where_it_was(photos, tmp_path, monkeypat
     monkeypatch.setattr(selection, "of_fold", counted)
     with pytest.raises(KeyboardInterrupt):
         fit_folder(config, tmp_path / "cut", Environment())
-    assert [path.name for path in (tmp_path / "cut").iterdir()] == [".unfinished"]
+    assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == [".unfinished", "adapter.safetensors"]
     again: list[str] = []
     monkeypatch.setattr(selection, "of_fold", lambda *a: (again.append(a[-1]), real(*a))[1])
     resumed = fit_folder(config, tmp_path / "cut", Environment())
@@ -213,7 +213,9 @@ def test_many_images_are_measured_with_apart_and_then_trained_on(tmp_path):
     for keep in (True, False):
         config = FitConfig(str(photos), "random:tiny", effort="quick", folds=2, keep_holdout=keep)
         made[keep] = fit_folder(config, tmp_path / f"{keep}", Environment())
-    assert made[True]["test"] == made[False]["test"] and made[True]["test"]["count"] >= 30
+    kept, refitted = (made[keep]["test"]["probabilities"] for keep in (True, False))
+    np.testing.assert_allclose(kept, refitted, atol=1e-5)
+    assert made[True]["test"]["count"] >= 30
     assert sum(made[False]["data"]["delivered"]) == 180 > sum(made[True]["data"]["delivered"])
     assert (tmp_path / "True" / "adapter.safetensors").read_bytes() != (
         tmp_path / "False" / "adapter.safetensors"

@@ -10,12 +10,14 @@ from vitadapt.data import Examples
 from vitadapt.data.readers.arrays import to_refs
 from vitadapt.methods import KAdaptation, LinearProbe, LoRA
 from vitadapt.nn.head_spec import HeadSpec
+from vitadapt.nn.surgery import require_vit
 from vitadapt.training.config import TrainConfig
 from vitadapt.training.cross_validation import train_final
 from vitadapt.training.features import Environment, cached_backbone, pixels_of
 from vitadapt.training.loop import forward_all
 from vitadapt.training.recipe import Recipe
 from vitadapt.training.task import Task, make_task
+from vitadapt.training.views import make_views, version_features
 
 RECIPE = Recipe(lr=1e-2, epochs=3, batch_size=4, probe_epochs=2, jitter=0.3, flip=True, views=3, head_start="probe")
 LAST = LoRA(rank=2, targets=("q", "v", "fc1"), blocks="last:1")
@@ -57,8 +59,10 @@ def test_a_training_on_views_moves_what_the_method_trains_and_repeats_to_the_bit
 
 
 def test_with_one_version_the_training_is_that_on_the_images():
-    recipe = Recipe(lr=1e-2, epochs=1, batch_size=4, views=1, jitter=0.0)  # a version that is not jittered
-    plain, viewed = trained(task_of(recipe=recipe)), trained(task_of(recipe=recipe).with_views(None))
+    task = task_of(recipe=Recipe(optimizer="sgd", lr=0.1, epochs=1, batch_size=4))
+    views = make_views(require_vit(task.backbone), task.images, 1, 1, 0, task.setting, None)
+    assert views is not None and len(views.tokens) == 1
+    plain, viewed = trained(task), trained(replace(task, views=views.drawing(flip=False)))
     for one, other in zip(plain, viewed, strict=True):
         torch.testing.assert_close(one, other, atol=3e-3, rtol=0)
 
@@ -68,7 +72,17 @@ def test_mirror_images_are_trained_on_only_if_the_recipe_flips():
 
     for flip in (False, True):
         task = task_of(head=HeadSpec(mirror=True), recipe=replace(RECIPE, flip=flip)).with_views(None)
-        assert task.views is not None and (1 in task.views.drawn.tolist()) is flip
+        assert task.views is not None and (1 in task.views.drawn) is flip
+
+
+def test_versions_that_are_there_are_shared_and_further_ones_added():
+    task = task_of()
+    some = make_views(require_vit(task.backbone), task.images, 0, 2, 5, task.setting, None)
+    assert some is not None
+    more = task.with_views(None, some).views
+    assert more is not None and more.first == 0 and more.tokens[:2] == some.tokens and len(more.tokens) == 5
+    features = version_features(require_vit(task.backbone), more, task.setting, 1)[0]
+    torch.testing.assert_close(features, task.features, atol=3e-3, rtol=0)
 
 
 @pytest.mark.parametrize("method", [LinearProbe(), LoRA(), KAdaptation(n=8)])

@@ -18,10 +18,11 @@ from ..text import Prompts
 from ..training.config import TrainConfig
 from ..training.features import cached_backbone
 from ..training.recipe import Recipe, recipe_for
+from ..training.views import JITTER, VERSIONS
 from .effort import Effort
 
 FEW, PASSES = 30, 900  # images; images times epochs
-LEAST_EPOCHS, MOST_EPOCHS, JITTER, VIEWS = 5, 30, 0.4, 6
+LEAST_EPOCHS, MOST_EPOCHS = 5, 30
 LARGE = 224  # pixels; from this image size on, a CPU uses half of it where all blocks are trained
 
 
@@ -83,7 +84,7 @@ def _methods(config: FitConfig, backbone: Backbone) -> list[Method]:
 def recipe_of_last_blocks(method: Method, images: int = FEW) -> Recipe:
     """The recipe for a method that leaves the first half of the blocks as they are; images: to train on."""
     epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, PASSES // max(images, 1)))
-    return replace(recipe_for("fixed", method), epochs=epochs, jitter=JITTER, flip=True, views=VIEWS)
+    return replace(recipe_for("fixed", method), epochs=epochs, jitter=JITTER, flip=True, views=VERSIONS)
 
 
 def usual_size(backbone: Backbone, device: str, first: int = 0) -> int:

@@ -10,18 +10,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..data.pixels.pixels import Pixels
 from ..data.sampling.folds import folds_for, grouped_folds
+from ..nn.backbone import Backbone
 from ..nn.head import TextStart
+from ..nn.vit import ViT
 from ..training.config import TrainConfig
 from ..training.cross_validation import train_final
 from ..training.features import Environment, cached_backbone, geometry_of
 from ..training.task import Task, Trained, derive, make_task
+from ..training.views import MOST_JITTERED, VERSIONS, Views, make_views, shared_block
 from ..utils.errors import Diverged
 from ..utils.progress import duration
 from .candidates import FitConfig
 from .effort import FINAL, Schedule, passes, seconds_per_image
 from .holdout import TrainTestSplit
 from .model_selection import Candidate, Message, candidate_of, scored, select
+
+POOLED = 3  # last blocks that the candidates read at most
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Competition:
     work: Path
     message: Message
     schedule: Schedule = field(default_factory=Schedule)
+    views: dict[int | None, Views] = field(default_factory=dict)
 
     @cached_property
     def fold(self) -> np.ndarray | None:
@@ -58,54 +65,84 @@ class Competition:
     def plan(self) -> str:
         """Enter every step with its expected seconds into the schedule -> the estimate as one line."""
         folds = 0 if self.fold is None else len(np.unique(self.fold))
-        images, last = len(self.data.delivered), 0.0
+        images, last, seconds = len(self.data.delivered), 0.0, dict[int | None, float]()
+        versions = self._versions if images <= MOST_JITTERED else 2
         for name, config in self.configs.items():
             backbone, _ = cached_backbone(config.backbone, config.image_size, self.environment.setting.device)
-            once, each = passes(config, backbone, images)
-            second = seconds_per_image(backbone, self.environment.setting)
+            shared = 0.0
+            if self._shares(config) and isinstance(backbone, ViT):
+                shared = shared_block(backbone, POOLED) / backbone.config.depth
+            once, each = passes(config, backbone, images, shared, versions)
+            if config.image_size not in seconds:
+                seconds[config.image_size] = seconds_per_image(backbone, self.environment.setting)
+                once += images * versions * shared
+            second = seconds[config.image_size]
             self.schedule.steps[name, 0] = second * once
             part = len(self.data.train) / images * (1 - 1 / max(folds, 2))
             self.schedule.steps |= {(name, place): second * each * part for place in range(1, folds + 1)}
             last = max(last, second * each)
         self.schedule.steps[FINAL, 0] = last * (2 if len(self.data.delivered) > len(self.data.train) else 1)
-        refused = [name for name in self.configs if self.schedule.refusal(name)]
-        for name in refused:
-            self.message(f"{name}: {self.schedule.refusal(name)}")
-        seconds = sum(self.schedule.left(name) for name in self.configs if name not in refused)
-        return f"estimate: {duration(seconds + self.schedule.left(FINAL))} for {len(self.configs)} candidates"
+        tried = [name for name in self.configs if not self.schedule.refusal(name)]
+        total = sum(self.schedule.left(name) for name in tried) + self.schedule.left(FINAL)
+        return f"estimate: {duration(total)} for {len(tried)} candidates"
 
     def entries(self, first: Callable[[Entry], None]) -> Iterator[Entry]:
         """Every candidate with its score; `first` is called with the first one that trains a head."""
         found: list[Candidate] = []
         for name, config in self.configs.items():
             self.schedule.begin()
+            if not any(other.parameters for other in found):
+                whole = self._task(config, 2)  # the images and their mirror images have to do for a first model
+                if (entry := Entry(candidate_of(name, self._part(whole)), whole)).candidate.parameters:
+                    first(entry)
             entry = self._entry(name, config, found)
             self.schedule.drop(name)
             self.message(f"{name}: {entry.candidate.summary}")
-            if not any(other.parameters for other in found) and entry.candidate.parameters:
-                first(entry)
             found.append(entry.candidate)
             yield entry
 
     def _entry(self, name: str, config: TrainConfig, found: list[Candidate]) -> Entry:
         refusal = self.schedule.refusal(name) if found else ""
-        whole = self._task(config)
+        whole = self._task(config, self._versions)
         candidate = candidate_of(name, self._part(whole))
         if refusal and candidate.trains_backbone:
             return Entry(replace(candidate, note=refusal), whole)
         fold = self.fold
         if candidate.trains_backbone and fold is not None and all(other.score != 100 for other in found):
-            whole = whole.with_views(self.environment.cache)
+            shared = self.views.get(config.image_size)
+            whole = whole.with_views(self.environment.cache, shared)
             candidate = replace(candidate, task=self._part(whole))
         self.schedule.finished(name)
         return Entry(scored(candidate, found, fold, self.work, self.message, self.schedule), whole)
 
-    def _task(self, config: TrainConfig) -> Task:
-        """The task of a candidate with all images that the delivered model is trained on."""
+    def _task(self, config: TrainConfig, versions: int) -> Task:
+        """The task of a candidate with all images that the delivered model is trained on, in so many versions."""
         backbone, _ = cached_backbone(config.backbone, config.image_size, self.environment.setting.device)
-        images, setting = self.data.delivered, self.environment.setting
-        pixels = self.data.scan.pixels(images, geometry_of(backbone), self.environment.cache, setting.progress)
-        return make_task(config, pixels, images.labels, len(self.data.classes), self.environment, text=self.text)
+        images, environment = self.data.delivered, self.environment
+        pixels = self.data.scan.pixels(images, geometry_of(backbone), environment.cache, environment.setting.progress)
+        views = self._views(config, backbone, pixels, versions)
+        classes = len(self.data.classes)
+        return make_task(config, pixels, images.labels, classes, environment, text=self.text, views=views)
+
+    def _views(self, config: TrainConfig, backbone: Backbone, pixels: Pixels, versions: int) -> Views | None:
+        """Versions of the images that all candidates of one image size share; None where there is but one."""
+        if not isinstance(backbone, ViT) or not self._shares(config):
+            return None
+        known, place, setting = self.views.get(config.image_size), self.environment.cache, self.environment.setting
+        first, seed = shared_block(backbone, POOLED), derive(config.seed, "views")
+        made = make_views(backbone, pixels, first, versions, seed, setting, place, known)
+        if made is not None:
+            self.views[config.image_size] = made
+        return made
+
+    def _shares(self, config: TrainConfig) -> bool:
+        """Do several candidates see the images at this size?"""
+        return [other.image_size for other in self.configs.values()].count(config.image_size) > 1
+
+    @property
+    def _versions(self) -> int:
+        """How many versions of each image there are: with its mirror image."""
+        return 2 if self.config.effort == "quick" else 2 + VERSIONS
 
     def _part(self, whole: Task) -> Task:
         """`whole` with the training images alone; the others come behind them."""

@@ -88,17 +88,18 @@ def seconds_per_image(backbone: Backbone, setting: Setting) -> float:
     return min(times) / _BATCH
 
 
-def passes(config: TrainConfig, backbone: Backbone, images: int) -> tuple[float, float]:
+def passes(config: TrainConfig, backbone: Backbone, images: int, shared: float, versions: int) -> tuple[float, float]:
     """What comes once before all trainings on `images`, and what one of them costs, in frozen passes of one image.
 
+    shared: the share of the network whose output is there already for so many `versions` of each image; 0 for none.
     A step forth and back through a block costs three times the frozen pass through it.
     """
     adapted = adapt(backbone, config.method)
-    once = images * (2.0 if config.head.mirror else 1.0)
+    read = versions if config.method.reads_versions else 2 if config.head.mirror else 1
+    once = images * read * (1 - shared)
     if not trainable(adapted):
         return once, 0.0
     share = (unchanged_blocks(adapted) or 0) / getattr(backbone.config, "depth", 1)
     if not (config.recipe.views and share):
         return once, 3.0 * config.recipe.epochs * images
-    versions = config.recipe.views + 1 + (config.recipe.flip or config.head.mirror)
-    return once + versions * share * images, 3 * (1 - share) * config.recipe.epochs * images
+    return once + (0 if shared else versions * share * images), 3 * (1 - share) * config.recipe.epochs * images

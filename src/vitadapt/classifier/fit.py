@@ -118,7 +118,13 @@ def _identity(common: Competition) -> str:
     """Names the settings together with the content of all images."""
     config, data = common.config, common.data
     parts = [training.digest(**image_fields(config.data)) for training in common.configs.values()]
-    parts += [str(config.folds), config.licence, str(config.keep_holdout), str(config.time_limit), *data.classes]
+    parts += [
+        str(config.folds),
+        config.licence,
+        config.effort,
+        str((config.keep_holdout, config.time_limit)),
+        *data.classes,
+    ]
     for part in (data.train, data.test):
         parts += [*data.scan.digests_of(part), str(part.labels.tolist())]
     return bytes_digest("\n".join(parts).encode())

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from ..metrics.calibration import fit_temperature, with_temperature
-from ..nn.surgery import trainable
+from ..nn.surgery import Method, trainable
 from ..training.cross_validation import of_fold
 from ..training.task import Task
 from ..utils.errors import Diverged
@@ -49,6 +49,7 @@ class Candidate:
     note: str = ""
     temperature: float = 1.0
     trains_backbone: bool = False
+    closed_form: bool = False
 
     @property
     def summary(self) -> str:
@@ -63,7 +64,8 @@ def candidate_of(name: str, task: Task) -> Candidate:
     """The candidate of a task, not yet scored."""
     model = task.build(0)
     parameters = sum(p.numel() for p in trainable(model).values())
-    return Candidate(name, task, parameters, trains_backbone=bool(trainable(model.backbone)))
+    closed = type(task.config.method).solve_head is not Method.solve_head
+    return Candidate(name, task, parameters, trains_backbone=bool(trainable(model.backbone)), closed_form=closed)
 
 
 def scored(
@@ -92,7 +94,8 @@ def scored(
     seconds = time.perf_counter() - start
     if found is None:
         return replace(candidate, note=note, seconds=seconds)
-    temperature = fit_temperature(labels, found) if candidate.task.config.method.trains_head else 1.0
+    trained = candidate.task.config.method.trains_head and not candidate.closed_form  # which has chosen its own
+    temperature = fit_temperature(labels, found) if trained else 1.0
     right = found.argmax(axis=1) == labels
     by_fold = [right[fold == number].mean() for number in np.unique(fold)]
     return replace(

@@ -1,12 +1,14 @@
 """Discriminant: a head in closed form on the features of the last blocks; the backbone stays as it is.
 
 Linear discriminant analysis with a shrunk covariance (Friedman 1989, "Regularized Discriminant Analysis"; Wang et al.
-2024, 2402.04087, for features of CLIP). With class means m_c (E,), the pooled covariance S (E, E) within classes, and
-S_l = (1 - l) S + l tr(S) / E I,
+2024, 2402.04087, for features of CLIP). With class means m_c (E,), the pooled covariance S_w (E, E) within classes, the
+covariance S_v of the versions of an image (as it is, mirrored, zoomed and shifted) about their mean, S = S_w + 4 S_v,
+and S_l = (1 - l) S + l tr(S) / E I,
 
     w_c = S_l^-1 m_c / T,    b_c = -m_c w_c / 2    (every class equally likely beforehand).
 
-The shrinkage l and the temperature T are those of the smallest negative log-likelihood of training images left out.
+S_v says from each single image which directions tell nothing about its class. The shrinkage l and the temperature T are
+those of the smallest negative log-likelihood of training images left out. What was tried: docs/experiments.md.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from .registry import METHODS
 Array = npt.NDArray[np.float64]
 SHRINKAGES = (0.003, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 0.95)
 TEMPERATURES = np.geomspace(0.25, 2000, 90)
-ONE_BY_ONE, PARTS = 120, 5  # up to so many images each is left out alone, above that a fifth at a time
+PARTS = 10  # a tenth of the images is left out at a time
+SPREAD = 4.0  # weight of the covariance of versions
 SINGLE = 10.0  # factor of the cosine where every class has one image
 FAR = -1e9  # bias of a class without images, which is then never answered
 
@@ -37,35 +40,48 @@ class Discriminant(Method):
     """Regularised linear discriminant in closed form on the last blocks' features; nothing is trained by gradient."""
 
     default_head: ClassVar[HeadSpec | None] = HeadSpec(length="unit", blocks=3, mirror=True)
+    reads_versions: ClassVar[bool] = True
 
     def adapt(self, vit: object) -> None:
         return None
 
-    def solve_head(self, features: np.ndarray, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    def solve_head(
+        self, features: np.ndarray, labels: np.ndarray, classes: int, versions: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Weight (C, E) and bias (C,). Raises ConfigError for several labels per image."""
         if labels.ndim != 1:
             raise ConfigError("discriminant takes one label per image; use linear-probe for several")
         x = features.astype(np.float64)
         if np.bincount(labels).max() < 2:  # nothing tells how images of one class differ
             return SINGLE * x[np.argsort(labels)], np.zeros(classes)
-        shrinkage, temperature = _chosen(x, labels, classes)
-        ((weight, bias),) = discriminants(x, labels, classes, (shrinkage,))
+        spread = None if versions is None else _deviations(versions.astype(np.float64))
+        shrinkage, temperature = _chosen(x, labels, classes, spread)
+        ((weight, bias),) = discriminants(x, labels, classes, (shrinkage,), spread)
         return weight / temperature, bias / temperature
 
 
+def _deviations(versions: Array) -> Array:
+    """(N, V, E) how each version differs from the mean of its image, so that SPREAD S_v is the mean square over N."""
+    count = len(versions)
+    return np.asarray((versions - versions.mean(axis=0)).swapaxes(0, 1) * np.sqrt(SPREAD / max(count - 1, 1)))
+
+
 def discriminants(
-    x: Array, labels: np.ndarray, classes: int, shrinkages: tuple[float, ...]
+    x: Array, labels: np.ndarray, classes: int, shrinkages: tuple[float, ...], spread: Array | None = None
 ) -> list[tuple[Array, Array]]:
     """Weight (C, E) and bias (C,) for each shrinkage, at temperature 1; a class without images is never answered.
 
-    x (N, E), labels (N,). One decomposition of the smaller of (N, N) and (E, E) serves all shrinkages.
+    x (N, E), labels (N,), spread (N, V, E) of `_deviations`, or None. One decomposition of the smaller of (K, K) and
+    (E, E) serves all shrinkages; K = N + N V.
     """
     counts = np.bincount(labels, minlength=classes)
     means = np.zeros((classes, x.shape[1]))
     np.add.at(means, labels, x)
     means /= np.maximum(counts, 1)[:, None]
-    inner = (x - means[labels]) / np.sqrt(max(len(x) - np.count_nonzero(counts), 1))  # (N, E): S = inner^T inner
-    if len(x) < x.shape[1]:
+    inner = (x - means[labels]) / np.sqrt(max(len(x) - np.count_nonzero(counts), 1))
+    if spread is not None:
+        inner = np.concatenate([inner, spread.reshape(-1, x.shape[1]) / np.sqrt(len(x))])  # (K, E): S = inner^T inner
+    if len(inner) < x.shape[1]:
         values, left = np.linalg.eigh(inner @ inner.T)
         large = values > 1e-10 * max(values[-1], 1e-12)
         values, axes = values[large], inner.T @ left[:, large] / np.sqrt(values[large])  # (E, K)
@@ -83,19 +99,24 @@ def discriminants(
     return found
 
 
-def _chosen(x: Array, labels: np.ndarray, classes: int) -> tuple[float, float]:
-    """The shrinkage and the temperature that predict images left out best."""
+def _chosen(x: Array, labels: np.ndarray, classes: int, spread: Array | None) -> tuple[float, float]:
+    """The shrinkage and the temperature that predict images left out best.
+
+    Without these images a class mean is less sure, and the logits are smaller: the temperature is lowered for it.
+    """
     logits = np.zeros((len(SHRINKAGES), len(x), classes))
-    parts = len(x) if len(x) <= ONE_BY_ONE else PARTS
+    parts = min(len(x), PARTS)
     part = np.empty(len(x), dtype=np.int64)
     part[np.argsort(labels, kind="stable")] = np.arange(len(x)) % parts  # every part has its share of every class
     for number in range(parts):
         rest, out = part != number, part == number
-        for i, (weight, bias) in enumerate(discriminants(x[rest], labels[rest], classes, SHRINKAGES)):
+        part_of = None if spread is None else spread[rest]
+        for i, (weight, bias) in enumerate(discriminants(x[rest], labels[rest], classes, SHRINKAGES, part_of)):
             logits[i, out] = x[out] @ weight.T + bias
     rows = np.flatnonzero(np.bincount(labels)[labels] > 1)  # an image alone in its class cannot be known without it
     right, doubt = np.eye(classes)[labels[rows]], 1 / (len(rows) + 1)  # no more certain than so many images allow
     target = (1 - doubt) * right + doubt / classes
     losses = [[-(target * log_softmax(own / t, axis=1)).sum() for t in TEMPERATURES] for own in logits[:, rows]]
     best, temperature = np.unravel_index(np.argmin(losses), (len(SHRINKAGES), len(TEMPERATURES)))
-    return SHRINKAGES[best], float(TEMPERATURES[temperature])
+    left = 1 - max(len(np.unique(labels)) / len(x), 1 / parts)  # share of a class that is not left out
+    return SHRINKAGES[best], float(TEMPERATURES[temperature]) * left**2

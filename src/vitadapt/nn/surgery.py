@@ -38,21 +38,25 @@ class Method(Protocol):
 
     `trains_head` is False only for methods that leave even the classifier head as it was initialised. `breaks` names
     the laws of `vitadapt.methods.laws` that a method is known to break; it then runs under a protocol of its own only.
+    `reads_versions`: its `solve_head` uses the features of several versions of each image.
     """
 
     trains_head: ClassVar[bool] = True
     breaks: ClassVar[frozenset[str]] = frozenset()
     default_head: ClassVar[HeadSpec | None] = None
+    reads_versions: ClassVar[bool] = False
 
     def adapt(self, vit: Any) -> None:
         """Edit the frozen `vit` in place. Raises NotApplicable when it lacks what the method needs."""
 
     def solve_head(
-        self, features: np.ndarray, labels: np.ndarray, classes: int
+        self, features: np.ndarray, labels: np.ndarray, classes: int, versions: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """Weight (C, E) and bias (C,) of a head in closed form; None for a head that is trained.
 
         features (N, E) as the linear layer of the head gets them; labels (N,), or (N, C) of several per image.
+        versions (V, N, E): features of several versions of each image, where `reads_versions` and the backbone is a
+        ViT.
         """
         return None
 

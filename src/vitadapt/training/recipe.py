@@ -22,8 +22,8 @@ class Recipe:
     weight_decay acts on matrices, not on vectors (biases, norms), unless `decays` is "all".
     jitter: how far training images are zoomed and shifted at random (`augment.jitter`); flip: half are mirrored.
     Neither touches a head that is trained on the features of the frozen backbone.
-    views: how many jittered versions of each image are made once and drawn from (`views.py`), where the first blocks
-    stay as they are; 0 jitters anew in every epoch.
+    views: how many jittered versions of each image are made once (as `views.py` says) and drawn from, where the first
+    blocks stay as they are; 0 jitters anew in every epoch.
     """
 
     optimizer: Literal["adamw", "sgd"] = "adamw"

@@ -19,6 +19,7 @@ from ..nn.backbone import Backbone, backbone_digest
 from ..nn.head import Classifier, Head, TextStart, backbone_of, without_projection
 from ..nn.setting import Setting
 from ..nn.surgery import adapt, require_vit, trainable, unchanged_blocks
+from ..nn.vit import ViT
 from ..utils.errors import ConfigError, Diverged
 from ..utils.files import bytes_digest
 from ..weights.catalog import backbones
@@ -27,7 +28,7 @@ from .config import TrainConfig
 from .features import Environment, cached_backbone, frozen_features
 from .loop import FitLog, Inputs, SelectedInputs, fit, forward_all, probabilities_of
 from .recipe import Recipe
-from .views import FromBlock, Views, from_views, make_views
+from .views import VERSIONS, FromBlock, Views, from_views, make_views, shared_block, version_features
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Task:
     test: the test images, for a protocol that is known to see them; no other is given any.
     digest: of `backbone`; base: of the backbone as it was loaded, which may have had a projection more.
     views: versions of the images behind the blocks that training leaves as they are, see `with_views`.
+    versions: (V, N, E) features of several versions of each image, for a head in closed form that reads them.
     """
 
     config: TrainConfig
@@ -67,6 +69,7 @@ class Task:
     base: str = ""
     test: LabelledImages | None = None
     views: Views | None = None
+    versions: Tensor | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -78,20 +81,24 @@ class Task:
         images = SelectedInputs(self.images, rows)
         part = replace(self, images=images, labels=self.labels[rows], features=self.features[rows])
         views = self.views.take(rows) if self.views else None
-        return replace(part, checkpoint=None, trials=None, test=None, views=views)
+        versions = None if self.versions is None else self.versions[:, rows]
+        return replace(part, checkpoint=None, trials=None, test=None, views=views, versions=versions)
 
-    def with_views(self, cache: Path | None) -> Task:
-        """The same with `recipe.views` versions of each image, where the method leaves the first blocks as they are.
+    def with_views(self, cache: Path | None, shared: Views | None = None) -> Task:
+        """The same with `recipe.views` jittered versions of each image, where the method leaves the first blocks alone.
 
-        Raises StorageError when there is no room for them in `cache`.
+        shared: versions that there are already. Raises StorageError when there is no room for them in `cache`.
         """
         adapted = adapt(self.backbone, self.config.method)
         first = unchanged_blocks(adapted) if self.recipe.views and trainable(adapted) else None
         if not first:
             return self
-        seed = derive(self.config.seed, "views")
-        vit = require_vit(self.backbone)
-        return replace(self, views=make_views(vit, self.images, first, self.recipe, seed, self.setting, cache))
+        views, versions = shared if shared and shared.first <= first else None, 2 + self.recipe.views
+        vit, seed = require_vit(self.backbone), derive(self.config.seed, "views")
+        views = make_views(
+            vit, self.images, views.first if views else first, versions, seed, self.setting, cache, views
+        )
+        return replace(self, views=views.drawing(self.recipe.flip) if views else None)
 
     def identity(self) -> str:
         """A digest of all that the score of a trial depends on besides its learning rate, weight decay and length."""
@@ -143,8 +150,7 @@ class Task:
             return FitLog()
         options: dict[str, Any] = {"checkpoint": self.checkpoint, "until": until, "after_epoch": after_epoch}
         if not trainable(model.backbone):
-            features = model.head.normalised(self.features.to(self.setting.device)).detach().cpu()
-            solved = self.config.method.solve_head(features.numpy(), self.labels.numpy(), self.classes)
+            solved = self._solved(model.head)
             if solved is None:
                 return self.fit_head(model, recipe, seed, label, **options)
             model.head.set_linear(*solved)
@@ -155,6 +161,15 @@ class Task:
             rest = FromBlock(model, self.views.first)
             return fit(rest, self.views, self.labels, recipe, seed=seed, setting=self.setting, label=label, **options)
         return fit(model, self.images, self.labels, recipe, seed=seed, setting=self.setting, label=label, **options)
+
+    def _solved(self, head: Head) -> tuple[np.ndarray, np.ndarray] | None:
+        def normalised(features: Tensor) -> np.ndarray:
+            return np.asarray(head.normalised(features.to(self.setting.device)).detach().cpu().numpy())
+
+        labels, method = self.labels.numpy(), self.config.method
+        if self.versions is None:
+            return method.solve_head(normalised(self.features), labels, self.classes)
+        return method.solve_head(normalised(self.features), labels, self.classes, normalised(self.versions))
 
     def fit_head(self, model: Classifier, recipe: Recipe, seed: int, label: str, **options: Any) -> FitLog:
         """Train the head alone on the frozen backbone's features. `options` as `train.fit` has them."""
@@ -171,7 +186,7 @@ class Task:
         model.eval()
         quiet = replace(self.setting, progress=None)
         if trainable(model.backbone) and self.views is not None:
-            logits = from_views(model, self.views, quiet, label)
+            logits = from_views(model, self.views, quiet)
         elif trainable(model.backbone):
             logits = forward_all(model, self.images, quiet, label)
         else:
@@ -206,27 +221,45 @@ def make_task(
     text: TextStart | None = None,
     metric: str = "accuracy",
     key: str = "",
+    views: Views | None = None,
 ) -> Task:
-    """The task of training on `images` with their `labels`, (N,) or (N, C), the frozen features computed."""
+    """The task of training on `images` with their `labels`, (N,) or (N, C), the frozen features computed.
+
+    views: versions of these images, from which the features are computed faster.
+    """
     backbone, base = cached_backbone(config.backbone, config.image_size, environment.setting.device)
     if config.head.projection == "merged" and text:  # the head is to hold it
         _, projection = without_projection(backbone)
         text = replace(text, features=text.features.to(projection) @ projection)  # (C, E) (E, D)
     used = backbone_of(backbone, config.head)
     backbone, digest = used, base if used is backbone else backbone_digest(used)
+    setting = replace(environment.setting, precision=config.precision)
+    if config.method.reads_versions and views is None and isinstance(backbone, ViT):
+        first, seed = shared_block(backbone, backbone.config.pooled_blocks), derive(config.seed, "views")
+        views = make_views(backbone, images, first, 2 + VERSIONS, seed, environment.setting, environment.cache)
+    versions = None
+    if views is None:
+        features = frozen_features(backbone, digest, images, environment, "features")
+    else:
+        vit = require_vit(backbone)
+        wanted = len(views.tokens) if config.method.reads_versions else 2 if vit.config.mirror else 1
+        found = version_features(vit, views, environment.setting, wanted)
+        features = found[: 2 if vit.config.mirror else 1].mean(dim=0)
+        versions = found if config.method.reads_versions else None
     return Task(
         config=config,
         backbone=backbone,
         images=images,
         labels=torch.from_numpy(labels),
         classes=classes,
-        features=frozen_features(backbone, digest, images, environment, "features"),
-        setting=replace(environment.setting, precision=config.precision),
+        features=features,
+        setting=setting,
         text=text,
         metric=metric,
         key=key,
         digest=digest,
         base=base,
+        versions=versions,
     )
 
 

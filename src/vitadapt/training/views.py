@@ -6,6 +6,8 @@ each image (as it is, its mirror image, and jittered ones) go through these bloc
 
 from __future__ import annotations
 
+import math
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -20,40 +22,47 @@ from ..nn.setting import Setting
 from ..nn.vit import ViT
 from .augmentation import jitter
 from .loop import Inputs, batches
-from .recipe import Recipe
 
 PLAIN, MIRROR = 0, 1
-MOST_BYTES = 6 * 10**9  # of versions kept on disk; beyond it fewer of them are
+VERSIONS, JITTER = 3, 0.4  # jittered versions of each image, and how far they are zoomed and shifted
+MOST_JITTERED = 1000  # images; of more images only the mirror image is a second version
+MOST_BYTES = 6 * 10**9  # of versions kept on disk
+IN_MEMORY = 5 * 10**7  # numbers of one version that are kept in memory where there is no cache
 _LARGEST = 6e4  # of numbers that half precision holds
 
 
 @dataclass(frozen=True)
 class Views:
-    """Tokens (V, N, T, D) as they enter block `first`, of the images in `rows` (N,).
+    """Tokens (N, T, D) of each version, as they enter block `first`, of the images in `rows` (M,).
 
-    Version 0 is the image as it is, and version 1 its mirror image; `drawn` are the versions to train on.
+    Version 0 is the image as it is, version 1 its mirror image, the others are jittered. `drawn`: those to train on.
     """
 
-    tokens: np.ndarray
+    tokens: tuple[np.ndarray, ...]
     first: int
     rows: Tensor
-    drawn: Tensor
+    drawn: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def take(self, rows: Tensor) -> Views:
-        """Only the images of `rows` (M,), in that order."""
+        """Only the images of `rows` (B,), in that order."""
         return replace(self, rows=self.rows[rows])
+
+    def drawing(self, flip: bool) -> Views:
+        """The same, to be trained on: without the mirror images unless `flip`."""
+        return replace(self, drawn=tuple(v for v in range(len(self.tokens)) if flip or v != MIRROR))
 
     def gather(self, rows: Tensor, version: int = PLAIN) -> Tensor:
         """Tokens (B, T, D) in fp32 of one version of the images `rows` (B,)."""
-        return torch.from_numpy(self.tokens[version, self.rows[rows].numpy()].astype(np.float32))
+        return torch.from_numpy(self.tokens[version][self.rows[rows].numpy()].astype(np.float32))
 
     def draw(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """The same, of a version that is drawn for each image."""
-        version = self.drawn[torch.randint(len(self.drawn), (len(rows),), generator=generator)]
-        return torch.from_numpy(self.tokens[version.numpy(), self.rows[rows].numpy()].astype(np.float32))
+        version = torch.randint(len(self.drawn), (len(rows),), generator=generator).tolist()
+        picked = [self.tokens[self.drawn[v]][row] for v, row in zip(version, self.rows[rows].tolist(), strict=True)]
+        return torch.from_numpy(np.stack(picked).astype(np.float32))
 
 
 class FromBlock(nn.Module):
@@ -63,57 +72,76 @@ class FromBlock(nn.Module):
         super().__init__()
         self.backbone, self.head, self.first = cast(ViT, classifier.backbone), classifier.head, first
 
-    def features(self, tokens: Tensor) -> Tensor:
-        """(B, E)"""
-        return self.backbone.forward_tokens(tokens, self.first)
-
     def forward(self, tokens: Tensor) -> Tensor:
-        return cast(Tensor, self.head(self.features(tokens)))
+        return cast(Tensor, self.head(self.backbone.forward_tokens(tokens, self.first)))
+
+
+def shared_block(vit: ViT, pooled: int) -> int:
+    """The block up to which all candidates may share the tokens: the last third behind it, and `pooled` last blocks."""
+    depth = vit.config.depth
+    return depth - min(depth, max(1, depth // 3, pooled))
 
 
 @torch.inference_mode()
 def make_views(
-    vit: ViT, images: Inputs, first: int, recipe: Recipe, seed: int, setting: Setting, cache: Path | None
+    vit: ViT,
+    images: Inputs,
+    first: int,
+    versions: int,
+    seed: int,
+    setting: Setting,
+    cache: Path | None,
+    views: Views | None = None,
 ) -> Views | None:
-    """`recipe.views` jittered versions, the image and its mirror image, behind the blocks before `first`.
+    """The image, its mirror image and jittered versions, `versions` in all, behind the blocks before `first`.
 
-    They are kept in half precision in a nameless file in `cache`, or in memory without one. None where they would take
-    more than `MOST_BYTES`. Raises StorageError when there is no room.
+    `views`: those that are there already. Tokens are kept in half precision in a nameless file in `cache`, or in memory
+    without one. None where they would take more than `MOST_BYTES`. Raises StorageError when there is no room.
     """
-    tokens = vit.embed(images.gather(torch.arange(1)).to(setting.device)).shape[1]
-    each = len(images) * tokens * vit.config.width * np.dtype(np.float16).itemsize
-    versions = min(2 + recipe.views, MOST_BYTES // each)
-    if versions < 2:
+    versions = versions if len(images) <= MOST_JITTERED else min(versions, 2)
+    count = vit.embed(images.gather(torch.arange(1)).to(setting.device)).shape[1]
+    shape = (len(images), count, vit.config.width)
+    if versions * math.prod(shape) * np.dtype(np.float16).itemsize > MOST_BYTES:
         return None
-    shape = (versions, len(images), tokens, vit.config.width)
-    store, generator = TemporaryArray(cache, shape, np.float16), torch.Generator().manual_seed(seed)
-    done = 0
-    for version in range(versions):
+    if cache is None and math.prod(shape) > IN_MEMORY:
+        cache = Path(tempfile.gettempdir())
+    done = views.tokens if views else ()
+    for version in range(len(done), versions):
+        store = TemporaryArray(cache, shape, np.float16)
+        generator = torch.Generator().manual_seed(seed + version)
         for rows in batches(len(images), 32):
-            pixels = _version(images.gather(rows).to(setting.device), version, recipe, generator)
+            pixels = _version(images.gather(rows).to(setting.device), version, generator)
             with setting.autocast():
                 found = vit.run_blocks(vit.embed(pixels), 0, first).float().clamp(-_LARGEST, _LARGEST)
             store.append(found.cpu().numpy().astype(np.float16))
-            done += len(rows)
-            setting.report("versions of the images", done, versions * len(images))
-    drawn = [version for version in range(versions) if version != MIRROR or recipe.flip]
-    return Views(store.array(), first, torch.arange(len(images)), torch.tensor(drawn))
+            setting.report(f"version {version + 1} of {versions} of the images", int(rows[-1]) + 1, len(images))
+        done = (*done, store.array())
+    return Views(done, first, torch.arange(len(images)))
 
 
-def _version(pixels: Tensor, version: int, recipe: Recipe, generator: torch.Generator) -> Tensor:
+def _version(pixels: Tensor, version: int, generator: torch.Generator) -> Tensor:
     if version in (PLAIN, MIRROR):
         return pixels.flip(-1) if version == MIRROR else pixels
-    return jitter(pixels, recipe.jitter, recipe.flip, generator)
+    return jitter(pixels, JITTER, True, generator)
 
 
 @torch.inference_mode()
-def from_views(model: Classifier, views: Views, setting: Setting, label: str, batch_size: int = 64) -> Tensor:
+def version_features(vit: ViT, views: Views, setting: Setting, versions: int, batch_size: int = 64) -> Tensor:
+    """(V, N, E) features of the first versions, each by itself, in fp32 on the CPU."""
+    found = []
+    for version in range(min(versions, len(views.tokens))):
+        parts = []
+        for rows in batches(len(views), batch_size):
+            with setting.autocast():
+                tokens = views.gather(rows, version).to(setting.device)
+                parts.append(vit.forward_tokens(tokens, views.first).float().cpu())
+        found.append(torch.cat(parts))
+    return torch.stack(found)
+
+
+def from_views(model: Classifier, views: Views, setting: Setting) -> Tensor:
     """Logits (N, C) of `model` for the images themselves, in fp32 on the CPU; with their mirror images, if it asks."""
-    rest, logits = FromBlock(model.eval(), views.first), []
-    versions = (PLAIN, MIRROR) if rest.backbone.config.mirror else (PLAIN,)
-    for rows in batches(len(views), batch_size):
-        with setting.autocast():
-            features = [rest.features(views.gather(rows, version).to(setting.device)) for version in versions]
-        logits.append(model.head(torch.stack(features).mean(dim=0)).float().cpu())
-        setting.report(label, int(rows[-1]) + 1, len(views))
-    return torch.cat(logits)
+    vit = cast(ViT, model.eval().backbone)
+    features = version_features(vit, views, setting, 2 if vit.config.mirror else 1).mean(dim=0)
+    with torch.inference_mode():
+        return cast(Tensor, model.head(features.to(setting.device)).float().cpu())
