@@ -10,8 +10,10 @@ Only development sets belong here. Features are computed once and kept in --cach
 from __future__ import annotations
 
 import argparse
+import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +22,16 @@ from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 
 from vitadapt.data import Examples, default_cache, open_dataset
 from vitadapt.methods import Discriminant
-from vitadapt.nn.backbone import backbone_digest
 from vitadapt.nn.head import Head, backbone_of
 from vitadapt.nn.head_spec import HeadSpec
-from vitadapt.training.features import Environment, cached_backbone, frozen_features, pixels_of
+from vitadapt.nn.setting import Setting
+from vitadapt.nn.surgery import require_vit
+from vitadapt.training.features import Environment, cached_backbone, pixels_of
+from vitadapt.training.loop import SelectedInputs
+from vitadapt.training.views import VERSIONS, make_views, shared_block, version_features
 
 BLOCKS = 4
-Answer = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]
+Answer = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]  # versions, labels, test versions, classes
 
 
 def logistic(x: np.ndarray, y: np.ndarray, test: np.ndarray, classes: int) -> np.ndarray:
@@ -43,11 +48,17 @@ def logistic_cv(x: np.ndarray, y: np.ndarray, test: np.ndarray, classes: int) ->
     return np.asarray(model.predict_proba(test))
 
 
-def discriminant(x: np.ndarray, y: np.ndarray, test: np.ndarray, classes: int) -> np.ndarray:
-    """Probabilities (M, C) of `test` by the discriminant, as a head computes them."""
+def discriminant(versions: np.ndarray, y: np.ndarray, test: np.ndarray, classes: int, spread: bool) -> np.ndarray:
+    """Probabilities (M, C) of `test` by the discriminant, as a head computes them. versions (V, N, E)."""
+    x = torch.from_numpy(versions[:2].mean(axis=0))
     head = Head(x.shape[1], classes, HeadSpec(length="unit"))
-    head.standardise(torch.from_numpy(x))
-    head.set_linear(*Discriminant().solve_head(head.normalised(torch.from_numpy(x)).numpy(), y, classes))
+    head.standardise(x)
+
+    def normalised(features: torch.Tensor) -> np.ndarray:
+        return head.normalised(features).numpy()
+
+    more = normalised(torch.from_numpy(versions)) if spread else None
+    head.set_linear(*Discriminant().solve_head(normalised(x), y, classes, more))
     return np.asarray(head(torch.from_numpy(test)).softmax(dim=1).detach())
 
 
@@ -69,49 +80,71 @@ def split(labels: np.ndarray, shots: int | None, seed: int) -> tuple[np.ndarray,
     return np.concatenate(train), np.concatenate(test)
 
 
-def features_of(spec: str, backbone: str, size: int, cache: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features of the last block (N, E), of the last blocks with mirror images (N, 4 E), and labels (N,)."""
-    dataset = open_dataset(spec, whole=True)
-    images = Examples(dataset.splits["train"].refs, dataset.splits["train"].labels)
-    environment = Environment(cache)
-    plain, digest = cached_backbone(backbone, size, "cpu")
-    pixels = pixels_of(images, plain, environment)
-    many = backbone_of(plain, HeadSpec(blocks=BLOCKS, mirror=True))
-    last = frozen_features(plain, digest, pixels, environment, "last block").numpy()
-    blocks = frozen_features(many, backbone_digest(many), pixels, environment, "last blocks").numpy()
-    return last, blocks, images.labels
+def features_of(spec: str, options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """Features (V, N, BLOCKS E) of every version of every image, and labels (N,); at most --most images per class."""
+    path = options.cache / "benchmark-heads" / f"{Path(spec).name}-{options.size}-{options.most}.npz"
+    if not path.exists():
+        dataset = open_dataset(spec, whole=True)
+        refs = [ref for part in dataset.splits.values() for ref in part.refs]
+        labels = np.concatenate([part.labels for part in dataset.splits.values()])
+        order = np.random.default_rng(0).permutation(len(labels))
+        rows = np.sort(np.concatenate([order[labels[order] == c][: options.most] for c in np.unique(labels)]))
+        vit, _ = cached_backbone(options.backbone, options.size, "cpu")
+        pixels = pixels_of(Examples(tuple(refs[row] for row in rows), labels[rows]), vit, Environment())
+        used = require_vit(backbone_of(vit, HeadSpec(blocks=BLOCKS)))
+        parts = []
+        for chunk in torch.arange(len(rows)).split(200):
+            some = SelectedInputs(pixels, chunk)
+            views = make_views(used, some, shared_block(used, BLOCKS), 2 + VERSIONS, 0, Setting(), None)
+            assert views is not None
+            parts.append(version_features(used, views, Setting(), 2 + VERSIONS))
+            print(f"{spec}: {int(chunk[-1]) + 1} of {len(rows)} images", file=sys.stderr, flush=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, features=torch.cat(parts, dim=1).numpy(), labels=labels[rows])
+    with np.load(path) as saved:
+        return saved["features"], saved["labels"]
 
 
 def main() -> None:
     warnings.simplefilter("ignore", FutureWarning)  # of scikit-learn's next release
     parser = argparse.ArgumentParser(description="Heads on frozen features, side by side.")
-    parser.add_argument("sets", nargs="+", help="folders of class folders")
+    parser.add_argument("sets", nargs="+", help="folders of class folders, or names of data sets")
     parser.add_argument("--backbone", default="dinov2-s14-offline")
     parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--most", type=int, default=120, help="images per class")
     parser.add_argument("--shots", nargs="+", default=["2", "5", "20", "all"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--cache", type=Path, default=default_cache())
     options = parser.parse_args()
-    data = {Path(spec).name: features_of(spec, options.backbone, options.size, options.cache) for spec in options.sets}
-    heads: dict[str, tuple[Answer, int | None]] = {
-        "logistic": (logistic, None),
-        "logistic, C by CV": (logistic_cv, None),
+    data = {Path(spec).name: features_of(spec, options) for spec in options.sets}
+    width = next(iter(data.values()))[0].shape[2] // BLOCKS
+    heads: dict[str, Answer] = {
+        "logistic": lambda v, y, t, c: logistic(v[0, :, -width:], y, t[0, :, -width:], c),
+        "logistic, C by CV": lambda v, y, t, c: logistic_cv(v[0, :, -width:], y, t[0, :, -width:], c),
     }
-    heads |= {f"discriminant, {k} blocks + mirror": (discriminant, k) for k in range(1, BLOCKS + 1)}
+    for blocks, spread in ((1, False), (3, False), (3, True), (4, True)):
+        cut = slice(-blocks * width, None)
+        heads[f"discriminant, {blocks} blocks{', versions' if spread else ''}"] = partial(_answer, cut, spread)
     for text in options.shots:
         shots = None if text == "all" else int(text)
         print(f"{text} shots" + "".join(f"  {name}" for name in data) + "  mean")
-        for title, (head, blocks) in heads.items():
+        for title, head in heads.items():
             row = []
-            for last, many, labels in data.values():
-                x = last if blocks is None else many[:, -blocks * last.shape[1] :]
+            for versions, labels in data.values():
                 found = []
                 for seed in options.seeds:
                     train, test = split(labels, shots, seed)
-                    found.append(scores(head(x[train], labels[train], x[test], int(labels.max()) + 1), labels[test]))
+                    answers = head(versions[:, train], labels[train], versions[:, test], int(labels.max()) + 1)
+                    found.append(scores(answers, labels[test]))
                 row.append(np.mean(found, axis=0))
             cells = [f"{accuracy:.1f}/{nll:.3f}" for accuracy, nll in [*row, np.mean(row, axis=0)]]
             print(f"{title:34s}" + "  ".join(cells), flush=True)
+
+
+def _answer(
+    cut: slice, spread: bool, versions: np.ndarray, y: np.ndarray, test: np.ndarray, classes: int
+) -> np.ndarray:
+    return discriminant(versions[:, :, cut], y, test[:2, :, cut].mean(axis=0), classes, spread)
 
 
 if __name__ == "__main__":

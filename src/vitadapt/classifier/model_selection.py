@@ -64,8 +64,9 @@ def candidate_of(name: str, task: Task) -> Candidate:
     """The candidate of a task, not yet scored."""
     model = task.build(0)
     parameters = sum(p.numel() for p in trainable(model).values())
-    closed = type(task.config.method).solve_head is not Method.solve_head
-    return Candidate(name, task, parameters, trains_backbone=bool(trainable(model.backbone)), closed_form=closed)
+    trains = bool(trainable(model.backbone))
+    closed = not trains and type(task.config.method).solve_head is not Method.solve_head
+    return Candidate(name, task, parameters, trains_backbone=trains, closed_form=closed)
 
 
 def scored(

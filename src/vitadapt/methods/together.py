@@ -25,6 +25,7 @@ class Together(Method):
         facts = {
             "methods": every,
             "trains_head": all(part.trains_head for part in every),
+            "reads_versions": any(part.reads_versions for part in every),
             "breaks": frozenset[str]().union(*(part.breaks for part in every)),
             "default_head": next((part.default_head for part in every if part.default_head is not None), None),
         }
@@ -48,7 +49,7 @@ class Together(Method):
                 raise ConfigError(f"{METHODS.name_of(self)}: {METHODS.name_of(part)} shares tensors by the same name")
 
     def solve_head(
-        self, features: np.ndarray, labels: np.ndarray, classes: int
+        self, features: np.ndarray, labels: np.ndarray, classes: int, versions: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        solved = (part.solve_head(features, labels, classes) for part in self.methods)
+        solved = (part.solve_head(features, labels, classes, versions) for part in self.methods)
         return next((head for head in solved if head is not None), None)
