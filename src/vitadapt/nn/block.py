@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..utils.errors import ConfigError
 from .deltas import goes_in_place, is_thin, thin_linear
+from .perturbation import Perturbation
 from .rotary import Rotary
 from .vit_config import ACTIVATIONS, ViTConfig
 
@@ -49,6 +50,7 @@ class SlotLinear(nn.Linear):
         super().__init__(in_features, out_features, bias)
         self.slots = slots
         self.deltas = nn.ModuleDict()
+        self.perturbation: Perturbation | None = None
 
     def rows(self, slot: Slot) -> slice:
         """The rows of `weight` that compute `slot`."""
@@ -64,17 +66,20 @@ class SlotLinear(nn.Linear):
             rows = slice(self.rows(slots[0]).start, self.rows(slots[-1]).stop)
             weight, bias = weight[rows], None if bias is None else bias[rows]
         deltas = {slot: cast(Any, self.deltas[slot]) for slot in slots if slot in self.deltas}
-        if goes_in_place(x, weight):
+        rough = self.perturbation if self.training else None
+        if goes_in_place(x, weight) and rough is None:
             size = len(weight) // len(slots)
             thin = {slot: deltas.pop(slot) for slot in slots if slot in deltas and is_thin(deltas[slot])}
             places = {slot: slice(i * size, (i + 1) * size) for i, slot in enumerate(slots)}
             y = thin_linear(x, weight, bias, [(places[slot], delta) for slot, delta in thin.items()])
         else:
             y = F.linear(x, weight, bias)
-        parts = y.chunk(len(slots), dim=-1)
-        return tuple(
-            part + deltas[slot].branch(x) if slot in deltas else part for slot, part in zip(slots, parts, strict=True)
-        )
+        parts = list(y.chunk(len(slots), dim=-1))
+        for i, slot in enumerate(slots):
+            if slot in deltas:
+                change = deltas[slot].branch(x)
+                parts[i] = parts[i] + (change if rough is None else rough.change(change))
+        return tuple(parts)
 
     def original(self, slot: Slot) -> tuple[Tensor, Tensor | None]:
         """The rows (D_out, D_in) of the weight that compute `slot`, and of the bias where there is one; no delta."""
@@ -176,6 +181,7 @@ class Block(nn.Module):
         self.norm2, self.mlp, self.scale2 = norm(), MLP(config), scale()
         self.inserted = nn.ModuleDict()
         self.tokens: nn.Parameter | None = None
+        self.perturbation: Perturbation | None = None  # of a training, for its duration
 
     def forward(self, x: Tensor, first: int | None = None, rotation: Tensor | None = None) -> Tensor:
         read = x.shape[1] if first is None else first
@@ -192,22 +198,32 @@ class Block(nn.Module):
     def enter(self, layer: Layer, x: Tensor) -> Tensor:
         """What a sub-layer gets of the tokens x (B, N, D): normalised, and changed where a method does so."""
         normed = self.norm1(x) if layer == "attention" else self.norm2(x)
-        place = f"{layer}-input"
-        return cast(Tensor, self.inserted[place](normed) if place in self.inserted else normed)
+        return self._changed(f"{layer}-input", normed)
+
+    def _changed(self, place: str, y: Tensor) -> Tensor:
+        """What the module at `place` makes of y (B, N, D), where there is one."""
+        if place not in self.inserted:
+            return y
+        changed = cast(Tensor, self.inserted[place](y))
+        return changed if self._rough is None else y + self._rough.change(changed - y)
+
+    @property
+    def _rough(self) -> Perturbation | None:
+        return self.perturbation if self.training else None
 
     def extend(self, layer: Layer, x: Tensor, normed: Tensor, y: Tensor) -> Tensor:
         """Tokens x (B, N, D) plus the output y of a sub-layer for the first of them, and what a method adds to it."""
         read = y.shape[1]
-        if layer in self.inserted:
-            y = self.inserted[layer](y)
+        y = self._changed(layer, y)
         for place, seen in ((f"{layer}-parallel", normed), (f"{layer}-residual", x)):
             if place in self.inserted:
-                y = y + self.inserted[place](seen[:, :read])
-        return x[:, :read] + y
+                change = self.inserted[place](seen[:, :read])
+                y = y + (change if self._rough is None else self._rough.change(change))
+        return x[:, :read] + (y if self._rough is None else self._rough.branch(y))
 
     def leave(self, x: Tensor, read: int) -> Tensor:
         """The `read` first tokens of x behind both sub-layers, as they leave the block."""
-        x = self.inserted["block"](x) if "block" in self.inserted else x
+        x = self._changed("block", x)
         return x[:, :read] if self.tokens is not None else x
 
 

@@ -19,6 +19,25 @@ from ..utils.errors import ConfigError
 from .recipe import Recipe, protocol_table, recipe_for
 
 Precision = Literal["fp32", "bf16"]
+FIRST_RECIPE = frozenset(
+    [
+        "optimizer",
+        "lr",
+        "head_lr",
+        "weight_decay",
+        "momentum",
+        "epochs",
+        "batch_size",
+        "accumulate",
+        "schedule",
+        "warmup",
+        "clip_norm",
+        "label_smoothing",
+        "head_start",
+        "probe_epochs",
+    ]
+)
+"""The fields that the recipe of every record has."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +146,9 @@ def plain_config(config: Any) -> dict[str, Any]:
     plain["method"] = plain_method(config.method)
     plain["recipe"] = dataclasses.asdict(config.recipe) if config.recipe else None
     # Fields that the first records did not have are left out at their defaults, so that old digests stay.
-    for name, value in {"decays": "matrices", "jitter": 0.0, "flip": False, "views": 0}.items():
-        if config.recipe and getattr(config.recipe, name) == value:
+    later = {name: field for name, field in Recipe.__dataclass_fields__.items() if name not in FIRST_RECIPE}
+    for name, field in later.items() if config.recipe else ():
+        if getattr(config.recipe, name) == field.default:
             del plain["recipe"][name]
     head, prompts = config.head, config.prompts
     del plain["head"], plain["prompts"]

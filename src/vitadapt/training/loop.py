@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from ..nn.setting import Setting
 from ..nn.surgery import trainable
 from ..utils.errors import Diverged
-from .augmentation import jitter
 from .checkpoint import Checkpoint
+from .ingredients import at_work, augmented, average, rate_factors
 from .recipe import Recipe
 
 
@@ -88,12 +88,14 @@ def probabilities_of(logits: Tensor, multilabel: bool) -> Tensor:
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
     """Trainable tensors in groups by learning rate and weight decay (on matrices, unless the recipe decays all).
 
-    What belongs to `model.head`, or to a model without such a part, learns at `head_lr`, all else at `lr`.
+    What belongs to `model.head`, or to a model without such a part, learns at `head_lr`, all else at `lr`, which
+    `layer_decay` lowers for every block between it and the output.
     """
     heads = {id(p) for p in getattr(model, "head", model).parameters()}
+    factors = rate_factors(model, recipe)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in trainable(model).values():
-        lr = recipe.head_lr if id(parameter) in heads else recipe.lr
+        lr = recipe.head_lr if id(parameter) in heads else recipe.lr * factors.get(id(parameter), 1.0)
         decay = recipe.weight_decay if parameter.ndim > 1 or recipe.decays == "all" else 0.0
         groups.setdefault((lr, decay), []).append(parameter)
     return [
@@ -154,13 +156,15 @@ def fit(
     labels = labels.to(setting.device)
     for epoch in range(len(log.losses), last):
         model.train()
-        log.losses.append(_epoch(model, optimizer, inputs, labels, recipe, epoch, generator, setting, label))
+        with at_work(model, recipe, seed, epoch):
+            log.losses.append(_epoch(model, optimizer, inputs, labels, recipe, epoch, generator, setting, label))
         if not math.isfinite(log.losses[-1]):
             raise Diverged(f"the loss is not finite in epoch {epoch + 1}; lower the learning rate ({recipe.lr:g})")
         saved.save(log.losses, at_once=epoch + 1 == until)
         if after_epoch is not None:
             after_epoch()
     if last == recipe.epochs:
+        average(model, optimizer, recipe, done=True)
         saved.remove()
     model.eval()
     log.steps = last * steps_per_epoch(len(inputs), recipe)
@@ -196,16 +200,24 @@ def _epoch(
         for rows in chunk.split(recipe.batch_size):
             batch = inputs.draw(rows, generator) if isinstance(inputs, Versions) else inputs.gather(rows)
             batch = batch.to(setting.device, non_blocking=True)
-            if batch.ndim == 4 and (recipe.jitter or recipe.flip):
-                batch = jitter(batch, recipe.jitter, recipe.flip, generator)
+            batch, blend = augmented(batch, recipe, generator)
             with setting.autocast():
                 logits = model(batch)
-            loss = loss_of(logits.float(), labels[rows.to(labels.device)], recipe.label_smoothing)
+            own = labels[rows.to(labels.device)]
+            loss = loss_of(logits.float(), own, recipe.label_smoothing)
+            if blend is not None:
+                other = loss_of(logits.float(), own[blend.partner], recipe.label_smoothing)
+                loss = blend.share * loss + (1 - blend.share) * other
+            if recipe.pace:
+                with setting.autocast():
+                    again = model(batch)
+                loss = loss + recipe.pace * (logits - again).float().square().sum(dim=1).mean()
             (loss * (len(rows) / len(chunk))).backward()
             total += loss.detach() * len(rows)
         if recipe.clip_norm:
             nn.utils.clip_grad_norm_(trainable(model).values(), recipe.clip_norm)
         optimizer.step()
+        average(model, optimizer, recipe)
         setting.report(label, step + 1, recipe.epochs * per_epoch)
     return float(total) / count
 

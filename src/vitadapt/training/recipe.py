@@ -24,6 +24,11 @@ class Recipe:
     Neither touches a head that is trained on the features of the frozen backbone.
     views: how many jittered versions of each image are made once (as `views.py` says) and drawn from, where the first
     blocks stay as they are; 0 jitters anew in every epoch.
+    Off at 0 (`ingredients.py`): drop_path, dropout and noise of what a method adds; pace, the weight of the squared
+    distance between the logits of two passes with such noise (Ni et al. 2024); layer_decay, the factor of the learning
+    rate for each block towards the input; ema, the decay of a moving average of the weights, which is used at the end;
+    mixup and cutmix, the strength (alpha) of each; colour, how far brightness, contrast and saturation go; crop, the
+    least share of the image's area that is seen.
     """
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -44,6 +49,16 @@ class Recipe:
     jitter: float = 0.0
     flip: bool = False
     views: int = 0
+    drop_path: float = 0.0
+    dropout: float = 0.0
+    noise: float = 0.0
+    pace: float = 0.0
+    layer_decay: float = 0.0
+    ema: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    colour: float = 0.0
+    crop: float = 0.0
 
     def __post_init__(self) -> None:
         positive = {"epochs": self.epochs, "batch_size": self.batch_size, "accumulate": self.accumulate}
@@ -51,9 +66,30 @@ class Recipe:
         for name, value in positive.items():
             if value < 1:
                 raise ConfigError(f"recipe: {name} must be at least 1, got {value}")
-        for name in ("lr", "head_lr", "weight_decay", "warmup", "clip_norm", "label_smoothing", "jitter", "views"):
+        for name in (
+            "lr",
+            "head_lr",
+            "weight_decay",
+            "warmup",
+            "clip_norm",
+            "label_smoothing",
+            "jitter",
+            "views",
+            "noise",
+            "pace",
+            "mixup",
+            "cutmix",
+            "colour",
+        ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"recipe: {name} must not be negative, got {getattr(self, name)}")
+        for name in ("drop_path", "dropout", "layer_decay", "ema", "crop"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"recipe: {name} must be in 0 to 1, without 1, got {getattr(self, name)}")
+        if self.pace and not (self.noise or self.dropout or self.drop_path):
+            raise ConfigError("recipe: pace compares two passes, which differ by noise or dropout alone; set noise=1")
+        if self.views and (self.mixup or self.cutmix or self.colour or self.crop):
+            raise ConfigError("recipe: mixup, cutmix, colour and crop change the images anew each time; set views=0")
 
 
 def protocol_table() -> dict[str, Any]:
