@@ -9,8 +9,8 @@ import numpy as np
 
 from ..data.examples import ImageRef
 from ..data.images import UnreadableImage
-from ..data.parallel import Progress
 from ..utils.errors import DataError
+from ..utils.progress import Progress
 
 BATCH = 64  # images
 

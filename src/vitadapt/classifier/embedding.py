@@ -15,7 +15,6 @@ from torch import Tensor
 from ..data import Examples, Geometry, open_dataset, open_pixels
 from ..data.examples import ImageRef
 from ..data.images import SUFFIXES
-from ..data.parallel import Progress
 from ..nn.backbone import Backbone, backbone_digest
 from ..nn.setting import Setting
 from ..training.adapter_file import ADAPTER
@@ -23,6 +22,7 @@ from ..training.features import cached_backbone, geometry_of
 from ..training.loop import forward_all
 from ..utils.errors import ConfigError, DataError
 from ..utils.files import bytes_digest
+from ..utils.progress import Progress
 from .batches import BATCH, Batch, batches
 from .model import Floats, Model, image_refs, load_model
 from .predict import find_images

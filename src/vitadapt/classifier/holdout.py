@@ -15,10 +15,10 @@ from ..data.checks.dataset import Finding
 from ..data.checks.dataset import check as examine
 from ..data.checks.images import Scan, scan
 from ..data.examples import IndexArray
-from ..data.parallel import Progress
 from ..data.sampling.folds import folds_for, hold_out_groups
 from ..data.sampling.splits import check_classes, hold_out
 from ..utils.errors import DataError
+from ..utils.progress import Progress
 
 FEW = 30  # images to test with, below which cross-validation measures better
 Measured = Literal["given", "held-out", "cross-validation", "nothing"]

@@ -13,13 +13,13 @@ import numpy as np
 
 from ..data import Examples, FileRef, open_dataset
 from ..data.examples import ImageRef
-from ..data.parallel import Progress
 from ..data.readers.image_folder import Skipped, images_below
 from ..data.sampling.splits import normal
 from ..methods.spec import method_text
 from ..nn.head_spec import head_text
 from ..training.adapter_file import ADAPTER, read_adapter
 from ..utils.errors import DataError, StorageError, WeightsError
+from ..utils.progress import Progress
 from .batches import batches
 from .fit_record import RECORD, read_record
 from .model import Model

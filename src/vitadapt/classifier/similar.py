@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ..data.examples import FileRef, ImageRef
-from ..data.parallel import Progress
 from ..utils.errors import ConfigError
+from ..utils.progress import Progress
 from .embedding import Collection, Embedder
 from .features_file import FeaturesFile
 

@@ -17,7 +17,7 @@ from .output import echo, echo_json, echo_result, print_columns, progress_bar
 if TYPE_CHECKING:
     from ..benchmark.config import RunConfig
     from ..data.checks.dataset import Report
-    from ..data.download.files import Progress
+    from ..utils.progress import Progress
 
 app = typer.Typer(help="Datasets: list them, check a copy, share a subset, download.", no_args_is_help=True)
 Source = Literal["auto", "torchvision", "hub"]

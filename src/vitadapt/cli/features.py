@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..classifier.embedding import Collection, Embedder
     from ..classifier.features_file import Writer
     from ..classifier.similar import Neighbour
-    from ..data.parallel import Progress
+    from ..utils.progress import Progress
 
 app = typer.Typer()
 OfBackbone = Annotated[

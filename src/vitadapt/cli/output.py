@@ -14,7 +14,7 @@ from ..utils.progress import ProgressLines
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
-    from ..nn.setting import Progress as Report
+    from ..utils.progress import Progress as Report
 
 
 def echo(*lines: object) -> None:

@@ -9,11 +9,11 @@ from functools import partial
 from typing import TypeVar
 
 from ..utils.errors import DataError, first_few
+from ..utils.progress import Progress
 from .images import UnreadableImage
 
 T = TypeVar("T")
 R = TypeVar("R")
-Progress = Callable[[str, int, int], None]  # stage, done, total
 
 _PER_WORKER = 16  # images handed to one worker at a time; bounds the memory held by finished results
 

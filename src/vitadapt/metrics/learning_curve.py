@@ -8,7 +8,7 @@ from them, so the interval is that of curves through resampled folds, each with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from ..data.sampling.folds import grouped_folds
 from ..utils.errors import ConfigError
+from ..utils.progress import Progress
 
 EXPONENTS = np.geomspace(0.1, 2.0, 40)
 RESAMPLES = 200
@@ -123,7 +124,7 @@ def forecast(
     labels: np.ndarray,
     groups: np.ndarray | None = None,
     seed: int = 0,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Forecast:
     """The forecast from frozen features (N, E) of labelled images, labels (N,).
 

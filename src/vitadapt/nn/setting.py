@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 
-Progress = Callable[[str, int, int], None]
+from ..utils.progress import Progress
 
 
 @dataclass(frozen=True)

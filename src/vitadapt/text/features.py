@@ -14,11 +14,12 @@ from torch import Tensor
 from ..utils.errors import WeightsError
 from ..utils.files import read_cached, write_cached
 from ..utils.optional import MissingPackage, package
+from ..utils.progress import Progress
 from .hugging_face_tower import HubTokeniser
 from .knowledge import with_items
 from .open_clip_tower import BytePairs
 from .prompts import Prompts, fill, prompts_of
-from .tower import Progress, TextTower, Tokeniser
+from .tower import TextTower, Tokeniser
 
 
 def class_texts(

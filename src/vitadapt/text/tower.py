@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from ..nn.backbone import Backbone, backbone_digest
 from ..nn.vit import Activation
 from ..utils.errors import WeightsError
-
-Progress = Callable[[str, int, int], None]
+from ..utils.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total); a download with (folder/file, bytes there, bytes in all or 0 when unknown)."""
 EVERY = 20.0  # seconds
 
 

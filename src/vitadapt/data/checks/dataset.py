@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from ...utils.errors import DataError, first_few
+from ...utils.progress import Progress
 from ..class_names import class_key
 from ..datasets import open_dataset, resolve, size_notes
 from ..examples import Dataset, Examples, FileRef, is_utf8
 from ..images import Geometry
-from ..parallel import Progress
 from ..readers.reader import CatalogRow
 from ..sampling.few_shot import class_sizes
 from .images import DARK, Scan, scan

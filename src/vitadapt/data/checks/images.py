@@ -16,9 +16,10 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image
 
+from ...utils.progress import Progress
 from ..examples import Examples, ImageRef, IndexArray, read_with_digest
 from ..images import Geometry, Pixel8, UnreadableImage, decoding, orientation, to_square, to_upright_rgb
-from ..parallel import Progress, each
+from ..parallel import each
 from ..pixels.cache import TemporaryArray
 from ..pixels.hashes import rgb_digest
 from ..pixels.pixels import IN_MEMORY, ArrayPixels, Pixels, open_pixels

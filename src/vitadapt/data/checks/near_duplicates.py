@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ...utils.progress import Progress
 from ..examples import IndexArray
 from ..images import Pixel8
-from ..parallel import Progress
 
 Floats = npt.NDArray[np.float32]
 Reals = npt.NDArray[np.floating[Any]]  # in whatever precision

@@ -10,10 +10,11 @@ from typing import Any
 from ...utils.errors import ConfigError, DataError
 from ...utils.files import read_text
 from ...utils.limits import NUMBER_DIGITS
+from ...utils.progress import Progress
 from ..datasets import catalog, find_copy, resolve
 from ..readers.reader import CatalogRow
 from ..readers.webdataset import missing_shards
-from .files import Progress, download, require_network
+from .files import download, require_network
 
 _HUB = "https://huggingface.co"
 _SOURCES = ("auto", "torchvision", "hub")

@@ -13,15 +13,13 @@ import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ...utils.errors import DataError, StorageError, damaged
 from ...utils.files import read_cached, sha256_of, storage_error, write_cached
-
-Progress = Callable[[str, int, int], None]  # folder/file, bytes there, bytes in all (0: unknown)
+from ...utils.progress import Progress
 
 _CHUNK = 1 << 20
 _SECONDS = 30.0  # without a byte, after which a connection counts as lost

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from ...utils.progress import Progress
 from ..examples import Examples, ImageRef, Stamped, hexdigest
 from ..images import to_upright_rgb
-from ..parallel import Progress, each
+from ..parallel import each
 
 _FILE = "digests.sqlite"
 _DIGEST = 32  # hexadecimal digits

@@ -17,9 +17,10 @@ import platformdirs
 from PIL import features
 
 from ...utils.errors import StorageError
+from ...utils.progress import Progress
 from ..examples import Examples, ImageRef, hexdigest, read_with_digest
 from ..images import VERSION, Geometry, Pixel8, UnreadableImage, to_pixels
-from ..parallel import Progress, each
+from ..parallel import each
 from . import cache as pixelfile
 from .hashes import content_digests
 
