@@ -85,7 +85,7 @@ def best(repeats: int, *arguments: str) -> tuple[float, float]:
     return min(walls), min(busy)
 
 
-def told(name: str, seconds: tuple[float, float]) -> tuple[float, float]:
+def shown(name: str, seconds: tuple[float, float]) -> tuple[float, float]:
     print(f"{name:34s} {seconds[0]:8.2f} {seconds[1]:8.2f} {TARGETS.get(name, ''):>8}", flush=True)
     return seconds
 
@@ -97,14 +97,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     print(f"{'':34s} {'wall s':>8s} {'cpu s':>8s} {'target':>8s}", flush=True)
-    found = {"--help": told("--help", best(arguments.repeats, "--help"))}
-    found["list methods"] = told("list methods", best(arguments.repeats, "list", "methods"))
+    found = {"--help": shown("--help", best(arguments.repeats, "--help"))}
+    found["list methods"] = shown("list methods", best(arguments.repeats, "list", "methods"))
     for count in arguments.records:
         with tempfile.TemporaryDirectory() as folder:
             fill(Path(folder) / "runs", count)
             first, again = (f"results, {count:,} records, {when}" for when in ("first", "again"))
-            found[first] = told(first, timed("results", f"{folder}/runs"))
-            found[again] = told(again, best(arguments.repeats, "results", f"{folder}/runs"))
+            found[first] = shown(first, timed("results", f"{folder}/runs"))
+            found[again] = shown(again, best(arguments.repeats, "results", f"{folder}/runs"))
             index = Path(folder) / "runs" / "index"
             if index.exists():
                 print(f"{'':34s} its index takes {index.stat().st_size / 1e6:.1f} MB", flush=True)

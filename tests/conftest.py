@@ -81,8 +81,8 @@ def vitadapt(
         monkeypatch.setattr(sys, "argv", ["vitadapt", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
             main()
-        said = capsys.readouterr()
-        return Done(int(stop.value.code or 0), said.out, said.err)
+        printed = capsys.readouterr()
+        return Done(int(stop.value.code or 0), printed.out, printed.err)
 
     return call
 

@@ -56,9 +56,9 @@ def verdict(found: list[dict[str, Any]]) -> tuple[int, list[str]]:
 def main() -> int:
     found = ask(sorted(needed("vitadapt[all]") - {"vitadapt"}))
     if isinstance(found, str):
-        said = found.splitlines()[-1]
+        reason = found.splitlines()[-1]
         missing = "No module named pip_audit" in found
-        print("pip-audit is not installed; pip install -e '.[release]'" if missing else f"not audited: {said}")
+        print("pip-audit is not installed; pip install -e '.[release]'" if missing else f"not audited: {reason}")
         return VULNERABLE if missing else NOT_AUDITED
     status, lines = verdict(found)
     print("\n".join(lines))

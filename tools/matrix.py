@@ -157,8 +157,8 @@ def uv(*arguments: object) -> None:
 def run(corner: Corner, place: Path, tests: tuple[str, ...]) -> dict[str, object]:
     """Makes the environment, runs the tests against the installed package, deletes the environment."""
     pins = resolve(corner, place)
-    told = list(departures(pins, corner.python)) if corner.end == "lowest" else []
-    for line in told:
+    gaps = list(departures(pins, corner.python)) if corner.end == "lowest" else []
+    for line in gaps:
         say(f"{corner.name}  no binary of the bound: {line}")
     environment = place / f"venv-{corner.python}-{corner.end}"
     try:
@@ -177,7 +177,12 @@ def run(corner: Corner, place: Path, tests: tuple[str, ...]) -> dict[str, object
         )
     finally:
         shutil.rmtree(environment, ignore_errors=True)
-    return {"corner": corner.name, "passed": done.returncode == 0, "torch": _version(pins, "torch"), "departures": told}
+    return {
+        "corner": corner.name,
+        "passed": done.returncode == 0,
+        "torch": _version(pins, "torch"),
+        "departures": gaps,
+    }
 
 
 def _version(pins: Path, name: str) -> str:

@@ -59,8 +59,8 @@ def test_a_command_is_read_as_the_configuration_that_it_was_written_from(case, r
 
 def test_a_dataset_with_blanks_and_quotes_comes_through_the_shell(read):
     odd = RunConfig("random:tiny", parse_method("lora"), "digits; rm -rf 'x' $HOME").resolved()
-    said = subprocess.run(["bash", "-c", f"printf '%s\\0' {run_command([odd])}"], capture_output=True, text=True)
-    assert odd.dataset in said.stdout.split("\0")
+    printed = subprocess.run(["bash", "-c", f"printf '%s\\0' {run_command([odd])}"], capture_output=True, text=True)
+    assert odd.dataset in printed.stdout.split("\0")
 
 
 def test_class_names_and_knowledge_are_written_out(tmp_path):

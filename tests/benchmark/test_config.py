@@ -27,7 +27,7 @@ def test_fields_are_read_with_their_types():
 
 
 @pytest.mark.parametrize(
-    ("text", "error", "says"),
+    ("text", "error", "message"),
     [
         ("lorra", UnknownName, "lora"),
         ("lora:rnk=4", UnknownName, "rank"),
@@ -37,8 +37,8 @@ def test_fields_are_read_with_their_types():
         ("linear-probe:rank=4", UnknownName, "rank"),
     ],
 )
-def test_what_cannot_be_is_named(text, error, says):
-    with pytest.raises(error, match=says):
+def test_what_cannot_be_is_named(text, error, message):
+    with pytest.raises(error, match=message):
         parse_method(text)
 
 
@@ -105,7 +105,7 @@ def test_recipe_changes_apply_on_top_of_what_the_protocol_prescribes():
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("", "no \\[bench\\]"),
         ("[bench]\nbackbone='b'\ndataset='d'", "method"),
@@ -115,10 +115,10 @@ def test_recipe_changes_apply_on_top_of_what_the_protocol_prescribes():
         ("bench = [", "not a TOML"),
     ],
 )
-def test_a_wrong_benchmark_file_is_named(tmp_path, text, says):
+def test_a_wrong_benchmark_file_is_named(tmp_path, text, message):
     path = tmp_path / "x.toml"
     path.write_text(text)
-    with pytest.raises((ConfigError, UnknownName), match=says):
+    with pytest.raises((ConfigError, UnknownName), match=message):
         read_bench(path)
 
 

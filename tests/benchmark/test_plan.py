@@ -91,8 +91,8 @@ def test_the_command_prints_a_table_and_json(tmp_path, capsys):
     path = tmp_path / "x.toml"
     path.write_text("[bench]\nbackbone='random:tiny'\ndataset='digits'\nmethod='linear-probe'\n")
     command(path, out=tmp_path / "runs", device="cpu")
-    said = capsys.readouterr().out
-    assert "digits" in said and "total" in said and "at most" in said
+    output = capsys.readouterr().out
+    assert "digits" in output and "total" in output and "at most" in output
     command(path, out=tmp_path / "runs", device="cpu", as_json=True)
     rows = json.loads(capsys.readouterr().out)
     assert [row["dataset"] for row in rows] == ["digits", "total"] and rows[0]["cells"] == 1

@@ -148,15 +148,15 @@ def test_parts_are_multiplied_by_themselves_and_follow_one_another(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "error", "says"),
+    ("text", "error", "message"),
     [
         ("[bench.part]\nshots = 1\n", ConfigError, "two brackets"),
         ("part = [1]\n", ConfigError, "two brackets"),
         ("[[bench.part]]\nshoots = 1\n", UnknownName, "shots"),
     ],
 )
-def test_a_part_that_cannot_be_read_is_told(tmp_path, text, error, says):
-    with pytest.raises(error, match=says):
+def test_a_part_that_cannot_be_read_is_told(tmp_path, text, error, message):
+    with pytest.raises(error, match=message):
         read_bench(bench_file(tmp_path / "b.toml", text))
 
 
@@ -168,7 +168,7 @@ def test_selecting_keeps_cells_and_their_order():
 
 
 @pytest.mark.parametrize(
-    ("wanted", "error", "says"),
+    ("wanted", "error", "message"),
     [
         (["sed=1"], UnknownName, "did you mean seed"),
         (["seed"], UnknownName, "0, 1, 2"),
@@ -176,8 +176,8 @@ def test_selecting_keeps_cells_and_their_order():
         (["method=lorra"], UnknownName, "lora"),
     ],
 )
-def test_selecting_what_is_not_there_is_told(wanted, error, says):
-    with pytest.raises(error, match=says):
+def test_selecting_what_is_not_there_is_told(wanted, error, message):
+    with pytest.raises(error, match=message):
         select(read_bench(Path("offline")), wanted)
 
 

@@ -112,10 +112,10 @@ def test_fit_leaves_a_whole_model_folder_and_says_how_good_it_is(model, photos):
 
 
 def test_the_kept_rung_is_the_best_by_cross_validation_and_the_simplest_of_equals(model):
-    ladder = json.loads((model[0] / "fit.json").read_text())["ladder"]
-    scores = [candidate["score"] for candidate in ladder if candidate["score"] is not None]
-    assert next(candidate for candidate in ladder if candidate["kept"])["score"] == max(scores)
-    assert ladder[scores.index(max(scores))]["kept"]
+    candidates = json.loads((model[0] / "fit.json").read_text())["ladder"]
+    scores = [candidate["score"] for candidate in candidates if candidate["score"] is not None]
+    assert next(candidate for candidate in candidates if candidate["kept"])["score"] == max(scores)
+    assert candidates[scores.index(max(scores))]["kept"]
 
 
 def test_a_loaded_model_says_of_the_test_images_what_fit_recorded(model):
@@ -298,10 +298,10 @@ def test_all_commands_walk_folders_alike(model, photos, tmp_path):
     (tmp_path / "linked" / ".ipynb_checkpoints").mkdir()
     shutil.copy(photos / "red" / "0.png", tmp_path / "linked" / ".ipynb_checkpoints" / "0-checkpoint.png")
     rows = json.loads(call("predict", model[0], tmp_path / "linked", "--json"))
-    said = json.loads(call("evaluate", model[0], tmp_path / "linked", "--json"))
+    printed = json.loads(call("evaluate", model[0], tmp_path / "linked", "--json"))
     data = train_test_split(tmp_path / "linked")
-    assert [row["image"] for row in rows] == said["paths"] and len(rows) == 18
-    assert sorted(ref.name for part in (data.train, data.test) for ref in part.refs) == said["paths"]
+    assert [row["image"] for row in rows] == printed["paths"] and len(rows) == 18
+    assert sorted(ref.name for part in (data.train, data.test) for ref in part.refs) == printed["paths"]
     shutil.copytree(photos, tmp_path / "mixed")
     for i in range(5):
         (tmp_path / "mixed" / "red" / f"{i}.HEIC").write_bytes(b"heic")
@@ -427,11 +427,11 @@ def test_evaluate_matches_classes_by_name(model, photos, tmp_path):
         shutil.copytree(photos / name, mine / other)
     found = call("evaluate", out, mine, "--json", fails=True)
     assert found.exit_code == 0 and "violet" in found.stderr
-    said = json.loads(found.stdout)
-    assert said["count"] == 12 and said["per_class"][1] is None
-    truth = ["blue" if "BLUE" in path else "red" for path in said["paths"]]
-    answers = [said["classes"][np.argmax(row)] for row in said["probabilities"]]
-    assert said["accuracy"] == pytest.approx(100 * np.mean([a == t for a, t in zip(answers, truth, strict=True)]))
+    printed = json.loads(found.stdout)
+    assert printed["count"] == 12 and printed["per_class"][1] is None
+    truth = ["blue" if "BLUE" in path else "red" for path in printed["paths"]]
+    answers = [printed["classes"][np.argmax(row)] for row in printed["probabilities"]]
+    assert printed["accuracy"] == pytest.approx(100 * np.mean([a == t for a, t in zip(answers, truth, strict=True)]))
     assert "95 % interval" in call("evaluate", out, photos)
     shutil.rmtree(mine / "Red")
     (mine / "BLUE").rename(mine / "cyan")
@@ -467,8 +467,8 @@ def test_info_shows_the_rate_that_trained_and_random_weights_are_named(photos, t
 
 def test_info_needs_no_backbone(model, monkeypatch):
     monkeypatch.setattr("vitadapt.training.features.load_backbone", None)
-    said = json.loads(call("info", model[0], "--json"))
-    assert said["classes"] == list(COLOURS) and said["format"] == "vitadapt-adapter/3" and "accuracy" in said
+    printed = json.loads(call("info", model[0], "--json"))
+    assert printed["classes"] == list(COLOURS) and printed["format"] == "vitadapt-adapter/3" and "accuracy" in printed
 
 
 def test_a_model_that_answers_otherwise_when_read_back_is_not_left_silently(photos, tmp_path, monkeypatch):

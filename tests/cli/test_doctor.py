@@ -66,13 +66,13 @@ def test_a_sound_installation_is_called_sound(vitadapt, tmp_path) -> None:
 
 def test_json_says_the_same(vitadapt, tmp_path) -> None:
     done = vitadapt("doctor", "--cache", tmp_path, "--format", "json")
-    told = json.loads(done.stdout)
-    assert told["healthy"] is True and done.returncode == 0
-    assert told["versions"]["vitadapt"] == PROJECT["version"]
-    assert told["versions"]["python"].startswith(platform.python_version())
-    assert {extra["name"] for extra in told["extras"]} == EXTRAS
-    assert {check["check"]: check["status"] for check in told["checks"]}["network"] == "ok"
-    (cache,) = [folder for folder in told["folders"] if folder["path"] == str(tmp_path)]
+    report = json.loads(done.stdout)
+    assert report["healthy"] is True and done.returncode == 0
+    assert report["versions"]["vitadapt"] == PROJECT["version"]
+    assert report["versions"]["python"].startswith(platform.python_version())
+    assert {extra["name"] for extra in report["extras"]} == EXTRAS
+    assert {check["check"]: check["status"] for check in report["checks"]}["network"] == "ok"
+    (cache,) = [folder for folder in report["folders"] if folder["path"] == str(tmp_path)]
     assert cache["exists"] and cache["writable"] and cache["free"] > 0
 
 

@@ -120,11 +120,11 @@ def test_a_missing_package_is_told_with_the_line_that_installs_it(
     extra: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     block(module, monkeypatch)
-    with pytest.raises(VitadaptError) as told:
+    with pytest.raises(VitadaptError) as refusal:
         USES[extra, module](tmp_path)
     lines = [other.install for other in extras().values() if module in other.modules.values()]
-    assert any(line in str(told.value) for line in lines)
-    assert "\n" not in str(told.value)
+    assert any(line in str(refusal.value) for line in lines)
+    assert "\n" not in str(refusal.value)
 
 
 def block(module: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ def test_run_results_and_plot_work_together(tmp_path, photos, vitadapt):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "says"),
+    ("arguments", "status", "message"),
     [
         (["run", "--dataset", "PHOTOS", "--method", "lorra", "--backbone", "random:tiny"], 2, "did you mean lora"),
         (["run", "--dataset", "PHOTOS", "--method", "lora:rnk=2", "--backbone", "random:tiny"], 2, "did you mean rank"),
@@ -100,13 +100,13 @@ def test_run_results_and_plot_work_together(tmp_path, photos, vitadapt):
         (["nonsense"], 2, "nonsense"),
     ],
 )
-def test_a_mistake_gets_one_clear_line(tmp_path, photos, arguments, status, says, vitadapt):
+def test_a_mistake_gets_one_clear_line(tmp_path, photos, arguments, status, message, vitadapt):
     arguments = [str(photos) if part == "PHOTOS" else part for part in arguments]
     if arguments[0] == "run":
         arguments += ["--out", str(tmp_path / "runs"), "--no-cache"]
     done = vitadapt(*arguments)
     assert done.returncode == status, done.stderr
-    assert says in done.stderr and "Traceback" not in done.stderr
+    assert message in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("what", ["methods", "backbones", "datasets", "protocols"])
@@ -233,9 +233,9 @@ def test_a_bench_that_is_cut_off_goes_on_where_it_was(tmp_path, photos, how, vit
     )
     started(process, out)
     process.send_signal(how)
-    _, said = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=60)
     if how == signal.SIGINT:
-        assert process.returncode == 130 and "goes on from there" in said and "Traceback" not in said
+        assert process.returncode == 130 and "goes on from there" in output and "Traceback" not in output
     kept = {path: path.read_bytes() for path in (out / "records").glob("*.json")}
     assert 0 < len(kept) < 9
     assert vitadapt(*options).returncode == 0

@@ -34,7 +34,7 @@ def test_a_full_disk_is_told_in_one_line_and_nothing_half_written_stays(name, fa
         kept = place.records()
         done = place.call(case.scenario, fault=fault, at=at)
         assert done.status in (0, 1), (where, done.err)
-        assert done.status == 0 or done.told(case.complaints), (
+        assert done.status == 0 or done.other_complaints(case.complaints), (
             where,
             done.err,
         )  # 0: what only saves time was done without
@@ -52,7 +52,7 @@ def test_a_file_that_cannot_be_read_is_named_or_made_again(name):
         place = case.copy()
         where = (name, at, case.steps[at])
         done = place.call(case.scenario, fault="unreadable", at=at)
-        assert done.status == 0 or (done.status in (1, 2) and done.told(case.complaints)), (where, done.err)
+        assert done.status == 0 or (done.status in (1, 2) and done.other_complaints(case.complaints)), (where, done.err)
         place.check_halfway()
         case.check_done(place, where)
 
@@ -65,13 +65,13 @@ def test_a_file_that_vanishes_half_way_is_named_or_made_again(name):
         place = case.copy()
         where = (name, at, case.steps[at])
         done = place.call(case.scenario, fault="vanish", at=at)
-        assert done.status == 0 or (done.status in (1, 2) and done.told(case.complaints)), (where, done.err)
+        assert done.status == 0 or (done.status in (1, 2) and done.other_complaints(case.complaints)), (where, done.err)
         lost = given_back(place)
         place.check_halfway()
         if name == "benching" and "photos" in where[2][1] and done.status:  # others may have run without that image
             again = place.call(case.scenario)
-            told = re.search(r"photos: (tested on 9 and 10 images|. of 2 draws of training images differ)", again.out)
-            assert again.status == 0 and (told or table(again.out) == case.wanted["said"]), (where, again.out)
+            remark = re.search(r"photos: (tested on 9 and 10 images|. of 2 draws of training images differ)", again.out)
+            assert again.status == 0 and (remark or table(again.out) == case.wanted["said"]), (where, again.out)
         else:
             case.check_done(place, where, lost=lost)
 

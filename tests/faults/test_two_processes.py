@@ -68,8 +68,8 @@ def test_two_benches_in_one_store_share_the_work_and_a_sleeping_one_spoils_nothi
     until(lambda: len(list(records.glob("*.json"))) >= total - len(held) or second.poll() is not None)
     kept = place.records()
     first.send_signal(signal.SIGCONT)
-    said = [process.communicate(timeout=120)[0] for process in (first, second)]
-    assert [process.returncode for process in (first, second)] == [0, 0], said
+    output = [process.communicate(timeout=120)[0] for process in (first, second)]
+    assert [process.returncode for process in (first, second)] == [0, 0], output
     assert len(list(records.glob("*.json"))) == total
     check_bench(case, place, kept)
 
@@ -119,10 +119,12 @@ def test_ctrl_c_while_python_is_still_importing_shows_no_trace(moment, tmp_path)
     until(lambda: "vitadapt" in Path(f"/proc/{process.pid}/cmdline").read_text() or process.poll() is not None)
     time.sleep(moment)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    if "Traceback" not in said:
-        assert process.returncode in (0, 130, -signal.SIGINT), said
-    assert "Traceback" not in said or ", in start\n" not in said, said  # before `start` runs python speaks for itself
+    _, output = process.communicate(timeout=60)
+    if "Traceback" not in output:
+        assert process.returncode in (0, 130, -signal.SIGINT), output
+    assert "Traceback" not in output or ", in start\n" not in output, (
+        output
+    )  # before `start` runs python speaks for itself
 
 
 def test_files_from_the_future_and_a_clock_that_goes_back_change_nothing():

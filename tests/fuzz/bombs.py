@@ -189,7 +189,7 @@ SUFFIXES = {"gzip of a gigabyte": ".gz", "a table of 600 MB": ".csv"}
 
 
 def main(folder: Path) -> None:
-    """Prints one line per bomb: its name, a tab, and what the reader said."""
+    """Prints one line per bomb: its name, a tab, and the outcome."""
     for name, (make, read, _) in BOMBS.items():
         path = folder / f"bomb{SUFFIXES.get(name, '')}"
         make(path)
@@ -198,11 +198,11 @@ def main(folder: Path) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, most))
         try:
             read(path)
-            said = "read"
+            outcome = "read"
         except VitadaptError as error:
-            said = str(error)
+            outcome = str(error)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
-        print(f"{name}\t{said}", flush=True)
+        print(f"{name}\t{outcome}", flush=True)
         path.unlink()
 
 

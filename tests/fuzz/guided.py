@@ -65,9 +65,9 @@ def guide(name: str, seconds: int, keep: Path) -> None:
     atheris.Fuzz()
 
 
-def figure(said: str, name: str) -> str:
+def figure(log: str, name: str) -> str:
     """A number of the fuzzer's last lines, `stat::NAME: 17`; ? when it did not come so far."""
-    return next((line.split()[-1] for line in said.splitlines() if line.startswith(f"stat::{name}")), "?")
+    return next((line.split()[-1] for line in log.splitlines() if line.startswith(f"stat::{name}")), "?")
 
 
 def main() -> int:
@@ -83,12 +83,12 @@ def main() -> int:
     for name in (name for name in BINARY if given.only in name):
         line = [sys.executable, "-W", "ignore", __file__, "--target", name, "--seconds", str(given.seconds)]
         done = subprocess.run([*line, "--keep", str(given.keep)], capture_output=True, check=False, env=os.environ)
-        said = done.stderr.decode("utf-8", "replace") + done.stdout.decode("utf-8", "replace")
+        log = done.stderr.decode("utf-8", "replace") + done.stdout.decode("utf-8", "replace")
         outcome = "nothing broke" if done.returncode == 0 else f"BROKEN, status {done.returncode}"
-        print(f"{name:24} {figure(said, 'number_of_executed_units'):>8} examples, {outcome}", flush=True)
+        print(f"{name:24} {figure(log, 'number_of_executed_units'):>8} examples, {outcome}", flush=True)
         if done.returncode:
             broken += 1
-            print("    " + "\n    ".join(said.splitlines()[-25:]), flush=True)
+            print("    " + "\n    ".join(log.splitlines()[-25:]), flush=True)
     return 1 if broken else 0
 
 

@@ -49,8 +49,8 @@ class Run:
         path.write_bytes(data)
         start = time.process_time()
         try:
-            said = outcome(self.target, self.folder, path)
-            self.counts["value" if said == "value" else "refused"] += 1
+            result = outcome(self.target, self.folder, path)
+            self.counts["value" if result == "value" else "refused"] += 1
             if time.process_time() - start > SLOW:
                 raise TimeoutError(f"{time.process_time() - start:.0f} s")
         except KeyboardInterrupt:
@@ -102,8 +102,8 @@ def main() -> int:
                 run.example()
         for run in runs:
             print(f"{run.target.name:28} " + ", ".join(f"{n} {what}" for what, n in sorted(run.counts.items())))
-            for key, said in run.broken.items():
-                print(f"    {key}: {said}")
+            for key, result in run.broken.items():
+                print(f"    {key}: {result}")
         total = sum((run.counts for run in runs), Counter())
         print(f"{sum(total.values())} examples in {(time.monotonic() - start) / 60:.1f} minutes: {dict(total)}")
     return 1 if total["broken"] else 0

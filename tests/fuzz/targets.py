@@ -343,8 +343,8 @@ def _toolkit(folder: Path) -> list[Path]:
     line = "best acc is:  71.500, num_params is:  1000, n_trainable_params is:  0.014346, backbone_params is:  900."
     result = cases.write(base / "predictions" / "finetuning_5" / "seed1_mnist.txt", line)
     with leaderboard_cases.small_suite():
-        told = write_seed(result.parent, _entry("mnist", 1))
-    return [log, result, told]
+        seed_file = write_seed(result.parent, _entry("mnist", 1))
+    return [log, result, seed_file]
 
 
 # Records

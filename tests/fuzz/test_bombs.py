@@ -15,17 +15,17 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("bombs")
     done = subprocess.run([sys.executable, str(SCRIPT), str(folder)], capture_output=True, text=True, check=False)
-    told = dict(line.split("\t", 1) for line in done.stdout.splitlines())
-    assert done.returncode == 0, f"after {list(told)}: {done.stderr[-2000:]}"
+    lines = dict(line.split("\t", 1) for line in done.stdout.splitlines())
+    assert done.returncode == 0, f"after {list(lines)}: {done.stderr[-2000:]}"
     assert not list(folder.iterdir())  # nothing was unpacked beside a bomb
-    return told
+    return lines
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_a_bomb_is_refused_in_bounded_memory(bomb: str, said: dict[str, str]) -> None:
+def test_a_bomb_is_refused_in_bounded_memory(bomb: str, outcomes: dict[str, str]) -> None:
     refusal = BOMBS[bomb][2]
-    assert re.search(refusal, said[bomb]) if refusal else said[bomb] == "read", said[bomb]
-    assert not refusal or "bomb" in said[bomb]  # the name of the file
+    assert re.search(refusal, outcomes[bomb]) if refusal else outcomes[bomb] == "read", outcomes[bomb]
+    assert not refusal or "bomb" in outcomes[bomb]  # the name of the file

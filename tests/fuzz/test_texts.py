@@ -145,10 +145,10 @@ def test_a_device_that_is_not_there_is_named(device: str, monkeypatch: pytest.Mo
 
 
 def test_the_document_states_every_limit_as_it_is() -> None:
-    told = dict(re.findall(r"^\| `(\w+)` \| ([0-9]+(?: MiB)?) \|", DOCUMENT.read_text("utf-8"), re.MULTILINE))
+    documented = dict(re.findall(r"^\| `(\w+)` \| ([0-9]+(?: MiB)?) \|", DOCUMENT.read_text("utf-8"), re.MULTILINE))
     own = {name: value for name, value in vars(limits).items() if name.isupper() and name not in ("KIB", "MIB", "GIB")}
     shown = {name: f"{n >> 20} MiB" if n >= 1 << 20 and n % (1 << 20) == 0 else str(n) for name, n in own.items()}
-    assert told == shown
+    assert documented == shown
 
 
 @pytest.mark.parametrize("room", ["data", "weights", "text", "benchmark/leaderboard", "classifier"])

@@ -126,11 +126,11 @@ def sealed(folder: Path, tensors_changed: dict[str, torch.Tensor], **about: Any)
     path = folder / ADAPTER
     data = path.read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    said = {**json.loads(header["__metadata__"]["vitadapt"]), **about}
-    said.pop("checksum", None)
+    metadata = {**json.loads(header["__metadata__"]["vitadapt"]), **about}
+    metadata.pop("checksum", None)
     everything = {**load(data), **tensors_changed}
-    said["checksum"] = checksum_of(said, everything)
-    path.write_bytes(save(everything, {"vitadapt": json.dumps(said)}))
+    metadata["checksum"] = checksum_of(metadata, everything)
+    path.write_bytes(save(everything, {"vitadapt": json.dumps(metadata)}))
     return path
 
 

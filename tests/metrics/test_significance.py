@@ -215,9 +215,9 @@ def test_a_diverged_run_is_left_out_and_told():
 
 def test_too_few_pairs_are_told_with_the_remedy():
     (found,) = compare(grid({"lora": 1, "bitfit": 0, "attention": 0}, datasets=["digits"], seeds=3))
-    said = " ".join(found.notes)
-    assert "3 pairs cannot be significant among 3 comparisons" in said and "7 pairs can" in said
-    assert "at least five pairs" in said and "one dataset" in said
+    notes = " ".join(found.notes)
+    assert "3 pairs cannot be significant among 3 comparisons" in notes and "7 pairs can" in notes
+    assert "at least five pairs" in notes and "one dataset" in notes
     assert 2.0 ** (1 - 7) * 3 <= 0.05 < 2.0 ** (1 - 6) * 3  # 7 is the least
 
 

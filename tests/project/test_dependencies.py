@@ -43,9 +43,11 @@ def licences(about: PackageMetadata) -> set[str]:
     """The SPDX identifiers of what a package declares: by its expression, else its classifiers, else its first line."""
     if expression := about.get("License-Expression"):
         return {word for word in re.split(r"[\s()]+", expression) if word not in ("", "AND", "OR", "WITH")}
-    said = [text.rpartition("::")[2].strip() for text in about.get_all("Classifier", []) if text.startswith("License")]
-    said = said or [(about.get("License") or "undeclared").strip().splitlines()[0]]
-    return {next((spdx for spelt, spdx in SPELT.items() if re.match(spelt, text)), text) for text in said}
+    stated = [
+        text.rpartition("::")[2].strip() for text in about.get_all("Classifier", []) if text.startswith("License")
+    ]
+    stated = stated or [(about.get("License") or "undeclared").strip().splitlines()[0]]
+    return {next((spdx for spelt, spdx in SPELT.items() if re.match(spelt, text)), text) for text in stated}
 
 
 def bound(requirement: Requirement) -> str:

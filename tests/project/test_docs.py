@@ -15,7 +15,7 @@ from filelock import FileLock
 
 import vitadapt
 from docsite.blocks import ROOT, RUN, SHOWN, blocks, blocks_of, pages, steps, without_blocks
-from docsite.notebook import said, settled
+from docsite.notebook import printed, settled
 from docsite.outputs import SAYS, differences
 
 PAGES = pages()
@@ -179,7 +179,7 @@ def test_a_notebook_keeps_what_stands_there_in_the_end() -> None:
     (stream,) = settled([_Output(output_type="stream", text=text) for text in parts])
     assert stream.text == "kept: lora\n"
     book = {"cells": [{"outputs": [{"text": ["a\n", "b\n"]}, {"data": {"image/png": "1234"}}]}, {}]}
-    assert said(json.dumps(book)) == "a\nb\n"
+    assert printed(json.dumps(book)) == "a\nb\n"
 
 
 class _Output(dict):

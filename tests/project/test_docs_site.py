@@ -47,15 +47,15 @@ class Page(HTMLParser):
         self.feed(path.read_text("utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        told = {name: value or "" for name, value in attrs}
+        attributes = {name: value or "" for name, value in attrs}
         self.formulas += tag == "math"
-        self.places.add(told.get("id", ""))
-        if tag in ("script", "img", "iframe", "source") and "src" in told:
-            self.loads.append(told["src"])
-        if tag == "link" and told.get("rel") in ("stylesheet", "preload", "preconnect", "icon"):
-            self.loads.append(told["href"])
-        if tag == "a" and "href" in told:
-            self.links.append(told["href"])
+        self.places.add(attributes.get("id", ""))
+        if tag in ("script", "img", "iframe", "source") and "src" in attributes:
+            self.loads.append(attributes["src"])
+        if tag == "link" and attributes.get("rel") in ("stylesheet", "preload", "preconnect", "icon"):
+            self.loads.append(attributes["href"])
+        if tag == "a" and "href" in attributes:
+            self.links.append(attributes["href"])
 
 
 def test_every_public_name_is_in_the_reference(site: Path) -> None:

@@ -220,8 +220,8 @@ def test_a_reader_that_leaves_is_no_mistake(more: list[str]) -> None:
         [sys.executable, "-c", LISTS.format(more=more)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     process.stdout.close()  # type: ignore[union-attr]
-    _, said = process.communicate()
-    assert (process.returncode, said) == (141, "")
+    _, output = process.communicate()
+    assert (process.returncode, output) == (141, "")
 
 
 def test_a_full_disk_behind_the_output_is_told() -> None:

@@ -72,22 +72,22 @@ UNKNOWN = {"name": "far", "skip_reason": "no connection"}
 
 
 @pytest.mark.parametrize(
-    ("found", "status", "said"),
+    ("found", "status", "expected"),
     [
         ([GOOD], audit.NOTHING_KNOWN, ["no known vulnerability in 1 packages"]),
         ([GOOD, BAD, UNKNOWN], audit.VULNERABLE, ["bad 2: CVE-1, fixed in 3", "bad 2: X, fixed in no version yet"]),
         ([GOOD, UNKNOWN], audit.NOT_AUDITED, None),
     ],
 )
-def test_an_audit_is_clean_only_when_everything_could_be_asked_about(found, status: int, said) -> None:
+def test_an_audit_is_clean_only_when_everything_could_be_asked_about(found, status: int, expected) -> None:
     code, lines = audit.verdict(found)
     assert code == status
-    assert lines == said if said else "1 of 2" in lines[0] and "far" in lines[0] and "not audited" in lines[0]
+    assert lines == expected if expected else "1 of 2" in lines[0] and "far" in lines[0] and "not audited" in lines[0]
 
 
 def test_an_audit_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for complaint, status in [("No module named pip_audit", 1), ("warning\nno connection", 2)]:
-        monkeypatch.setattr(audit, "ask", lambda names, said=complaint: said)
+        monkeypatch.setattr(audit, "ask", lambda names, message=complaint: message)
         assert audit.main() == status
     missing, unreachable = capsys.readouterr().out.splitlines()
     assert ".[release]" in missing and unreachable == "not audited: no connection"

@@ -29,8 +29,8 @@ def test_an_outside_program_that_uses_everything_is_typed_strictly(tmp_path: Pat
     program = CONSUMER.read_text("utf-8")
     assert checked(tmp_path, program).startswith("Success")
     loosened = program.replace("float | None)", "Any)").replace("-> va.Dataset:", "-> va.Record:")
-    told = checked(tmp_path, loosened)
-    assert "[assert-type]" in told and "[return-value]" in told and "Found 2 errors" in told
+    output = checked(tmp_path, loosened)
+    assert "[assert-type]" in output and "[return-value]" in output and "Found 2 errors" in output
 
 
 def test_the_program_uses_every_public_name() -> None:

@@ -35,13 +35,13 @@ def file(store, tmp_path_factory):
 @pytest.fixture
 def opened(browser, file):
     """(width, colour scheme) -> the page, which at the end must have said and asked for nothing."""
-    pages, said = [], []
+    pages, messages = [], []
 
     def visit(width=1280, scheme="light"):
         tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        tab.on("console", lambda message: said.append(message.text))
-        tab.on("pageerror", lambda error: said.append(str(error)))
-        tab.on("request", lambda asked: asked.url.startswith(("file:", "data:")) or said.append(asked.url))
+        tab.on("console", lambda message: messages.append(message.text))
+        tab.on("pageerror", lambda error: messages.append(str(error)))
+        tab.on("request", lambda asked: asked.url.startswith(("file:", "data:")) or messages.append(asked.url))
         tab.goto(file.as_uri())
         pages.append(tab)
         return tab
@@ -50,4 +50,4 @@ def opened(browser, file):
     titles = [tab.title() for tab in pages]
     for tab in pages:
         tab.close()
-    assert said == [] and titles == ["runs · vitadapt report"] * len(titles)
+    assert messages == [] and titles == ["runs · vitadapt report"] * len(titles)

@@ -55,7 +55,7 @@ def test_no_name_ends_the_metadata_or_becomes_markup(bad):
 def test_score_interval_ladder_and_use_are_told():
     card = model_card(fitted())
     low, high = (100 * edge for edge in share_interval(18, 20))
-    for said in (
+    for text in (
         "**90.0 %** of 20",
         f"{low:.1f} to {high:.1f} %",
         "91.2 % ± 1.5",
@@ -63,7 +63,7 @@ def test_score_interval_ladder_and_use_are_told():
         "161 kB",
         "vitadapt fit pets",
     ):
-        assert said in card
+        assert text in card
 
 
 def test_classes_with_few_pictures_are_named():

@@ -166,9 +166,9 @@ def test_it_is_alive_and_fits_a_phone(text, tmp_path, browser):
     path = tmp_path / "report.html"
     path.write_text(text, "utf-8", "xmlcharrefreplace")
     page = browser.new_page(viewport={"width": 360, "height": 700}, color_scheme="dark")
-    said, asked = [], []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
+    messages, asked = [], []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     page.goto(path.as_uri())
     page.click("#classes thead button:has-text('training')")
@@ -178,5 +178,5 @@ def test_it_is_alive_and_fits_a_phone(text, tmp_path, browser):
     light = page.evaluate("getComputedStyle(document.body).backgroundColor")
     title = page.title()
     page.close()
-    assert not said and [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert not messages and [url for url in asked if not url.startswith(("file:", "data:"))] == []
     assert wide <= 0 and dark != light and title != "hit"

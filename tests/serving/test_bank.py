@@ -434,7 +434,7 @@ def test_unknown_names_are_met_with_near_ones():
 
 
 @pytest.mark.parametrize(
-    ("images", "names", "error", "said"),
+    ("images", "names", "error", "message"),
     [
         (pictures(2), ["a"], ConfigError, "2 images need as many names"),
         (pictures(1), "a", ConfigError, "as many names"),
@@ -445,9 +445,9 @@ def test_unknown_names_are_met_with_near_ones():
         (pictures(1).numpy(), ["a"], DataError, "as a tensor, got ndarray"),
     ],
 )
-def test_questions_that_make_no_sense(images, names, error, said):
+def test_questions_that_make_no_sense(images, names, error, message):
     bank = va.Bank(common("deit-like"), {"a": trained(common("deit-like"), LoRA(), 2, 0)})
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         bank.logits(images, names)
 
 
@@ -456,14 +456,14 @@ def test_adapters_that_make_no_sense_are_refused(tmp_path):
     model = trained(backbone, method, 2, 0)
     file = written(tmp_path / "a", model, backbone, method)
     bank = va.Bank(backbone, {"a": model})
-    for name, source, classes, said in [
+    for name, source, classes, message in [
         (3, model, (), "is a string, got 3"),
         ("b", None, (), "a path or a Classifier, got NoneType"),
         ("b", {}, (), "got dict"),
         ("b", model, ("cat", "cat"), "1 different class names for a head of 2"),
         ("b", file, ("cat", "dog"), "the file says how its classes are called"),
     ]:
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             bank.add(name, source, classes)
     assert bank.names == ("a",)
 

@@ -153,21 +153,21 @@ def test_an_explanation_is_a_picture_or_numbers(client, kind):
     over = client.post("/v1/pets/explain", params={"kind": kind, "picture": "overlay"}, files={"file": FILES["b.jpg"]})
     assert Image.open(io.BytesIO(over.content)).size == (448, 448)
     plain = {"accept": "application/json"}
-    told = client.post("/v1/pets/explain", params={"kind": kind}, files={"file": FILES["b.jpg"]}, headers=plain).json()
-    assert len(told["heat"]) == 4 and all(0 <= value <= 1 for line in told["heat"] for value in line)
-    said = client.post("/v1/pets/predict", files={"file": FILES["b.jpg"]}).json()["answers"][0]
-    assert told["answer"] == said["class"] and told["probability"] == pytest.approx(said["probability"], abs=1e-5)
-    assert told["explained"] == (None if kind == "rollout" else said["class"])
+    found = client.post("/v1/pets/explain", params={"kind": kind}, files={"file": FILES["b.jpg"]}, headers=plain).json()
+    assert len(found["heat"]) == 4 and all(0 <= value <= 1 for line in found["heat"] for value in line)
+    answer = client.post("/v1/pets/predict", files={"file": FILES["b.jpg"]}).json()["answers"][0]
+    assert found["answer"] == answer["class"] and found["probability"] == pytest.approx(answer["probability"], abs=1e-5)
+    assert found["explained"] == (None if kind == "rollout" else answer["class"])
 
 
 def test_a_class_can_be_asked_for(client):
     plain = {"accept": "application/json"}
-    told = [
+    found = [
         client.post("/v1/pets/explain", params={"class": name}, files={"f": FILES["a.png"]}, headers=plain).json()
         for name in PETS
     ]
-    assert [one["explained"] for one in told] == list(PETS)
-    assert sum(one["explained_probability"] for one in told) == pytest.approx(1)
+    assert [one["explained"] for one in found] == list(PETS)
+    assert sum(one["explained_probability"] for one in found) == pytest.approx(1)
     wrong = client.post("/v1/pets/explain", params={"class": "cta"}, files={"f": FILES["a.png"]})
     assert wrong.status_code == 422 and "did you mean cat" in wrong.json()["error"]["message"]
 
@@ -439,9 +439,9 @@ def test_models_come_and_go_over_http(guarded, tmp_path):
     for data, status in ((second, 200), (second, 200), (first, 200)):
         sent = upload(client, "new one", data)
         assert sent.status_code == status
-        said = client.post("/v1/new one/predict", files={"f": ("a.png", FILES["a.png"])}, headers=bearer()).json()
-        assert said["version"] == sent.json()["version"]
-        same(said["answers"], expected(root, "new one", [tmp_path / "a.png"]))
+        answer = client.post("/v1/new one/predict", files={"f": ("a.png", FILES["a.png"])}, headers=bearer()).json()
+        assert answer["version"] == sent.json()["version"]
+        same(answer["answers"], expected(root, "new one", [tmp_path / "a.png"]))
     assert client.delete("/v1/models/new one", headers=bearer()).json() == {"removed": "new one"}
     assert not (root / "new one.safetensors").exists()
     assert client.get("/v1/models/new one", headers=bearer()).status_code == 404

@@ -346,11 +346,11 @@ def test_a_lack_of_memory_while_a_model_is_taken_is_told_and_does_not_end_the_wa
 def test_adapters_that_are_not_resident_answer_the_same(folder):
     for seed in range(2, 6):
         (folder / f"m{seed}.safetensors").write_bytes(adapter(seed, CARS))
-    said = []
+    bodies = []
     for resident in (None, 1):
         with running(folder, resident=resident) as server, server.client() as client:
-            said.append([ask(client, name).json() for name in ("m2", "m3", "m4", "m5", "pets", "m2")])
-    assert said[0] == said[1]
+            bodies.append([ask(client, name).json() for name in ("m2", "m3", "m4", "m5", "pets", "m2")])
+    assert bodies[0] == bodies[1]
 
 
 # ---- too much
@@ -423,13 +423,13 @@ def talk(port, *parts, pause=0.0, wait=20.0):
                 time.sleep(pause)
         except (BrokenPipeError, ConnectionResetError):
             pass
-        said = b""
+        reply = b""
         try:
             while part := line.recv(65536):
-                said += part
+                reply += part
         except ConnectionResetError:
             pass
-        return said.decode("latin-1")
+        return reply.decode("latin-1")
 
 
 POST = b"POST /v1/pets/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
@@ -453,9 +453,9 @@ def test_slow_senders_are_cut_off_and_cost_nobody_else(folder):
             }
             assert ask(client).status_code == 200  # meanwhile
             for name, (_, _, status) in cases.items():
-                said = lines[name].result()
-                assert f"HTTP/1.1 {status}" in said or name == "second header", (name, said)
-                assert "Traceback" not in said
+                reply = lines[name].result()
+                assert f"HTTP/1.1 {status}" in reply or name == "second header", (name, reply)
+                assert "Traceback" not in reply
         assert "HTTP/1.1 200" in lines["second header"].result()
         until(lambda: len(server.server.server_state.connections) <= 1)
         assert ask(client).status_code == 200
@@ -475,8 +475,8 @@ def test_lies_about_the_length_and_bad_protocol_are_refused(folder):
             ([b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 200_000], "400"),
             ([b"GET / HTTP/1.1\r\n\r\n"], "4"),
         ):
-            said = talk(port, *parts)
-            assert f"HTTP/1.1 {status}" in said and '"error"' in said, (parts, said)
+            reply = talk(port, *parts)
+            assert f"HTTP/1.1 {status}" in reply and '"error"' in reply, (parts, reply)
         assert "100 Continue" in talk(port, POST + b"Content-Length: 5\r\nExpect: 100-continue\r\n\r\n")
         for more in (b"", b"Expect: 100-continue\r\n"):  # which curl sends, and then all the same its body
             head = POST + more + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -571,8 +571,8 @@ def test_what_nobody_waits_for_any_more_is_not_computed(held):
     with ThreadPoolExecutor(1) as threads:
         stays = later(threads, ask, client)
         lines = [socket.create_connection(("127.0.0.1", server.port)) for _ in gone]
-        for line, said in zip(lines, gone, strict=True):
-            line.sendall(said)
+        for line, reply in zip(lines, gone, strict=True):
+            line.sendall(reply)
         until(lambda: server.service.queue.used == 1 + 3 + EXPLANATION)
         for line in lines:
             line.close()
@@ -745,7 +745,7 @@ def test_limits_that_cannot_be_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("reply", "told"),
     [
         ("/home/me/models/pets.safetensors: broken", "pets.safetensors: broken"),
         ("C:\\Users\\me\\x.pt is bad", "x.pt is bad"),
@@ -754,8 +754,8 @@ def test_limits_that_cannot_be_are_refused():
         ("1/2 of hf:me/model and/or 3", "1/2 of hf:me/model and/or 3"),
     ],
 )
-def test_messages_lose_their_paths(said, told):
-    assert public(said) == told
+def test_messages_lose_their_paths(message, shown):
+    assert public(message) == shown
 
 
 def test_the_errors_of_the_package_have_a_status():

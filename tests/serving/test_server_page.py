@@ -26,13 +26,13 @@ def server(folder):
 @pytest.fixture
 def opened(browser, server):
     """(width, colour scheme) -> the page; at the end it must have said nothing and asked this server only."""
-    tabs, said = [], []
+    tabs, messages = [], []
 
     def visit(width=1280, scheme="light", url=server.url):
         tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        tab.on("console", lambda message: said.append(message.text))
-        tab.on("pageerror", lambda error: said.append(str(error)))
-        tab.on("request", lambda asked: asked.url.startswith((url, "blob:", "data:")) or said.append(asked.url))
+        tab.on("console", lambda message: messages.append(message.text))
+        tab.on("pageerror", lambda error: messages.append(str(error)))
+        tab.on("request", lambda asked: asked.url.startswith((url, "blob:", "data:")) or messages.append(asked.url))
         tab.goto(url)
         tabs.append(tab)
         return tab
@@ -41,7 +41,7 @@ def opened(browser, server):
     for tab in tabs:
         tab.close()
     expected = re.compile(r"Failed to load resource.* status of 4\d\d")  # the browser's own note of a refusal
-    assert [line for line in said if not expected.match(line)] == []
+    assert [line for line in messages if not expected.match(line)] == []
 
 
 def give(tab, data, name="photo.png"):
@@ -62,14 +62,14 @@ def test_a_picture_is_answered_and_explained(opened, server, width, scheme):
     give(tab, picture(3))
     answered(tab)
     with server.client() as client:
-        said = client.post("/v1/pets/predict", files={"f": picture(3)}).json()["answers"][0]
-    assert tab.inner_text("#verdict b") == said["class"]
+        answer = client.post("/v1/pets/predict", files={"f": picture(3)}).json()["answers"][0]
+    assert tab.inner_text("#verdict b") == answer["class"]
     shown = tab.eval_on_selector_all(
         "#bars tr", "all => all.map(row => [row.cells[0].innerText, row.cells[2].innerText])"
     )
-    assert shown == [[name, f"{100 * value:.1f} %"] for name, value in said["top"].items()]
+    assert shown == [[name, f"{100 * value:.1f} %"] for name, value in answer["top"].items()]
     values = tab.eval_on_selector_all("#bars progress", "all => all.map(bar => bar.value)")
-    assert values == pytest.approx(list(said["top"].values()), abs=1e-6)
+    assert values == pytest.approx(list(answer["top"].values()), abs=1e-6)
     assert tab.inner_text("#name") == "photo.png"
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     box = tab.locator("#heat").bounding_box()
@@ -100,8 +100,8 @@ def test_classes_called_by_numbers_stand_by_their_probability(opened, server):
     give(tab, picture(7))
     answered(tab)
     with server.client() as client:
-        said = client.post("/v1/digits/predict?top=8", files={"f": picture(7)}).json()["answers"][0]["top"]
-    names = list(said)
+        answer = client.post("/v1/digits/predict?top=8", files={"f": picture(7)}).json()["answers"][0]["top"]
+    names = list(answer)
     assert names not in (sorted(names), sorted(names, reverse=True))
     assert tab.locator("#bars th").all_inner_texts() == names
     assert f"most likely {names[0]}, with" in tab.inner_text("#verdict")

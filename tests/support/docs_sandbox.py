@@ -101,9 +101,9 @@ def take_adapter(folder: Path) -> None:
 
 def play(blocks: Iterable[Block], folder: Path) -> str:
     """Type all blocks of a page, in their order, in `folder`; returns what was printed. Raises AssertionError."""
-    said = io.StringIO()
+    output = io.StringIO()
     names: dict[str, Any] = {"__name__": "__main__"}
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
         patch.chdir(folder)
         patch.syspath_prepend(str(folder))
         patch.setenv("XDG_CACHE_HOME", str(folder / ".cache"))
@@ -119,7 +119,7 @@ def play(blocks: Iterable[Block], folder: Path) -> str:
             else:
                 for step in steps(block, _filled(block.swapped, names)):
                     _type(step.words, block.place, patch)
-    return said.getvalue()
+    return output.getvalue()
 
 
 def _filled(text: str, names: dict[str, Any]) -> str:
@@ -151,13 +151,13 @@ def _toml(block: Block) -> None:
     from vitadapt.data.readers.reader import CatalogRow
 
     text = smaller(block.swapped)
-    told = parse_toml(text)
-    if "bench" in told and "recipe" not in told:
+    table = parse_toml(text)
+    if "bench" in table and "recipe" not in table:
         text += SHORT_BENCH
     Path(block.title or "block.toml").write_text(text, "utf-8")
-    if "bench" in told:
+    if "bench" in table:
         assert read_bench(Path(block.title or "block.toml")), block.place
-    for name, fields in told.items():
+    for name, fields in table.items():
         if isinstance(fields, dict) and "sources" in fields:
             CatalogRow(name=name, **fields)
 
@@ -176,10 +176,12 @@ def _type(words: list[str], place: str, patch: pytest.MonkeyPatch) -> None:
     named = {"-b", "--backbone"} & set(words)
     shorter = [word for word in SHORTER.get(words[1], []) if not (named and word in _TINY)]
     patch.setattr(sys, "argv", [*words, *shorter])
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said), pytest.raises(SystemExit) as stop:
+    output = io.StringIO()
+    with contextlib.redirect_stderr(output), pytest.raises(SystemExit) as stop:
         main()
-    assert not stop.value.code, f"{place}: {shlex.join(words)} ended with {stop.value.code}: {said.getvalue()[-2000:]}"
+    assert not stop.value.code, (
+        f"{place}: {shlex.join(words)} ended with {stop.value.code}: {output.getvalue()[-2000:]}"
+    )
 
 
 def _short(words: list[str]) -> bool:
@@ -241,12 +243,12 @@ def notebook_blocks(path: Path) -> list[Block]:
     for number, cell in enumerate(cells):
         if cell["cell_type"] != "code":
             continue
-        told = cell["metadata"].get("docs", {})
+        table = cell["metadata"].get("docs", {})
         text, place = "".join(cell["source"]), path.relative_to(ROOT).as_posix()
-        swaps = tuple(told.get("with", {}).items())
+        swaps = tuple(table.get("with", {}).items())
         for kind, mark in (("python", False), ("bash", True)):
             lines = [line for line in text.splitlines() if line.startswith(("!", "%")) is mark]
             part = "\n".join(line.lstrip("!%") for line in lines)
             if part.strip():
-                found.append(Block(place, number, kind, part, reason=told.get("not run", ""), swaps=swaps))
+                found.append(Block(place, number, kind, part, reason=table.get("not run", ""), swaps=swaps))
     return found

@@ -216,14 +216,14 @@ class Done:
     def complaints(self) -> list[str]:
         return [line for line in self.err.splitlines() if line.startswith("vitadapt: ")]
 
-    def told(self, usual: Sequence[str] = ()) -> list[str]:
+    def other_complaints(self, usual: Sequence[str] = ()) -> list[str]:
         """What it complains of besides what it `usual`ly does; a trace is no complaint."""
         assert "Traceback" not in self.err + self.out, self.err
         return [line for line in self.complaints if line not in usual]
 
     def is_one_line(self, usual: Sequence[str] = ()) -> bool:
-        """The reason is told, in one line."""
-        return len(self.told(usual)) == 1
+        """There is one complaint, in one line."""
+        return len(self.other_complaints(usual)) == 1
 
 
 def lasting(path: Path) -> object:

@@ -139,8 +139,10 @@ def main() -> None:
     rows = {}
     for name, row in computed(options.only or list(ROWS)):
         rows[name] = row
-        said = {} if options.write else differences(row, read().get(name, {}))
-        print(name, row["score"], *(f"{key} {apart:.2g}" for key, apart in sorted(said.items()) if apart), flush=True)
+        changed = {} if options.write else differences(row, read().get(name, {}))
+        print(
+            name, row["score"], *(f"{key} {apart:.2g}" for key, apart in sorted(changed.items()) if apart), flush=True
+        )
     if options.write:
         rows = {name: rows.get(name) or read()[name] for name in ROWS}
         head = {"made by": COMMAND, "torch": torch.__version__.partition("+")[0], "tolerances": TOLERANCES}

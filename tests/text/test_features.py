@@ -59,9 +59,9 @@ def test_the_cache_serves_the_same_texts_of_the_same_tower_only(tower, tmp_path,
 
 
 def test_progress_is_told(tower):
-    told = []
-    text_matrix(tower, [["a"], ["b"]], progress=lambda *step: told.append(step))
-    assert told == [("text", 2, 2)]
+    steps = []
+    text_matrix(tower, [["a"], ["b"]], progress=lambda *step: steps.append(step))
+    assert steps == [("text", 2, 2)]
 
 
 def test_a_template_has_one_kind_of_place():

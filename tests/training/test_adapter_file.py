@@ -59,9 +59,10 @@ def changed(path, tensors=None, **about):
         everything.pop(name, None)
         everything |= {} if tensor is None else {name: tensor}
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    said = {**json.loads(header["__metadata__"]["vitadapt"]), **about}
-    said.pop("checksum")
-    path.write_bytes(save(everything, {"vitadapt": json.dumps({**said, "checksum": checksum_of(said, everything)})}))
+    metadata = {**json.loads(header["__metadata__"]["vitadapt"]), **about}
+    del metadata["checksum"]
+    metadata["checksum"] = checksum_of(metadata, everything)
+    path.write_bytes(save(everything, {"vitadapt": json.dumps(metadata)}))
 
 
 @pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if not kind.breaks and kind.trains_head])
@@ -115,7 +116,7 @@ def test_any_flipped_byte_is_noticed_or_means_nothing(tmp_path):
     whole = adapter_bytes(model, replace(info, licence="MIT", training={"images": 3}))
     path, size = tmp_path / "a.safetensors", len(whole)
     path.write_bytes(whole)
-    said, tensors = read_adapter(path)
+    metadata, tensors = read_adapter(path)
     header = 8 + int.from_bytes(whole[:8], "little")
     noticed = 0
     for place in [*range(0, header, 7), *range(header, size, size // 50), size - 1]:
@@ -126,7 +127,7 @@ def test_any_flipped_byte_is_noticed_or_means_nothing(tmp_path):
             assert str(path) in str(error) and "\n" not in str(error)
             noticed += 1
             continue
-        assert place < header and now == said  # a blank of the header
+        assert place < header and now == metadata  # a blank of the header
         assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in found)
     assert noticed > 100
 
@@ -250,13 +251,13 @@ def test_a_classifier_of_ones_own_is_saved_and_comes_back(method, tmp_path):
 
 def test_what_a_classifier_is_not_made_of_is_refused_and_nothing_is_written(tmp_path):
     model = own(LoRA(rank=2))
-    for method, backbone, classes, said in (
+    for method, backbone, classes, message in (
         (LoRA(rank=4), "random:tiny", None, "cannot be saved as lora on random:tiny: "),
         (KAdaptation(n=4), "random:tiny", None, "cannot be saved as kadaptation:n=4"),
         (LoRA(rank=2), "random:tiny@7", None, "on random:tiny@7: "),
         (LoRA(rank=2), "random:tiny", ["ant", "ant", "bee"], "2 different class names for a head of 3 classes"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             va.save_adapter(tmp_path / "a.safetensors", model, method, backbone, classes)
     assert not list(tmp_path.iterdir())
     assert va.save_adapter(tmp_path / "a.safetensors", model, LoRA(rank=2), "random:tiny").name == "a.safetensors"

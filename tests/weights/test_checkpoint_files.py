@@ -255,8 +255,8 @@ def test_averaged_or_raw_weights_are_taken_as_asked_and_it_is_said(
     )
     vit: Any = load_backbone(f"file:{tmp_path / 'c.pth'}{HINTS}{query}")
     assert torch.equal(vit.position, sets[taken]["pos_embed"][0])
-    said = all(names) and not query
-    assert bool(caplog.messages) == said and all(f"({names[1]})" in line for line in caplog.messages)
+    warned = all(names) and not query
+    assert bool(caplog.messages) == warned and all(f"({names[1]})" in line for line in caplog.messages)
 
 
 def test_a_set_of_weights_under_a_name_that_is_not_known_is_named(tmp_path: Path) -> None:

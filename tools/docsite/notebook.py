@@ -54,7 +54,7 @@ def settled(outputs: list[Any]) -> list[Any]:
     return found
 
 
-def said(text: str) -> str:
+def printed(text: str) -> str:
     """The printed outputs of a notebook, without its pictures."""
     cells = json.loads(text)["cells"]
     return "".join("".join(output.get("text", ())) for cell in cells for output in cell.get("outputs", ()))

@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from docsite.blocks import ROOT, Block, blocks, pages, steps
-from docsite.notebook import run_notebook, said
+from docsite.notebook import printed, run_notebook
 
 SAYS = re.compile(r"^<!-- outputs:", re.MULTILINE)
 KEEP = re.compile(r"<!-- keep: (\S+) -> (\S+) -->")
@@ -33,8 +33,8 @@ _TIMES = re.compile(r"\d[\d.,]* (?=ms\b|s\b|seconds|minutes)")
 
 def shown_pages() -> list[Path]:
     """The pages and notebooks whose outputs are made by running them."""
-    said = [page for page in pages() if SAYS.search(page.read_text("utf-8"))]
-    return said + sorted((ROOT / "notebooks").glob("*.ipynb"))
+    printed = [page for page in pages() if SAYS.search(page.read_text("utf-8"))]
+    return printed + sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def run_page(page: Path, folder: Path) -> str:
@@ -119,8 +119,8 @@ def main() -> None:
             found = run_page(page, Path(folder))
         if asked.check:
             both = (page.read_text("utf-8"), found)
-            told = differences(*(map(said, both) if page.suffix == ".ipynb" else both))
-            wrong += [f"{page.relative_to(ROOT)}: {line}" for line in told]
+            changed = differences(*(map(printed, both) if page.suffix == ".ipynb" else both))
+            wrong += [f"{page.relative_to(ROOT)}: {line}" for line in changed]
         else:
             page.write_text(found, "utf-8")
     print("\n".join(wrong) or "the pages show what the commands print")

@@ -75,15 +75,15 @@ def test_the_files_of_a_run_become_one_record(tmp_path):
     (record,) = done.records
     assert done.problems == []
     assert record.method == "kadapter (imported) †" and record.imported
-    told = {"backbone": "vitb32_CLIP", "dataset": "dtd", "shots": 5, "seed": 2, "protocol": "imported"}
-    assert {name: record.config[name] for name in told} == told
+    expected = {"backbone": "vitb32_CLIP", "dataset": "dtd", "shots": 5, "seed": 2, "protocol": "imported"}
+    assert {name: record.config[name] for name in expected} == expected
     assert record.score == 70.31914893617021
     assert record.parameters == {"trained": 100, "total": 900, "visual": 800}  # predictions are the most exact
     assert record.chosen == {"lr": 0.01, "weight_decay": 0.0001} and record.created == DATE
     assert record.pe == pytest.approx(performance_efficiency(record.score, 100))
-    said = " ".join(record.notes)
-    assert record.caveat == "best epoch on the test set" and "the last epoch had 69.500" in said
-    assert "kadapter/2/vitb32_CLIP/log/dtd" in said and str(tmp_path) not in said
+    notes = " ".join(record.notes)
+    assert record.caveat == "best epoch on the test set" and "the last epoch had 69.500" in notes
+    assert "kadapter/2/vitb32_CLIP/log/dtd" in notes and str(tmp_path) not in notes
     assert "predictions" not in record.files
 
 
@@ -175,11 +175,11 @@ DAMAGED = {
 def test_a_damaged_file_is_one_line_and_the_others_are_read(tmp_path, case):
     output = tmp_path / "published" / "lora" / "0" / "vitb32_CLIP" / "log"
     write_log(output, "mnist", log_text(97.0))
-    breaks, said = DAMAGED[case]
+    breaks, message = DAMAGED[case]
     breaks(output)
     done = imported(tmp_path / "published")
     (problem,) = done.problems
-    assert said in problem and "\n" not in problem and str(output) in problem
+    assert message in problem and "\n" not in problem and str(output) in problem
     assert [record.config["dataset"] for record in done.records] == ["mnist"]
 
 

@@ -145,12 +145,12 @@ def test_columns_of_a_record_are_put_in_the_order_of_the_leaderboard(tmp_path):
 
 def test_a_record_with_foreign_classes_or_another_split_is_refused(tmp_path):
     row = catalog()["cifar-10"]
-    for number, (changes, said) in enumerate(
+    for number, (changes, message) in enumerate(
         [({"classes": [*row.classes[:-1], "lorry"]}, "lorry"), ({"split": "native"}, "native split")]
     ):
         store = Store(tmp_path / str(number))
         store.add(record("cifar-10", **changes), probabilities(row, 1), labels_of(row), None)
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             list(chosen_of(store).entries())
 
 
@@ -255,12 +255,12 @@ BROKEN = {
 
 @pytest.mark.parametrize("case", BROKEN)
 def test_every_fault_of_an_entry_is_named_in_its_line(tmp_path, case):
-    breaks, said = BROKEN[case]
+    breaks, message = BROKEN[case]
     write_zip(tmp_path / "s.zip", [breaks(entry()), *(entry(name) for name in required() if name != "cifar-10")])
     problems = [problem for problem in check(read_entries(tmp_path / "s.zip")) if not problem.absent]
     lines = [str(problem) for problem in problems if problem.dataset != "" or "differs" not in problem.text]
-    assert len(lines) == len(said), lines
-    for line, expected in zip(lines, said, strict=True):
+    assert len(lines) == len(message), lines
+    for line, expected in zip(lines, message, strict=True):
         assert expected in line and "\n" not in line
         assert case == "data set" or line.startswith("cifar-10: ")
 
@@ -288,19 +288,19 @@ def words(plain):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (ragged, "seed number 2: image 4 has 11 values, the others 10"),
         (flat, "not of shape (seeds, images, classes)"),
         (words, "something else than numbers"),
     ],
 )
-def test_shapes_that_are_none_are_described(tmp_path, change, said):
+def test_shapes_that_are_none_are_described(tmp_path, change, message):
     write_zip(tmp_path / "s.zip", [entry()])
     plain = json.loads(zipfile.ZipFile(tmp_path / "s.zip").read(MEMBER))
     change(plain["data"][0])
     (tmp_path / "s.json").write_text(json.dumps(plain, indent=2))  # other spacing, and no zip
-    assert any(said in str(problem) for problem in check(read_entries(tmp_path / "s.json")))
+    assert any(message in str(problem) for problem in check(read_entries(tmp_path / "s.json")))
 
 
 def test_scores_are_the_leaderboards_metrics_and_the_average_wants_all_of_them():

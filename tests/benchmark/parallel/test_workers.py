@@ -102,20 +102,20 @@ def test_a_shard_that_is_none_is_refused(text):
 @pytest.mark.parametrize(("workers", "cores"), [(1, 8), (2, 8), (3, 8), (8, 8), (5, 2)])
 def test_workers_have_equal_threads_and_cores_of_their_own(workers, cores, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    seats = places(workers, cores=range(cores))
-    assert len(seats) == workers and len({seat.threads for seat in seats}) == 1
-    taken = Counter(core for seat in seats for core in seat.cores)
+    shares = places(workers, cores=range(cores))
+    assert len(shares) == workers and len({share.threads for share in shares}) == 1
+    taken = Counter(core for share in shares for core in share.cores)
     assert set(taken.values()) <= {1}
     if workers <= cores:
-        assert all(len(seat.cores) == seat.threads == cores // workers for seat in seats)
+        assert all(len(share.cores) == share.threads == cores // workers for share in shares)
     else:  # nobody is pinned where there is less than a core for each
-        assert not taken and seats[0].threads == 1
+        assert not taken and shares[0].threads == 1
 
 
 def test_more_workers_than_gpus_are_packed_evenly(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-7")
     assert gpus_of("cuda") == ["4", "GPU-7"] and gpus_of("cuda:1") == ["GPU-7"] and gpus_of("cpu") == []
-    packed = Counter(seat.gpu for seat in places(5, gpus=gpus_of("cuda"), cores=range(8)))
+    packed = Counter(share.gpu for share in places(5, gpus=gpus_of("cuda"), cores=range(8)))
     assert packed == {"4": 3, "GPU-7": 2}
 
 
@@ -126,11 +126,11 @@ def test_a_smaller_number_of_threads_that_is_asked_for_is_kept(monkeypatch):
 
 
 def test_workers_that_leave_room_for_a_neighbour_are_not_pinned():
-    assert not any(seat.cores for seat in places(4, threads=2, cores=range(16)))
+    assert not any(share.cores for share in places(4, threads=2, cores=range(16)))
 
 
 @pytest.mark.parametrize(
-    ("wish", "says"),
+    ("options", "message"),
     [
         ({"workers": 0}, "workers"),
         ({"workers": 2, "threads": 0}, "threads"),
@@ -140,9 +140,9 @@ def test_workers_that_leave_room_for_a_neighbour_are_not_pinned():
         ({"ray": "local", "threads": 0}, "threads"),
     ],
 )
-def test_what_does_not_go_together_is_refused(wish, says):
-    with pytest.raises(ConfigError, match=says):
-        executor_for(**wish)
+def test_what_does_not_go_together_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        executor_for(**options)
 
 
 # ----------------------------------------------------------------------------------------------------------- schedule
@@ -272,8 +272,8 @@ def test_ctrl_c_stops_all_workers_at_once_with_one_line(tmp_path, photos):
         assert process.poll() is None
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
-    _, said = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "goes on from there" in said and "Traceback" not in said
+    assert "goes on from there" in output and "Traceback" not in output
     store = Store(out)
     assert 0 < len(store.records()[0]) < 9 and store.records()[1] == []

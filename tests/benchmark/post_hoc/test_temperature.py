@@ -105,8 +105,8 @@ def test_the_command_line_shows_them(photos, tmp_path):
         run(cell(photos, method, seed=s), out, Environment()) for method in ("linear-probe", "bitfit") for s in (0, 1)
     ]
     runner = CliRunner()
-    told = runner.invoke(app, ["calibrate", str(out), made[0].digest, "--folds", "2", "--cache", str(tmp_path / "c")])
-    assert told.exit_code == 0 and f"{made[0].digest} linear-probe on" in told.stdout
+    done = runner.invoke(app, ["calibrate", str(out), made[0].digest, "--folds", "2", "--cache", str(tmp_path / "c")])
+    assert done.exit_code == 0 and f"{made[0].digest} linear-probe on" in done.stdout
     text = runner.invoke(app, ["results", str(out), "--reliability"]).stdout
     assert "AURC" in text and "15 bins of equal mass" in text
     plain = json.loads(runner.invoke(app, ["results", str(out), "--reliability", "-f", "json"]).stdout)

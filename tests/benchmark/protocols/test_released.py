@@ -477,8 +477,12 @@ def test_results_prints_the_optimism(form: str, tmp_path: Path, capsys: pytest.C
     for one in RECORDS:
         Store(tmp_path).add(one, None, np.zeros(0), None)
     print_optimism(Store(tmp_path).records()[0], form)  # type: ignore[arg-type]
-    said = capsys.readouterr().out
-    assert "lora-released †" in json.loads(said)[0]["method"] if form == "json" else "+6.0" in said and "-1.0" in said
+    output = capsys.readouterr().out
+    assert (
+        "lora-released †" in json.loads(output)[0]["method"]
+        if form == "json"
+        else "+6.0" in output and "-1.0" in output
+    )
     with pytest.raises(ConfigError, match="no records of protocol elevater-released"):
         print_optimism(RECORDS[3:], "text")
 

@@ -153,9 +153,9 @@ def drawn(method, train, seed=0, **axes):
     ],
 )
 def test_methods_that_were_given_other_images_are_told_apart(made, changed):
-    told = [remark for remark in remarks_of(rows_of(made)) if "draws of training images differ" in remark]
-    assert len(told) == changed
-    assert all(remark.startswith("digits: 1 of 1 draws") for remark in told)
+    found = [remark for remark in remarks_of(rows_of(made)) if "draws of training images differ" in remark]
+    assert len(found) == changed
+    assert all(remark.startswith("digits: 1 of 1 draws") for remark in found)
 
 
 def test_cells_hold_mean_and_deviation_over_seeds():

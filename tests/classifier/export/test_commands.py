@@ -24,8 +24,8 @@ def random_images(size: int) -> Tensor:
 def test_a_folder_is_exported_with_its_certificate(tmp_path: Path) -> None:
     pytest.importorskip("timm")
     model = model_folder(tmp_path / "mine", KAdaptation(n=4))
-    said = typed("export", model, "--to", "timm")
-    assert "difference" in said and "self-test" in said and "MB" in said
+    output = typed("export", model, "--to", "timm")
+    assert "difference" in output and "self-test" in output and "MB" in output
     assert (tmp_path / "mine-timm" / "certificate.json").is_file()
     known = json.loads(typed("export", model, "--to", "timm", "-o", tmp_path / "again", "--json"))
     assert known["target"] == "timm" and known["self_test"] < 1e-4
@@ -35,8 +35,8 @@ def test_a_peft_adapter_goes_out_and_comes_back(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     model = model_folder(tmp_path / "mine", LoRA(rank=2, targets=("q", "k", "fc1")))
     typed("export", model, "--to", "peft", "-o", tmp_path / "peft")
-    said = typed("import-peft", tmp_path / "peft", "-b", BACKBONE, "-o", tmp_path / "back")
-    assert "rank 2" in said
+    output = typed("import-peft", tmp_path / "peft", "-b", BACKBONE, "-o", tmp_path / "back")
+    assert "rank 2" in output
     before, after = load_trained(model), load_trained(tmp_path / "back")
     images = random_images(before.image_size)
     torch.testing.assert_close(after.classifier(images), before.classifier(images), atol=1e-5, rtol=1e-5)
@@ -49,9 +49,9 @@ def test_a_dry_run_lists_what_would_be_sent(tmp_path: Path) -> None:
     model = model_folder(tmp_path / "mine", LoRA())
     (model / ".secret").write_text("token", "utf-8")
     (model / "report.html").write_text("<p>", "utf-8")
-    said = typed("push", model, "me/my-model", "--dry-run")
-    assert "adapter.safetensors" in said and "report.html" in said and "apache-2.0" in said
-    assert "secret" not in said and "nothing was sent" in said
+    output = typed("push", model, "me/my-model", "--dry-run")
+    assert "adapter.safetensors" in output and "report.html" in output and "apache-2.0" in output
+    assert "secret" not in output and "nothing was sent" in output
     assert prepare(model, "me/my-model").files["README.md"] == len(CARD)
 
 
@@ -62,14 +62,14 @@ def test_what_is_not_fit_to_be_sent_is_refused(tmp_path: Path) -> None:
         prepare(model, "not a name!")
     with pytest.raises(WeightsError, match="adapter"):
         prepare(tmp_path, "me/model")
-    for text, said in (
+    for text, message in (
         (CARD.replace("license: apache-2.0\n", ""), "licence"),
         (CARD.replace("vitadapt\n", "timm\n"), "library_name"),
         (CARD.replace("apache-2.0", "[unclosed"), "not valid"),
         ("# No metadata\n", "library_name"),
     ):
         (model / "README.md").write_text(text, "utf-8")
-        with pytest.raises(WeightsError, match=said):
+        with pytest.raises(WeightsError, match=message):
             prepare(model, "me/model")
     (model / "README.md").unlink()
     with pytest.raises(WeightsError, match="missing"):

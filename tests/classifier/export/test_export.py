@@ -91,7 +91,7 @@ def test_the_target_itself_gives_our_answers(case: Holds, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("case", "error", "said"),
+    ("case", "error", "message"),
     [
         (Holds("timm", "class+average"), WeightsError, "class token and average"),
         (Holds("timm", "clip-like", KRONECKER, UNIT), NotMergeable, "onnx"),
@@ -112,11 +112,11 @@ def test_the_target_itself_gives_our_answers(case: Holds, tmp_path: Path) -> Non
     ids=lambda c: f"{c.to} {c.family} {type(c.method).__name__}" if isinstance(c, Holds) else "",
 )
 def test_what_a_target_cannot_hold_is_refused_and_leaves_nothing(
-    case: Holds, error: type[VitadaptError], said: str, tmp_path: Path
+    case: Holds, error: type[VitadaptError], message: str, tmp_path: Path
 ) -> None:
     for package in NEEDS.get(case.to, ()):
         pytest.importorskip(package)
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         export(trained_model(case.family, case.method, case.spec), case.to, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 

@@ -86,10 +86,10 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def test_the_folder_arrives_whole_and_private(hub: Hub, tmp_path: Path) -> None:
     model = model_folder(tmp_path / "mine", LoRA())
     (model / ".secret").write_text("token", "utf-8")
-    said = typed("push", model, "me/model")
+    output = typed("push", model, "me/model")
     assert hub.made in ({"me/model": True}, {"model": True})
     assert hub.files == {path.name: path.read_bytes() for path in model.iterdir() if path.name != ".secret"}
-    assert "me/model" in said
+    assert "me/model" in output
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -87,19 +87,19 @@ def test_what_cannot_be_imported_is_told(in_transformers: Any, tmp_path: Path) -
     trained(in_transformers, config, tmp_path / "peft")
     about = json.loads((tmp_path / "peft" / "adapter_config.json").read_text("utf-8"))
 
-    def told(error: type[Exception], said: str, **changes: Any) -> None:
+    def refused(error: type[Exception], message: str, **changes: Any) -> None:
         (tmp_path / "peft" / "adapter_config.json").write_text(json.dumps({**about, **changes}), "utf-8")
-        with pytest.raises(error, match=said):
+        with pytest.raises(error, match=message):
             import_peft(tmp_path / "peft", BACKBONE, None, tmp_path / "ours")
 
-    told(WeightsError, "IA3", peft_type="IA3")
-    told(NotApplicable, "use_dora", use_dora=True)
+    refused(WeightsError, "IA3", peft_type="IA3")
+    refused(NotApplicable, "use_dora", use_dora=True)
     file = tmp_path / "peft" / "adapter_model.safetensors"
     tensors = load_file(file)
     save_file({name: t for name, t in tensors.items() if "classifier" not in name}, file)
-    told(NotApplicable, "no classifier")
+    refused(NotApplicable, "no classifier")
     save_file({name.replace(".0.", ".7."): t for name, t in tensors.items()}, file)
-    told(NotApplicable, "no linear layer")
+    refused(NotApplicable, "no linear layer")
     assert not (tmp_path / "ours").exists()
 
 

@@ -135,7 +135,7 @@ def ruin(folder: Path) -> None:
     Path(os.fsdecode(os.fsencode(cats) + b"/\xff.png")).write_bytes((cats / "grey.png").read_bytes())
 
 
-SAID = (
+MESSAGES = (
     ("unreadable", "truncated.jpg (truncated)"),
     ("unreadable", "empty.jpg (empty file)"),
     ("unreadable", "text.jpg (not an image of a known format)"),
@@ -163,7 +163,7 @@ def test_all_kinds_of_damage_at_once_are_each_named(folder: Path) -> None:
     ruin(folder)
     report = check(folder, shots=5)
     found = [(finding.check, text) for finding in report.findings for text in (finding.message, *finding.examples)]
-    for kind, words in SAID:
+    for kind, words in MESSAGES:
         assert any(check == kind and words in text for check, text in found), (kind, words)
     assert not report.healthy and not any(finding.check == "class order" for finding in report.findings)
     with pytest.raises(DataError, match=r"same class name|no images|link to nothing"):
@@ -348,8 +348,8 @@ def test_prompts_are_not_counted_without_a_tokeniser(folder: Path, monkeypatch: 
     for package in ("open_clip", "transformers"):
         monkeypatch.setitem(sys.modules, package, None)
     encoder.cache_clear()
-    (told,) = prompt_findings(str(folder), ("cat", "dog"))
-    assert told.level == "note" and "not counted" in told.message and 'pip install "vitadapt[clip]"' in told.message
+    (note,) = prompt_findings(str(folder), ("cat", "dog"))
+    assert note.level == "note" and "not counted" in note.message and 'pip install "vitadapt[clip]"' in note.message
 
 
 def test_the_built_in_prompts_fit() -> None:
