@@ -74,9 +74,9 @@ def split(labels: np.ndarray, shots: int | None, seed: int) -> tuple[np.ndarray,
     rng, train, test = np.random.default_rng(seed), [], []
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
-        kept = max(1, len(rows) // 3)
-        test.append(rows[:kept])
-        train.append(rows[kept:][:shots])
+        held = max(1, len(rows) // 3)
+        test.append(rows[:held])
+        train.append(rows[held:][:shots])
     return np.concatenate(train), np.concatenate(test)
 
 

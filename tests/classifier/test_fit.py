@@ -501,16 +501,16 @@ def test_a_last_training_that_diverges_gives_way_to_the_next_best(photos, tmp_pa
     messages = []
 
     def train(task, recipe):
-        if task.config.method == kept:
+        if task.config.method == chosen:
             raise Diverged("the loss is no number")
         return train_final(task, recipe)
 
     fit_folder(config, tmp_path / "first", Environment())
-    kept = load_model(tmp_path / "first").info.method
+    chosen = load_model(tmp_path / "first").info.method
     monkeypatch.setattr(competition, "train_final", train)
     fit_folder(config, tmp_path / "second", Environment(), messages.append)
     assert any(line == "the loss is no number; the next best one is taken instead" for line in messages)
-    assert load_model(tmp_path / "second").info.method != kept
+    assert load_model(tmp_path / "second").info.method != chosen
 
     def never(task, recipe):
         raise Diverged("the loss is no number")

@@ -236,11 +236,11 @@ def test_a_bench_that_is_cut_off_goes_on_where_it_was(tmp_path, photos, how, vit
     _, output = process.communicate(timeout=60)
     if how == signal.SIGINT:
         assert process.returncode == 130 and "goes on from there" in output and "Traceback" not in output
-    kept = {path: path.read_bytes() for path in (out / "records").glob("*.json")}
-    assert 0 < len(kept) < 9
+    before = {path: path.read_bytes() for path in (out / "records").glob("*.json")}
+    assert 0 < len(before) < 9
     assert vitadapt(*options).returncode == 0
     assert len(list((out / "records").glob("*.json"))) == 9
-    assert all(path.read_bytes() == data for path, data in kept.items())
+    assert all(path.read_bytes() == data for path, data in before.items())
     whole = tmp_path / "whole"
     assert vitadapt("bench", recipe, "--out", whole, "--no-cache").returncode == 0
     for path in (whole / "predictions").iterdir():

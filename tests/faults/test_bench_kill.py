@@ -84,18 +84,18 @@ def test_a_benchmark_that_is_killed_again_and_again_loses_and_doubles_nothing(tm
         "--cache",
         tmp_path / "cache",
     ]
-    kept, cuts = {}, 0
+    recorded, cuts = {}, 0
     for kill in range(KILLS):
         cuts += cut([*map(str, line), "--workers", str(1 + kill % 2)], store, chance)
         now = records(store)
         assert store.records()[1] == [] if now else True
-        assert all(now[path] == data for path, data in kept.items())
-        kept = now
+        assert all(now[path] == data for path, data in recorded.items())
+        recorded = now
     assert cuts >= KILLS / 2
     print(f"benches with workers: {cuts} kills")
     configs, whole = cells(photos, SEEDS, epochs=8), Store(tmp_path / "whole")
     assert all(outcome.record for outcome in run_bench(configs, store, Environment()))
     assert all(outcome.record for outcome in run_bench(configs, whole, Environment()))
-    assert all(records(store)[path] == data for path, data in kept.items())
+    assert all(records(store)[path] == data for path, data in recorded.items())
     assert {path.stem for path in records(store)} == {config.digest() for config in configs}
     assert results(store) == results(whole) and leftovers(store) == []

@@ -31,7 +31,7 @@ def test_a_full_disk_is_told_in_one_line_and_nothing_half_written_stays(name, fa
     for at in spread(EACH, writes, random.Random(name)):
         place = case.copy()
         where = (name, fault, at, case.steps[at])
-        kept = place.records()
+        recorded = place.records()
         done = place.call(case.scenario, fault=fault, at=at)
         assert done.status in (0, 1), (where, done.err)
         assert done.status == 0 or done.other_complaints(case.complaints), (
@@ -41,7 +41,7 @@ def test_a_full_disk_is_told_in_one_line_and_nothing_half_written_stays(name, fa
         assert done.status == 0 or any(word in done.err for word in ("full", "no room", "No space")), (where, done.err)
         assert [path for path in litter(place.folder) if ".unfinished" not in path] == [], where
         place.check_halfway()
-        case.check_done(place, where, kept)
+        case.check_done(place, where, recorded)
 
 
 @pytest.mark.parametrize("name", NAMES)

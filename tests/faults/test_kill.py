@@ -34,13 +34,13 @@ def test_a_command_that_is_killed_goes_on_to_the_same_bytes(name):
     faults, cuts = kills(case, max(1, round(KILLS * SHARES[name] / sum(SHARES.values())))), 0
     for number, fault in enumerate(faults):
         place, chance = case.copy(), random.Random(number)
-        kept = place.records()
+        recorded = place.records()
         cuts += place.call(case.scenario, **fault).status == -signal.SIGKILL
         place.check_halfway()
-        kept |= {path: data for path, data in place.records().items() if path not in kept}
+        recorded |= {path: data for path, data in place.records().items() if path not in recorded}
         if chance.random() < 0.3:  # again, somewhere on the way back
             cuts += place.call(case.scenario, fault="kill", at=chance.randrange(len(case.steps))).status < 0
             place.check_halfway()
-        case.check_done(place, (name, fault, case.steps[fault["at"]] if "at" in fault else ""), kept, killed=True)
+        case.check_done(place, (name, fault, case.steps[fault["at"]] if "at" in fault else ""), recorded, killed=True)
     assert cuts >= len(faults) / 2
     print(f"{name}: {cuts} kills, {len(case.steps)} steps, {time.monotonic() - start:.0f} s")  # for docs/faults.md

@@ -46,9 +46,9 @@ def started(place: Workplace, *more: str) -> subprocess.Popen:
     )
 
 
-def check_bench(case: Prepared, place: Workplace, kept: dict[Path, bytes]) -> None:
+def check_bench(case: Prepared, place: Workplace, recorded: dict[Path, bytes]) -> None:
     check_store(Store(place.folder / "runs"))
-    case.check_done(place, "bench", kept)
+    case.check_done(place, "bench", recorded)
 
 
 @long_form
@@ -66,12 +66,12 @@ def test_two_benches_in_one_store_share_the_work_and_a_sleeping_one_spoils_nothi
     total = before + 6
     held = [path for path in locks.glob("*.lock") if not (records / f"{path.stem}.json").exists()]
     until(lambda: len(list(records.glob("*.json"))) >= total - len(held) or second.poll() is not None)
-    kept = place.records()
+    recorded = place.records()
     first.send_signal(signal.SIGCONT)
     output = [process.communicate(timeout=120)[0] for process in (first, second)]
     assert [process.returncode for process in (first, second)] == [0, 0], output
     assert len(list(records.glob("*.json"))) == total
-    check_bench(case, place, kept)
+    check_bench(case, place, recorded)
 
 
 def test_a_sleeper_whose_lock_was_taken_away_does_not_overwrite_what_others_finished():
@@ -86,11 +86,11 @@ def test_a_sleeper_whose_lock_was_taken_away_does_not_overwrite_what_others_fini
     until(lambda: place.is_stopped(sleeper))
     shutil.rmtree(place.folder / "runs" / "locks")
     assert place.call(case.scenario).status == 0
-    kept = place.records()
+    recorded = place.records()
     os.kill(sleeper, signal.SIGCONT)
     assert place.wait(sleeper).status == 0
-    assert place.records() == kept
-    case.check_done(place, "slept", kept)
+    assert place.records() == recorded
+    case.check_done(place, "slept", recorded)
 
 
 @long_form
@@ -101,14 +101,14 @@ def test_ctrl_c_ends_in_one_line_and_status_130(name):
     faults += [{"send": (signal.SIGINT, chance.uniform(0.05, case.seconds))} for _ in range(INTERRUPTS // 2)]
     for fault in faults:
         place = case.copy()
-        kept = place.records()
+        recorded = place.records()
         done = place.call(case.scenario, **fault)
         where = (name, fault, case.steps[fault["at"]] if "at" in fault else "")
         if done.status != 0:
             assert done.status == 130 and done.is_one_line(case.complaints), (where, done.status, done.err)
             assert "interrupted" in done.complaints[-1], where
         place.check_halfway()
-        case.check_done(place, where, kept)
+        case.check_done(place, where, recorded)
 
 
 @long_form
@@ -134,10 +134,10 @@ def test_files_from_the_future_and_a_clock_that_goes_back_change_nothing():
         if path.is_file():
             os.utime(path, (4e9, 4e9))
     back = "import time; now = time.time; time.time = lambda: now() - 1e9"
-    kept = place.records()
+    recorded = place.records()
     done = place.call(case.scenario, before=[*case.scenario.before, back])
-    assert (done.status, done.complaints) == (0, []) and place.records() == kept
-    case.check_done(place, "clock", kept)
+    assert (done.status, done.complaints) == (0, []) and place.records() == recorded
+    case.check_done(place, "clock", recorded)
 
 
 @long_form

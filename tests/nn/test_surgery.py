@@ -104,9 +104,9 @@ def test_a_delta_changes_the_rows_of_its_slot_and_no_others() -> None:
 def test_merging_a_copy_leaves_the_adapted_model_and_the_original_alone() -> None:
     original = build("clip-like")
     adapted = wake(adapt(original, KAdaptation()))
-    kept, before = copy.deepcopy(adapted.state_dict()), copy.deepcopy(original.state_dict())
+    state, before = copy.deepcopy(adapted.state_dict()), copy.deepcopy(original.state_dict())
     merged = merge(copy.deepcopy(adapted))
-    assert same_bytes(adapted.state_dict(), kept) and same_bytes(original.state_dict(), before)
+    assert same_bytes(adapted.state_dict(), state) and same_bytes(original.state_dict(), before)
     assert merged.state_dict().keys() == before.keys() and not same_bytes(merged.state_dict(), before)
 
 

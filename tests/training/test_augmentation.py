@@ -26,9 +26,9 @@ def test_no_amount_and_no_flip_change_nothing() -> None:
 def test_flip_alone_mirrors_about_half_of_the_images_and_nothing_else() -> None:
     images = pictures()
     changed = jitter(images, 0.0, True, seeded())
-    kept = [torch.allclose(a, b / 255, atol=1e-5) for a, b in zip(changed, images, strict=True)]
+    unchanged = [torch.allclose(a, b / 255, atol=1e-5) for a, b in zip(changed, images, strict=True)]
     mirrored = [torch.allclose(a, b.flip(-1) / 255, atol=1e-5) for a, b in zip(changed, images, strict=True)]
-    assert all(a != b for a, b in zip(kept, mirrored, strict=True))
+    assert all(a != b for a, b in zip(unchanged, mirrored, strict=True))
     assert 16 < sum(mirrored) < 48
 
 

@@ -21,23 +21,23 @@ def class_key(name: str) -> str:
 
 
 def map_classes(
-    own: Sequence[str], catalog: Sequence[str], aliases: Mapping[str, str] | None = None, where: str = "the data"
+    given: Sequence[str], catalog: Sequence[str], aliases: Mapping[str, str] | None = None, where: str = "the data"
 ) -> IndexArray:
-    """(C,) the catalog's id of every class of `own`. `aliases` gives the catalog's spelling of other spellings.
+    """(C,) the catalog's id of every class of `given`. `aliases` gives the catalog's spelling of other spellings.
 
     Raises DataError listing the names when the two do not match one to one.
     """
     ids = {class_key(name): i for i, name in enumerate(catalog)}
     other = {class_key(name): class_key(meant) for name, meant in (aliases or {}).items()}
-    keys = [key if (key := class_key(name)) in ids else other.get(key, key) for name in own]
-    unknown = [name for name, key in zip(own, keys, strict=True) if key not in ids]
+    keys = [key if (key := class_key(name)) in ids else other.get(key, key) for name in given]
+    unknown = [name for name, key in zip(given, keys, strict=True) if key not in ids]
     present = set(keys)
     missing = [name for name in catalog if class_key(name) not in present]
     twice = [catalog[ids[key]] for key, count in Counter(keys).items() if count > 1 and key in ids]
     found = [("unknown", unknown), ("missing", missing), ("given twice", twice)]
     if problems := [f"{what}: {first_few([repr(name) for name in names], _SHOWN)}" for what, names in found if names]:
         raise DataError(
-            f"{where} has {len(own)} classes that do not match the {len(catalog)} expected ones "
+            f"{where} has {len(given)} classes that do not match the {len(catalog)} expected ones "
             f"({'; '.join(problems)}); get the data again, or correct the names"
         )
     return np.array([ids[key] for key in keys], dtype=np.int64)

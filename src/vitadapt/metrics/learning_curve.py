@@ -165,8 +165,8 @@ def _learning_curve(
     order = rng.permutation(np.flatnonzero(~held))
     rank = np.empty(len(order), dtype=np.int64)
     for c in np.unique(labels[order]):
-        own = labels[order] == c
-        rank[own] = np.arange(own.sum())
+        members = labels[order] == c
+        rank[members] = np.arange(members.sum())
     curve = []
     for size in sizes:
         rows = order[rank < size]

@@ -51,7 +51,7 @@ def roc_auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
     _require_numbers(probabilities)
     classes = [1] if probabilities.shape[1] == 2 and labels.ndim == 1 else range(probabilities.shape[1])
     members = {c: _members(labels, c) for c in classes}
-    areas = [roc_auc_score(own, probabilities[:, c]) for c, own in members.items() if 0 < own.sum() < len(own)]
+    areas = [roc_auc_score(hits, probabilities[:, c]) for c, hits in members.items() if 0 < hits.sum() < len(hits)]
     if not areas:
         raise DataError("ROC-AUC needs images of at least two classes; add images of the missing one")
     return float(np.mean(areas))
@@ -128,9 +128,9 @@ def released_accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
 @RELEASED_METRICS.register("mean-per-class")
 def released_mean_per_class(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean recall, where a class without images can not be predicted either: its column is dropped (Q35, Q36)."""
-    present, own = np.unique(labels, return_inverse=True)
+    present, member = np.unique(labels, return_inverse=True)
     predicted = probabilities[:, present].argmax(axis=1)
-    return float(np.mean([(predicted[own == c] == c).mean() for c in range(len(present))]))
+    return float(np.mean([(predicted[member == c] == c).mean() for c in range(len(present))]))
 
 
 @RELEASED_METRICS.register("roc-auc")

@@ -115,8 +115,8 @@ def cost(subject: Subject) -> Picture:
 
 def own_seconds(record: Record) -> float:
     """Seconds that a run needs for itself: without start-up, data and features, which runs after it find done."""
-    own = [seconds for phase, seconds in record.seconds.items() if phase not in SHARED_PHASES]
-    return sum(own or record.seconds.values())
+    spent = [seconds for phase, seconds in record.seconds.items() if phase not in SHARED_PHASES]
+    return sum(spent or record.seconds.values())
 
 
 def _draw_cost(

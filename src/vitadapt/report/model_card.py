@@ -119,8 +119,8 @@ def _limits(model: Fitted) -> Iterator[str]:
     yield "- Nobody has examined it for fairness between groups of people, nor for safety. Do not use it for decisions"
     yield "  about people."
     yield "\n## Licence\n"
-    own, base = _plain(model.licence) or "not stated", _plain(model.base_licence) or "see its source"
-    yield f"This adapter: {own}. Its backbone: {base}."
+    adapter, base = _plain(model.licence) or "not stated", _plain(model.base_licence) or "see its source"
+    yield f"This adapter: {adapter}. Its backbone: {base}."
     yield "The backbone's weights are not part of this model; their licence applies wherever it runs."
 
 

@@ -64,10 +64,10 @@ def from_folder(folder: Path, config: Mapping[str, Any], state: State) -> TextTo
     fields |= {"hidden_size": width, "vocab_size": len(state["text_model.embeddings.token_embedding.weight"])}
     fields["intermediate_size"] = len(state["text_model.encoder.layers.0.mlp.fc1.weight"])
     model = transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(**_without_type(fields)))
-    own = {name: t.float() for name, t in state.items() if name.startswith(("text_model.", "text_projection."))}
-    own = {name: tensor for name, tensor in own.items() if not name.endswith("position_ids")}
+    tensors = {name: t.float() for name, t in state.items() if name.startswith(("text_model.", "text_projection."))}
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith("position_ids")}
     try:
-        model.load_state_dict(own)
+        model.load_state_dict(tensors)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise WeightsError(f"{folder}: its text tower is not a plain CLIP's ({reason})") from error

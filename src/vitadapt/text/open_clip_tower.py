@@ -123,8 +123,8 @@ def from_state(state: State, activation: Activation, where: str, heads: int | No
     if activation not in ("quick_gelu", "gelu"):
         raise WeightsError(f"{where}: no text tower computes {activation}; use activation=quick_gelu or gelu")
     inside = {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
-    own = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
-    text = {name: tensor for name, tensor in inside.items() if name.startswith(own)}
+    prefixes = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
+    text = {name: tensor for name, tensor in inside.items() if name.startswith(prefixes)}
     scale = state.get("logit_scale", state.get("module.logit_scale"))
     known = None if scale is None else float(scale.float().exp())
     return build(config_of_state(text, activation, where, heads), text, known, where)

@@ -54,10 +54,10 @@ def _check_one(source: io.BytesIO, most: int) -> None:
             sizes.memory[place] = sizes.stack[-1] or 0
             continue
         taken = sum(size for kind in reversed(code.stack_before) for size in sizes.pop(kind))
-        own = len(argument) if isinstance(argument, (str, bytes, bytearray)) else 1
+        length = len(argument) if isinstance(argument, (str, bytes, bytearray)) else 1
         if code.name in _RECALLS:
-            own = sizes.memory.get(int(argument or 0), 0)
-        if taken + own > most:
+            length = sizes.memory.get(int(argument or 0), 0)
+        if taken + length > most:
             raise ValueError("it unfolds without end")
         for kind in code.stack_after:
-            sizes.stack.append(None if kind is pickletools.markobject else taken + own)
+            sizes.stack.append(None if kind is pickletools.markobject else taken + length)

@@ -75,7 +75,7 @@ def train(protocol, images, name, method=None, *, shots=5, **fields):
     return protocol(task(images, name, method, **fields), configured(name, method, shots))
 
 
-def kept(folder):
+def log_files(folder):
     return {"checkpoint": folder / "checkpoints" / "x.checkpoints", "trials": folder / "trials" / "x.jsonl"}
 
 
@@ -131,10 +131,10 @@ def test_a_killed_search_goes_on_to_the_same_bytes(images, tmp_path, name, metho
     assert len(searched) == whole.chosen["trials"]
     middle = len(searched) // 2 + 1
     with pytest.raises(Killed):
-        train(SMALL[name], images, name, method, progress=seen(before, middle), **kept(tmp_path))
-    log = kept(tmp_path)["trials"]
+        train(SMALL[name], images, name, method, progress=seen(before, middle), **log_files(tmp_path))
+    log = log_files(tmp_path)["trials"]
     log.write_bytes(log.read_bytes()[:-3])  # the last line was torn as well
-    assert_same(train(SMALL[name], images, name, method, progress=seen(rest), **kept(tmp_path)), whole)
+    assert_same(train(SMALL[name], images, name, method, progress=seen(rest), **log_files(tmp_path)), whole)
     again = [label for label in rest if label.startswith("search ")]
     assert again[-len(searched[middle - 1 :]) :] == searched[middle - 1 :], "what had no line is trained"
     assert set(again) <= set(searched[middle - 2 :]), "and what had a whole one is not"
@@ -206,14 +206,14 @@ def test_another_error_in_a_trial_stops_the_search(images):
 
 
 def test_survivors_that_go_on_are_as_good_as_trained_anew(images, tmp_path):
-    went_on = train(Halving(GRID, 3, (2, 3, 4)), images, "halving", BitFit(), **kept(tmp_path))
+    went_on = train(Halving(GRID, 3, (2, 3, 4)), images, "halving", BitFit(), **log_files(tmp_path))
     anew = train(Halving(GRID, 3, (2, 3, 4)), images, "halving", BitFit())
     assert_same(went_on, anew)
 
 
 def test_survivors_that_go_on_save_the_epochs_behind_them(images, tmp_path):
     counts = []
-    for files in (kept(tmp_path), {}):
+    for files in (log_files(tmp_path), {}):
         Counted.asked = 0
         train(SMALL["halving"], images, "halving", BitFit(), **files)
         counts.append(Counted.asked)
@@ -221,14 +221,14 @@ def test_survivors_that_go_on_save_the_epochs_behind_them(images, tmp_path):
 
 
 def test_states_that_would_fill_the_disk_are_not_kept(images, tmp_path):
-    made = task(images, "halving", **kept(tmp_path))
+    made = task(images, "halving", **log_files(tmp_path))
     assert States(made, 10**6).path(0.1, 0.2) != States(made, 10**6).path(0.1, 0.3)
     assert States(made, 10**9).path(0.1, 0.2) is None
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_the_budget_holds(images, tmp_path, name):
-    made = task(images, name, BitFit(), **kept(tmp_path))
+    made = task(images, name, BitFit(), **log_files(tmp_path))
     budget = SMALL[name].budget(configured(name, BitFit()), made.labels)
     Counted.asked = 0
     trained = SMALL[name](made, configured(name, BitFit()))

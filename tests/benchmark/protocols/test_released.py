@@ -351,17 +351,17 @@ def test_a_killed_search_goes_on_to_the_same_result(tmp_path: Path) -> None:
 
     task, config = toy("lora-released", epochs=2)
     whole = SMALL(task, config)
-    kept = dataclasses.replace(task, trials=tmp_path / "trials")
+    logged = dataclasses.replace(task, trials=tmp_path / "trials")
 
     def stop(label: str, done: int, total: int) -> None:
         if label.startswith("search 4/"):
             raise Killed
 
     with pytest.raises(Killed):
-        SMALL(dataclasses.replace(kept, setting=Setting(progress=stop)), config)
+        SMALL(dataclasses.replace(logged, setting=Setting(progress=stop)), config)
     labels: list[str] = []
     watched = Setting(progress=lambda label, done, total: labels.append(label))
-    again = SMALL(dataclasses.replace(kept, setting=watched), config)
+    again = SMALL(dataclasses.replace(logged, setting=watched), config)
     assert labels[0].startswith("search 4/")
     np.testing.assert_array_equal(again.probabilities, whole.probabilities)
     assert again.chosen == whole.chosen

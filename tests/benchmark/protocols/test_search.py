@@ -128,9 +128,9 @@ def test_points_are_spread_over_the_grid_and_depend_on_the_seed_alone():
     assert points == draw_points(GRID, 6, 0) != draw_points(GRID, 6, 1)
     assert len(points) == len(set(points)) == 36
     for lr in GRID.lrs:
-        own = [index_of(decay) for rate, decay in points if rate == lr]
+        indices = [index_of(decay) for rate, decay in points if rate == lr]
         edges = [0, 16, 32, 48, 65, 81, 97]
-        assert all(low <= index < high for index, (low, high) in zip(own, itertools.pairwise(edges), strict=True))
+        assert all(low <= index < high for index, (low, high) in zip(indices, itertools.pairwise(edges), strict=True))
 
 
 def test_halving_goes_on_with_the_best_and_never_with_a_diverged_one():

@@ -121,13 +121,13 @@ def test_damage_after_the_arrival_is_named_and_mended_by_fetching_again(name: st
     assert len(open_dataset("mnist", tmp_path / "root").splits["test"]) == 10
 
 
-@pytest.mark.parametrize("kept", ["all", "damaged"])
-def test_a_part_is_checked_before_it_counts(kept: str, hub: Hub, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["all", "damaged"])
+def test_a_part_is_checked_before_it_counts(content: str, hub: Hub, tmp_path: Path) -> None:
     data = (hub.folder / "train/0.tar").read_bytes()
     part = tmp_path / "root/wds_mnist/train/0.tar.part"
     part.parent.mkdir(parents=True)
-    part.write_bytes(data if kept == "all" else b"x" * 1000)
-    if kept == "damaged":
+    part.write_bytes(data if content == "all" else b"x" * 1000)
+    if content == "damaged":
         with pytest.raises(DataError, match=r"0\.tar: what arrived is damaged"):
             fetch("mnist", tmp_path / "root", source="hub")
     fetch("mnist", tmp_path / "root", source="hub")

@@ -38,9 +38,9 @@ def test_gathering_copies_in_the_order_asked_for(tmp_path: Path) -> None:
         assert (images.dtype, tuple(images.shape), images.is_contiguous()) == (torch.uint8, (4, 3, 8, 8), True)
         for image, row in zip(images, ROWS, strict=True):
             assert torch.equal(image, pixels.gather(np.array([row]))[0])
-        kept = images.clone()
+        expected = images.clone()
         images.zero_()
-        assert torch.equal(pixels.gather(torch.from_numpy(ROWS)), kept)
+        assert torch.equal(pixels.gather(torch.from_numpy(ROWS)), expected)
         assert tuple(pixels.gather(torch.tensor([], dtype=torch.long)).shape) == (0, 3, 8, 8)
 
 

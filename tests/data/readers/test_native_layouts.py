@@ -275,9 +275,9 @@ def test_torchvision_reads_the_same_caltech_but_the_background(native_copy: Nati
     theirs = tv.Caltech101(root)
     ours = ordered(whole(open_dataset("caltech-101", root)))
     background = class_id("caltech-101", "BACKGROUND_Google")
-    kept = ours.take(np.flatnonzero(ours.labels != background))
-    assert len(ours) - len(kept) == 3
-    same(kept, sorted(items(theirs, theirs.categories), key=lambda item: item[1].tobytes()), "caltech-101")
+    rest = ours.take(np.flatnonzero(ours.labels != background))
+    assert len(ours) - len(rest) == 3
+    same(rest, sorted(items(theirs, theirs.categories), key=lambda item: item[1].tobytes()), "caltech-101")
 
 
 def test_torchvision_has_the_same_kitti_frames(native_copy: Native) -> None:

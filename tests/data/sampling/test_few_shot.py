@@ -25,21 +25,21 @@ def naive_sample(labels: np.ndarray, shots: int, seed: int) -> list[int]:
     images = [(i, np.flatnonzero(row).tolist() if labels.ndim == 2 else [int(row)]) for i, row in enumerate(labels)]
     random.Random(seed).shuffle(images)
     count = {c: 0 for c in range(labels.shape[1] if labels.ndim == 2 else labels.max() + 1)}
-    unlabelled, kept = 0, []
+    unlabelled, taken = 0, []
     for image, own in images:
         if len(own) == 0:
             if unlabelled < shots:
                 unlabelled += 1
-                kept.append(image)
+                taken.append(image)
         else:
             low, high = min(count[c] for c in own), max(count[c] for c in own)
             if low < shots and (low <= shots / 2 or high <= 1.5 * shots):
-                kept.append(image)
+                taken.append(image)
                 for c in own:
                     count[c] += 1
         if all(n >= shots for n in count.values()):
-            return kept
-    return kept
+            return taken
+    return taken
 
 
 def naive_validation(labels: np.ndarray) -> set[int]:
@@ -158,8 +158,8 @@ def test_a_class_with_too_few_images_is_named() -> None:
         sample_few_shot(labels, 3, 0, classes=["cat", "dog", "elk"])
     with pytest.raises(DataError, match=r"but 'dog' has 2, 'fox' has 0; "):
         sample_few_shot(labels, 3, 0, classes=["cat", "dog", "elk", "fox"])
-    kept = sample_few_shot(labels, 3, 0, allow_fewer=True)
-    assert np.bincount(labels[kept]).tolist() == [3, 2, 3]
+    taken = sample_few_shot(labels, 3, 0, allow_fewer=True)
+    assert np.bincount(labels[taken]).tolist() == [3, 2, 3]
 
 
 def test_a_class_without_images_is_named_even_in_the_middle_and_with_several_labels() -> None:

@@ -76,7 +76,7 @@ def compare(records: Sequence[Record], baseline: str | None = None, seed: int = 
 def _comparison(setting: Setting, methods: dict[str, list[Record]], baseline: str | None, seed: int) -> Comparison:
     diverged = {name: sum(r.status == "diverged" for r in members) for name, members in methods.items()}
     scores = {name: scores_of(members) for name, members in methods.items()}
-    found = [summary(name, own, diverged[name]) for name, own in scores.items() if own]
+    found = [summary(name, values, diverged[name]) for name, values in scores.items() if values]
     summaries = tuple(sorted(found, key=lambda s: (-round(s.mean, DECIMALS), s.method)))
     scores = {s.method: scores[s.method] for s in summaries}  # the best first, so that most differences are positive
     pairs = _pairs(list(scores), baseline)

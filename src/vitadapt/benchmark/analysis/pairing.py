@@ -57,7 +57,7 @@ def by_dataset(values: Scores) -> dict[str, list[float]]:
 
 def dataset_means(values: Scores) -> list[float]:
     """Means over the seeds of each dataset."""
-    return [plain.fmean(own) for own in by_dataset(values).values()]
+    return [plain.fmean(members) for members in by_dataset(values).values()]
 
 
 def mean_of(values: Scores) -> float:

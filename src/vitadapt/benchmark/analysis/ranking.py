@@ -42,7 +42,7 @@ class Ranking:
 
 def rank(scores: Mapping[str, Scores]) -> Ranking | None:
     """Ranks and the firmness of the order over the cells that all methods have; None when there is none."""
-    shared = sorted(set.intersection(*(set(own) for own in scores.values())))
+    shared = sorted(set.intersection(*(set(cells_of) for cells_of in scores.values())))
     if not shared:
         return None
     names = list(scores)
@@ -85,7 +85,7 @@ def _drops(names: Sequence[str], cells: Sequence[RunKey], table: np.ndarray, ful
     for without, keep in parts:
         if not any(keep):
             continue
-        means = _order_means([c for c, kept in zip(cells, keep, strict=True) if kept], table[keep])
+        means = _order_means([c for c, stays in zip(cells, keep, strict=True) if stays], table[keep])
         swapped = [
             (names[i], names[j])
             for i, j in itertools.combinations(range(len(names)), 2)

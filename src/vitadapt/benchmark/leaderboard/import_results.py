@@ -124,8 +124,8 @@ def _parameters(result: Result | None, entry: SubmissionEntry | None, log: Log |
         found |= {"trained": result.trained, "total": result.parameters, "visual": result.backbone}
     if entry:
         keys = {"trained": "num_trainable_params", "total": "num_params", "visual": "num_backbone_params"}
-        counts = {own: entry.fields.get(key) for own, key in keys.items()}
-        found |= {own: count for own, count in counts.items() if isinstance(count, int) and is_count(count)}
+        counts = {ours: entry.fields.get(key) for ours, key in keys.items()}
+        found |= {ours: count for ours, count in counts.items() if isinstance(count, int) and is_count(count)}
     return found if "trained" in found else {}
 
 

@@ -119,4 +119,4 @@ def _means(records: Sequence[Record], runs: dict[str, dict[str, float]]) -> dict
     names = [name for name in next(iter(runs.values())) if all(name in run for run in runs.values())]
     datasets = sorted({record.config["dataset"] for record in records})
     members = [[runs[r.digest] for r in records if r.config["dataset"] == dataset] for dataset in datasets]
-    return {name: statistics.fmean(statistics.fmean(run[name] for run in own) for own in members) for name in names}
+    return {name: statistics.fmean(statistics.fmean(run[name] for run in group) for group in members) for name in names}

@@ -157,9 +157,9 @@ class Best:
 
 def check_published(config: RunConfig) -> None:
     """Raises ConfigError for what the published code has no counterpart of."""
-    own, prescribed, head = config.training.recipe, recipe_for(config.protocol, config.method), config.head_spec
-    free = {name: getattr(own, name) for name in ("lr", "weight_decay", "epochs")}
-    if own != replace(prescribed, **free) or (own.weight_decay and not own.lr):
+    given, prescribed, head = config.training.recipe, recipe_for(config.protocol, config.method), config.head_spec
+    free = {name: getattr(given, name) for name in ("lr", "weight_decay", "epochs")}
+    if given != replace(prescribed, **free) or (given.weight_decay and not given.lr):
         raise ConfigError(f"protocol {config.protocol}: a recipe may set epochs, lr, and weight_decay with lr alone")
     if head.norm == "standard" or head.scale != 1 or head.learn_scale:
         raise ConfigError(f"protocol {config.protocol}: a head needs norm=batch or norm=none, and scale=1 (Q10)")

@@ -71,9 +71,9 @@ def at_point(recipe: Recipe, lr: float, decay: float) -> Recipe:
 
 def refuse_searched(config: RunConfig) -> None:
     """Raises ConfigError when a recipe sets what its protocol searches for: it would be ignored."""
-    own, prescribed = config.training.recipe, recipe_for(config.protocol, config.method)
+    given, prescribed = config.training.recipe, recipe_for(config.protocol, config.method)
     for name in ("lr", "head_lr", "weight_decay"):
-        if getattr(own, name) != getattr(prescribed, name):
+        if getattr(given, name) != getattr(prescribed, name):
             raise ConfigError(f"protocol {config.protocol} searches for {name}; leave it out of the recipe")
 
 

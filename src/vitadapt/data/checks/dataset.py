@@ -157,7 +157,7 @@ def _misplaced(dataset: Dataset, row: CatalogRow | None) -> Iterator[Finding]:
         if part.multilabel:
             continue
         named = [(ref.name, _named_class(ref.name, ids, label)) for ref, label in _labelled(part)]
-        wrong = [name for (name, own), (_, label) in zip(named, _labelled(part), strict=True) if own != label]
+        wrong = [name for (name, found), (_, label) in zip(named, _labelled(part), strict=True) if found != label]
         if wrong:
             what = f"{len(wrong)} images of {split} have a folder or file name of another class than their label's"
             yield finding("error", "class order", what, wrong)

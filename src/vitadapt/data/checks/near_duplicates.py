@@ -86,16 +86,16 @@ def _candidates(
     queries = np.stack([windows[0], mirrors])  # (2, N, cells)
     found = []
     for begin in range(0, len(rows), _BLOCK):
-        own = np.arange(begin, min(begin + _BLOCK, len(rows)))
-        best = np.full((len(own), len(rows)), -np.inf, dtype=np.float32)
-        for query, cells in product(queries[:, own], windows):
+        block = np.arange(begin, min(begin + _BLOCK, len(rows)))
+        best = np.full((len(block), len(rows)), -np.inf, dtype=np.float32)
+        for query, cells in product(queries[:, block], windows):
             np.maximum(best, query @ cells.T, out=best)
-        mine, others = _promising(best, own)
-        scores = np.einsum("fmc,wmc->mfw", queries[:, own[mine]], windows[:, others])  # again, to know the window
+        mine, others = _promising(best, block)
+        scores = np.einsum("fmc,wmc->mfw", queries[:, block[mine]], windows[:, others])  # again, to know the window
         chosen = scores.reshape(len(mine), 2 * len(windows)).argmax(axis=1)
-        found.append((np.column_stack([own[mine], others]), chosen >= len(windows), places[chosen % len(windows)]))
+        found.append((np.column_stack([block[mine], others]), chosen >= len(windows), places[chosen % len(windows)]))
         if progress is not None:
-            progress("comparing", int(own[-1]) + 1, len(rows))
+            progress("comparing", int(block[-1]) + 1, len(rows))
     pairs, mirrored, start = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return pairs, mirrored, start
 
@@ -115,9 +115,9 @@ def _eccentricity(place: tuple[int, ...]) -> float:
     return round(abs(top + bottom - 1) + abs(left + right - 1) + abs(bottom - top - right + left), 6)
 
 
-def _promising(best: Floats, own: npt.NDArray[np.int64]) -> tuple[IndexArray, IndexArray]:
+def _promising(best: Floats, block: npt.NDArray[np.int64]) -> tuple[IndexArray, IndexArray]:
     """Rows and columns of `best` that deserve an exact look. `best` of a picture with itself is set aside."""
-    best[np.arange(len(own)), own] = -np.inf
+    best[np.arange(len(block)), block] = -np.inf
     few = min(FEW, best.shape[1] - 1)
     chosen = np.zeros(best.shape, dtype=bool)
     np.put_along_axis(chosen, np.argpartition(-best, few - 1, axis=1)[:, :few], True, axis=1)
@@ -151,15 +151,16 @@ def _climb(integral: Floats, wanted: Floats, y: Reals, x: Reals) -> Floats:
     best = _agreement(target, integral, y, x)
     for step in _STEPS:
         alive = np.flatnonzero(best >= ALIKE - 2 * step)  # others are too far away to arrive
-        part, goal, own_y, own_x = integral[alive], target[alive], y[alive], x[alive]
+        part, goal, edges_y, edges_x = integral[alive], target[alive], y[alive], x[alive]
         for axis, move in product((0, 1), _MOVES):
-            tried = [own_y, own_x]
+            tried = [edges_y, edges_x]
             tried[axis] = _moved(tried[axis], step * np.array(move))
             score = _agreement(goal, part, *tried)
             better = score > best[alive]
             best[alive[better]] = score[better]
-            own_y, own_x = np.where(better[:, None], tried[0], own_y), np.where(better[:, None], tried[1], own_x)
-        y[alive], x[alive] = own_y, own_x
+            edges_y = np.where(better[:, None], tried[0], edges_y)
+            edges_x = np.where(better[:, None], tried[1], edges_x)
+        y[alive], x[alive] = edges_y, edges_x
     return best
 
 

@@ -50,8 +50,8 @@ def read(row: CatalogRow, options: Options, place: str) -> Contents:
     names = [categories for categories, _ in listed.values() if categories is not None]
     if any(other != names[0] for other in names):
         raise DataError(f"{folder}: the splits have different categories; get the data again")
-    own = names[0] if names else _label_map(folder / options["labels"], len(row.classes))
-    order, doubts = in_order(row, own, str(folder), leaderboards=True)
+    classes = names[0] if names else _label_map(folder / options["labels"], len(row.classes))
+    order, doubts = in_order(row, classes, str(folder), leaderboards=True)
     splits = {split: _examples(row, present[split], entries, order) for split, (_, entries) in listed.items()}
     return Contents(splits, order=order, split="elevater", doubts=doubts)
 

@@ -44,15 +44,15 @@ def sample_few_shot(
     owners = _classes_of_each(labels)
     counts, blank, chosen = [0] * len(sizes), 0, []
     for image in order:
-        own = owners[image]
-        if not own:
+        classes_here = owners[image]
+        if not classes_here:
             blank += 1
             if blank <= shots:
                 chosen.append(image)
             continue
-        if _wanted([counts[c] for c in own], shots):
+        if _wanted([counts[c] for c in classes_here], shots):
             chosen.append(image)
-            for c in own:
+            for c in classes_here:
                 counts[c] += 1
             if min(counts) >= shots:
                 break
@@ -108,8 +108,8 @@ def _cover(owners: list[list[int]], needed: list[int]) -> list[bool]:
     """Is each image taken?"""
     left, used = list(needed), [False] * len(owners)
     members: list[list[int]] = [[] for _ in needed]
-    for image, own in enumerate(owners):
-        for c in own:
+    for image, classes_here in enumerate(owners):
+        for c in classes_here:
             members[c].append(image)
     for c, images in enumerate(members):  # counts only fall, so a class that is served stays served
         for image in images:

@@ -54,9 +54,9 @@ def hold_out_groups(keys: Sequence[str], labels: LabelArray, groups: IndexArray)
     _, chosen = hold_out([keys[row] for row in first], labels[first])
     held = np.isin(member, chosen)
     for c in np.unique(labels):
-        own = labels == c
-        if held[own].all():
-            held[np.isin(groups, groups[own])] = False
+        members = labels == c
+        if held[members].all():
+            held[np.isin(groups, groups[members])] = False
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 

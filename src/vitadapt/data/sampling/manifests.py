@@ -97,9 +97,9 @@ def _match(wanted: Sequence[str], present: Sequence[str], used: set[int]) -> dic
 def _check_classes(dataset: Dataset, chosen: Examples, wanted: Sequence[Manifest]) -> None:
     pairs = zip(chosen.refs, _class_names(dataset, chosen), wanted, strict=True)
     wrong = [
-        f"{ref.name} is {'|'.join(own)}, not {'|'.join(map(str, entry['classes']))}"
-        for ref, own, entry in pairs
-        if sorted(map(class_key, own)) != sorted(class_key(str(name)) for name in entry["classes"])
+        f"{ref.name} is {'|'.join(found)}, not {'|'.join(map(str, entry['classes']))}"
+        for ref, found, entry in pairs
+        if sorted(map(class_key, found)) != sorted(class_key(str(name)) for name in entry["classes"])
     ]
     if wrong:
         raise DataError(
