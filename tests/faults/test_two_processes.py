@@ -122,9 +122,7 @@ def test_ctrl_c_while_python_is_still_importing_shows_no_trace(moment, tmp_path)
     _, output = process.communicate(timeout=60)
     if "Traceback" not in output:
         assert process.returncode in (0, 130, -signal.SIGINT), output
-    assert "Traceback" not in output or ", in start\n" not in output, (
-        output
-    )  # before `start` runs python speaks for itself
+    assert "Traceback" not in output or ", in start\n" not in output, output  # python's own, before `start`
 
 
 def test_files_from_the_future_and_a_clock_that_goes_back_change_nothing():

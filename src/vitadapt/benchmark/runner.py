@@ -116,7 +116,7 @@ def _run(config: RunConfig, digest: str, store: Store, environment: Environment)
 def _recorded(
     store: Store, record: Record, probabilities: np.ndarray | None, labels: np.ndarray, adapter: Any
 ) -> Record:
-    """The record of this cell, by whoever was first: a lock does not survive everything, such as an emptied folder."""
+    """The record of this cell, of the first process that wrote one: a lock is lost if its folder is emptied."""
     return store.get(record.digest) or store.add(record, probabilities, labels, adapter)
 
 
@@ -131,7 +131,7 @@ def predict(
 ) -> np.ndarray:
     """Test probabilities (N, C), in one pass.
 
-    A head that never saw a label knows no threshold per class: even of several labels it tells the relative likelihood.
+    A head that was never trained has no threshold per class: with several labels, too, it gives a softmax.
     """
     model = trained.model.eval()
     if trainable(model.backbone):

@@ -24,8 +24,8 @@ app = typer.Typer()
 
 EXPLAINED = (
     "points: mean over datasets of the mean over seeds; interval: 95 %, datasets and seeds resampled",
-    "p: Wilcoxon signed-rank, corrected for the number of comparisons (Holm); runs on one dataset resemble each other,",
-    "   so that p over pairs speaks of these datasets, and only p over datasets of others",
+    "p: Wilcoxon signed-rank, corrected for the number of comparisons (Holm); runs on one dataset are similar,",
+    "   so p over pairs is about these datasets only, and p over datasets also about others",
     "detectable: the smallest true difference that so many pairs find (paired t test, level 0.05, power 0.8)",
 )
 
@@ -36,7 +36,7 @@ def compare(
     baseline: Annotated[str | None, Option(help="Compare every method with this one, not all pairs.")] = None,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Compare methods: paired differences with intervals and tests, ranks, and how firm the order is."""
+    """Compare methods: paired differences with intervals and tests, ranks, and how stable the order is."""
     from ..benchmark.analysis.comparison import compare as compared
     from ..report.table import random_weights
 

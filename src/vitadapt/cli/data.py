@@ -38,7 +38,7 @@ def list_all(data_root: opt.DataRoot = None, as_json: opt.AsJson = False) -> Non
     ]
     print_columns(heads, body, left=("name", "found", "licence"), whole=heads[:3])
     echo("", "(fetch): vitadapt data fetch NAME --data-root FOLDER, or --download of run and bench")
-    echo("(by hand): 'vitadapt data list --json' tells from where, and the metric and the full licence of each")
+    echo("(by hand): 'vitadapt data list --json' has the source, the metric and the full licence of each")
     if data_root is None:
         echo("Only what is installed was looked for; --data-root FOLDER looks there, too.")
 

@@ -14,7 +14,7 @@ from .output import complain
 
 INTERRUPTED = 130
 CUT_OFF = 141
-"""When nobody reads the output any more, which is no mistake."""
+"""When the reader of the output has closed it, which is no mistake."""
 
 
 def prepare_streams() -> None:

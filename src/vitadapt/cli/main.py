@@ -75,7 +75,7 @@ def main() -> NoReturn:
     try:
         status = app(_common_first(sys.argv[1:]), standalone_mode=False) or 0  # typer.Exit becomes the value
         sys.stdout.flush()
-    except BaseException as error:  # noqa: BLE001 - told apart, and raised again when it is a bug
+    except BaseException as error:  # noqa: BLE001 - raised again when it is a bug
         status = exit_status(error)
     if status == INTERRUPTED:
         complain("interrupted; finished work is kept, the same command goes on from there")

@@ -62,7 +62,7 @@ class BenchDisplay(Watch):
             self.labels[config] = label
             if bar is not None:
                 self.progress.reset(bar, total=total, description=f"{_cell_name(config)} {label}")
-            if label.startswith("decoding"):  # worth a line of its own: it tells how much disk is about to be used
+            if label.startswith("decoding"):  # a line of its own: it has the size of the cache
                 self.note(f"         {_cell_name(config)}: {label}")
         if bar is not None:
             self.progress.update(bar, completed=done)

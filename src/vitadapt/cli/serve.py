@@ -39,7 +39,7 @@ def serve(
     max_requests: Annotated[int, Option(help="Answered at a time; then 503.")] = 512,
     timeout: Annotated[float, Option(help="Seconds until an answer must be there.")] = 60.0,
     read_timeout: Annotated[float, Option(help="Seconds for a body; a header has a third.")] = 30.0,
-    poll: Annotated[float, Option(help="Seconds between looks at the folder.")] = 1.0,
+    poll: Annotated[float, Option(help="Seconds between two checks of the folder.")] = 1.0,
     threads: Annotated[int | None, Option(min=1, help="CPU threads of the network.")] = None,
     precision: opt.PrecisionOption = "fp32",
     backbone: opt.MovedBackbone = None,

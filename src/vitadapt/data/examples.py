@@ -188,7 +188,7 @@ class Examples:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Named examples. `splits` has "train" and "test", perhaps "val"; `notes` tells what the reader decided.
+    """Named examples. `splits` has "train" and "test", perhaps "val"; `notes` has what the reader decided.
 
     `order[i]` is the class index of the class that the copy on disk numbers i; empty when both number them alike.
     `split` is the rule behind the splits: "elevater" (the benchmark's), "native" (another one of the same data, so

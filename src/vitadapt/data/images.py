@@ -23,7 +23,7 @@ from ..utils.limits import IMAGE_PIXELS
 
 Pixel8 = npt.NDArray[np.uint8]
 
-# A closed list: a data set is a stranger's file, and some of Pillow's other formats start programs (EPS: Ghostscript).
+# A closed list: data sets come from others, and some of Pillow's other formats start programs (EPS: Ghostscript).
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}

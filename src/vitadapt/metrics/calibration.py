@@ -2,7 +2,7 @@
 
 An image with one label is one event: "the most probable class is right". With several labels every pair of image and
 class is one: "the class is there", with confidence max(p, 1 - p) in the likelier answer. Nothing depends on the order
-of the images: those with the same confidence are never told apart.
+of the images: those with the same confidence stay together.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def bootstrap_interval(groups: Sequence[Sequence[float]], seed: int = 0) -> tupl
     """A 95 % percentile interval of the mean of the groups' means; (None, None) for less than five values.
 
     Groups (datasets) are drawn with replacement, and within each drawn group its values (seeds) are: the hierarchical
-    bootstrap, which rather errs on the wide side. A single group speaks of itself alone.
+    bootstrap, which is rather too wide than too narrow. A single group shows nothing about others.
     """
     if sum(map(len, groups)) < 5:
         return None, None

@@ -131,7 +131,7 @@ OFFSETS = (
 
 def label_points(axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str], size: float = 8) -> list[Any]:
     """Write each name beside its point, where it covers neither a point nor another name and stays on the axes."""
-    axes.figure.draw_without_rendering()  # until then nobody knows where a point is
+    axes.figure.draw_without_rendering()  # before that the places of points are unknown
     places = [tuple(axes.transData.transform(point)) for point in points]
     scale, frame = axes.figure.dpi / 72, axes.bbox.extents
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in places]

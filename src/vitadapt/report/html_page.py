@@ -101,7 +101,7 @@ def _inline(panel: Panel, key: str) -> dict[str, Any]:
 
 
 def _rename(element: ElementTree.Element, key: str, known: Mapping[str, tuple[str, dict[str, str]]]) -> None:
-    """Ids of this panel alone, colours by role, two decimals, and what a tag said."""
+    """Ids of this panel alone, colours by role, two decimals, and the text of a tag."""
     for name, value in list(element.attrib.items()):
         if name == "id":
             if value in known:

@@ -14,7 +14,7 @@ from .figure import INK, MUTED, PAPER, Axes, Panel, Picture, Tag, clean, colour,
 from .fitted_model import Answers, Candidate, Fitted
 
 MOST_CELLS = 40  # classes of a confusion matrix that can be drawn
-MORE = (10, 20, 50)  # further labels per class that the forecast speaks of
+MORE = (10, 20, 50)  # further labels per class that the forecast is made for
 BINS = 10
 
 

@@ -159,7 +159,7 @@ def _rounded(value: float | None, digits: int) -> float | None:
 
 
 def _versions(records: Sequence[Record]) -> list[tuple[str, list[tuple[str, int]]]]:
-    """Every version that a record tells of, with the number of runs that had it."""
+    """Every version in the records, with the number of runs that had it."""
     counts: dict[str, Counter[str]] = {}
     for record in records:
         for name, value in record.versions.items():

@@ -76,7 +76,7 @@ def seeds(subject: Subject) -> Picture:
         height = 0.9 + 0.24 * len(groups)
         draw = partial(_draw_seeds, groups=groups, subject=subject)
         panels.append(Panel(title, draw, about, "", (3.5, max(height, 1.8))))
-    caption = "One dot per seed, a bar at the mean. Methods whose dots mix cannot be told apart by so few seeds."
+    caption = "One dot per seed, a bar at the mean. Where the dots of methods mix, so few seeds cannot separate them."
     return Picture("seeds", "Spread over seeds", caption, panels)
 
 

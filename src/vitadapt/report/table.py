@@ -37,7 +37,7 @@ def columns_of(rows: Sequence[TableRow]) -> tuple[list[str], list[list[str]]]:
 
 
 def remarks_of(rows: Sequence[TableRow]) -> list[str]:
-    """What must be said below a table: what PE is, what daggers mean, scores on splits that are not the benchmark's."""
+    """The lines below a table: what PE is, what daggers mean, scores on splits that are not the benchmark's."""
     native = sorted({name for row in rows for name, cell in row.cells.items() if "native" in cell.splits})
     remarks = []
     if any(row.pe is not None for row in rows):

@@ -43,7 +43,7 @@ def _known_as(spec: str) -> str:
 
 
 def prompt_findings(spec: str, classes: Sequence[str], prompts: Prompts | None = None) -> list[Finding]:
-    """What the doctor says of the sentences about `classes`: which are longer than a CLIP reads.
+    """Findings about the sentences for `classes`: which are longer than a CLIP reads.
 
     Without a tokeniser that is a note. Raises ConfigError when the prompts do not fit the classes.
     """

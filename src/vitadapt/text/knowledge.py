@@ -23,7 +23,7 @@ from ..utils.files import bytes_digest, expanded, parse_json, read_bounded, read
 from ..utils.limits import JSON_FILE
 
 Dictionary = Literal["none", "wiktionary", "wordnet-definition", "wordnet-hierarchy"]
-Items = Mapping[str, Sequence[str | None]]  # class -> what is said about it; None is an empty entry
+Items = Mapping[str, Sequence[str | None]]  # class -> texts about it; None is an empty entry
 HIERARCHY = 3  # levels of the hierarchy that are named
 
 

@@ -66,7 +66,9 @@ def config_of_state(state: State, activation: Activation, where: str, heads: int
     width = state["ln_final.weight"].shape[0]
     heads = heads or heads_of_64(width)
     if heads is None:
-        raise WeightsError(f"{where}: a text tower of width {width} is not OpenAI's, and a bare file tells no heads")
+        raise WeightsError(
+            f"{where}: a text tower of width {width} is not OpenAI's; a bare file has no number of heads"
+        )
     blocks = {name.split(".")[2] for name in state if name.startswith("transformer.resblocks.")}
     vocabulary = state["token_embedding.weight"].shape[0]
     return TextConfig(

@@ -1,4 +1,4 @@
-"""What is said about the classes of a data set: their names in words, and the sentences that the names are put into.
+"""The texts about the classes of a data set: their names in words, and the sentences with a place for a name.
 
 prompts/NAME.json, one file per data set: `templates` with one "{}" each; `classes`, the name in words first and then
 other spellings that data sources use (absent: the data set's own names are the words); `also`, further data sets with

@@ -72,7 +72,7 @@ def _file(rest: str, backbone: Backbone) -> TextTower:
 
 @TEXT_SOURCES.register("random")
 def _random(rest: str, backbone: Backbone) -> TextTower:
-    """A random tower as wide as its image tower is told to be; its weights depend on the seed alone."""
+    """A random tower as wide as the image tower needs it; its weights depend on the seed alone."""
     name, seed = split_seed(rest)
     if name not in architectures():
         raise no_text_tower(f"random:{rest}")
@@ -111,7 +111,7 @@ def _of_open_clip(model: dict[str, Any], path: Path, where: str) -> TextTower:
 
 
 def _activation(backbone: Backbone) -> Activation:
-    """A bare file does not tell the activation; what the image tower was told counts for both towers."""
+    """A bare file does not name the activation; the one that was given for the image tower counts for both towers."""
     if isinstance(backbone, ViT):
         return backbone.config.activation
     raise WeightsError("a text tower needs a vision transformer beside it, and this backbone is another network")

@@ -69,7 +69,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_depth(value: Any) -> None:
-    """Level by level: what is nested deeper would break whoever walks through it."""
+    """Level by level: deeper nesting would break the code that walks through it."""
     level = [value]
     for _ in range(JSON_DEPTH + 1):
         level = [inner for outer in level for inner in _inside(outer)]
@@ -108,7 +108,7 @@ def read_bounded(path: Path | str, most: int | None = None) -> bytes:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """A pipe that nobody writes to must not keep the reader waiting."""
+    """A pipe without a writer must not keep the reader waiting."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 

@@ -53,7 +53,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that can be said of the methods of one setting."""
+    """The comparison of the methods of one setting."""
 
     setting: Setting
     summaries: tuple[Summary, ...]
@@ -146,7 +146,7 @@ def _notes(
     """What keeps these records from saying more, each with the remedy."""
     for name, count in diverged.items():
         if count:
-            yield f"{name}: {count} diverged and left out, which flatters it"
+            yield f"{name}: {count} diverged and left out, so it looks better than it is"
     if len(summaries) < 2:
         yield "only one method has scores: nothing to compare; run another on the same datasets and seeds"
         return
@@ -176,4 +176,4 @@ def _too_few(differences: Sequence[Difference]) -> Iterable[str]:
     if any(d.low is None for d in differences):
         yield "an interval needs at least five pairs"
     if weakest.datasets.count == 1:
-        yield "one dataset: nothing here speaks of others"
+        yield "one dataset: this shows nothing about other datasets"

@@ -96,7 +96,7 @@ class InSetting(Protocol):
 
 @dataclass(frozen=True)
 class Group(Generic[Of]):
-    """Records that differ in dataset and seed alone, under the name that tells them from the other groups."""
+    """Records that differ in dataset and seed alone, under a name that no other group has."""
 
     setting: Setting
     method: str
@@ -139,7 +139,7 @@ def _setting_key(setting: Setting) -> list[tuple[bool, float, str]]:
 
 
 def _trained(records: Sequence[RecordSummary]) -> float | None:
-    """Trainable numbers, head included, averaged over runs; None when no run tells."""
+    """Trainable numbers, head included, averaged over runs; None when no run has them."""
     trained = [record.parameters["trained"] for record in records if record.parameters]
     return statistics.fmean(trained) if trained else None
 

@@ -1,4 +1,4 @@
-"""Average ranks of methods, and how firm their order is."""
+"""Average ranks of methods, and how stable their order is."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Drop:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Average ranks over the cells that all methods have (1 is the best, ties share), and how firm the order is."""
+    """Average ranks over the cells that all methods have (1 is the best, ties share), and how stable the order is."""
 
     cells: int
     datasets: int
@@ -41,7 +41,7 @@ class Ranking:
 
 
 def rank(scores: Mapping[str, Scores]) -> Ranking | None:
-    """Ranks and the firmness of the order over the cells that all methods have; None when there is none."""
+    """Ranks and the stability of the order over the cells that all methods have; None when there is none."""
     shared = sorted(set.intersection(*(set(cells_of) for cells_of in scores.values())))
     if not shared:
         return None

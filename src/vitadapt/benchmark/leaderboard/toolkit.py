@@ -179,7 +179,7 @@ def _text(path: Path) -> str:
 
 
 def by_run(pieces: Sequence[Piece]) -> dict[ToolkitRun, list[Piece]]:
-    """The files of each run. A log whose path tells no seed goes to the only run that it can belong to."""
+    """The files of each run. A log whose path has no seed goes to the only run that it can belong to."""
     runs: dict[ToolkitRun, list[Piece]] = defaultdict(list)
     for piece in sorted(pieces, key=lambda piece: piece.run.seed is None):
         run = piece.run

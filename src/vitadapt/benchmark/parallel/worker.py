@@ -97,7 +97,7 @@ def gpus_of(device: str) -> list[str]:
 
 
 def work(connection: Connection, place: Place, left: MutableSequence[int]) -> None:
-    """Receive (store, cells, environment), take cells (`take_cells`), and send what a Watch is told."""
+    """Receive (store, cells, environment), take cells (`take_cells`), and send the calls of a Watch."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     place.apply()

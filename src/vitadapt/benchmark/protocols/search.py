@@ -51,7 +51,7 @@ class Grid:
 class Trial:
     """One score that a search asked for. `credited`: the weight decay for which it counted, `weight_decay` as a rule.
 
-    epochs: how long the trial had trained, where the search decides that. tie: what told it from equal scores.
+    epochs: how long the trial had trained, where the search decides that. tie: a number that orders equal scores.
     """
 
     lr: float
@@ -104,7 +104,7 @@ def coarse_to_fine(score: Score, grid: Grid | None = None, refine: Refine = neig
     """The published search (Li et al. 2022): per learning rate a coarse pass over weight decays, then ever closer ones.
 
     The (lr, weight decay) with the strictly largest score above zero wins, learning rates ascending. Where nothing
-    scored above zero, the first trial that did not diverge wins. `refine` tells what is tried around a peak.
+    scored above zero, the first trial that did not diverge wins. `refine` gives what is tried around a peak.
     Raises Diverged when every trial did.
     """
     grid = grid or Grid()
@@ -183,7 +183,7 @@ def halve(
     """Successive halving (Jamieson and Talwalkar 2016): train all `points` for rungs[0] epochs, go on with the best.
 
     Of every rung ceil(1 / keep) of the candidates go on to the next, which is a longer training; a diverged one never
-    does. `score(lr, weight_decay, epochs)` tells the score after that many epochs in all, and a number that tells apart
+    does. `score(lr, weight_decay, epochs)` gives the score after that many epochs in all, and a number that orders
     equal scores: after little training most are equal. The first with the largest of both at the last rung that anyone
     finished wins. Raises Diverged when no candidate finished the first rung.
     """

@@ -78,7 +78,7 @@ class Elevater(OnPublishedSplit):
 class Halving(OnPublishedSplit):
     """The space and split of elevater by successive halving: many short trainings, of which the best third goes on.
 
-    Equal scores are told apart by the likelihood of the images held out.
+    Equal scores are ordered by the likelihood of the images held out.
     per_lr: candidates per learning rate. rungs: after which epochs they are compared. keep: one in `keep` goes on.
     """
 

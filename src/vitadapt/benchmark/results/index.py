@@ -62,7 +62,7 @@ def _stamp(file: os.DirEntry[str]) -> Stamp | None:
     """Size and times of a file; None for one that may still change within the clock's tick, or does not show them."""
     try:
         status = file.stat()
-    except OSError:  # gone, or out of reach: reading it tells which
+    except OSError:  # gone, or out of reach: reading it shows which
         return None
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns] if settled(status) else None
 

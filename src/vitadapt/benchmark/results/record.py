@@ -37,7 +37,7 @@ class RecordSummary:
 
     @property
     def imported(self) -> bool:
-        """Was it read from files of the published toolkit? Its configuration then tells no more than they do."""
+        """Was it read from files of the published toolkit? Its configuration then holds no more than they do."""
         return bool(self.config["protocol"] == "imported")
 
     @property

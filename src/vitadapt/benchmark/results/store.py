@@ -42,7 +42,7 @@ class Store:
     def lock(self, digest: str, wait: bool = True) -> Iterator[None]:
         """Held while the cell `digest` is being run; the operating system lets go of it when the holder dies.
 
-        Raises StorageError when the folder cannot be used, and CellBusy, unless told to `wait`, when another holds it.
+        Raises StorageError when the folder cannot be used, and CellBusy, without `wait`, when another holds it.
         """
         path, busy = self.root / "locks" / f"{digest}.lock", f"{self.root}: another process is running {digest}"
         with locked(path, self.root, "for results", "--out", "" if wait else busy):

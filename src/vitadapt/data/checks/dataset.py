@@ -1,4 +1,4 @@
-"""The dataset doctor: is this the right data, complete, in the right order, and are its images sound?"""
+"""The checks of a dataset: is this the right data, complete, in the right order, and are its images sound?"""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What the doctor says about a dataset. `counts` has images per split and class; `unreadable` names the images that
-    cannot be read; `scan` is what reading all images told, split after split."""
+    """What was found in a dataset. `counts` has images per split and class; `unreadable` names the images that
+    cannot be read; `scan` is the result of reading all images, split after split."""
 
     dataset: str
     classes: tuple[str, ...]
@@ -193,7 +193,7 @@ def _images(dataset: Dataset, scanned: Scan) -> Iterator[Finding]:
 def _duplicates(dataset: Dataset, row: CatalogRow | None, scanned: Scan) -> Iterator[Finding]:
     """Equal pixels: in one split they distort counts, across splits they leak, with two labels one label is wrong.
 
-    In a complete copy of a published data set they are its own, so that they are told but are no error.
+    In a complete copy of a published data set they are its own, so that they are a warning but no error.
     """
     level = "warning" if row and not list(_sizes(dataset, row)) else "error"
     groups = [group for group in _groups(dataset, scanned) if len(group) > 1]

@@ -51,7 +51,7 @@ class ImageCheck:
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """What one reading of every image told; entry i is that of refs[i]. Unreadable images have an empty digest.
+    """The result of one reading of every image; entry i is that of refs[i]. Unreadable images have an empty digest.
 
     thumbnails: uint8 (N, 48, 48, 3). squares: uint8 (N, 3, S, S) for `geometry`, or None.
     """

@@ -3,7 +3,7 @@
 A held-out picture that has a twin among the training pictures tests memory, not skill. Two pictures belong together
 when one of them, mirrored or not, fits a window of the other: the best window is looked for coarsely (8 x 8 cells, 100
 windows) and then exactly (16 x 16 cells, any window), and the correlation of the cells in colour must be high. Groups
-are closed: whoever belongs to one member belongs to all.
+are closed: what belongs to one member belongs to all.
 
 Up to some 7,000 pictures every pair is compared with all windows, in 64 numbers each. Of more, fewer windows are looked
 at (the centred ones first), so that the work stays about the same: 1,000 pictures take a second or two of one core,

@@ -52,7 +52,7 @@ def open_or_build(path: Path, shape: Shape, images: Iterator[Pixel8]) -> Pixel8:
             return array
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
-            if (array := _open(path, shape)) is not None:  # somebody else built it while we waited
+            if (array := _open(path, shape)) is not None:  # another process built it meanwhile
                 return array
             return _build(path, shape, images)
     except (OSError, NotImplementedError) as error:  # the latter from a file system without locks

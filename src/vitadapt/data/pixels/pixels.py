@@ -134,7 +134,7 @@ def default_cache() -> Path:
     """Where pixels are kept unless the user says otherwise. Raises StorageError when the user has no home."""
     try:
         folder = Path(platformdirs.user_cache_dir("vitadapt"))
-    except RuntimeError:  # said by newer platformdirs; older ones give the text "~/.cache" back
+    except RuntimeError:  # from newer platformdirs; older ones give the text "~/.cache" back
         folder = Path()
     if not folder.is_absolute():
         raise StorageError("this user has no home folder for a cache; name one with --cache DIR, or use --no-cache")
@@ -155,7 +155,7 @@ def open_pixels(
 ) -> Pixels:
     """The decoded `examples`, from the folder `cache` when they were decoded before; None decodes on demand.
 
-    Both ways give the same bytes. `progress(stage, done, total)` is called now and then; the stage of decoding tells
+    Both ways give the same bytes. `progress(stage, done, total)` is called now and then; the stage of decoding has
     how large the cache will be. Raises one DataError that
     names all unreadable images (streaming: when they are gathered) and StorageError when the cache cannot be written.
     """

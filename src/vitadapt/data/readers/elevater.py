@@ -147,7 +147,7 @@ def _finder(index: Path) -> Callable[[str], ImageRef]:
 
     @cache
     def wrapping(archive: str) -> str:
-        """The one folder that somebody packed everything into, with its slash."""
+        """The one folder around all members, with its slash."""
         tops = {name.partition("/")[0] for name in members(archive) if "/" in name and not _is_litter(name)}
         return f"{tops.pop()}/" if len(tops) == 1 else ""
 

@@ -32,9 +32,7 @@ def load(folder: Path, options: Options) -> Stored:
     """Frames in ascending order. Raises DataError for missing devkit files, frames or labels, and damaged ones."""
     mapping = first_of(folder, options["mapping"])
     if not mapping.is_dir():
-        raise DataError(
-            f"{mapping} is missing; unpack KITTI's devkit_object.zip there, it tells the drive of each frame"
-        )
+        raise DataError(f"{mapping} is missing; unpack KITTI's devkit_object.zip there, it has the drive of each frame")
     drives = drives_of(mapping / "train_rand.txt", mapping / "train_mapping.txt")
     parts = split_by_drive(drives, str(mapping))
     index, splits = mapping / "train_rand.txt", {}

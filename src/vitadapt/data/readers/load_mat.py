@@ -1,6 +1,6 @@
 """The variables of a MATLAB file as plain lists, by scipy. As a program: standard input to standard output.
 
-scipy executes nothing that a file says, but many damaged files end the process that reads them. So a file that nobody
+scipy executes nothing of a file, but many damaged files end the process that reads them. So a file that nobody
 has checked is read by a process of its own, which imports nothing of this package.
 """
 

@@ -69,7 +69,7 @@ class Contents:
 
     `order[i]` is the class index of the copy's own class i; empty when the copy numbers the classes like the catalog.
     `split` is the rule behind the splits, as `Dataset` has it; empty for that of the original archives. `doubts` are
-    notes that somebody should look at.
+    notes that a person should read.
     """
 
     splits: Mapping[str, Examples]
@@ -83,8 +83,8 @@ class Contents:
 class Reader:
     """How one kind of storage is found and read.
 
-    `places(options, root)` lists where it would look, best first; `has(options, place)` tells cheaply whether the data
-    is there; `read(row, options, place)` gives the splits (or Contents, when there is more to tell) and raises
+    `places(options, root)` lists where it would look, best first; `has(options, place)` asks cheaply whether the data is
+    there; `read(row, options, place)` gives the splits (or Contents, when there is more to tell) and raises
     DataError when they are damaged. A place is the text that a message shows: a folder, or a Python package.
     """
 
@@ -102,7 +102,7 @@ def in_order(
     """(class index of each of the copy's classes, doubts). Raises DataError unless the names match one to one.
 
     Mere numbers 0, 1, 2.. carry no name; they are taken to be the leaderboard's, and a doubt says so. Another says
-    when a copy that should have the `leaderboards` order has not: nothing else may betray a permuted list of names.
+    when a copy that should have the `leaderboards` order has not: a permuted list of names may show nowhere else.
     """
     numbers = tuple(map(str, range(len(row.classes))))
     if tuple(names) == numbers and row.classes != numbers:

@@ -68,7 +68,7 @@ def folds_for(labels: LabelArray, groups: IndexArray, most: int = FOLDS) -> int:
 
 
 def grouped_folds(labels: LabelArray, groups: IndexArray, folds: int, seed: int) -> IndexArray:
-    """(N,) the fold of each picture; a group is in one fold, and its first picture speaks for its class.
+    """(N,) the fold of each picture; a group is in one fold, and its first picture stands for its class.
 
     Raises ConfigError unless 2 <= folds <= groups.
     """

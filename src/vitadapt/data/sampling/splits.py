@@ -32,7 +32,7 @@ Complain = Callable[[DataError], None]
 
 
 def refuse(error: DataError) -> None:
-    """What happens to data with a defect, unless somebody wants to hear of all defects: the error is raised."""
+    """The default for data with a defect: the error is raised."""
     raise error
 
 
