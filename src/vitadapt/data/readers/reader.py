@@ -83,8 +83,8 @@ class Contents:
 class Reader:
     """How one kind of storage is found and read.
 
-    `places(options, root)` lists where it would look, best first; `has(options, place)` asks cheaply whether the data is
-    there; `read(row, options, place)` gives the splits (or Contents, when there is more to tell) and raises
+    `places(options, root)` lists where it would look, best first; `has(options, place)` checks cheaply for the data;
+    `read(row, options, place)` gives the splits (or Contents, when there is more to tell) and raises
     DataError when they are damaged. A place is the text that a message shows: a folder, or a Python package.
     """
 
