@@ -162,7 +162,7 @@ def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(store: Store) -> Non
     predictions.unlink()
     os.mkfifo(predictions)
     found = command("report", store.root, capture_output=True)
-    assert found.returncode == 1 and f"{predictions}: cannot be read (not a regular file)" in found.stderr
+    assert found.returncode == 1 and f"{predictions} cannot be read (not a regular file)" in found.stderr
     shown = command("results", store.root, capture_output=True)
     assert shown.returncode == 0 and "80.0" in shown.stdout and "not a regular file" in shown.stderr
 

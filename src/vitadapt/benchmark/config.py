@@ -23,7 +23,7 @@ from ..training.config import (
     prompts_for,
 )
 from ..training.recipe import Recipe
-from ..utils.errors import ConfigError
+from ..utils.errors import ConfigError, damaged
 from ..utils.fields import build
 from ..utils.files import parse_toml, read_text
 from ..utils.limits import TOML_FILE
@@ -122,11 +122,7 @@ class RunConfig:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file. Raises ConfigError naming the file when it is missing or not TOML."""
-    try:
-        return parse_toml(read_text(path, TOML_FILE))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file; check the path") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the file") from error
-    except ValueError as error:  # not TOML, or not UTF-8
-        raise ConfigError(f"{path}: not a TOML file: {error}; correct that line") from error
+    with damaged(path, "check the path", ConfigError):
+        text = read_text(path, TOML_FILE)
+    with damaged(path, "correct that line", ConfigError, "is not a TOML file"):
+        return parse_toml(text)

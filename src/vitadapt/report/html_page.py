@@ -14,7 +14,7 @@ from importlib import resources
 from typing import Any
 from xml.etree import ElementTree
 
-from ..utils.errors import ConfigError
+from ..utils.optional import package
 from .figure import GRID, INK, MOST_PANELS, MUTED, PAPER, SERIES, Panel, Picture, dash
 from .plot import draw_panel, drawing, new_figure
 
@@ -27,22 +27,19 @@ LONG = re.compile(r"(\d+\.\d\d)\d+")
 def render(template: str, styles: Sequence[str], scripts: Sequence[str], values: Mapping[str, Any]) -> str:
     """The page made of files beside this one; its script is allowed by its digest alone.
 
-    Raises ConfigError when jinja2 is missing.
+    Raises MissingPackage without jinja2.
     """
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise ConfigError('the report needs jinja2: pip install "vitadapt[report]"') from error
+    jinja2 = package("jinja2", "report")
     script = "".join(map(_part, scripts))
-    environment = Environment(
-        loader=PackageLoader("vitadapt.report", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template(template).render(
+    loader = jinja2.PackageLoader("vitadapt.report", "page")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    text: str = environment.get_template(template).render(
         script=script,
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style="".join(map(_part, styles)),
         **values,
     )
+    return text
 
 
 def _part(name: str) -> str:
@@ -50,7 +47,7 @@ def _part(name: str) -> str:
 
 
 def drawn(pictures: Iterable[Picture]) -> list[dict[str, Any]]:
-    """Every picture that has something to show, its panels as markup. Raises ConfigError without matplotlib."""
+    """Every picture that has something to show, its panels as markup. Raises MissingPackage without matplotlib."""
     made = []
     with drawing():
         for picture in pictures:

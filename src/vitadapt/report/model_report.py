@@ -24,7 +24,7 @@ DOUBTED = 0.5  # probability of another class from which a training label is wor
 
 
 def model_page(model: Fitted) -> str:
-    """The page as text. Raises ConfigError when jinja2 or matplotlib is missing."""
+    """The page as text. Raises MissingPackage without jinja2 or matplotlib."""
     pictures = {picture["name"]: picture for picture in drawn(make(model) for make in MODEL_FIGURES.values())}
     values = {
         "title": clean(model.name, 60),

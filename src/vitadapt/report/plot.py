@@ -13,6 +13,7 @@ from typing import Any
 from ..benchmark.results.record import Record
 from ..utils.errors import ConfigError
 from ..utils.files import write_atomic
+from ..utils.optional import package
 from ..utils.registry import unknown
 from .cost_figures import accuracy, cost
 from .figure import MOST_PANELS, Panel, Picture, colour, dash, style, untagged
@@ -52,11 +53,8 @@ NOTHING = {
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """matplotlib as the pictures need it. Raises ConfigError when it is not installed."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ConfigError('plots need matplotlib: pip install "vitadapt[plot]"') from error
+    """matplotlib as the pictures need it. Raises MissingPackage when it is not installed."""
+    matplotlib = package("matplotlib", "plot")
     with matplotlib.rc_context(style()), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # names may be in any script
         yield

@@ -30,7 +30,7 @@ MOST_COMMANDS = 500
 def write_report(records: Sequence[Record], store: Store, path: Path, damaged: Sequence[str] = ()) -> Path:
     """Write the page about `records` of `store` to `path`; `damaged` are lines about records that could not be read.
 
-    Raises ConfigError when there is nothing to show or a library is missing, StorageError when it cannot be written.
+    Raises ConfigError when there is nothing to show, MissingPackage, and StorageError when it cannot be written.
     """
     if not records:
         raise ConfigError(f"{store.root}: no records yet")
@@ -39,7 +39,7 @@ def write_report(records: Sequence[Record], store: Store, path: Path, damaged: S
 
 
 def page(records: Sequence[Record], store: Store, damaged: Sequence[str] = ()) -> str:
-    """The page as text. Raises ConfigError when a library is missing."""
+    """The page as text. Raises MissingPackage."""
     subject = Subject(records, store.predictions)
     values = {
         "title": clean(store.root.resolve().name, 60),

@@ -21,6 +21,7 @@ from ..data.class_names import class_key
 from ..utils.errors import ConfigError, damaged
 from ..utils.files import bytes_digest, expanded, parse_json, read_bounded, read_text
 from ..utils.limits import JSON_FILE
+from ..utils.optional import package
 
 Dictionary = Literal["none", "wiktionary", "wordnet-definition", "wordnet-hierarchy"]
 Items = Mapping[str, Sequence[str | None]]  # class -> texts about it; None is an empty entry
@@ -126,7 +127,7 @@ def words(text: str) -> list[str]:
 
     Sentences end at every full stop that is followed by a blank. Whether a stop after an abbreviation stands apart is
     the only thing for which that is coarse, and CLIP's own tokeniser sets every punctuation mark apart anyway. Raises
-    ConfigError when nltk is missing.
+    MissingPackage without nltk.
     """
     split, tokenise = _tokenisers()
     return [word for sentence in split(text) for word in tokenise(sentence)]
@@ -134,12 +135,8 @@ def words(text: str) -> list[str]:
 
 @cache
 def _tokenisers() -> tuple[Callable[[str], list[str]], Callable[[str], list[str]]]:
-    try:
-        from nltk.tokenize import NLTKWordTokenizer
-        from nltk.tokenize.punkt import PunktSentenceTokenizer
-    except ImportError as error:
-        raise ConfigError('knowledge needs the package nltk; pip install "vitadapt[knowledge]"') from error
-    return PunktSentenceTokenizer().tokenize, NLTKWordTokenizer().tokenize
+    tokenize = package("nltk.tokenize", "knowledge")
+    return tokenize.PunktSentenceTokenizer().tokenize, tokenize.NLTKWordTokenizer().tokenize
 
 
 _COLUMNS = {"wiktionary": "def_wiki", "wordnet-definition": "def_wn", "wordnet-hierarchy": "path_wn"}
@@ -160,10 +157,11 @@ def _find(folder: Path, inner: str, names: Sequence[str]) -> Path:
 
 def _digest(files: Iterable[Path]) -> str:
     """Of the content of the files, in their order; their names and places do not matter."""
-    try:
-        return bytes_digest("\n".join(bytes_digest(read_bounded(path, JSON_FILE)) for path in files).encode())
-    except OSError as error:
-        raise ConfigError(f"knowledge: {error.filename} cannot be read ({error.strerror}); check the path") from error
+    digests = []
+    for path in files:
+        with damaged(path, "check the path", ConfigError):
+            digests.append(bytes_digest(read_bounded(path, JSON_FILE)))
+    return bytes_digest("\n".join(digests).encode())
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
@@ -198,30 +196,25 @@ def _read_json(path: Path) -> Any:
 def wordnet_items(names: Sequence[str], dictionary: Dictionary) -> Items:
     """Definition, or the nearest hypernyms, of the first sense of each name as a noun, out of nltk's WordNet.
 
-    Raises ConfigError when nltk or its data is missing, and for a dictionary that is not WordNet's.
+    Raises MissingPackage without nltk, and ConfigError without its data or for a dictionary that is not WordNet's.
     """
     if dictionary == "wiktionary":
         raise ConfigError("knowledge: WordNet has no wiktionary; use wordnet-definition or wordnet-hierarchy")
     wordnet = _wordnet()
     senses = {name: wordnet.synsets(name.strip().replace(" ", "_"), pos="n") for name in names}
-    text_of = _definition if dictionary == "wordnet-definition" else _hierarchy
-    return {name: [text] for name, found in senses.items() if found and (text := text_of(found[0]))}
+    found = {name: _text_of(of_name[0], dictionary) for name, of_name in senses.items() if of_name}
+    return {name: [text] for name, text in found.items() if text}
 
 
-def _definition(sense: Any) -> str:
-    return str(sense.definition())
-
-
-def _hierarchy(sense: Any) -> str:
+def _text_of(sense: Any, dictionary: Dictionary) -> str:
+    if dictionary == "wordnet-definition":
+        return str(sense.definition())
     above = list(reversed(sense.hypernym_paths()[0]))[1 : 1 + HIERARCHY]
     return " ".join(step.lemma_names()[0] for step in above)
 
 
 def _wordnet() -> Any:
-    try:
-        from nltk.corpus import wordnet
-    except ImportError as error:
-        raise ConfigError('knowledge: WordNet needs the package nltk; pip install "vitadapt[knowledge]"') from error
+    wordnet = package("nltk.corpus", "knowledge").wordnet
     try:
         wordnet.ensure_loaded()
     except LookupError as error:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.class_names import class_key
-from ..utils.errors import ConfigError
+from ..utils.errors import ConfigError, damaged
 from ..utils.fields import build
 from ..utils.files import parse_json, read_text
 from .knowledge import Knowledge
@@ -122,13 +122,9 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 
     Raises ConfigError naming the file when it is missing, empty, or holds something else.
     """
-    try:
+    with damaged(path, "write one class name per line, or JSON {class: name}", ConfigError):
         text = read_text(path)
         names = _names_in(parse_json(text)) if path.suffix.lower() == ".json" else text.splitlines()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}; write one class name per line, or JSON {{class: name}}") from error
     lines = [line.strip() for line in names if line.strip()]
     mixed = {line.count("\t") for line in lines}
     if not lines or mixed not in ({0}, {1}):
@@ -140,7 +136,7 @@ def _names_in(content: Any) -> list[str]:
     if isinstance(content, dict):
         content = [f"{label}\t{name}" for label, name in content.items() if isinstance(name, str)] or None
     if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
-        raise ValueError("holds no list of names")
+        raise ValueError("it holds no list of names")
     return content
 
 

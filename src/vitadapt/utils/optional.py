@@ -21,11 +21,13 @@ class MissingPackage(WeightsError):
 
 
 def package(name: str, extra: str) -> Any:
-    """The imported package. Raises MissingPackage naming the extra that installs it."""
+    """The imported package or module of one. Raises MissingPackage naming the extra that installs it."""
     try:
         return import_module(name)
     except ImportError as error:
-        raise MissingPackage(f'this needs the package {name}; pip install "vitadapt[{extra}]"') from error
+        raise MissingPackage(
+            f'this needs the package {name.partition(".")[0]}; pip install "vitadapt[{extra}]"'
+        ) from error
 
 
 @contextmanager

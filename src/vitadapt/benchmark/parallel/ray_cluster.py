@@ -21,6 +21,7 @@ from typing import Any
 from ...data import default_cache
 from ...training.features import Environment
 from ...utils.errors import CellBusy, ConfigError, StorageError, WorkerError, describe
+from ...utils.optional import package
 from ..config import RunConfig
 from ..results.store import Store
 from ..runner import run
@@ -224,12 +225,8 @@ def _is_default(cache: Path | None) -> bool:
 def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics are sent
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-        import ray.exceptions
-    except ImportError as error:
-        raise WorkerError('--ray needs another library: pip install "vitadapt[ray]"') from error
-    return ray
+    package("ray.exceptions", "ray")
+    return package("ray", "ray")
 
 
 def _connect(ray: Any, address: str) -> None:

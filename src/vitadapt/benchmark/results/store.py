@@ -172,10 +172,8 @@ class Store:
         """(probabilities (N, C), labels). Raises StorageError when the file is missing or damaged."""
         path = self.path("predictions", record.digest)
         remedy = f"delete {self.path('records', record.digest)} and run again"
-        try:
+        with damaged(path, remedy, StorageError):
             data = read_bounded(path)
-        except OSError as error:
-            raise StorageError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
         if bytes_digest(data) != record.files.get("predictions"):
             raise StorageError(f"{path}: damaged predictions; {remedy}")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:

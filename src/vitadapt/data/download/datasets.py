@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...utils.errors import ConfigError, DataError
+from ...utils.errors import ConfigError, DataError, damaged
 from ...utils.files import read_text
 from ...utils.limits import NUMBER_DIGITS
 from ...utils.progress import Progress
@@ -74,10 +74,8 @@ def _from_hub(repo: str, root: Path, progress: Progress | None) -> Path:
     download(f"{base}/classnames.txt", folder / "classnames.txt", progress=progress)
     for split in ("train", "test"):
         listed = download(f"{base}/{split}/nshards.txt", folder / split / "nshards.txt", progress=progress)
-        try:
+        with damaged(listed, "remove it and fetch again"):
             count = read_text(listed).strip()
-        except (OSError, ValueError) as error:
-            raise DataError(f"{listed} cannot be read ({error}); remove it and fetch again") from error
         if not (count.isascii() and count.isdigit() and len(count) <= NUMBER_DIGITS):
             raise DataError(f"{listed} does not hold a number; remove it and fetch again")
         for shard in range(int(count)):

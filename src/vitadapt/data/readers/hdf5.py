@@ -19,6 +19,7 @@ from PIL import Image
 
 from ...utils.errors import DataError, damaged
 from ...utils.limits import ARCHIVE_MEMBERS, ARRAY_FILE, IMAGE_FILE
+from ...utils.optional import package
 from ..examples import ArrayRef, Examples, FileRef, hexdigest
 from ..images import UnreadableImage
 from .helpers import Stored, plain_or_gzipped, register, unzipped
@@ -94,11 +95,8 @@ def load_split(folder: Path, stem: str) -> Examples:
 
 
 def open_variable(path: Path, key: str, axes: int) -> Any:
-    """The array `key` of an HDF5 file, not read yet. Raises DataError when the file is damaged or lacks it."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise DataError(f'{path} needs h5py to be read; pip install "vitadapt[data]"') from error
+    """The array `key` of an HDF5 file, not read yet. Raises DataError for a file that is damaged or lacks it."""
+    h5py = package("h5py", "data")
     source = io.BytesIO(unzipped(path, ARRAY_FILE)) if path.suffix == ".gz" else path
     with damaged(path, "get it again", DataError, "is not a readable HDF5 file"):
         file = h5py.File(source, "r")
