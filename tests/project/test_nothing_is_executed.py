@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,7 @@ def _called(call: ast.Call) -> Iterator[str]:
     yield from (f"{flag}={given[flag]}" for flag in FLAGS & given.keys() if given[flag] != "False")
 
 
+@cache
 def found() -> Counter[Finding]:
     """Every finding in the package, with how often it occurs."""
     trees = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text("utf-8")) for path in FILES}

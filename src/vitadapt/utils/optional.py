@@ -25,9 +25,8 @@ def package(name: str, extra: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        raise MissingPackage(
-            f'this needs the package {name.partition(".")[0]}; pip install "vitadapt[{extra}]"'
-        ) from error
+        root = name.partition(".")[0]
+        raise MissingPackage(f'this needs the package {root}; pip install "vitadapt[{extra}]"') from error
 
 
 @contextmanager
