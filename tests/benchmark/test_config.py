@@ -123,7 +123,7 @@ def test_a_wrong_benchmark_file_is_named(tmp_path, text, message):
 
 
 def test_a_missing_benchmark_file_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(ConfigError, match="No such file"):
         read_bench(tmp_path / "absent.toml")
 
 

@@ -19,6 +19,7 @@ from vitadapt.data import open_dataset
 from vitadapt.data.datasets import catalog
 from vitadapt.data.readers.restricted_pickle import read_pickle
 from vitadapt.utils.errors import DataError
+from vitadapt.utils.optional import MissingPackage
 
 Original = Callable[[str], tuple[Path, dict]]
 C10, PCAM, SIGNS = "cifar-10-batches-py", "pcam/camelyonpatch_level_2_split", "gtsrb/GTSRB"
@@ -118,7 +119,7 @@ def test_a_missing_library_names_the_extra(
 ) -> None:
     root = native_copy(name)[0]
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(DataError, match=r'needs \w+ to be read; pip install "vitadapt\[data\]"'):
+    with pytest.raises(MissingPackage, match=rf'needs the package {module}; pip install "vitadapt\[data\]"'):
         open_dataset(name, root)
 
 
