@@ -59,8 +59,8 @@ def model(photos, tmp_path_factory):
 def test_embed_writes_what_the_backbone_makes_of_the_images_it_could_read(photos, tmp_path, suffix, monkeypatch):
     monkeypatch.setattr(batches, "BATCH", 4)  # the damaged one lies in the first of two batches
     out = tmp_path / f"new/features{suffix}"
-    said = call("embed", photos, "-o", out, *TINY, status=1)
-    assert "1.png" in said and "6 images" in said
+    output = call("embed", photos, "-o", out, *TINY, status=1)
+    assert "1.png" in output and "6 images" in output
     read = read_features(out)
     paths = [str(path) for path in sorted(photos.glob("*/*.png")) if path != photos / "cats" / "1.png"]
     assert list(read.path) == paths and list(read.label) == ["cats"] * 2 + ["dogs"] * 4 and set(read.split) == {""}

@@ -54,8 +54,8 @@ def embed(
     for line in (*collection.notes, *broken):
         complain(line)
     text = f"{out}: {count} images, {width} features each, of {embedder.name} at {size} x {size} pixels"
-    told = {"path": str(out), "images": count, "features": width, "backbone": embedder.name, "unreadable": broken}
-    echo_result(text, told, as_json)
+    summary = {"path": str(out), "images": count, "features": width, "backbone": embedder.name, "unreadable": broken}
+    echo_result(text, summary, as_json)
     if broken:
         raise typer.Exit(1)
 

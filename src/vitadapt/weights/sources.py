@@ -193,17 +193,17 @@ def settings_folder(name: str) -> Path | None:
 
 
 def _of_folder(folder: Path, hints: Hints, which: Which | None = None) -> Backbone:
-    told, shapes = _settings_in(folder)
-    return _convert(folder, hints.over(told), which, shapes)
+    stated, shapes = _settings_in(folder)
+    return _convert(folder, hints.over(stated), which, shapes)
 
 
 def _of_file(path: Path, hints: Hints, which: Which | None = None) -> Backbone:
     if os.path.isfile(path) and is_torchscript(path):
         hints = hints.over(ORIGINAL)
-    told, shapes = NO_HINTS, dict[str, Any]()
+    stated, shapes = NO_HINTS, dict[str, Any]()
     if path.name in WEIGHT_FILES:  # any other name may be in a folder of many things
-        told, shapes = _settings_in(path.parent)
-    return _convert(path, hints.over(told), which, shapes)
+        stated, shapes = _settings_in(path.parent)
+    return _convert(path, hints.over(stated), which, shapes)
 
 
 def _settings_in(folder: Path) -> tuple[Hints, dict[str, Any]]:
