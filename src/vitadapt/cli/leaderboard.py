@@ -25,7 +25,7 @@ app = typer.Typer()
 
 @opt.command(app, opt.LEADERBOARD, "vitadapt submit runs/elevater --out submission.zip")
 def submit(
-    source: Annotated[Path, Argument(help="A folder of records, or of one JSON per seed; what to check.")],
+    source: Annotated[Path, Argument(help="Records, or a folder with a JSON per seed; with --check also a zip.")],
     out: Annotated[Path, Option("--out", "-o", help="A zip, or a folder for one JSON per seed.")] = Path(
         "submission.zip"
     ),

@@ -80,8 +80,8 @@ def run_cell(config: RunConfig, job: Job) -> dict[str, bytes] | Failed:
     torch.set_num_threads(job.threads)
     environment = replace(job.environment, cache=default_cache()) if job.own_cache else job.environment
     user, context = os.getuid() if hasattr(os, "getuid") else 0, ray.get_runtime_context()
-    scratch = f"vitadapt-{user}-{context.get_job_id()}-{context.get_node_id()[:12]}"
-    digest, store = config.digest(), Store(Path(tempfile.gettempdir()) / scratch)
+    folder = f"vitadapt-{user}-{context.get_job_id()}-{context.get_node_id()[:12]}"
+    digest, store = config.digest(), Store(Path(tempfile.gettempdir()) / folder)
     try:
         run(config, store, environment)
         return store.export(digest)
