@@ -81,8 +81,8 @@ def explain_method(
         )
         return
     for part in parts:
-        told = {"": part.formula, "paper": part.paper, "use it for": part.when}
-        echo(part.name, *(f"  {key}: {text}" if key else f"  {text}" for key, text in told.items() if text))
+        shown = {"": part.formula, "paper": part.paper, "use it for": part.when}
+        echo(part.name, *(f"  {key}: {text}" if key else f"  {text}" for key, text in shown.items() if text))
     echo(f"parameters on {backbone}: {counted or 'does not apply'}", "", *whole.drawing.splitlines())
 
 
