@@ -22,7 +22,7 @@ from vitadapt.utils import limits
 from vitadapt.utils.errors import ConfigError, DataError, VitadaptError, printable
 from vitadapt.utils.fields import parse_fields
 from vitadapt.utils.files import parse_json, parse_toml, read_bounded, read_text
-from vitadapt.weights.hints import parse_hints
+from vitadapt.weights.hint_query import parse_hints
 from vitadapt.weights.load import check_name
 from vitadapt.weights.sources import split_seed
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vitadapt.nn.surgery import seeded
-from vitadapt.nn.vit import Preprocess
+from vitadapt.nn.vit import Preprocess, Rotary
 from vitadapt.weights import Hints
 
 Features = Callable[[Any, Tensor], Tensor]
@@ -117,7 +117,115 @@ def _pooled(**extra: Any) -> Features:
     return lambda m, x: m(pixel_values=x, **extra).pooler_output
 
 
+def _mean(**extra: Any) -> Features:
+    return lambda m, x: m(pixel_values=x, **extra).last_hidden_state.mean(dim=1)
+
+
+def _summary(module: Any, images: Tensor) -> Tensor:
+    """C-RADIO normalises images itself; those that the tests give are normalised already."""
+    scale = module.input_conditioner
+    return module(pixel_values=images * scale.norm_std + scale.norm_mean).summary
+
+
+def open_clip_tower(name: str, pool: str, proj: str) -> nn.Module:
+    """An image tower of open_clip that is a ViT of timm."""
+    tower = pytest.importorskip("open_clip.timm_model")
+    timm = pytest.importorskip("timm")
+    tiny = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4}
+    with seeded(0), pytest.MonkeyPatch.context() as patch:
+        create = timm.create_model
+        patch.setattr(tower.timm, "create_model", lambda name, **more: create(name, **tiny, **more))
+        return shaken(tower.TimmModel(name, 48, 32, pool, proj))
+
+
+def _parts(label: str, layout: str, hints: Hints, resized: bool = True, **changes: Any) -> Case:
+    """A model of timm with parts that no plain ViT has."""
+    changes = {"dynamic_img_size": resized, **changes}
+    make = lambda: timm_model(label, **changes)  # noqa: E731
+    name = " ".join(["timm", label, *(name for name in changes if name != "dynamic_img_size")])
+    return Case(name, "timm", layout, make, timm_features, timm_features if resized else None, hints)
+
+
+def _hf_parts(kind: str, config: str, layout: str, features: Features, resized: Features | None, **hints: Any) -> Case:
+    changes = hints.pop("changes", {})
+    told = Hints(**{"heads": 4, "activation": "gelu", "norm_eps": 1e-6, "preprocess": UNUSUAL, **hints})
+    label = " ".join(["hf", kind, *(name for name in changes if name in ("use_gated_mlp", "use_swiglu_ffn"))])
+    return Case(label, "transformers", layout, lambda: hf_model(kind, config, **changes), features, resized, told)
+
+
 _AT = {"interpolate_pos_encoding": True}
+_FOUR = {"heads": 4, "preprocess": UNUSUAL}
+_PE = {"rotary": Rotary(10000.0, "patches", 14, 1.0, "xy", "neighbours"), "pool_heads": 8}
+_V3, _RADIO = {"rotary": Rotary(), "image_size": 32}, {"image_size": 32}
+PARTS: tuple[Case, ...] = (
+    _parts("vit_small_patch16_dinov3", "timm-eva-plain", Hints(pooling="average", **_FOUR, more=_V3)),
+    _parts(
+        "vit_small_plus_patch16_dinov3_qkvb",
+        "timm-eva-swiglu",
+        Hints(**_FOUR, more=_V3),
+        global_pool="token",
+    ),
+    _parts("eva02_tiny_patch14_224", "timm-eva-fc-norm", Hints(**_FOUR)),
+    _parts("eva02_base_patch16_clip_224", "timm-eva-split-swiglu", Hints(**_FOUR)),
+    _parts("vit_pe_core_base_patch16_224", "timm", Hints(activation="gelu", norm_eps=1e-5, **_FOUR, more=_PE)),
+    _parts("vit_base_patch16_siglip_224", "timm", Hints(activation="gelu", **_FOUR)),
+    _parts("aimv2_large_patch14_224", "timm-swiglu", Hints(**_FOUR), mlp_ratio=2.75),
+    _parts("vit_base_patch16_224", "timm", Hints(activation="gelu", **_FOUR), qk_norm=True),
+    _parts("vit_giant_patch14_dinov2", "timm", Hints(activation="silu", **_FOUR), mlp_ratio=4),
+    Case(
+        *("open_clip siglip tower", "open_clip", "open-clip-timm"),
+        make=lambda: open_clip_tower("vit_base_patch16_siglip_224", "map", "none"),
+        features=lambda m, x: m(x),
+        hints=Hints(activation="gelu", **_FOUR),
+    ),
+    Case(
+        *("open_clip eva02 tower", "open_clip", "open-clip-timm-eva-split-swiglu"),
+        make=lambda: open_clip_tower("eva02_base_patch16_clip_224", "token", ""),
+        features=lambda m, x: m(x),
+        hints=Hints(**_FOUR),
+    ),
+    _hf_parts(
+        *("DINOv3ViTModel", "DINOv3ViTConfig", "hf-dinov3", _pooled(), _pooled()),
+        norm_eps=1e-5,
+        more=_V3,
+        changes={"num_register_tokens": 2},
+    ),
+    _hf_parts(
+        *("DINOv3ViTModel", "DINOv3ViTConfig", "hf-dinov3", _pooled(), _pooled()),
+        norm_eps=1e-5,
+        activation="silu",
+        more=_V3,
+        changes={"num_register_tokens": 2, "use_gated_mlp": True, "hidden_act": "silu"},
+    ),
+    _hf_parts(
+        *("SiglipVisionModel", "SiglipVisionConfig", "hf-siglip", _pooled(), _pooled(**_AT)), activation="gelu_tanh"
+    ),
+    _hf_parts(
+        *("Aimv2VisionModel", "Aimv2VisionConfig", "hf-aimv2", _mean(), None),
+        activation="silu",
+        norm_eps=1e-5,
+        changes={"use_head": False},
+    ),
+    _hf_parts(
+        *("Tipsv2VisionModel", "Tipsv2VisionConfig", "hf-dinov2", _pooled(), _pooled()),
+        antialias=True,
+        more={"resampling": "bilinear"},
+    ),
+    _hf_parts(
+        *("RadioModel", "RadioConfig", "hf-radio", _summary, _summary), more=_RADIO, changes={"max_img_size": 64}
+    ),
+    _hf_parts(*("IJepaModel", "IJepaConfig", "hf-ijepa", _mean(), _mean(**_AT)), norm_eps=1e-12),
+    _hf_parts(
+        *("MetaClip2VisionModelWithProjection", "MetaClip2VisionConfig", "hf-clip", _embeds(), _embeds(**_AT)),
+        activation="quick_gelu",
+        norm_eps=1e-5,
+    ),
+    _hf_parts(
+        *("Dinov2Model", "Dinov2Config", "hf-dinov2", _pooled(), _pooled()),
+        activation="silu",
+        changes={"use_swiglu_ffn": True},
+    ),
+)
 
 _CLIP = ("CLIPVisionModelWithProjection", "CLIPVisionConfig", "hf-clip", _embeds(), _embeds(**_AT))
 CASES: tuple[Case, ...] = (
@@ -152,6 +260,7 @@ CASES: tuple[Case, ...] = (
         *("Dinov2WithRegistersModel", "Dinov2WithRegistersConfig", "hf-dinov2", _pooled(), _pooled()),
         num_register_tokens=3,
     ),
+    *PARTS,
 )
 BY_NAME = {case.name: case for case in CASES}
 

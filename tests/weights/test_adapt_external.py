@@ -381,3 +381,50 @@ def test_thawed_tensors_are_the_librarys_own(method: Method) -> None:
     adapted = va.adapt(live, method)
     assert adapted.state_dict().keys() == live.state_dict().keys()
     assert trainable(adapted)
+
+
+GATED = ("gate", "fc1", "fc2")
+OF_PARTS: dict[str, tuple[Method, ...]] = {
+    "timm vit_small_patch16_dinov3": (LoRA(targets=ALL_SLOTS), Adapter(bottleneck=8), more_methods.AdaptFormer()),
+    "timm vit_small_plus_patch16_dinov3_qkvb global_pool": (LoRA(targets=("q", *GATED)), KAdaptation(n=8, bias=False)),
+    "timm eva02_tiny_patch14_224": (LoRA(targets=("k", *GATED)), Compacter(bottleneck=8)),
+    "timm eva02_base_patch16_clip_224": (LoRA(targets=("v", *GATED)), FineTune()),
+    "timm vit_pe_core_base_patch16_224": (KAdaptation(n=8), FineTune()),
+    "timm vit_base_patch16_siglip_224": (KAdaptation(n=8), more_methods.VPT(deep=False)),
+    "timm aimv2_large_patch14_224 mlp_ratio": (LoRA(targets=("o", *GATED)), more_methods.VPT()),
+    "open_clip siglip tower": (KAdaptation(n=8), BitFit()),
+    "open_clip eva02 tower": (LoRA(targets=("q", *GATED)), BitFit()),
+    "hf DINOv3ViTModel": (LoRA(targets=ALL_SLOTS), Adapter(bottleneck=8), FineTune()),
+    "hf DINOv3ViTModel use_gated_mlp": (LoRA(targets=GATED),),
+    "hf SiglipVisionModel": (LoRA(), BitFit(), FineTune(), more_methods.VPT()),
+    "hf Aimv2VisionModel": (LoRA(targets=GATED), more_methods.AdaptFormer(place="attention-parallel")),
+    "hf RadioModel": (KAdaptation(n=8), FineTune(), more_methods.VPT()),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "method"), [(name, m) for name, methods in OF_PARTS.items() for m in methods], ids=str
+)
+def test_models_with_parts_that_no_plain_vit_has(name: str, method: Method) -> None:
+    """What they compute with a trained adapter, and the gradients; and, for deltas, after merging."""
+    pytest.importorskip(weights_cases.BY_NAME[name].library)
+    live, images = weights_cases.model(name), weights_cases.images()
+    thaws = isinstance(method, (BitFit, FineTune))  # theirs may lack biases of keys, which are zero in ours
+    shaken = method if thaws else Shaken(method)
+    ours, theirs = va.adapt(from_module(live, weights_cases.UNUSUAL), shaken), va.adapt(live, shaken)
+    wanted, normalised = ours(images), ours.normalise(images)
+    torch.testing.assert_close(features(name, theirs, normalised), wanted, atol=1e-5, rtol=1e-5)
+    plain = from_module(live, weights_cases.UNUSUAL)(images)
+    assert thaws or weights_cases.largest(wanted.detach(), plain) > 1e-3
+    features(name, theirs, normalised).square().sum().backward()
+    assert all(p.grad is not None for n, p in inside(theirs).items() if "head" not in n)
+    if isinstance(method, (LoRA, KAdaptation)):
+        merged = va.merge(theirs)
+        assert merged.state_dict().keys() == live.state_dict().keys()
+        torch.testing.assert_close(features(name, merged, normalised), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_tokens_are_refused_where_the_model_would_turn_them_like_patches() -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(NotApplicable, match="turn them like patches; use load_backbone"):
+        va.adapt(weights_cases.model("timm vit_small_patch16_dinov3"), more_methods.VPT())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +15,8 @@ from weights_cases import CASES, Case, images, largest
 
 from vitadapt.nn.vit import Preprocess
 from vitadapt.utils.errors import VitadaptError, WeightsError
-from vitadapt.weights import CONVERTERS, Hints, build, from_module, read_state, write_state
+from vitadapt.weights import CONVERTERS, build, from_module, read_state, write_state
+from vitadapt.weights.hints import hints_of_config
 
 TOLERANCE = 1e-5
 OPTIONAL = {"reg_token", "embeddings.register_tokens", "visual_projection.weight"}
@@ -83,8 +84,7 @@ def test_copy_shares_no_memory_and_leaves_the_module_as_it_was(case: Case) -> No
 @pytest.mark.parametrize(
     ("name", "feature"),
     [
-        ("attn_pool.latent", "attention pooling"),
-        ("blocks.0.attn.q_norm.weight", "normalised queries"),
+        ("blocks.0.attn.gate.weight", "gated attention"),
         ("dist_token", "a distillation token"),
         ("something.else", "a tensor that a plain ViT lacks: something"),
     ],
@@ -124,8 +124,15 @@ def test_any_tensor_that_is_missing_or_mis_shaped_is_named(case: Case) -> None:
         without = {other: t for other, t in state.items() if other != name}
         with pytest.raises(WeightsError):
             read_state(without, case.hints)
-    name = next(n for n in used if n.endswith(("1.mlp.fc2.weight", "1.mlp.c_proj.weight", "1.output.dense.weight")))
-    layer = name.rpartition("mlp")[0] or name.rpartition("output")[0]
+    ends = (
+        "1.mlp.fc2.weight",
+        "1.mlp.c_proj.weight",
+        "1.output.dense.weight",
+        "1.mlp.down_proj.weight",
+        "1.ffn.down_proj.weight",
+    )
+    name = next(n for n in used if n.endswith(ends))
+    layer = name.rpartition("mlp")[0] or name.rpartition("output")[0] or name.rpartition("ffn")[0]
     with pytest.raises(WeightsError, match="tensors disagree.*" + re.escape(layer[-8:])):
         read_state(state | {name: torch.zeros(8, 8)}, case.hints)
 
@@ -139,7 +146,7 @@ def test_a_model_can_move_to_another_library(name: str, target: str) -> None:
     state = write_state(vit, target)
     if target == "dinov2":
         state["mask_token"] = torch.zeros(1, 64)  # part of every such file, of no use to us
-    hints = Hints(**{f.name: getattr(vit.config, f.name) for f in fields(Hints)})
+    hints = hints_of_config(vit.config)
     converted = CONVERTERS[target].read(state, hints)
     moved, x = build(converted.config, converted.state), images()
     with torch.no_grad():
@@ -157,6 +164,26 @@ def test_a_model_can_move_to_another_library(name: str, target: str) -> None:
 def test_a_layout_that_cannot_hold_the_model_says_why(target: str, reason: str) -> None:
     with pytest.raises(VitadaptError, match=reason):
         write_state(from_module(cases.model("timm deit")), target)
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("timm vit_small_patch16_dinov3", "hf-dinov3"),
+        ("timm vit_small_plus_patch16_dinov3_qkvb global_pool", "hf-dinov3-memory-swiglu"),
+        ("hf DINOv3ViTModel", "timm-eva"),
+        ("timm vit_base_patch16_siglip_224", "hf-siglip"),
+        ("hf SiglipVisionModel", "open-clip-timm"),
+        ("timm aimv2_large_patch14_224 mlp_ratio", "hf-aimv2"),
+    ],
+)
+def test_parts_can_move_to_another_library(name: str, target: str) -> None:
+    vit = from_module(cases.model(name), cases.UNUSUAL)
+    hints = replace(hints_of_config(vit.config), more={**hints_of_config(vit.config).more, "image_size": 32})
+    converted = CONVERTERS[target].read(write_state(vit, target), hints)
+    moved, x = build(converted.config, converted.state), images()
+    with torch.no_grad():
+        assert largest(moved(x), vit(x)) <= TOLERANCE
 
 
 def test_registers_of_hugging_face_load_strictly_into_timm() -> None:
@@ -222,19 +249,18 @@ def test_real_timm_architectures(name: str, heads: int) -> None:
 
 
 UNCONVERTIBLE = {
-    "attention pooling": lambda: cases.timm_model("vit_base_patch16_siglip_224", global_pool="map"),
-    "normalised queries": lambda: cases.timm_model("vit_base_patch16_224", qk_norm=True),
     "patch dropout": lambda: cases.timm_model("vit_base_patch16_224", patch_drop_rate=0.2),
     "class VisionTransformerDistilled": lambda: cases.timm_model("deit_tiny_distilled_patch16_224"),
     "pooling 'max'": lambda: cases.timm_model("vit_base_patch16_224", global_pool="max"),
-    "class GluMlp": lambda: cases.timm_model("vit_giant_patch14_dinov2", mlp_ratio=4),
     "blocks of class ResPost": lambda: cases.timm_model("vit_tiny_patch16_224", block_fn=_other()),
     "not a multiple": lambda: cases.timm_model("vit_tiny_patch16_224", img_size=30, dynamic_img_size=False),
     "attention pooling ": lambda: cases.open_clip_model(attentional_pool=True),
     "patch dropout ": lambda: cases.open_clip_model(patch_dropout=0.5),
     "blocks of class CustomResidual": lambda: cases.open_clip_model(qk_norm=True),
-    "SwiGLU": lambda: cases.hf_model("Dinov2Model", "Dinov2Config", use_swiglu_ffn=True),
-    "activation 'silu'": lambda: cases.hf_model("ViTModel", "ViTConfig", hidden_act="silu"),
+    "activation 'mish'": lambda: cases.hf_model("ViTModel", "ViTConfig", hidden_act="mish"),
+    "patches beside other tokens": lambda: cases.timm_model("vit_base_patch16_224", global_pool="map"),
+    "the setting is_native": lambda: cases.hf_model("Aimv2VisionModel", "Aimv2VisionConfig", is_native=True),
+    "positions of class RotaryEmbeddingMixed": lambda: cases.timm_model("vit_small_patch16_rope_mixed_224"),
     "the class BeitModel": lambda: cases.hf_model("BeitModel", "BeitConfig"),
     "is not known": lambda: nn.Linear(3, 3),
 }

@@ -199,6 +199,8 @@ def without_projection(backbone: Backbone) -> tuple[Backbone, Tensor]:
     vit = require_vit(backbone)
     if not vit.config.projection:
         raise ConfigError("head: projection=merged needs a backbone with an output projection (a CLIP)")
+    if vit.config.projection_bias and bool(cast(Tensor, vit.projection.bias).any()):
+        raise ConfigError("head: projection=merged needs a projection without a bias, and this backbone's has one")
     weight = cast(nn.Linear, vit.projection).weight.detach()
     return adapt(backbone, _Unprojected()).requires_grad_(False), weight
 

@@ -61,8 +61,8 @@ class ViT(Backbone):
         self.norm = self._final_norm()
         self.latent = nn.Parameter(torch.zeros(D)) if config.pooling == "attention" else None
         self.attention_pooling = AttentionPooling(config) if config.pooling == "attention" else None
-        pooled = config.pooled_width
-        self.projection = nn.Linear(pooled, config.projection, bias=False) if config.projection else nn.Identity()
+        out = (config.pooled_width, config.projection, config.projection_bias)
+        self.projection = nn.Linear(*out) if config.projection else nn.Identity()
         self.register_scales()
         self.reset_parameters()
 

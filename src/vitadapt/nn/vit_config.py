@@ -33,6 +33,13 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 }
 
 
+PARTS = (
+    *("positions", "rotary", "norm", "patch_norm", "qk_norm", "attention_norm", "mlp_norm", "gated", "linear_bias"),
+    *("class_tokens", "pool_heads", "resampling", "position_grid", "projection_bias", "channels"),
+)
+"""Fields of `ViTConfig` that make another network than a plain ViT."""
+
+
 @dataclass(frozen=True)
 class ViTConfig:
     """Everything that fixes the shape and the function of a `ViT` apart from its weights."""
@@ -56,6 +63,7 @@ class ViTConfig:
     norm_after_pool: bool = False
     pooling: Pooling = "class"
     projection: int = 0  # width of the output projection; 0 means none
+    projection_bias: bool = False
     antialias: bool = False  # how the position grid is resampled to another image size
     resampling: Resampling = "bicubic"  # crop: bilinear to a square, of which an oblong image takes the upper left
     positions: bool = True  # is there a learnt vector for every place?
@@ -105,6 +113,11 @@ class ViTConfig:
         yield fits, "rotary positions need heads of a width that 4 divides"
         scales = (len(self.preprocess.mean), len(self.preprocess.std))
         yield scales == (self.channels,) * 2, f"no mean and std for each of the {self.channels} channels in preprocess"
+
+    @property
+    def parts(self) -> list[str]:
+        """Those of `PARTS` that this network has."""
+        return [name for name in PARTS if getattr(self, name) != getattr(ViTConfig, name)]
 
     @property
     def grid(self) -> int:

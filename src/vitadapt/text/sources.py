@@ -14,7 +14,8 @@ from ..utils.optional import MissingPackage
 from ..utils.registry import Registry
 from ..weights.catalog import backbones
 from ..weights.checkpoint_files import load_state_file, read_json
-from ..weights.hints import Which, refuse_unknown, weights_of
+from ..weights.hint_query import Which, weights_of
+from ..weights.hints import refuse_unknown
 from ..weights.sources import hub_folder, open_clip_checkpoint, split_query, split_seed
 from . import hugging_face_tower, open_clip_tower
 from .tower import TextConfig, TextTower, check_pair

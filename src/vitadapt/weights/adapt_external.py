@@ -40,6 +40,7 @@ _CLASSIFIERS = ("head", "classifier")
 _LAYERS: dict[str, str] = {
     **dict.fromkeys("qkv", "attention.qkv"),
     "o": "attention.out",
+    "gate": "mlp.fc1",
     "fc1": "mlp.fc1",
     "fc2": "mlp.fc2",
 }
@@ -214,7 +215,9 @@ class _Transplant:
 
     def _caller(self, path: str, owner: nn.Module) -> nn.Module:
         """The module whose forward uses the weight: torch's attention passes that of its projection to a function."""
-        parent = self.tower.get_submodule(path.rpartition(".")[0])
+        parent: Any = self.tower.get_submodule(path.rpartition(".")[0])
+        if hasattr(parent, "qkv_bias_separate"):
+            parent.qkv_bias_separate = True  # so that timm's Eva calls the layer and passes its weight to no function
         return parent if isinstance(parent, nn.MultiheadAttention) else owner
 
     def _insert(self, number: int, place: Place, module: nn.Module) -> None:
@@ -244,11 +247,17 @@ class _Transplant:
             return self._block(number)
         scale, last = (f"blocks.{number}.{part}" for part in _LAST[layer])
         path, owner = (self._owners(f"{scale}.gamma") + self._owners(f"{last}.weight"))[0]
+        if owner is self._block(number):  # it holds the layer scale itself, as timm's Eva does
+            return getattr(owner, {"attention": "drop_path1", "mlp": "drop_path2"}[layer])
         return self._caller(path, owner)
 
     def _add_tokens(self, first: int, last: int, tokens: nn.Parameter) -> None:
         """Tokens that are appended before the block `first` and dropped behind the block `last`."""
         self._check_batch_first("tokens")
+        if self.ours.config.rotary is not None:
+            raise NotApplicable(
+                "the method added tokens, and the model would turn them like patches; use load_backbone for its weights"
+            )
         start, end = (cast(Any, self._block(number)) for number in (first, last))
         start.added_tokens, end.dropped_tokens = tokens, len(tokens)
         start.register_forward_pre_hook(append_added_tokens)
@@ -268,6 +277,7 @@ class _Transplant:
             path, _, name = theirs.rpartition(".")
             owner = self.tower.get_submodule(path)
             own = getattr(owner, name)
+            value = value if value.numel() == own.numel() else own.detach()  # two of ours are parts of one of theirs
             setattr(owner, name, nn.Parameter(value.to(own).reshape(own.shape).clone()))  # memory of its own
 
 

@@ -21,7 +21,7 @@ from ..utils.errors import ConfigError, WeightsError, damaged
 from ..utils.files import parse_json, read_text
 from ..utils.limits import PICKLE_FILE, TENSORS_SHARE
 from ..utils.pickle_guard import check_pickle
-from .hints import Which
+from .hint_query import Which
 from .torchscript import description, is_torchscript, read_torchscript, zip_names
 
 _SETS: dict[Which, tuple[str, ...]] = {

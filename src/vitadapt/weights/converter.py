@@ -7,79 +7,21 @@ features is refused, so that a network which only resembles a plain ViT is never
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from ..nn.surgery import State
 from ..nn.vit import ViTConfig
 from ..utils.errors import WeightsError, damaged
 from ..utils.files import shipped_table
 from .hints import NO_HINTS, Hints, config_of_tensors, shapes_of
+from .rules import Rule
 
-Form = Literal["same", "stacked", "lead1", "lead2", "transposed"]
-Missing = Literal["error", "absent", "zeros"]
-
-_READ: dict[Form, Callable[[list[Tensor]], Tensor]] = {
-    "same": lambda parts: parts[0],
-    "stacked": torch.cat,
-    "lead1": lambda parts: parts[0].flatten(0, 1),
-    "lead2": lambda parts: parts[0].flatten(),
-    "transposed": lambda parts: parts[0].T.contiguous(),
-}
-_WRITE: dict[Form, Callable[[Tensor, int], list[Tensor]]] = {
-    "same": lambda tensor, count: [tensor],
-    "stacked": lambda tensor, count: [part.clone() for part in tensor.chunk(count)],
-    "lead1": lambda tensor, count: [tensor.unsqueeze(0)],
-    "lead2": lambda tensor, count: [tensor.view(1, 1, -1)],
-    "transposed": lambda tensor, count: [tensor.T.contiguous()],
-}
-_DIMENSIONS: dict[Form, int] = {"lead1": 3, "lead2": 3, "transposed": 2}
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One tensor of ours and the tensors of theirs that it is made of ("{i}" stands for the block number).
-
-    `missing` says what happens when theirs has no such tensor: an error, nothing ("absent": the part is optional), or
-    zeros ("zeros": their module always has it, and zeros are what it must hold when ours lacks it).
-    """
-
-    ours: str
-    theirs: tuple[str, ...]
-    form: Form = "same"
-    missing: Missing = "error"
-
-    def at(self, block: int) -> Rule:
-        """The rule for one block."""
-        i = str(block)
-        return replace(self, ours=self.ours.replace("{i}", i), theirs=tuple(t.replace("{i}", i) for t in self.theirs))
-
-    def read(self, parts: list[Tensor]) -> Tensor:
-        """Their tensors -> ours. Raises WeightsError when they do not fit together."""
-        wanted = _DIMENSIONS.get(self.form, parts[0].ndim)
-        lead = parts[0].shape[: {"lead1": 1, "lead2": 2}.get(self.form, 0)]
-        if parts[0].ndim != wanted or any(size != 1 for size in lead) or len({p.shape[1:] for p in parts}) > 1:
-            shapes = ", ".join(f"{name} {tuple(p.shape)}" for name, p in zip(self.theirs, parts, strict=True))
-            raise WeightsError(f"tensors of unexpected shape: {shapes}")
-        return _READ[self.form](parts)
-
-    def write(self, tensor: Tensor, prefix: str) -> State:
-        """Our tensor -> theirs, bit for bit."""
-        parts = _WRITE[self.form](tensor, len(self.theirs))
-        return {prefix + name: part for name, part in zip(self.theirs, parts, strict=True)}
-
-
-def pair(ours: str, *theirs: str, form: Form = "same", missing: Missing = "error") -> tuple[Rule, Rule]:
-    """The rules for a weight and its bias."""
-    weight, bias = (
-        Rule(f"{ours}.{kind}", tuple(f"{t}.{kind}" for t in theirs), form, missing) for kind in ("weight", "bias")
-    )
-    return weight, bias
-
+SILENT = frozenset({"rotary", "gated", "class_tokens", "resampling", "position_grid"})
+"""Fields of `ViTConfig` with which the tensors of a plain ViT make another network."""
 
 WRAPPING = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "encoder.")
 """What training programs put before all names: DataParallel, torch.compile, Lightning and others."""
@@ -125,7 +67,8 @@ class Converter:
     `anchors` are the tensors that tell this layout from the others, `block` is what stands before a block's number,
     `documented` gives the hints that the source's own documentation guarantees for the tensors at hand, `spare` are
     patterns of tensors without influence on image features, and `class_row` says whether the source's positions hold
-    a row for the class token ("free": either way).
+    a row for the class token ("free": either way). `takes` are the fields of `ViTConfig` of which no tensor tells and
+    which networks of this layout may have at another value than a plain ViT.
     """
 
     name: str
@@ -137,6 +80,7 @@ class Converter:
     prefixes: tuple[str, ...] = ("",)
     spare: tuple[str, ...] = ()
     class_row: Literal["free", "always", "unless registers"] = "free"
+    takes: frozenset[str] = frozenset()
 
     def prefix_of(self, state: Mapping[str, Any], wrapped: bool = True) -> str | None:
         """What stands before this layout's names in `state`; None when it is another layout.
@@ -181,13 +125,17 @@ class Converter:
         Raises WeightsError when the layout has no place for something that `config` has, or needs what it lacks.
         """
         prefix = self.prefixes[0] if prefix is None else prefix
+        for name in sorted(SILENT - self.takes):
+            if (value := getattr(config, name)) != getattr(ViTConfig, name):
+                raise WeightsError(f"{self.title} cannot hold this model: it has no place for {name}={value}")
         left = self._positions(config, with_affine_norm(config, state))
         theirs: State = {}
         for rule in self._expanded(config.depth):
             if rule.ours not in left and rule.missing == "zeros":
                 left[rule.ours] = torch.zeros_like(left[rule.ours.removesuffix("bias") + "weight"].flatten(1)[:, 0])
             if rule.ours in left:
-                theirs |= rule.write(left.pop(rule.ours), prefix)
+                parts = rule.write(left.pop(rule.ours), prefix)
+                theirs |= {n: torch.cat([theirs[n], part]) if n in theirs else part for n, part in parts.items()}
             elif rule.missing == "error":
                 raise WeightsError(f"{self.title} cannot hold this model: it needs {rule.ours}, which the model lacks")
         if left:
@@ -290,4 +238,9 @@ def with_affine_norm(config: ViTConfig, state: State) -> State:
     if config.final_norm != "plain":
         return dict(state)
     like = state["patches.weight"].flatten(1)[:, 0]
-    return state | {"norm.weight": torch.ones_like(like), "norm.bias": torch.zeros_like(like)}
+    neutral = {"norm.weight": torch.ones_like(like), "norm.bias": torch.zeros_like(like)}
+    return state | {name: tensor for name, tensor in neutral.items() if name in ("norm.weight", *_biases(config))}
+
+
+def _biases(config: ViTConfig) -> tuple[str, ...]:
+    return ("norm.bias",) if config.norm == "layer" else ()

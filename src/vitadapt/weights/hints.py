@@ -8,19 +8,17 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from math import isqrt
-from typing import Any, Literal, cast, get_args
-from urllib.parse import parse_qsl
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..nn.surgery import State
-from ..nn.vit import ACTIVATIONS, Activation, Pooling, Preprocess, ViT, ViTConfig
-from ..utils.errors import ConfigError, WeightsError
+from ..nn.vit import ACTIVATIONS, Activation, Pooling, Preprocess, Rotary, ViT, ViTConfig
+from ..utils.errors import WeightsError
 from ..utils.files import shipped_table
-from ..utils.registry import unknown
 from .catalog import architecture
 
 
@@ -28,6 +26,7 @@ from .catalog import architecture
 class Hints:
     """What the shapes of a checkpoint's tensors cannot tell; None means not known.
 
+    `more` holds fields of `ViTConfig` that only unusual networks have at other values than the plain ones (`MORE`).
     Raises WeightsError for numbers that no network has.
     """
 
@@ -38,6 +37,7 @@ class Hints:
     norm_after_pool: bool | None = None
     antialias: bool | None = None
     preprocess: Preprocess | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _require(self.heads is None or (type(self.heads) is int and 1 <= self.heads <= _HEADS), "heads", self.heads)
@@ -51,14 +51,19 @@ class Hints:
     def over(self, other: Hints) -> Hints:
         """These hints, with the gaps filled from `other`."""
         gaps = {f.name: getattr(other, f.name) for f in fields(self) if getattr(self, f.name) is None}
-        return replace(self, **gaps)
+        return replace(self, **gaps, more={**other.more, **self.more})
 
     def unknown(self) -> list[str]:
         """The names of the hints that are still not known."""
-        return [f.name for f in fields(self) if getattr(self, f.name) is None]
+        missing = [f.name for f in fields(self) if getattr(self, f.name) is None]
+        return missing + [name for name, value in self.more.items() if value is UNKNOWN]
 
 
 _HEADS = 1024
+UNKNOWN = "unknown"
+"""The value of a field in `Hints.more` that must be told."""
+MORE = ("rotary", "resampling", "class_tokens", "position_grid", "pool_heads", "final_norm", "image_size")
+"""Fields of `ViTConfig` that may be in `Hints.more`."""
 
 
 def _is_number(value: Any, low: float, high: float) -> bool:
@@ -72,16 +77,13 @@ def _require(holds: bool, what: str, value: Any) -> None:
 
 NO_HINTS = Hints()
 
-Which = Literal["ema", "raw"]
-"""Averaged weights or the last ones of the training, where a checkpoint holds both."""
-
-
 NORMALISATIONS: dict[str, Preprocess] = {
     "imagenet": Preprocess(),
+    "none": Preprocess((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     "half": Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "clip": Preprocess((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
 }
-"""The three usual ways to normalise images, by name."""
+"""The usual ways to normalise images, by name."""
 
 
 def heads_of_64(width: int) -> int | None:
@@ -89,95 +91,75 @@ def heads_of_64(width: int) -> int | None:
     return None if width % 64 else width // 64
 
 
-_TRUTH = {"true": True, "false": False}
-
-
 def config_of(name: str) -> ViTConfig:
     """The configuration of a named architecture. Raises UnknownName."""
     row = dict(architecture(name))
-    return ViTConfig(preprocess=NORMALISATIONS[row.pop("normalise", "imagenet")], **row)
+    rotary = Rotary(**row.pop("rotary")) if "rotary" in row else None
+    return ViTConfig(preprocess=NORMALISATIONS[row.pop("normalise", "imagenet")], rotary=rotary, **row)
 
 
-def parse_hints(query: str) -> Hints:
-    """Hints out of name=value pairs joined by "&". Raises ConfigError (unknown field or value) and UnknownName.
-
-    The fields are those of `Hints`, `mean` (a named normalisation), `like` (a named architecture, whose every hint
-    is taken unless another field says otherwise) and `weights` (see `weights_of`).
-    """
-    base, values = Hints(), {}
-    for field, value in parse_qsl(query, keep_blank_values=True):
-        if field == "weights":
-            continue
-        if field == "like":
-            config = config_of(value)
-            base = Hints(**{f.name: getattr(config, f.name) for f in fields(Hints)})
-        elif field in _PARSERS:
-            name, parse, _ = _PARSERS[field]
-            values[name] = _parsed(field, value, parse)
-        else:
-            raise unknown("hint", field, ["like", "weights", *_PARSERS])
-    return Hints(**values).over(base)
-
-
-def weights_of(query: str) -> Which | None:
-    """Which of two sets of weights the query asks for with weights=ema or weights=raw. Raises ConfigError."""
-    value = dict(parse_qsl(query)).get("weights")
-    if value not in (None, *get_args(Which)):
-        raise ConfigError(f"{value!r} is no value for weights; use one of {', '.join(get_args(Which))}")
-    return cast(Which | None, value)
-
-
-def _parsed(field: str, value: str, parse: Callable[[str], Any]) -> Any:
-    try:
-        return parse(value)
-    except (KeyError, ValueError) as error:
-        raise ConfigError(f"{value!r} is no value for {field}; use {_PARSERS[field][2]}") from error
-
-
-def _one_of(*names: str) -> tuple[Callable[[str], str], str]:
-    return {name: name for name in names}.__getitem__, f"one of {', '.join(names)}"
-
-
-_PARSERS: dict[str, tuple[str, Callable[[str], Any], str]] = {
-    "activation": ("activation", *_one_of(*ACTIVATIONS)),
-    "heads": ("heads", int, "a whole number"),
-    "norm_eps": ("norm_eps", float, "a number such as 1e-6"),
-    "pooling": ("pooling", *_one_of(*get_args(Pooling))),
-    "norm_after_pool": ("norm_after_pool", _TRUTH.__getitem__, "true or false"),
-    "antialias": ("antialias", _TRUTH.__getitem__, "true or false"),
-    "mean": ("preprocess", NORMALISATIONS.__getitem__, f"one of {', '.join(NORMALISATIONS)}"),
-}
-"""Field of the query -> field of `Hints`, how its text is read, and what is allowed."""
+def hints_of_config(config: ViTConfig) -> Hints:
+    """All that tensors do not tell of a network with this configuration."""
+    plain = {f.name: getattr(config, f.name) for f in fields(Hints) if f.name != "more"}
+    return Hints(**plain, more={name: getattr(config, name) for name in MORE if name != "image_size"})
 
 
 def config_of_tensors(ours: State, depth: int, hints: Hints) -> ViTConfig:
     """The configuration that the shapes of `ours` and the complete `hints` describe. Raises ValueError."""
     width, channels, patch, other = ours["patches.weight"].shape
-    if channels != 3 or patch != other:
-        raise ValueError(f"patch embedding of shape {tuple(ours['patches.weight'].shape)}; expected (D, 3, P, P)")
-    class_token, rows = "class_token" in ours, len(ours["position"])
-    class_position = class_token and isqrt(rows - 1) ** 2 == rows - 1
-    patches = rows - int(class_position)
-    if isqrt(patches) ** 2 != patches:
-        raise ValueError(f"{rows} positions do not form a square grid (with or without one for the class token)")
-    hidden = ours["blocks.0.mlp.fc1.weight"].shape[0]
-    known: dict[str, Any] = {f.name: getattr(hints, f.name) for f in fields(hints)}
+    if patch != other:
+        raise ValueError(f"patch embedding of shape {tuple(ours['patches.weight'].shape)}; expected (D, C, P, P)")
+    known: dict[str, Any] = {f.name: getattr(hints, f.name) for f in fields(hints) if f.name != "more"}
+    known |= hints.more
+    class_token = "class_token" in ours
+    class_position = class_token
+    if "position" in ours:
+        class_position, side = _table(len(ours["position"]), class_token)
+        if not known.get("position_grid"):
+            known["image_size"] = side * patch
+        elif known["position_grid"] != side:
+            raise ValueError(f"{side} places along one side of the table of positions")
+    hidden = ours["blocks.0.mlp.fc2.weight"].shape[1]
+    pool_hidden = 0
+    if "latent" in ours:
+        pool_hidden = len(ours["attention_pooling.fc1.weight"])
+        known = {"pool_heads": hints.heads, **known, "pooling": "attention", "norm_after_pool": False}
+    block = "blocks.0."
     return ViTConfig(
         width=width,
         depth=depth,
         patch=patch,
-        image_size=isqrt(patches) * patch,
         hidden=0 if hidden == 4 * width else hidden,
         class_token=class_token,
         class_position=class_position or not class_token,
         registers=len(ours["registers"]) if "registers" in ours else 0,
         patch_bias="patches.bias" in ours,
-        qkv_bias="blocks.0.attention.qkv.bias" in ours,
+        qkv_bias=f"{block}attention.qkv.bias" in ours,
         ln_pre="ln_pre.weight" in ours,
-        layer_scale="blocks.0.scale1.gamma" in ours,
+        layer_scale=f"{block}scale1.gamma" in ours,
         projection=len(ours["projection.weight"]) if "projection.weight" in ours else 0,
+        positions="position" in ours,
+        norm="layer" if f"{block}norm1.bias" in ours else "rms",
+        patch_norm="patch_norm.weight" in ours,
+        qk_norm=f"{block}attention.q_norm.weight" in ours,
+        attention_norm=f"{block}attention.norm.weight" in ours,
+        mlp_norm=f"{block}mlp.norm.weight" in ours,
+        gated=len(ours[f"{block}mlp.fc1.weight"]) == 2 * hidden,
+        linear_bias=f"{block}attention.out.bias" in ours,
+        pool_hidden=0 if pool_hidden == 4 * width else pool_hidden,
+        channels=channels,
+        projection_bias="projection.bias" in ours,
         **known,
     )
+
+
+def _table(rows: int, class_token: bool) -> tuple[bool, int]:
+    """Has a table of positions a row for the class token, and how many places are along one side? Raises ValueError."""
+    class_row = class_token and isqrt(rows - 1) ** 2 == rows - 1
+    places = rows - int(class_row)
+    if isqrt(places) ** 2 != places:
+        raise ValueError(f"{rows} positions do not form a square grid (with or without one for the class token)")
+    return class_row, isqrt(places)
 
 
 def shapes_of(config: ViTConfig) -> dict[str, torch.Size]:
@@ -235,10 +217,13 @@ def activation_of(module: nn.Module) -> Activation:
 
 def norm_eps_of(module: nn.Module) -> float:
     """The one eps of all layer norms. Raises WeightsError when they differ or another norm is used."""
-    eps = {m.eps for m in module.modules() if isinstance(m, nn.LayerNorm)}
-    expect(bool(eps), "norms that are not layer norms")
+    norms = [
+        m for m in module.modules() if isinstance(m, nn.LayerNorm) or type(m).__name__.endswith(("RMSNorm", "RmsNorm"))
+    ]
+    eps = {m.eps if hasattr(m, "eps") else m.variance_epsilon for m in cast(list[Any], norms)}
+    expect(bool(eps), "norms that are neither layer norms nor RMS norms")
     expect(len(eps) == 1, "layer norms with several eps")
-    return eps.pop()
+    return float(eps.pop())
 
 
 def square(size: int | tuple[int, ...] | list[int]) -> int:

@@ -8,19 +8,35 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from ..nn.vit import ACTIVATIONS, Activation, Preprocess
+from ..nn.vit import ACTIVATIONS, Activation, Preprocess, Rotary
 from ..utils.errors import WeightsError
 from .hints import NORMALISATIONS, Hints, Live, expect, refuse_unknown, square
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "clip_vision_model": {"num_attention_heads": 12, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
+    "metaclip_2_vision_model": {"num_attention_heads": 12, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
+    "siglip_vision_model": {"num_attention_heads": 12, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6},
+    "aimv2_vision_model": {"num_attention_heads": 8, "hidden_act": "silu", "rms_norm_eps": 1e-5},
+    "tipsv2_vision_model": {"num_attention_heads": 12, "hidden_act": "gelu", "layer_norm_eps": 1e-6},
     "vit": {"num_attention_heads": 12, "hidden_act": "gelu", "layer_norm_eps": 1e-12},
+    "ijepa": {"num_attention_heads": 12, "hidden_act": "gelu", "layer_norm_eps": 1e-12},
     "dinov2": {"num_attention_heads": 12, "hidden_act": "gelu", "layer_norm_eps": 1e-6},
     "dinov2_with_registers": {"num_attention_heads": 12, "hidden_act": "gelu", "layer_norm_eps": 1e-6},
+    "dinov3_vit": {"num_attention_heads": 6, "hidden_act": "gelu", "layer_norm_eps": 1e-5, "rope_theta": 100.0},
+    "radio": {"num_attention_heads": 16, "hidden_act": "gelu", "layer_norm_eps": 1e-6, "max_img_size": 2048},
 }
 """Per model type, what a field means that config.json leaves out (the library's defaults)."""
+_WHOLE = {"clip": "clip_vision_model", "metaclip_2": "metaclip_2_vision_model", "siglip": "siglip_vision_model"}
+_WHOLE |= {"aimv2": "aimv2_vision_model", "tipsv2": "tipsv2_vision_model"}
+"""Types of models with a text tower -> the type of their image tower."""
 
-_NORMALISATION = {"clip_vision_model": "clip", "vit": "half"}
+_NORMALISATION = {
+    **{"clip_vision_model": "clip", "metaclip_2_vision_model": "clip", "aimv2_vision_model": "clip"},
+    **{"siglip_vision_model": "half", "vit": "half", "tipsv2_vision_model": "none", "radio": "clip"},
+}
+_SMOOTH = ("dinov2_with_registers", "tipsv2_vision_model")
+"""Types that resample positions with antialiasing."""
+_AVERAGE = ("ijepa", "siglip_vision_model", "aimv2_vision_model")
 _ACTIVATIONS: dict[str, Activation] = {
     **{name: name for name in ACTIVATIONS},
     **{"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"},
@@ -33,23 +49,42 @@ def hints_of_config(config: Mapping[str, Any], processor: Mapping[str, Any] | No
     Raises WeightsError for a model type or a feature that cannot be converted.
     """
     kind = config.get("model_type", "")
-    if kind == "clip":
-        return hints_of_config({"model_type": "clip_vision_model", **config.get("vision_config", {})}, processor)
+    if kind in _WHOLE:
+        return hints_of_config({**config.get("vision_config", {}), "model_type": _WHOLE[kind]}, processor)
     if kind not in _DEFAULTS:
-        raise WeightsError(f"Hugging Face model type {kind!r} is not supported; known are clip, {', '.join(_DEFAULTS)}")
+        known = ", ".join((*_WHOLE, *(name for name in _DEFAULTS if name not in _WHOLE.values())))
+        raise WeightsError(f"Hugging Face model type {kind!r} is not supported; known are {known}")
     full = {**_DEFAULTS[kind], **config}
     refuse_unknown(full, "hugging_face", "config.json")
-    expect(not full.get("use_swiglu_ffn"), "a gated (SwiGLU) MLP")
-    activation = activation_named(full["hidden_act"])
+    for name in ("is_native", "use_head", "key_bias", "video_temporal_patch_size"):
+        expect(not full.get(name), f"the setting {name}={full.get(name)!r} in config.json")
     return Hints(
         heads=full["num_attention_heads"],
-        activation=activation,
-        norm_eps=full["layer_norm_eps"],
-        pooling="class",
+        activation="silu" if full.get("use_swiglu_ffn") else activation_named(full["hidden_act"]),
+        norm_eps=full.get("rms_norm_eps", full.get("layer_norm_eps")),
+        pooling="average" if kind in _AVERAGE else "class",
         norm_after_pool=False,
-        antialias=kind == "dinov2_with_registers",
+        antialias=kind in _SMOOTH,
         preprocess=_preprocess(processor or {}, NORMALISATIONS[_NORMALISATION.get(kind, "imagenet")]),
+        more=_parts(kind, full),
     )
+
+
+def _parts(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a network of this kind has beyond a plain ViT."""
+    size = config.get("image_size")
+    image_size = {"image_size": size} if isinstance(size, int) else {}
+    if kind == "dinov3_vit":
+        return {"rotary": Rotary(float(config["rope_theta"])), **image_size}
+    if kind == "tipsv2_vision_model":
+        return {"resampling": "bilinear"}
+    if kind == "radio":
+        first = list(range(len(config.get("summary_idxs") or [0, 1])))
+        expect((config.get("summary_idxs") or first) == first, "a summary that is not of the first tokens")
+        grid = config["max_img_size"] // config.get("patch_size", 16)
+        parts = {"class_tokens": len(first), "resampling": "crop", "position_grid": grid, "final_norm": "none"}
+        return parts | image_size
+    return {}
 
 
 def activation_named(name: str) -> Activation:
@@ -127,6 +162,19 @@ _CLASSES = {
     "ViTForImageClassification": "vit",
     "Dinov2ForImageClassification": "dinov2",
     "Dinov2WithRegistersForImageClassification": "dinov2_with_registers",
+    "MetaClip2Model": "",
+    "MetaClip2VisionModel": "",
+    "MetaClip2VisionModelWithProjection": "",
+    "SiglipVisionModel": "",
+    "SiglipModel": "vision_model",
+    "SiglipForImageClassification": "vision_model",
+    "Aimv2VisionModel": "",
+    "Tipsv2VisionModel": "",
+    "Tipsv2Model": "vision_model",
+    "IJepaModel": "",
+    "IJepaForImageClassification": "ijepa",
+    "DINOv3ViTModel": "",
+    "RadioModel": "",
 }
 """Classes that can be converted -> the attribute that holds the transformer (empty: the module itself)."""
 
@@ -144,12 +192,19 @@ def describe(module: nn.Module) -> Live | None:
 
 
 def _features(tower: Any) -> Callable[[Tensor], Tensor]:
-    """Projected features of a CLIP, else the class token behind the final norm."""
+    """Projected features of a CLIP, else what the library pools, else the mean of the patches behind the final norm."""
+    kind = tower.config.model_type
 
     def features(images: Tensor) -> Tensor:
         if hasattr(tower, "visual_projection"):
             return cast(Tensor, tower.visual_projection(tower.vision_model(pixel_values=images).pooler_output))
+        if kind == "radio":
+            scale = tower.input_conditioner  # it normalises, so that what is normalised already must be turned back
+            return cast(Tensor, tower(pixel_values=images * scale.norm_std + scale.norm_mean).summary)
         out = tower(pixel_values=images)
-        return cast(Tensor, out.pooler_output if "CLIP" in type(tower).__name__ else out.last_hidden_state[:, 0])
+        if kind in _AVERAGE and getattr(out, "pooler_output", None) is None:
+            return cast(Tensor, out.last_hidden_state.mean(dim=1))
+        pooled = kind not in ("vit", "dinov2", "dinov2_with_registers")
+        return cast(Tensor, out.pooler_output if pooled else out.last_hidden_state[:, 0])
 
     return features

@@ -12,24 +12,33 @@ from ..nn.surgery import State
 from ..nn.vit import Preprocess, ViT
 from ..utils.errors import WeightsError
 from ..utils.registry import unknown
-from . import hugging_face, hugging_face_config, openai_clip, timm
+from . import hugging_face, hugging_face_config, hugging_face_parts, open_clip_timm, openai_clip, timm, timm_eva
 from .converter import WRAPPING, Converted, Converter
 from .hints import NO_HINTS, Hints, Live, build, expect
 
 CONVERTERS: dict[str, Converter] = {
-    layout.name: layout for layout in (*openai_clip.LAYOUTS, *timm.LAYOUTS, *hugging_face.LAYOUTS)
+    layout.name: layout
+    for layout in (
+        *openai_clip.LAYOUTS,
+        *timm_eva.LAYOUTS,
+        *timm.LAYOUTS,
+        *open_clip_timm.LAYOUTS,
+        *hugging_face.LAYOUTS,
+        *hugging_face_parts.LAYOUTS,
+    )
 }
 """Name -> layout, in the order in which they are tried."""
 
 _DESCRIBE: tuple[Callable[[nn.Module], Live | None], ...] = (
+    timm_eva.describe,
     timm.describe,
+    open_clip_timm.describe,
     openai_clip.describe,
     hugging_face_config.describe,
 )
 _ELSEWHERE = {
     "visual.layer1.0.conv1.weight": "a CLIP with a ResNet image tower; timm has them (timm:resnet50_clip.openai)",
-    "visual.trunk.patch_embed.proj.weight": "an open_clip model with a timm image tower; load it with timm:NAME",
-    "vision_model.head.probe": "a SigLIP model, which pools by attention",
+    "visual.trunk.stem.0.bn.weight": "an open_clip model with a timm image tower that is no ViT; use timm:NAME",
     "model.embed_tokens.weight": "a language model",
     "token_embedding.weight": "only the text tower of a CLIP; the image tower (visual.*) is missing",
     "text_model.embeddings.token_embedding.weight": "only the text tower of a CLIP; the image tower is missing",
@@ -53,7 +62,8 @@ def layout_of(state: State) -> Converter:
             )
     what = next((what for name, what in _ELSEWHERE.items() if name in state), "no known vision transformer")
     names = ", ".join(list(state)[:3])
-    raise WeightsError(f"the tensors ({names}, ...) are {what}; known layouts: {', '.join(CONVERTERS)}")
+    known = ", ".join(dict.fromkeys(converter.title for converter in CONVERTERS.values()))
+    raise WeightsError(f"the tensors ({names}, ...) are {what}; known layouts: {known}")
 
 
 def read_state(state: State, hints: Hints = NO_HINTS) -> Converted:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from ..nn.surgery import State
 from ..nn.vit import Preprocess
 from ..utils.errors import WeightsError
-from .converter import Converter, Rule, pair
+from .converter import Converter
 from .hints import NORMALISATIONS, Hints, Live, activation_of, expect, heads_of_64, norm_eps_of, refuse_unknown, square
+from .rules import Rule, pair
 
 _BLOCK = "transformer.resblocks.{i}."
 

@@ -21,13 +21,14 @@ from ..utils.optional import fetching, package
 from ..utils.registry import Registry, unknown
 from .checkpoint_files import WEIGHT_FILES, load_state_file, read_json
 from .feature_extractor import extractor
-from .hints import NO_HINTS, Hints, Which, build, config_of, expect, parse_hints, weights_of
+from .hint_query import Which, parse_hints, weights_of
+from .hints import NO_HINTS, Hints, build, config_of, expect
 from .hugging_face_config import hints_of_config
 from .layouts import from_module, read_state
 from .offline import load_offline
 from .openai_clip import ORIGINAL, hints_of_open_clip
-from .timm import hints_of_config as timm_hints
 from .timm import preprocess_of
+from .timm_eva import hints_of_config as timm_hints
 from .torchscript import is_torchscript
 
 _log = logging.getLogger(__name__)

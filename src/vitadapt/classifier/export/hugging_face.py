@@ -52,6 +52,10 @@ _CLIP = Family("CLIPVisionConfig", "CLIPVisionModel", _CLIP_LAYOUTS, classifies=
 
 def family_of(config: ViTConfig) -> Family:
     """The kind of model that can hold this network. Raises NotApplicable."""
+    if config.parts:
+        raise NotApplicable(
+            f"no classifier of transformers has {config.parts[0]} like this; export --to onnx or torch-export"
+        )
     if not config.class_token or config.norm_after_pool:
         raise NotApplicable("no model of transformers has this way of pooling; export --to timm or onnx")
     if config.ln_pre:

@@ -48,6 +48,7 @@ def _with_projection(vit: ViT) -> tuple[ViTConfig, dict[str, Tensor]]:
 def _check(config: ViTConfig, trained: TrainedModel) -> None:
     cropped = not trained.geometry.squash and trained.shorter_side != trained.image_size
     foreign = {
+        **{f"{name} like this": True for name in config.parts},
         f"images resized to {trained.shorter_side} pixels before the crop to {trained.image_size}": cropped,
         "registers": bool(config.registers),
         "no class token": not config.class_token,

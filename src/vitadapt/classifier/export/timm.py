@@ -42,6 +42,8 @@ def _write(trained: TrainedModel, folder: Path) -> None:
 
 
 def _check(config: ViTConfig) -> None:
+    if config.parts:
+        raise WeightsError(f"an export to timm has no {config.parts[0]} like this; export --to onnx or torch-export")
     if config.pooling == "class+average":
         raise WeightsError("timm's ViT has no pooling of class token and average together; export --to onnx or hf")
     if config.norm_eps not in _ARCHITECTURES:

@@ -1,0 +1,58 @@
+"""open_clip's models whose image tower is a ViT of timm: SigLIP, the Perception Encoder, EVA-02, MobileCLIP2-L."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from ..nn.surgery import State
+from ..utils.errors import WeightsError
+from . import timm, timm_eva
+from .converter import Converter
+from .hints import Hints, Live, expect
+from .rules import Rule
+
+_TRUNK = "trunk."
+
+
+def _in_trunk(converter: Converter) -> Converter:
+    """The layout of the tower: the same names in a trunk, whose classifier is the projection."""
+    rules = [replace(rule, theirs=tuple(_TRUNK + name for name in rule.theirs)) for rule in converter.rules]
+    projection = [Rule(f"projection.{k}", (f"{_TRUNK}head.{k}",), missing="absent") for k in ("weight", "bias")]
+
+    def documented(state: State) -> Hints:
+        if (_TRUNK + "head.weight" in state) != (_TRUNK + "head.bias" in state):
+            raise WeightsError(f"incomplete checkpoint (open_clip): {_TRUNK}head has a weight or a bias, and not both")
+        return converter.documented({name.removeprefix(_TRUNK): tensor for name, tensor in state.items()})
+
+    return replace(
+        converter,
+        name=f"open-clip-{converter.name}",
+        title=f"open_clip with {converter.title}",
+        rules=(*rules, *projection),
+        block=_TRUNK + converter.block,
+        anchors=tuple(_TRUNK + anchor for anchor in converter.anchors),
+        documented=documented,
+        prefixes=("visual.", "", "module.visual."),
+        spare=(),
+    )
+
+
+LAYOUTS = tuple(_in_trunk(converter) for converter in (*timm_eva.LAYOUTS, *timm.VARIANTS))
+
+
+def describe(module: nn.Module) -> Live | None:
+    """A live open_clip model with a timm image tower, or that tower; None for anything else.
+
+    Raises WeightsError for what our ViT does not have.
+    """
+    tower: Any = getattr(module, "visual", module)
+    if type(tower).__module__ != "open_clip.timm_model" or type(tower).__name__ != "TimmModel":
+        return None
+    expect(not len(tower.head), "a projection behind the timm image tower")
+    live = timm_eva.describe(tower.trunk) or timm.describe(tower.trunk)
+    if live is None:
+        return None
+    return replace(live, tower=tower, features=tower.forward)
