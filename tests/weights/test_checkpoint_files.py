@@ -426,7 +426,7 @@ def test_truncated_archive(archive: Path) -> None:
     [
         ({"activation": "swish"}, "'swish' is no value for activation; use one of gelu"),
         ({"heads": "many"}, "use a whole number"),
-        ({"mean": "zero"}, "use one of imagenet, half, clip"),
+        ({"mean": "zero"}, "use one of imagenet, none, half, clip"),
         ({"antialias": "maybe"}, "use true or false"),
         ({"like": "clip-vit-b23"}, "did you mean clip-vit-b32"),
         ({"activatoin": "gelu"}, "unknown hint 'activatoin'; did you mean activation"),

@@ -21,22 +21,24 @@ from vitadapt.nn.vit import ViT, ViTConfig
 from vitadapt.utils.errors import ConfigError, UnknownName, VitadaptError, WeightsError
 from vitadapt.weights import FeatureExtractor, build, from_module, list_backbones, load_backbone
 from vitadapt.weights.catalog import architectures, backbones
-from vitadapt.weights.hints import config_of
+from vitadapt.weights.hints import NORMALISATIONS, config_of
 from vitadapt.weights.sources import SOURCES
 
 TOLERANCE = 1e-5
+SCALES = {*NORMALISATIONS, "satellite"}
 NAMED = {
     *("clip-vit-b32", "clip-vit-b16", "clip-vit-l14", "dinov2-s14", "dinov2-b14", "dinov2-s14-offline"),
     *("deit-b16", "vit-b16-in21k", "vit-b32", "mae-b16", "mocov3-b16"),
+    *("dinov3-s16", "siglip2-b16", "pe-core-b16", "eva02-b14", "aimv2-l14", "tipsv2-b14", "c-radio-v4-h16"),
 }
 
 
 def test_the_table_is_whole() -> None:
-    assert set(backbones()) == NAMED
+    assert set(backbones()) > NAMED and len(backbones()) >= 60
     for row in list_backbones():
-        assert list(row) == ["name", "source", "licence", "description"] and row["description"]
+        assert list(row)[:3] == ["name", "source", "licence"] and row["description"]
     for row in backbones().values():
-        assert row.licence and row.image_size % 14 % 2 == 0
+        assert row.licence and row.image_size % 2 == 0 and row.parameters > 1 and row.normalise in SCALES
         assert all(source.partition(":")[0] in SOURCES for source in row.sources)
 
 
@@ -49,6 +51,19 @@ def test_every_row_names_something_that_its_library_has() -> None:
         elif scheme == "open_clip":
             arch, _, tag = rest.partition("/")
             assert tag in open_clip.list_pretrained_tags_by_model(arch), rest
+
+
+def test_backbones_are_found_by_what_they_are_called_elsewhere() -> None:
+    def found(**asked: Any) -> set[str]:
+        return {row["name"] for row in list_backbones(**asked)}
+
+    assert found(like="vit_small_patch16_dinov3") == {"dinov3-s16"} == found(like="dinov3-vits16-pretrain")
+    assert found(like="ViT-B-16-SigLIP2/webli") == {"siglip2-b16"}
+    small = found(like="dinov3", max_params=30)
+    assert small == {"dinov3-s16", "dinov3-splus16"} and not found(like="dinov3", licence="permissive")
+    assert found(licence="MIT", text=True) < found(text=True) and "dinov2-s14" not in found(text=True)
+    with pytest.raises(UnknownName, match=r"is dinov3-s16 here$"):
+        load_backbone("vit_small_patch16_dinov3")
 
 
 def test_listing_imports_no_torch() -> None:
@@ -260,8 +275,8 @@ def test_timm_repository_from_the_cache_without_timm(cache: Path, monkeypatch: p
     assert isinstance(vit, ViT) and vit.preprocess.mean == (0.1, 0.2, 0.3) and vit.preprocess.resize == 2
     with torch.no_grad():
         assert largest(cases.timm_features(model, vit.normalise(x)), vit(x)) <= TOLERANCE
-    (folder / "config.json").write_text(json.dumps({**config, "model_args": {"act_layer": "silu"}}))
-    with pytest.raises(WeightsError, match="the setting act_layer='silu' in timm's model_args"):
+    (folder / "config.json").write_text(json.dumps({**config, "model_args": {"act_layer": "mish"}}))
+    with pytest.raises(WeightsError, match="the setting act_layer='mish' in timm's model_args"):
         load_backbone(f"file:{path}?heads=2")
 
 
@@ -285,8 +300,8 @@ def test_unsupported_hugging_face_type_and_open_clip_folder(tmp_path: Path) -> N
     assert isinstance(vit, ViT) and vit.preprocess.mean == (0, 0, 0)
     with torch.no_grad():
         assert largest(model.encode_image(vit.normalise(x)), vit(x)) <= TOLERANCE
-    (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
-    with pytest.raises(WeightsError, match="model type 'siglip' is not supported; known are clip"):
+    (tmp_path / "config.json").write_text('{"model_type": "swin"}')
+    with pytest.raises(WeightsError, match="model type 'swin' is not supported; known are clip"):
         load_backbone(f"hf:{tmp_path}")
 
 

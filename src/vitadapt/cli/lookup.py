@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer import Argument, Option
 
+from ..utils.errors import ConfigError
 from . import options as opt
 from .output import echo, echo_json, print_columns
 
@@ -18,9 +19,23 @@ Kind = Literal["methods", "backbones", "datasets", "protocols", "recipes"]
 
 
 @opt.command(app, opt.LOOK_UP, "vitadapt list methods", "list")
-def list_names(what: Annotated[Kind, Argument(help="What to list.")], as_json: opt.AsJson = False) -> None:
+def list_names(
+    what: Annotated[Kind, Argument(help="What to list.")],
+    name: Annotated[str, Argument(help="Backbones: a part of a name, here, in timm, in open_clip or at the hub.")] = "",
+    like: Annotated[str, Option(help="The same as an option.")] = "",
+    max_params: Annotated[str, Option(help="Backbones of at most so many parameters, e.g. 30M.")] = "",
+    licence: Annotated[str, Option(help="Backbones of this licence; permissive: those that allow every use.")] = "",
+    text: Annotated[bool, Option("--text", help="Backbones with a text tower.")] = False,
+    as_json: opt.AsJson = False,
+) -> None:
     """List what can be named: methods, backbones, datasets, protocols or recipes."""
-    rows = list_rows(what)
+    asked = {"like": like or name, "max_params": _millions(max_params), "licence": licence, "text": text}
+    asked = {field: value for field, value in asked.items() if value}
+    if asked and what != "backbones":
+        raise ConfigError(f"{', '.join(asked)}: backbones alone can be chosen by this; use vitadapt list {what}")
+    rows = list_rows(what, **asked)
+    if not rows:
+        raise ConfigError("no named backbone is like this; see vitadapt list backbones")
     if as_json:
         echo_json(rows)
         return
@@ -86,12 +101,22 @@ def explain_method(
     echo(f"parameters on {backbone}: {counted or 'does not apply'}", "", *whole.drawing.splitlines())
 
 
-def list_rows(what: Kind) -> Listing:
-    """The rows of `vitadapt list`."""
-    if what == "backbones":
-        from ..weights.catalog import list_backbones
+def _millions(text: str) -> float | None:
+    """30M, 0.3B or 30000000 -> millions. Raises ConfigError."""
+    factor = {"M": 1.0, "B": 1000.0}.get(text[-1:].upper(), 1e-6)
+    try:
+        return float(text.rstrip("mMbB")) * factor if text else None
+    except ValueError as error:
+        raise ConfigError(f"--max-params {text!r} is no number of parameters; use 30M") from error
 
-        return [dict(row) for row in list_backbones()]
+
+def list_rows(what: Kind, **asked: Any) -> Listing:
+    """The rows of `vitadapt list`; backbones can be chosen (see `list_backbones`)."""
+    if what == "backbones":
+        from ..weights.catalog import general_names, list_backbones
+
+        found = list_backbones(**asked) or (general_names(asked["like"]) if list(asked) == ["like"] else [])
+        return [dict(row) for row in found]
     if what == "datasets":
         from ..data import list_datasets
 

@@ -17,12 +17,17 @@ class Preprocess:
 
     `resize` is the length in pixels of the shorter side after resizing (bicubic), before the centre crop to the
     backbone's image size, relative to that size: 1.0 as in CLIP, 256/224 as in DeiT. `mean` and `std` are per channel
-    in the 0..1 scale.
+    in the 0..1 scale. With `squash` the image is resized straight to the square.
     """
 
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     resize: float = 1.0
+    squash: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        """The fields as plain values. `squash`, which the first files did not have, only where it is true."""
+        return {name: value for name, value in asdict(self).items() if name != "squash" or value}
 
 
 IMAGENET = Preprocess()
@@ -87,5 +92,5 @@ def backbone_digest(module: nn.Module) -> str:
 
 
 def _settings(config: Any) -> dict[str, Any]:
-    plain = asdict(config)
+    plain = asdict(config) | {"preprocess": config.preprocess.settings()}
     return {f.name: plain[f.name] for f in fields(config) if getattr(config, f.name) != f.default}

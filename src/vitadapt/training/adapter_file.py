@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def checksum_of(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
 def facts_of(backbone: Backbone, info: AdapterInfo) -> dict[str, Any]:
     """What must be the same where the adapter is used: the activation, and the way from an image to numbers."""
     preprocess = {
-        **asdict(backbone.preprocess),
+        **backbone.preprocess.settings(),
         "image_size": info.image_size,
         "squash": info.squash,
         "pixels": VERSION,

@@ -42,7 +42,11 @@ def fetching(what: str, address: str = "") -> Iterator[bool]:
     except failures() as error:
         message = (str(error) or type(error).__name__).strip().partition("\n")[0][:200]
         message = f"{reason}, and it is not in the cache" if reason else message
-        raise WeightsError(f"could not fetch {what}: {message}; {REMEDY}") from error
+        remedy = REMEDY
+        if type(error).__name__ == "GatedRepoError":
+            message = "its owners give access on request"
+            remedy = f"ask at https://huggingface.co/{what.rpartition('hf:')[2]}, then log in with hf auth login"
+        raise WeightsError(f"could not fetch {what}: {message}; {remedy}") from error
 
 
 def _why_offline(address: str) -> str:

@@ -4,27 +4,54 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from importlib import util
 from typing import Any
 
 from ..utils.files import shipped_table
 from ..utils.registry import unknown
 
+PERMISSIVE = ("Apache-2.0", "MIT")
+"""Licences that allow every use, commercial ones included."""
+
 
 @dataclass(frozen=True)
 class BackboneRow:
-    """One row of backbones.toml."""
+    """One row of backbones.toml; `parameters` in millions."""
 
     name: str
     sources: tuple[str, ...]
     image_size: int
     licence: str
     description: str
+    parameters: float
     resize: float | None = None
+    pooling: str | None = None
+    gated: bool = False
+    normalise: str = "imagenet"
+    text: bool = False
 
     @property
     def source(self) -> str:
         """Where it comes from: the general name that is tried first."""
         return self.sources[0]
+
+    @property
+    def permissive(self) -> bool:
+        return self.licence.startswith(PERMISSIVE)
+
+    def is_called(self, text: str) -> bool:
+        """Is `text` its name here, or its whole name elsewhere, without what stands behind a dot or a slash?"""
+        elsewhere = [source.partition(":")[2] for source in self.sources]
+        stems = [stem for name in elsewhere for stem in (name, name.partition(".")[0], name.rpartition("/")[2])]
+        return _plain(text) in map(_plain, (self.name, *stems))
+
+    def is_like(self, text: str) -> bool:
+        """Does a name of it, here or elsewhere, contain `text`? Hyphens, dots and underscores are all one."""
+        return any(_plain(text) in _plain(name) for name in (self.name, *self.sources))
+
+
+def _plain(name: str) -> str:
+    return "".join(char for char in name.lower() if char.isalnum())
 
 
 GENERAL_FORMS = {
@@ -49,11 +76,59 @@ def backbones() -> dict[str, BackboneRow]:
     return {name: BackboneRow(name=name, sources=tuple(row.pop("from")), **row) for name, row in rows.items()}
 
 
-def list_backbones() -> list[dict[str, str]]:
-    """Name, source, licence and description of every named backbone, then of the general forms."""
-    columns = ("name", "source", "licence", "description")
-    named = [{column: getattr(row, column) for column in columns} for row in backbones().values()]
-    return named + [dict(zip(columns, (form, "", "", what), strict=True)) for form, what in GENERAL_FORMS.items()]
+def list_backbones(
+    like: str = "", max_params: float | None = None, licence: str = "", text: bool = False
+) -> list[dict[str, str]]:
+    """What is known of every named backbone, then, when nothing is asked for, of the general forms of a name.
+
+    like: a part of its name here, in timm, open_clip or at the Hugging Face hub. max_params: millions. licence: a part
+    of it, or "permissive". text: those with a text tower alone.
+    """
+    everything = list(backbones().values())
+    rows = [row for row in everything if row.is_called(like)] or [row for row in everything if row.is_like(like)]
+    if max_params is not None:
+        rows = [row for row in rows if row.parameters <= max_params]
+    if licence:
+        rows = [row for row in rows if row.permissive or licence != "permissive"]
+        rows = [row for row in rows if licence == "permissive" or licence.lower() in row.licence.lower()]
+    named = [_listed(row) for row in rows if row.text or not text]
+    if like or max_params is not None or licence or text:
+        return named
+    blank = dict.fromkeys(named[0], "")
+    return named + [{**blank, "name": form, "description": what} for form, what in GENERAL_FORMS.items()]
+
+
+def general_names(like: str) -> list[dict[str, str]]:
+    """What timm and open_clip, where they are installed, have under names that contain `like`, as general names."""
+    found = []
+    if util.find_spec("timm") is not None:
+        import timm
+
+        found += [f"timm:{name}" for name in timm.list_pretrained() if _plain(like) in _plain(name)]
+    if util.find_spec("open_clip") is not None:
+        import open_clip
+
+        pairs = open_clip.list_pretrained(as_str=False)
+        found += [f"open_clip:{arch}/{tag}" for arch, tag in pairs if _plain(like) in _plain(f"{arch}/{tag}")]
+    return [{"name": name, "description": "no named row; its model card tells the licence"} for name in found]
+
+
+def _listed(row: BackboneRow) -> dict[str, str]:
+    return {
+        "name": row.name,
+        "source": row.source,
+        "licence": row.licence + (" (gated)" if row.gated else ""),
+        "parameters": f"{row.parameters:g}M",
+        "pixels": str(row.image_size),
+        "normalise": row.normalise,
+        "text": "yes" if row.text else "",
+        "description": row.description,
+    }
+
+
+def names_elsewhere(name: str) -> list[str]:
+    """The backbones that another library calls `name`: timm, open_clip or the Hugging Face hub."""
+    return [row["name"] for row in list_backbones(name)] if len(_plain(name)) > 3 else []
 
 
 def architectures() -> dict[str, dict[str, Any]]:

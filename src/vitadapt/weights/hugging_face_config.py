@@ -101,6 +101,10 @@ def _preprocess(processor: Mapping[str, Any], usual: Preprocess) -> Preprocess:
     factor = (processor.get("rescale_factor") or 1 / 255) if processor.get("do_rescale", True) else 1.0
     if abs(255 * factor - 1) > 1e-6:  # (255 factor x - mean) / std for x in 0..1
         mean, std = (tuple(value / (255 * factor) for value in values) for values in (mean, std))
+    size = processor.get("size")
+    squash = isinstance(size, Mapping) and {"height", "width"} <= size.keys() and not processor.get("do_center_crop")
+    if squash and processor.get("do_resize", True):
+        return Preprocess(mean, std, 1.0, True)
     return Preprocess(mean, std, shorter / crop if shorter and crop else usual.resize)
 
 

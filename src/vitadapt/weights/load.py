@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
+from typing import cast
 
 from ..nn.backbone import Backbone
-from ..nn.vit import ViT
-from ..utils.errors import ConfigError, WeightsError
+from ..nn.vit import Pooling, ViT
+from ..utils.errors import ConfigError, UnknownName, WeightsError
 from ..utils.limits import IMAGE_SIDE
 from ..utils.optional import MissingPackage
 from ..utils.registry import unknown
-from .catalog import GENERAL_FORMS, BackboneRow, architecture, backbones
+from .catalog import GENERAL_FORMS, BackboneRow, architecture, backbones, names_elsewhere
 from .feature_extractor import FeatureExtractor
 from .sources import SOURCES
 
+_log = logging.getLogger(__name__)
 FORMS = ", ".join(GENERAL_FORMS)
 
 
@@ -45,6 +48,9 @@ def check_name(name: str) -> None:
     if name in backbones():
         return
     if not colon or scheme not in SOURCES:
+        if found := names_elsewhere(name):
+            names = " or ".join(found[:3])
+            raise UnknownName(f"unknown backbone {name!r}; what is called so elsewhere is {names} here")
         raise unknown("backbone", name, backbones(), f"(or {FORMS})")
     if scheme == "random" and not rest.startswith("timm/"):
         architecture(rest.partition("@")[0])
@@ -78,7 +84,11 @@ def _load_row(row: BackboneRow, image_size: int | None) -> Backbone:
         except MissingPackage as error:
             missing.append(str(error))
             continue
+        if not row.permissive:
+            _log.warning(f"the weights of {row.name} come under the licence {row.licence}, which restricts their use")
         resize(backbone, image_size or row.image_size)
+        if isinstance(backbone, ViT) and row.pooling is not None:
+            backbone.config = replace(backbone.config, pooling=cast(Pooling, row.pooling))
         if isinstance(backbone, ViT) and row.resize is not None:
             preprocess = replace(backbone.config.preprocess, resize=row.resize)
             backbone.config = replace(backbone.config, preprocess=preprocess)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..nn.surgery import State
 from ..utils.errors import WeightsError
-from . import timm, timm_eva
+from ..utils.optional import package
+from . import openai_clip, timm, timm_eva
 from .converter import Converter
 from .hints import Hints, Live, expect
 from .rules import Rule
@@ -41,6 +43,26 @@ def _in_trunk(converter: Converter) -> Converter:
 
 
 LAYOUTS = tuple(_in_trunk(converter) for converter in (*timm_eva.LAYOUTS, *timm.VARIANTS))
+
+
+def hints_of_open_clip(model: dict[str, Any], pretrained: dict[str, Any]) -> Hints:
+    """What open_clip's configurations of a model and of its weights tell, whoever made its image tower.
+
+    Raises WeightsError for what our ViT does not have.
+    """
+    vision = model["vision_cfg"]
+    if "timm_model_name" not in vision:
+        return openai_clip.hints_of_open_clip(model, pretrained)
+    library = package("timm", "timm")
+    name, proj = vision["timm_model_name"], vision.get("timm_proj", "linear")
+    expect(proj in (None, "", "none"), f"a projection behind the timm image tower {name}")
+    expect(library.is_model(name), f"the image tower {name}, which this timm lacks")
+    with torch.device("meta"):  # its settings alone are asked for
+        tower = library.create_model(name, global_pool=vision.get("timm_pool", "avg"), num_classes=0)
+    live = timm_eva.describe(tower) or timm.describe(tower)
+    if live is None:
+        raise WeightsError(f"the image tower {name} is no vision transformer that can be converted; load timm:{name}")
+    return replace(live.hints, preprocess=openai_clip.preprocess_of(pretrained))
 
 
 def describe(module: nn.Module) -> Live | None:

@@ -69,7 +69,6 @@ ORIGINAL = Hints(activation="quick_gelu")
 def hints_of_open_clip(model: dict[str, Any], pretrained: dict[str, Any]) -> Hints:
     """What open_clip's model config and pretrained config tell. Raises WeightsError for what a plain ViT lacks."""
     vision = model["vision_cfg"]
-    expect("timm_model_name" not in vision, f"a timm image tower ({vision.get('timm_model_name')}, load it with timm:)")
     expect(isinstance(vision["layers"], int), "a ResNet image tower")
     refuse_unknown(vision, "open_clip", "open_clip's vision_cfg")
     quick = bool(model.get("quick_gelu", False))
@@ -91,7 +90,8 @@ def hints_of_open_clip(model: dict[str, Any], pretrained: dict[str, Any]) -> Hin
 def preprocess_of(config: dict[str, Any]) -> Preprocess:
     """How open_clip's preprocess_cfg says that images are prepared; OpenAI's way where it says nothing."""
     usual = NORMALISATIONS["clip"]
-    return replace(usual, mean=tuple(config.get("mean", usual.mean)), std=tuple(config.get("std", usual.std)))
+    mean, std = (tuple(config.get(name, getattr(usual, name))) for name in ("mean", "std"))
+    return replace(usual, mean=mean, std=std, squash=config.get("resize_mode") == "squash")
 
 
 def describe(module: nn.Module) -> Live | None:

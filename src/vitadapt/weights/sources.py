@@ -26,7 +26,8 @@ from .hints import NO_HINTS, Hints, build, config_of, expect
 from .hugging_face_config import hints_of_config
 from .layouts import from_module, read_state
 from .offline import load_offline
-from .openai_clip import ORIGINAL, hints_of_open_clip
+from .open_clip_timm import hints_of_open_clip
+from .openai_clip import ORIGINAL
 from .timm import preprocess_of
 from .timm_eva import hints_of_config as timm_hints
 from .torchscript import is_torchscript
@@ -138,9 +139,9 @@ def hub_folder(repository: str, *more: str) -> Path:
         return Path(repository)
     hub = package("huggingface_hub", "hf")
     with fetching(f"hf:{repository}") as offline:
-        patterns = ["*config.json", "model*.safetensors*", *more]
+        patterns = ["*config.json", "model*.safetensors*", "open_clip_model.safetensors", *more]
         folder = Path(hub.snapshot_download(repository, allow_patterns=patterns, local_files_only=offline))
-        if not any(folder.glob("model*.safetensors")):
+        if not any(folder.glob("*model*.safetensors")):
             hub.snapshot_download(repository, allow_patterns=["pytorch_model.bin"], local_files_only=offline)
     return folder
 

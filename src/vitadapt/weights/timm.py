@@ -206,7 +206,8 @@ def preprocess_of(config: dict[str, Any]) -> Preprocess:
     """How timm's pretrained_cfg says that images are prepared."""
     size = config["input_size"][-1]
     resize = floor(size / (config.get("crop_pct") or 1.0)) / size
-    return Preprocess(tuple(config["mean"]), tuple(config["std"]), resize)
+    squash = config.get("crop_mode") == "squash"
+    return Preprocess(tuple(config["mean"]), tuple(config["std"]), 1.0 if squash else resize, squash)
 
 
 def describe(module: nn.Module) -> Live | None:

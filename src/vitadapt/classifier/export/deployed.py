@@ -21,7 +21,7 @@ from ...nn.head import Classifier, Head, backbone_of
 from ...nn.surgery import merge
 from ...nn.vit import ViT
 from ...training.adapter_file import AdapterInfo
-from ...training.features import cached_backbone
+from ...training.features import cached_backbone, geometry_of
 from ...utils.errors import NotApplicable, NotMergeable
 from ..model import load_model
 
@@ -41,7 +41,7 @@ class TrainedModel:
     @property
     def geometry(self) -> Geometry:
         """How images become squares."""
-        return Geometry(self.image_size, self.base.preprocess.resize, self.info.squash)
+        return geometry_of(self.base, self.info.squash)
 
     @property
     def shorter_side(self) -> int:
