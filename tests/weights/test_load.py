@@ -149,7 +149,7 @@ def test_a_size_that_is_no_multiple_of_the_patch_size_is_refused_with_near_ones(
         ("open_clip:ViT-B-32/openai", "use the architecture with -quickgelu in its name"),
         ("open_clip:RN50/openai", "a ResNet image tower"),
         ("open_clip:coca_ViT-B-32/laion2b_s13b_b90k", "attentional_pool"),
-        ("open_clip:ViT-B-16-SigLIP/webli", "load it with timm:"),
+        ("open_clip:convnext_base/laion400m_s13b_b51k", "a projection behind the timm image tower"),
     ],
 )
 def test_unusable_names_are_answered_in_one_line(name: str, message: str) -> None:
