@@ -385,20 +385,20 @@ def test_thawed_tensors_are_the_librarys_own(method: Method) -> None:
 
 GATED = ("gate", "fc1", "fc2")
 OF_PARTS: dict[str, tuple[Method, ...]] = {
-    "timm vit_small_patch16_dinov3": (LoRA(targets=ALL_SLOTS), Adapter(bottleneck=8), more_methods.AdaptFormer()),
+    "timm vit_small_patch16_dinov3": (LoRA(targets=ALL_SLOTS), Adapter(bottleneck=8), more_methods.Beside()),
     "timm vit_small_plus_patch16_dinov3_qkvb global_pool": (LoRA(targets=("q", *GATED)), KAdaptation(n=8, bias=False)),
     "timm eva02_tiny_patch14_224": (LoRA(targets=("k", *GATED)), Compacter(bottleneck=8)),
     "timm eva02_base_patch16_clip_224": (LoRA(targets=("v", *GATED)), FineTune()),
     "timm vit_pe_core_base_patch16_224": (KAdaptation(n=8), FineTune()),
-    "timm vit_base_patch16_siglip_224": (KAdaptation(n=8), more_methods.VPT(deep=False)),
-    "timm aimv2_large_patch14_224 mlp_ratio": (LoRA(targets=("o", *GATED)), more_methods.VPT()),
+    "timm vit_base_patch16_siglip_224": (KAdaptation(n=8), VPT(tokens=3, deep=False)),
+    "timm aimv2_large_patch14_224 mlp_ratio": (LoRA(targets=("o", *GATED)), VPT(tokens=3)),
     "open_clip siglip tower": (KAdaptation(n=8), BitFit()),
     "open_clip eva02 tower": (LoRA(targets=("q", *GATED)), BitFit()),
     "hf DINOv3ViTModel": (LoRA(targets=ALL_SLOTS), Adapter(bottleneck=8), FineTune()),
     "hf DINOv3ViTModel use_gated_mlp": (LoRA(targets=GATED),),
-    "hf SiglipVisionModel": (LoRA(), BitFit(), FineTune(), more_methods.VPT()),
-    "hf Aimv2VisionModel": (LoRA(targets=GATED), more_methods.AdaptFormer(place="attention-parallel")),
-    "hf RadioModel": (KAdaptation(n=8), FineTune(), more_methods.VPT()),
+    "hf SiglipVisionModel": (LoRA(), BitFit(), FineTune(), VPT(tokens=3)),
+    "hf Aimv2VisionModel": (LoRA(targets=GATED), more_methods.Beside(place="attention-parallel")),
+    "hf RadioModel": (KAdaptation(n=8), FineTune(), VPT(tokens=3)),
 }
 
 
@@ -427,4 +427,4 @@ def test_models_with_parts_that_no_plain_vit_has(name: str, method: Method) -> N
 def test_tokens_are_refused_where_the_model_would_turn_them_like_patches() -> None:
     pytest.importorskip("timm")
     with pytest.raises(NotApplicable, match="turn them like patches; use load_backbone"):
-        va.adapt(weights_cases.model("timm vit_small_patch16_dinov3"), more_methods.VPT())
+        va.adapt(weights_cases.model("timm vit_small_patch16_dinov3"), VPT(tokens=3))
