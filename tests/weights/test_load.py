@@ -60,7 +60,7 @@ def test_backbones_are_found_by_what_they_are_called_elsewhere() -> None:
     assert found(like="vit_small_patch16_dinov3") == {"dinov3-s16"} == found(like="dinov3-vits16-pretrain")
     assert found(like="ViT-B-16-SigLIP2/webli") == {"siglip2-b16"}
     small = found(like="dinov3", max_params=30)
-    assert small == {"dinov3-s16", "dinov3-splus16"} and not found(like="dinov3", licence="permissive")
+    assert small == {"dinov3-s16", "dinov3-splus16", "eupe-s16"} and not found(like="dinov3", licence="permissive")
     assert found(licence="MIT", text=True) < found(text=True) and "dinov2-s14" not in found(text=True)
     with pytest.raises(UnknownName, match=r"is dinov3-s16 here$"):
         load_backbone("vit_small_patch16_dinov3")
