@@ -745,7 +745,7 @@ def test_limits_that_cannot_be_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("reply", "told"),
+    ("message", "shown"),
     [
         ("/home/me/models/pets.safetensors: broken", "pets.safetensors: broken"),
         ("C:\\Users\\me\\x.pt is bad", "x.pt is bad"),
