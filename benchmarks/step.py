@@ -6,6 +6,7 @@ Random weights, the same shape for everybody. Each round runs every contender on
 slows all of them; medians over rounds and their spread (interquartile range over median) are printed, next to the
 measured peak of matrix multiplication and what the arithmetic costs there. Ratios of one run can be compared, times
 of two runs cannot. Memory is the peak of a fresh process per contender beyond what it held before its first step.
+"last third": only these blocks are adapted and the tokens before them are computed once; "half": of the patches.
 Peers: KAdaptation computed as in the published code (published.py), Hugging Face PEFT (LoRA and LoKr), timm (full
 fine-tuning) and, where it is installed, AdapterHub's `adapters`.
 """
@@ -33,6 +34,7 @@ from vitadapt.methods.spec import parse_method
 from vitadapt.nn.head import Classifier, Head
 from vitadapt.nn.surgery import adapt, merge, trainable
 from vitadapt.nn.vit import ViT
+from vitadapt.training.views import FromBlock
 from vitadapt.utils.system import peak_memory_mb
 from vitadapt.weights import load_backbone
 
@@ -82,6 +84,28 @@ def our_model(vit: ViT, method: str) -> nn.Module:
 
 def merged_model(vit: ViT, method: str) -> nn.Module:
     return Classifier(merge(adapt(vit, parse_method(method))), Head(vit.features, CLASSES))
+
+
+class Kept(nn.Module):
+    """KAdaptation of the last third of the blocks. It trains on the tokens of `images` that stand before them, which
+    are computed once, and on a share of the patches only; it infers as any other."""
+
+    def __init__(self, vit: ViT, share: float) -> None:
+        super().__init__()
+        count = max(1, vit.config.depth // 3)
+        self.model, self.share = our_model(vit, f"kadaptation:blocks=last:{count}"), share
+        self.rest = FromBlock(cast(Classifier, self.model), vit.config.depth - count)
+        self.tokens: Tensor | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return cast(Tensor, self.model(images))
+        if self.tokens is None:
+            vit = self.rest.backbone
+            with torch.no_grad():
+                tokens = vit.run_blocks(vit.embed(images), 0, self.rest.first)
+            self.tokens = tokens[:, : vit.config.prefix + round(self.share * vit.config.grid**2)].clone()
+        return cast(Tensor, self.rest(self.tokens))
 
 
 class Theirs(nn.Module):
@@ -182,6 +206,8 @@ def builders(vit: ViT, methods: list[str]) -> dict[str, Callable[[], nn.Module]]
             found[f"{method}, merged"] = lambda method=method: merged_model(vit, method)  # type: ignore[misc]
     width = vit.config.width
     if "kadaptation" in methods:
+        found["kadaptation, last third"] = lambda: Kept(vit, 1.0)
+        found["kadaptation, last third, half"] = lambda: Kept(vit, 0.5)
         found["kadaptation as published"] = lambda: Theirs(AsPublished(vit, "kadaptation"), vit.features)
     for name, build in peers(vit).items():
         found[name] = lambda build=build: Theirs(build(), width)  # type: ignore[misc]

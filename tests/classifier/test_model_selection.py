@@ -20,13 +20,14 @@ def candidate(name: str, answers: list[int], sure: float = 0.9) -> Candidate:
     return Candidate(name, cast(Any, None), 1, probabilities, 100 * float((np.array(answers) == labels).mean()))
 
 
-def test_in_each_fold_the_candidate_answers_that_is_best_in_the_others():
-    fold, labels = np.array([0, 0, 1, 1]), np.zeros(4, dtype=int)
+def test_an_image_is_answered_by_the_candidate_that_is_best_on_the_others():
+    groups, labels = np.array([0, 0, 1, 1]), np.zeros(4, dtype=int)
     a, b = candidate("a", [0, 0, 1, 1]), candidate("b", [1, 1, 0, 0])  # each is right where it may not answer
-    assert (cross_selected([a, b], labels, fold).argmax(axis=1) == 1).all()
+    assert (cross_selected([a, b], labels, groups).argmax(axis=1) == 1).all()
     c = candidate("c", [0, 0, 0, 1])
     assert select([a, b, c]) is c
-    assert cross_selected([c, a, b], labels, fold).argmax(axis=1).tolist() == [1, 1, 0, 1]
+    assert cross_selected([c, a, b], labels, groups).argmax(axis=1).tolist() == [1, 1, 0, 1]
+    assert cross_selected([c, a, b], labels, np.arange(4)).argmax(axis=1).tolist() == [0, 0, 0, 1]
 
 
 def test_odds_are_even_for_equals_and_sure_for_one_that_is_always_better():

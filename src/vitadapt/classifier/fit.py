@@ -208,7 +208,7 @@ def _tested(entry: Entry, entries: list[Entry], trained: Trained, common: Compet
     """What is known of new images: from those held out, used once; or from cross-validation of the whole selection."""
     data, environment = common.data, common.environment
     if data.measured_by == "cross-validation" and common.fold is not None:
-        answers = cross_selected([one.candidate for one in entries], data.train.labels, common.fold)
+        answers = cross_selected([one.candidate for one in entries], data.train.labels, data.groups)
         return scores(data.train.labels, answers) | {"paths": [ref.name for ref in data.train.refs]}
     count = len(data.train)
     if len(data.delivered) > count:

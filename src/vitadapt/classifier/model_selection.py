@@ -130,17 +130,19 @@ def odds(selected: Candidate, other: Candidate, labels: Labels) -> float | None:
     return float((lead > 0).mean() + (lead == 0).mean() / 2)
 
 
-def cross_selected(candidates: Sequence[Candidate], labels: Labels, fold: np.ndarray) -> np.ndarray:
-    """(N, C) what the whole selection says of each image: in each fold by the candidate that is best in the others.
+def cross_selected(candidates: Sequence[Candidate], labels: Labels, groups: np.ndarray) -> np.ndarray:
+    """(N, C) what the whole selection says of each image: by the candidate that is best on all images but its group.
 
-    So neither the training nor the choice of the classifier that answers saw the image (Varma and Simon 2006).
+    So neither the training nor the choice of the classifier that answers saw the image. groups: (N,), the same number
+    for near-duplicates.
     """
     able = [candidate for candidate in candidates if candidate.probabilities is not None]
     right = np.array([_right(_known(candidate), labels) for candidate in able])  # (candidates, N)
     answers = np.empty_like(_known(able[0]))
-    for number in np.unique(fold):
-        best = int(right[:, fold != number].sum(axis=1).argmax())
-        answers[fold == number] = _known(able[best])[fold == number]
+    for number in np.unique(groups):
+        own = groups == number
+        best = int((right.sum(axis=1) - right[:, own].sum(axis=1)).argmax())
+        answers[own] = _known(able[best])[own]
     return answers
 
 
