@@ -145,7 +145,7 @@ def test_wrong_use_is_told_clearly(images, tmp_path):
         "one class": (pictures, np.zeros(12, dtype=int)),
         "no images": (pictures[:0], numbers[:0]),
         "y is None": (pictures, None),
-        "shape": (pictures, np.eye(3)[numbers]),
+        "shape": (pictures, 0.5 * np.eye(3)[numbers]),
         "(?i)continuous": (pictures, numbers + 0.5),
         "floating-point": (pictures.astype(float), numbers),
         "no such file": ([tmp_path / "absent.png"] * 12, numbers),

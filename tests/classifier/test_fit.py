@@ -20,7 +20,7 @@ from vitadapt.classifier.fit import FitConfig, fit_folder, usual_size
 from vitadapt.classifier.holdout import train_test_split
 from vitadapt.classifier.model import load_model
 from vitadapt.cli.main import app
-from vitadapt.data import FileRef, open_dataset
+from vitadapt.data import FileRef
 from vitadapt.data.sampling.folds import folds_for, grouped_folds, hold_out_groups
 from vitadapt.methods import Discriminant, LoRA
 from vitadapt.training.cross_validation import train_final
@@ -485,15 +485,6 @@ def test_a_model_that_answers_otherwise_when_read_back_is_not_left_silently(phot
     with pytest.raises(StorageError, match="answers otherwise"):
         fit_folder(config, tmp_path / "m", Environment())
     assert not (tmp_path / "m" / "fit.json").exists()
-
-
-def test_images_with_several_labels_are_refused(tmp_path):
-    picture(0, 0).save(tmp_path / "a.png")
-    picture(1, 1).save(tmp_path / "b.png")
-    (tmp_path / "t.csv").write_text("path,label,split\na.png,x|y,train\nb.png,y,test\n")
-    assert open_dataset(tmp_path / "t.csv").splits["train"].multilabel
-    with pytest.raises(DataError, match="several labels"):
-        train_test_split(tmp_path / "t.csv")
 
 
 def test_a_last_training_that_diverges_gives_way_to_the_next_best(photos, tmp_path, monkeypatch):

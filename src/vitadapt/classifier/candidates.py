@@ -19,6 +19,7 @@ from ..training.config import TrainConfig
 from ..training.features import cached_backbone
 from ..training.recipe import Recipe, recipe_for
 from ..training.views import JITTER, VERSIONS
+from ..utils.errors import ConfigError
 from .effort import Effort
 
 FEW, PASSES = 30, 900  # images; images times epochs
@@ -32,7 +33,8 @@ class FitConfig:
 
     method: compared with simpler ones; None for what the effort prescribes. image_size: None for `usual_size`.
     keep_holdout: the model is not trained on the images that it is measured with. effort: how much is tried.
-    time_limit: seconds after which no further training is begun.
+    time_limit: seconds after which no further training is begun. separator: between the labels in a cell of a CSV file.
+    prior: as for `read_prior`; None leaves what is learnt.
     """
 
     data: str
@@ -49,6 +51,8 @@ class FitConfig:
     keep_holdout: bool = False
     effort: Effort = "default"
     time_limit: float | None = None
+    separator: str | None = None
+    prior: str | None = None
 
     def train_config(self, method: Method) -> TrainConfig:
         """The configuration of the candidate with `method`. Raises ConfigError."""
@@ -102,11 +106,16 @@ def usual_size(backbone: Backbone, device: str, first: int = 0) -> int:
     return size // 2 // patch * patch
 
 
-def candidate_configs(config: FitConfig, device: str, images: int, text: bool) -> dict[str, TrainConfig]:
+def candidate_configs(
+    config: FitConfig, device: str, images: int, text: bool, several: bool = False
+) -> dict[str, TrainConfig]:
     """Name and configuration of every candidate, the simplest first.
 
-    images: how many there are to train on. text: is there a tower for the class names?
+    images: how many there are to train on. text: is there a tower for the class names? several: may an image have
+    several labels? Raises ConfigError when the method that was asked for gives one.
     """
+    if several and config.method is not None and not config.method.several_labels:
+        raise ConfigError(f"{method_text(config.method)} gives one label per image; use linear-probe for several")
     plain, _ = cached_backbone(config.backbone, config.image_size, device)
     full = config.image_size or plain.image_size
     found: list[TrainConfig] = []
@@ -124,6 +133,8 @@ def candidate_configs(config: FitConfig, device: str, images: int, text: bool) -
         found.append(replace(asked, image_size=size))
     named: dict[str, TrainConfig] = {}
     for one in found:
+        if several and not one.method.several_labels:
+            continue
         one = replace(one, image_size=one.image_size or full)
         name = method_text(one.method) + ("" if one.image_size == full else f" at {one.image_size} px")
         named.setdefault(name, one)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,9 @@ from ..utils.progress import duration
 from .candidates import FitConfig
 from .effort import FINAL, Schedule, passes, seconds_per_image
 from .holdout import TrainTestSplit
+from .measure import Measure
 from .model_selection import Candidate, Message, candidate_of, scored, select
+from .prior import Prior
 
 POOLED = 3  # last blocks that the candidates read at most
 
@@ -61,6 +64,16 @@ class Competition:
         labels, groups = self.data.train.labels, self.data.groups
         folds = folds_for(labels, groups, self.config.folds)
         return grouped_folds(labels, groups, folds, derive(self.config.seed, "folds")) if folds else None
+
+    @cached_property
+    def prior(self) -> Prior | None:
+        """What `--prior` names. Raises as `TrainTestSplit.prior`."""
+        return self.data.prior(self.config.prior)
+
+    @cached_property
+    def measure(self) -> Measure:
+        """What the candidates are compared by."""
+        return Measure(self.data.multilabel, self.prior)
 
     def plan(self) -> str:
         """Enter every step with its expected seconds into the schedule -> the estimate as one line."""
@@ -113,7 +126,7 @@ class Competition:
             whole = whole.with_views(self.environment.cache, shared)
             candidate = replace(candidate, task=self._part(whole))
         self.schedule.finished(name)
-        return Entry(scored(candidate, found, fold, self.work, self.message, self.schedule), whole)
+        return Entry(scored(candidate, found, fold, self.work, self.message, self.schedule, self.measure), whole)
 
     def _task(self, config: TrainConfig, versions: int) -> Task:
         """The task of a candidate with all images that the delivered model is trained on, in so many versions."""
@@ -121,8 +134,8 @@ class Competition:
         images, environment = self.data.delivered, self.environment
         pixels = self.data.scan.pixels(images, geometry_of(backbone), environment.cache, environment.setting.progress)
         views = self._views(config, backbone, pixels, versions)
-        classes = len(self.data.classes)
-        return make_task(config, pixels, images.labels, classes, environment, text=self.text, views=views)
+        more: dict[str, Any] = {"text": self.text, "views": views, "metric": self.measure.metric}
+        return make_task(config, pixels, images.labels, len(self.data.classes), environment, **more)
 
     def _views(self, config: TrainConfig, backbone: Backbone, pixels: Pixels, versions: int) -> Views | None:
         """Versions of the images that all candidates of one image size share; None where there is but one."""
@@ -150,10 +163,12 @@ class Competition:
         return whole if count == len(whole.labels) else whole.take(torch.arange(count))
 
     def train(self, candidate: Candidate, task: Task) -> Trained:
-        """Train on all images of `task`, at the candidate's temperature. Raises Diverged."""
+        """Train on all images of `task`, at the candidate's temperature and under the prior. Raises Diverged."""
         task = replace(task, checkpoint=self.work / f"{task.identity()}.checkpoint")
         trained = train_final(task, task.recipe)
         trained.model.head.divide_logits(candidate.temperature)
+        if self.prior is not None:
+            trained.model.head.shift_logits(self.prior.shift(task.config.method))
         return trained
 
     def best(self, entries: list[Entry]) -> tuple[Entry, Trained]:

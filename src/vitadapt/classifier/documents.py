@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,30 @@ from ..training.task import Task
 from ..utils.errors import ConfigError, VitadaptError
 from ..utils.files import write_atomic
 from ..weights.catalog import backbones
+from .fit_record import headline
 from .holdout import TrainTestSplit
 from .model_selection import Message
 
 CARD, REPORT = "README.md", "report.html"
 
 
-def write_pages(record: dict[str, Any], data: TrainTestSplit, task: Task, out: Path, message: Message) -> None:
+def write_pages(
+    record: dict[str, Any],
+    data: TrainTestSplit,
+    task: Task,
+    out: Path,
+    message: Message,
+    thresholds: Sequence[float] = (),
+) -> None:
     """README.md and report.html into `out`; `message` says what a page lacks (a package, enough images)."""
     curve: Forecast | None = None
     try:
+        if data.multilabel:
+            raise ConfigError("it is made for one label per image")
         curve = forecast(task.features.numpy(), data.train.labels, data.groups, task.config.seed)
     except ConfigError as error:
         message(f"no forecast: {error}")
-    fitted = fitted_of(record, data, out, curve)
+    fitted = fitted_of(record, data, out, curve, thresholds)
     write_atomic(out / CARD, model_card(fitted).encode())
     try:
         from ..report.model_report import model_page
@@ -38,8 +49,14 @@ def write_pages(record: dict[str, Any], data: TrainTestSplit, task: Task, out: P
         message(f"no {REPORT}: {error}")
 
 
-def fitted_of(record: dict[str, Any], data: TrainTestSplit, out: Path, curve: Forecast | None = None) -> Fitted:
-    """The record as the pages want it."""
+def fitted_of(
+    record: dict[str, Any],
+    data: TrainTestSplit,
+    out: Path,
+    curve: Forecast | None = None,
+    thresholds: Sequence[float] = (),
+) -> Fitted:
+    """The record as the pages want it. thresholds: of several labels per image."""
     test, cross = record["test"], record["cross_validation"]["probabilities"]
     empty = np.zeros((0, len(data.classes)))
     crossed = data.measured_by == "cross-validation"
@@ -54,7 +71,7 @@ def fitted_of(record: dict[str, Any], data: TrainTestSplit, out: Path, curve: Fo
         method=record["method"],
         counts=record["data"]["delivered"],
         held_out=held,
-        candidates=[_candidate(row, test["accuracy"]) for row in record["ladder"]],
+        candidates=[_candidate(row, headline(test)) for row in record["ladder"]],
         cross=Answers(data.train.refs, data.train.labels, np.array(cross)) if cross else None,
         given_interval=tuple(test["interval"]) if test["interval"] else None,
         forecast=curve,
@@ -72,6 +89,8 @@ def fitted_of(record: dict[str, Any], data: TrainTestSplit, out: Path, curve: Fo
         notes=record["data"]["notes"],
         cross_measured=crossed,
         refitted=len(data.delivered) > len(data.train),
+        thresholds=thresholds,
+        label_scores=test.get("per_label", {}),
     )
 
 

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.base import ClassNamePrefixFeaturesOutMixin as NamedFeatures
 from sklearn.exceptions import NotFittedError
-from sklearn.utils.multiclass import check_classification_targets
 
 from ..data import Examples
 from ..methods import KAdaptation
 from ..methods.spec import parse_method
+from ..metrics.several_labels import decided
 from ..nn.head import Classifier
 from ..nn.head_spec import HeadSpec
 from ..nn.setting import Setting
@@ -30,6 +30,7 @@ from ..utils.errors import ConfigError, DataError, VitadaptError, WeightsError
 from ..utils.fields import build
 from ..utils.files import write_atomic
 from .embedding import embedder_of
+from .estimator_labels import label_names, read_labels
 from .model import Model, absolute_backbone, image_refs, load_model, training_summary
 
 
@@ -38,7 +39,8 @@ class ImageClassifier(NamedFeatures, TransformerMixin, ClassifierMixin, BaseEsti
 
     X is a sequence of paths, PIL images or arrays, a uint8 array (N, H, W, 3) or a tensor (N, 3, H, W); `predict` and
     `predict_proba` also take one path, PIL image or array (H, W, 3), and answer with one row. y are strings or
-    integers. Fields of the method and of the recipe are parameters too: `method__rank`, `recipe__epochs`.
+    integers; or, where an image may have several labels, 0 and 1 in (N, C), as an array or a table whose columns name
+    the classes. Fields of the method and of the recipe are parameters too: `method__rank`, `recipe__epochs`.
 
     method: a method, or its text, "lora:rank=8". image_size: pixels; None for the backbone's own. recipe: None for the
     one that suits the method. seed: of initialisation and order. cache: folder for decoded images and features; None
@@ -99,19 +101,23 @@ class ImageClassifier(NamedFeatures, TransformerMixin, ClassifierMixin, BaseEsti
         Raises DataError for what is not images, or fewer than two classes, and ValueError for labels that are missing,
         or not one per image.
         """
-        refs, labels = image_refs(X, "X"), _labels(y)
+        refs, labels = image_refs(X, "X"), read_labels(y)
         if len(refs) != len(labels):
             raise ValueError(f"X has {len(refs)} images and y has {len(labels)} labels; give one label per image")
         if not len(refs):
             raise ValueError("X has no images; give at least one per class")
-        self.classes_, numbers = np.unique(labels, return_inverse=True)
+        if labels.ndim == 2:
+            self.classes_, numbers = label_names(y, labels), labels
+        else:
+            self.classes_, numbers = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise DataError(f"y has one class only ({self.classes_[0]!r}); at least two are needed")
         task = self._task(Examples(refs, numbers.astype(np.int64)))
         trained = train_final(task, task.recipe)
         training = training_summary(task, trained, labels=self.classes_.dtype.kind)
         classes, backbone = tuple(map(str, self.classes_.tolist())), absolute_backbone(self.backbone)
-        info = adapter_info(task, classes, training, backbone=backbone)
+        thresholds = (0.5,) * len(classes) if labels.ndim == 2 else ()
+        info = adapter_info(task, classes, training, backbone=backbone, thresholds=thresholds)
         self._set_model(Model(trained.model, info, Path(), Setting(self.device, self.precision)))
         return self
 
@@ -135,7 +141,10 @@ class ImageClassifier(NamedFeatures, TransformerMixin, ClassifierMixin, BaseEsti
             raise ConfigError("this method trains no head; use a method that does, such as LinearProbe()")
         backbone, _ = cached_backbone(self.backbone, self.image_size, self.device)
         images = pixels_of(examples, backbone, environment)
-        return make_task(config, images, examples.labels, len(self.classes_), environment)
+        if examples.multilabel and not config.method.several_labels:
+            raise ConfigError("this method gives one label per image; use another for several, such as LinearProbe()")
+        metric = "11-point-map" if examples.multilabel else "accuracy"
+        return make_task(config, images, examples.labels, len(self.classes_), environment, metric=metric)
 
     def _method(self) -> Method:
         """The method; "lora:rank=8" is one as text. Raises UnknownName or ConfigError."""
@@ -146,8 +155,10 @@ class ImageClassifier(NamedFeatures, TransformerMixin, ClassifierMixin, BaseEsti
         return self._model().predict_proba(X)
 
     def predict(self, X: Any) -> npt.NDArray[Any]:
-        """(N,) labels as they were given to `fit`. Raises NotFittedError and DataError."""
+        """(N,) labels as they were given to `fit`, or (N, C) of 0 and 1. Raises NotFittedError and DataError."""
         probabilities = self.predict_proba(X)
+        if thresholds := self._model().info.thresholds:
+            return decided(probabilities, thresholds).astype(np.int64)
         return np.asarray(self.classes_[probabilities.argmax(axis=1)])
 
     def transform(self, X: Any) -> npt.NDArray[np.float32]:
@@ -209,36 +220,3 @@ class ImageClassifier(NamedFeatures, TransformerMixin, ClassifierMixin, BaseEsti
 
 
 _PARTS = ("method", "recipe")
-
-
-def _labels(y: Any) -> np.ndarray:
-    """(N,) strings or numbers. Raises ValueError for anything but one label per image."""
-    if y is None:
-        raise ValueError("fit requires y to be passed, but the target y is None")
-    y = y.detach().cpu() if hasattr(y, "detach") else y
-    y = y.tolist() if np.ma.isMaskedArray(y) else y  # what is masked becomes None
-    values = np.asarray(y) if hasattr(y, "__array__") else np.asarray(y, dtype=object)  # [nan, "a"] is no text yet
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.ndim != 1:
-        raise ValueError(f"y has the shape {values.shape}; give one label per image, (N,)")
-    listed = values.tolist()
-    if missing := [row for row, value in enumerate(listed) if _is_missing(value)]:
-        raise ValueError(
-            f"Input y contains NaN or empty labels: {len(missing)} of {len(listed)}, the first in row {missing[0]}; "
-            "give these images a label, or leave them out"
-        )
-    if values.dtype == object:
-        values = np.array([str(value) if isinstance(value, str) else value for value in listed])
-    check_classification_targets(values)
-    return values
-
-
-def _is_missing(label: Any) -> bool:
-    """None, NaN, NaT, pandas.NA, or a text of blanks."""
-    if label is None or (isinstance(label, str) and not label.strip()):
-        return True
-    try:
-        return bool(label != label)
-    except TypeError:  # pandas.NA is neither equal nor different
-        return True

@@ -62,7 +62,9 @@ def explain_pixels(
 ) -> tuple[Explanation, Tensor]:
     """What the model says of a square (3, S, S), and the heat (h, w) of a class; raises as `explain_file`."""
     target, images = class_index(model, name), pixels[None]
-    probabilities = probabilities_of(forward_all(model.classifier, TensorInputs(images), model.setting, "predict"))[0]
+    probabilities = probabilities_of(
+        forward_all(model.classifier, TensorInputs(images), model.setting, "predict"), model.info
+    )[0]
     best = int(probabilities.argmax())
     target = best if target is None else target
     heat = explain(model.classifier, images, kind, target)[0]

@@ -7,7 +7,6 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from ..text import prompts_of
 from ..text.class_features import sentences, text_start
 from ..training.adapter_file import ADAPTER, AdapterInfo, adapter_bytes
 from ..training.features import Environment, cached_backbone, geometry_of
-from ..training.task import Task, Trained, adapter_info
+from ..training.task import Trained, adapter_info
 from ..utils.atomic import make_folder
 from ..utils.errors import CellBusy, ConfigError, Diverged, NotApplicable, StorageError, WeightsError
 from ..utils.files import bytes_digest, checked_json, storage_error, write_atomic
@@ -35,9 +34,9 @@ from .effort import FINAL, LONGEST, Schedule
 from .fit_record import FORMAT, RECORD, image_fields, read_record, scores, selection_record
 from .holdout import TrainTestSplit, train_test_split
 from .model import Model, absolute_backbone, load_model, training_summary
+from .model_folder import WORK, require_room, unused_name
 from .model_selection import Message, cross_selected
 
-_WORK = ".unfinished"
 _REPEATED = 4  # images on which the model in memory and the one read back are compared
 
 
@@ -58,20 +57,22 @@ def fit_folder(
     """
     environment = environment or Environment()
     schedule = Schedule(config.time_limit, None if config.effort == "best" else LONGEST)
-    _require_room(out)
-    dataset = open_dataset(config.data, environment.data_root, whole=True)
+    require_room(out)
+    dataset = open_dataset(config.data, environment.data_root, whole=True, separator=config.separator)
     geometry = geometry_of(cached_backbone(config.backbone, config.image_size, environment.setting.device)[0])
     progress, cache = environment.setting.progress, environment.cache
     data = train_test_split(dataset, None, progress, geometry, cache, keep_holdout=config.keep_holdout)
     if config.backbone.startswith("random:"):
         note = f"{config.backbone} has random weights: its scores mean nothing; it is for trying out the program only"
         data = replace(data, notes=(note, *data.notes))
-    work = out / _WORK
+    work = out / WORK
     try:
         make_folder(work)
         with FileLock(work / "lock", timeout=0):
             text, notes = _text(config, data, environment)
-            configs = candidate_configs(config, environment.setting.device, len(data.train), text is not None)
+            configs = candidate_configs(
+                config, environment.setting.device, len(data.train), text is not None, data.multilabel
+            )
             common = Competition(config, configs, data, text, environment, work, message, schedule)
             record = _known(common, out, overwrite) or _fit(common, notes, out, command)
     except Timeout as error:
@@ -80,14 +81,6 @@ def fit_folder(
         raise storage_error(Path(error.filename) if error.filename else out, error) from error
     shutil.rmtree(work, ignore_errors=True)
     return record
-
-
-def _require_room(out: Path) -> None:
-    """Raises StorageError unless `out` is absent, empty, or a model folder."""
-    if out.exists() and not out.is_dir():
-        raise StorageError(f"{out} is a file; choose another --out")
-    if out.is_dir() and any(out.iterdir()) and not (out / RECORD).exists() and not (out / _WORK).exists():
-        raise StorageError(f"{out} holds other things than a model; choose another --out")
 
 
 def _known(common: Competition, out: Path, overwrite: bool) -> dict[str, Any] | None:
@@ -101,17 +94,12 @@ def _known(common: Competition, out: Path, overwrite: bool) -> dict[str, Any] | 
     if known["identity"] != _identity(common):
         raise StorageError(
             f"{out} is a model of other images or settings; replace it with --overwrite, or choose another folder, "
-            f"e.g. --out {_unused(out)}"
+            f"e.g. --out {unused_name(out)}"
         )
     if not (out / ADAPTER).exists():
         return None
     common.message(f"{out} is the model of these very images and settings already; nothing to do")
     return known
-
-
-def _unused(out: Path) -> Path:
-    """The first of OUT-2, OUT-3 ... that does not exist."""
-    return next(path for number in count(2) if not (path := out.with_name(f"{out.resolve().name}-{number}")).exists())
 
 
 def _identity(common: Competition) -> str:
@@ -127,6 +115,7 @@ def _identity(common: Competition) -> str:
     ]
     for part in (data.train, data.test):
         parts += [*data.scan.digests_of(part), str(part.labels.tolist())]
+    parts += [] if common.prior is None else [str(common.prior.plain())]
     return bytes_digest("\n".join(parts).encode())
 
 
@@ -143,7 +132,7 @@ def _fit(common: Competition, notes: str, out: Path, command: str) -> dict[str, 
             return
         with suppress(Diverged):
             trained = common.train(entry.candidate, entry.whole)
-            write_atomic(out / ADAPTER, adapter_bytes(trained.model, _info(common, entry.whole, trained)))
+            write_atomic(out / ADAPTER, adapter_bytes(trained.model, _info(common, entry, trained)))
             message(f"{out} holds a first model, {entry.candidate.name}; {common.schedule.text()}")
 
     entries = list(common.entries(first))
@@ -152,21 +141,22 @@ def _fit(common: Competition, notes: str, out: Path, command: str) -> dict[str, 
     if len(data.delivered) > len(data.train):
         trained = common.train(entry.candidate, entry.whole)
     common.schedule.drop(FINAL)
-    info = _info(common, entry.whole, trained)
+    info = _info(common, entry, trained)
     record = {
         "format": FORMAT,
         "identity": _identity(common),
         "command": command,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **selection_record(entry.candidate, [one.candidate for one in entries], data, common.fold, common.config.data),
+        **selection_record(entry.candidate, [one.candidate for one in entries], data, common),
         "test": tested,
+        **({} if common.prior is None else {"prior": common.prior.plain()}),
     }
     (out / RECORD).unlink(missing_ok=True)  # it would speak of another adapter
     write_atomic(out / ADAPTER, adapter_bytes(trained.model, info))
     _verify(trained, out, common)
     record |= {"losses": trained.log.losses, "versions": versions(), "licence": info.licence}
     record |= {"base_licence": info.base_licence, "seconds": time.perf_counter() - start}
-    write_pages(record, data, entry.candidate.task, out, message)
+    write_pages(record, data, entry.candidate.task, out, message, info.thresholds)
     write_atomic(out / RECORD, checked_json(record).encode())
     return record
 
@@ -189,17 +179,20 @@ def _text(config: FitConfig, data: TrainTestSplit, environment: Environment) -> 
         return None, f"zero-shot is left out: {error}"
 
 
-def _info(common: Competition, task: Task, trained: Trained) -> AdapterInfo:
-    config, classes = common.config, common.data.classes
+def _info(common: Competition, entry: Entry, trained: Trained) -> AdapterInfo:
+    task, data = entry.whole, common.data
+    config, classes = common.config, data.classes
     from_text = task.config.head.start == "text"
     names, templates = prompts_of("", classes, config.prompts) if from_text else ([], [])
+    prior = {} if common.prior is None else {"prior": common.prior.target.tolist()}
     return adapter_info(
         task,
         classes,
-        training_summary(task, trained, protocol="fixed") | {"steps": trained.log.steps},
+        training_summary(task, trained, protocol="fixed") | {"steps": trained.log.steps} | prior,
         backbone=absolute_backbone(config.backbone),
         names=tuple(names),
         templates=tuple(templates),
+        thresholds=data.thresholds(entry.candidate.probabilities),
         licence=config.licence,
     )
 
@@ -208,16 +201,17 @@ def _tested(entry: Entry, entries: list[Entry], trained: Trained, common: Compet
     """What is known of new images: from those held out, used once; or from cross-validation of the whole selection."""
     data, environment = common.data, common.environment
     if data.measured_by == "cross-validation" and common.fold is not None:
-        answers = cross_selected([one.candidate for one in entries], data.train.labels, data.groups)
-        return scores(data.train.labels, answers) | {"paths": [ref.name for ref in data.train.refs]}
-    count = len(data.train)
+        answers = cross_selected([one.candidate for one in entries], data.train.labels, data.groups, common.measure)
+        thresholds = data.fold_thresholds(answers, common.fold)
+        return scores(data.train.labels, answers, thresholds) | {"paths": [ref.name for ref in data.train.refs]}
+    count, info = len(data.train), _info(common, entry, trained)
     if len(data.delivered) > count:
         rows = torch.arange(count, len(data.delivered))
         answers = entry.whole.take(rows).probabilities(trained.model).numpy()
     else:
-        model = Model(trained.model, _info(common, entry.whole, trained), Path(), environment.setting)
+        model = Model(trained.model, info, Path(), environment.setting)
         answers = model.predict_pixels(data.scan.pixels(data.test, model.geometry, environment.cache))
-    return scores(data.test.labels, answers) | {"paths": [ref.name for ref in data.test.refs]}
+    return scores(data.test.labels, answers, info.thresholds) | {"paths": [ref.name for ref in data.test.refs]}
 
 
 def _verify(trained: Trained, out: Path, common: Competition) -> None:

@@ -15,10 +15,13 @@ from ..data.checks.dataset import Finding
 from ..data.checks.dataset import check as examine
 from ..data.checks.images import Scan, scan
 from ..data.examples import IndexArray
-from ..data.sampling.folds import folds_for, hold_out_groups
-from ..data.sampling.splits import check_classes, hold_out
-from ..utils.errors import DataError
+from ..data.sampling.few_shot import class_sizes
+from ..data.sampling.folds import folds_for, hold_out_groups, with_none
+from ..data.sampling.splits import check_classes, empty_classes, hold_out
+from ..metrics.several_labels import best_thresholds
+from ..utils.errors import ConfigError, DataError
 from ..utils.progress import Progress
+from .prior import Prior, read_prior
 
 FEW = 30  # images to test with, below which cross-validation measures better
 Measured = Literal["given", "held-out", "cross-validation", "nothing"]
@@ -65,6 +68,42 @@ class TrainTestSplit:
         last = "; the model is trained on all of them at the end" if len(self.delivered) > train else ""
         return f"{train} images to train on, {test} {what} to test with{last}"
 
+    @property
+    def multilabel(self) -> bool:
+        """May an image have several labels, or none?"""
+        return self.train.multilabel
+
+    def prior(self, text: str | None) -> Prior | None:
+        """What `--prior` names; None for none. Raises ConfigError for several labels, and what `read_prior` raises."""
+        if text is None:
+            return None
+        if self.multilabel:
+            raise ConfigError("--prior is for one label per image; with several, each class gets a threshold instead")
+        return read_prior(text, self.classes, np.array(self.counts(self.delivered)) / len(self.delivered))
+
+    def thresholds(self, probabilities: np.ndarray | None) -> tuple[float, ...]:
+        """The thresholds of a model of several labels, of probabilities (N, C) from cross-validation; else none."""
+        if not self.multilabel:
+            return ()
+        if probabilities is None:
+            return (0.5,) * len(self.classes)
+        return best_thresholds(self.train.labels, probabilities)
+
+    def fold_thresholds(self, probabilities: np.ndarray, fold: np.ndarray) -> np.ndarray | tuple[float, ...]:
+        """(N, C) thresholds for each training image, chosen on the images of the other folds; none for one label."""
+        if not self.multilabel:
+            return ()
+        found, labels = np.zeros(probabilities.shape), self.train.labels
+        for number in np.unique(fold):
+            rest = fold != number
+            found[~rest] = best_thresholds(labels[rest], probabilities[rest])
+        return found
+
+    def counts(self, part: Examples) -> list[int]:
+        """Images of each class."""
+        found: list[int] = class_sizes(part.labels, self.classes).tolist()
+        return found
+
 
 def train_test_split(
     spec: str | Path | Dataset,
@@ -82,14 +121,17 @@ def train_test_split(
     name.
     """
     dataset = open_dataset(spec, root, whole=True)
-    if any(part.multilabel for part in dataset.splits.values()):
-        raise DataError(f"{dataset.name}: images with several labels are not for this; use 'vitadapt run'")
     if "train" not in dataset.splits:
         raise DataError(f"{dataset.name} has images to test with, and none to train on; add a train part")
     check_classes(dataset.name, dataset.classes)
     report = examine(dataset, progress=progress, geometry=geometry, cache=cache)
     broken = set(report.unreadable)
-    notes = [f"{len(broken)} images cannot be read and were left out: {_some(sorted(broken))}"] if broken else []
+    notes = (
+        ["images may have several labels: only methods that train are compared"]
+        if dataset.splits["train"].multilabel
+        else []
+    )
+    notes += [f"{len(broken)} images cannot be read and were left out: {_some(sorted(broken))}"] if broken else []
     findings = tuple(finding for finding in report.findings if finding.check != "unreadable")
     parts = {split: _without(part, broken) for split, part in dataset.splits.items()}
     given = "test" in parts and dataset.split != "held-out"
@@ -97,7 +139,7 @@ def train_test_split(
     train = _joined(parts.values())
     _require_every_class(train, dataset)
     if not given:  # in the order of earlier versions: the same images give the same model
-        train = train.take(np.concatenate(hold_out([_key(ref.name) for ref in train.refs], train.labels)))
+        train = train.take(np.concatenate(hold_out([_key(ref.name) for ref in train.refs], with_none(train.labels))))
     groups = report.scan.groups(_joined([train, test]), progress)
     own = groups[: len(train)]
     if given:
@@ -110,7 +152,7 @@ def train_test_split(
         if not keep_holdout and len(held) < FEW and folds_for(train.labels, own):
             rows, held = np.arange(len(train)), held[:0]  # so few would say nothing: cross-validation says more
         train, test, own = train.take(rows), train.take(held), own[rows]
-        if len(test) and (untested := [name for c, name in enumerate(dataset.classes) if c not in test.labels]):
+        if len(test) and (untested := [dataset.classes[c] for c in empty_classes(test.labels, dataset.classes)]):
             notes.append(
                 f"no images to test with can be spared of {_some(untested)}; all of them are used for training"
             )
@@ -138,7 +180,9 @@ def _joined(parts: Iterable[Examples]) -> Examples:
 
 
 def _require_every_class(train: Examples, dataset: Dataset) -> None:
-    sizes = np.bincount(train.labels, minlength=len(dataset.classes))
-    empty = [name for name, size in zip(dataset.classes, sizes, strict=True) if not size]
-    if empty:
+    if empty := [dataset.classes[c] for c in empty_classes(train.labels, dataset.classes)]:
         raise DataError(f"{dataset.name}: no readable image to train on of {_some(empty)}; add some, or drop the class")
+    if not train.multilabel:
+        return
+    if everywhere := [name for name, own in zip(dataset.classes, train.labels.T, strict=True) if own.all()]:
+        raise DataError(f"{dataset.name}: every image has the label {_some(everywhere)}; drop it, it tells nothing")

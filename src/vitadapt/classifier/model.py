@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from ..nn.surgery import Method, trainable
 from ..training.adapter_file import ADAPTER, AdapterInfo, adapter_bytes, load_adapter, read_adapter
 from ..training.features import cached_backbone, geometry_of
 from ..training.loop import forward_all
+from ..training.loop import probabilities_of as class_probabilities
 from ..training.recipe import recipe_for
 from ..training.task import Task, Trained
 from ..utils.errors import ConfigError, DataError, WeightsError
@@ -68,12 +70,12 @@ class Model:
         """(N, C) probabilities of decoded images."""
         if not len(images):
             return np.zeros((0, len(self.classes)), dtype=np.float32)
-        return probabilities_of(forward_all(self.classifier, images, self.setting, "predict"))
+        return probabilities_of(forward_all(self.classifier, images, self.setting, "predict"), self.info)
 
 
-def probabilities_of(logits: Tensor) -> Floats:
-    """Logits (N, C) in fp32 on the CPU -> probabilities (N, C)."""
-    probabilities: Floats = logits.softmax(dim=1).numpy()
+def probabilities_of(logits: Tensor, info: AdapterInfo) -> Floats:
+    """Logits (N, C) in fp32 on the CPU -> probabilities (N, C): of each class on its own where there are thresholds."""
+    probabilities: Floats = class_probabilities(logits, bool(info.thresholds)).numpy()
     return probabilities
 
 
@@ -107,6 +109,8 @@ def training_summary(task: Task, trained: Trained, **more: Any) -> dict[str, Any
     if chosen and not trainable(trained.model.backbone):
         chosen["lr"] = task.recipe.head_lr
     summary = {"images": len(task.labels), **more, "seed": task.config.seed, **chosen}
+    if task.labels.ndim == 1:  # of each class, so that another prior can be chosen later
+        summary["shares"] = (torch.bincount(task.labels, minlength=task.classes) / len(task.labels)).tolist()
     usual = task.recipe == recipe_for("fixed", task.config.method)
     return summary if usual else {**summary, "recipe": asdict(task.recipe)}
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import t as student
 
+from ..methods import LinearProbe
 from ..metrics.calibration import fit_temperature, with_temperature
 from ..nn.surgery import Method, trainable
 from ..training.cross_validation import of_fold
@@ -22,6 +23,7 @@ from ..training.task import Task
 from ..utils.errors import Diverged
 from ..utils.files import bytes_digest, read_cached, write_cached
 from .effort import Schedule
+from .measure import ONE_LABEL, Measure
 
 Message = Callable[[str], None]  # shows one line to the user
 Labels = np.ndarray
@@ -76,6 +78,7 @@ def scored(
     work: Path,
     message: Message,
     schedule: Schedule,
+    measure: Measure,
 ) -> Candidate:
     """`candidate` with its score over `fold` (N,), or a note why it has none. Finished folds are in `work`.
 
@@ -89,7 +92,7 @@ def scored(
     labels = candidate.task.labels.numpy()
     leader = select(others) if others else None
     try:
-        found, note = _out_of_fold(candidate, leader, fold, work, message, schedule)
+        found, note = _out_of_fold(candidate, leader, fold, work, message, schedule, measure)
     except Diverged as error:
         return replace(candidate, diverged=True, note=f"diverged: {error}", seconds=time.perf_counter() - start)
     seconds = time.perf_counter() - start
@@ -97,12 +100,13 @@ def scored(
         return replace(candidate, note=note, seconds=seconds)
     trained = candidate.task.config.method.trains_head and not candidate.closed_form  # which has chosen its own
     temperature = fit_temperature(labels, found) if trained else 1.0
-    right = found.argmax(axis=1) == labels
-    by_fold = [right[fold == number].mean() for number in np.unique(fold)]
+    found = with_temperature(found, temperature, measure.multilabel).astype(np.float32)
+    found = measure.adjusted(candidate.task.config.method, found)
+    by_fold = [measure.score(labels[fold == number], found[fold == number]) for number in np.unique(fold)]
     return replace(
         candidate,
-        probabilities=with_temperature(found, temperature).astype(np.float32),
-        score=100 * float(right.mean()),
+        probabilities=found,
+        score=100 * measure.score(labels, found),
         deviation=100 * float(np.std(by_fold, ddof=1)),
         seconds=seconds,
         temperature=temperature,
@@ -117,31 +121,32 @@ def select(candidates: Sequence[Candidate]) -> Candidate:
     return (able or list(candidates))[0]
 
 
-def odds(selected: Candidate, other: Candidate, labels: Labels) -> float | None:
+def odds(selected: Candidate, other: Candidate, labels: Labels, measure: Measure = ONE_LABEL) -> float | None:
     """Share of bootstrap samples of the images in which `selected` is right more often than `other`; ties count half.
 
     None where one of them has no score.
     """
     if selected.probabilities is None or other.probabilities is None:
         return None
-    ahead = _right(selected.probabilities, labels) - _right(other.probabilities, labels)  # (N,) -1, 0 or 1
+    ahead = measure.mistakes(labels, other.probabilities) - measure.mistakes(labels, selected.probabilities)  # (N,)
     drawn = np.random.default_rng(0).integers(0, len(ahead), (RESAMPLES, len(ahead)))
     lead = ahead[drawn].sum(axis=1)
     return float((lead > 0).mean() + (lead == 0).mean() / 2)
 
 
-def cross_selected(candidates: Sequence[Candidate], labels: Labels, groups: np.ndarray) -> np.ndarray:
+def cross_selected(
+    candidates: Sequence[Candidate], labels: Labels, groups: np.ndarray, measure: Measure = ONE_LABEL
+) -> np.ndarray:
     """(N, C) what the whole selection says of each image: by the candidate that is best on all images but its group.
 
     So neither the training nor the choice of the classifier that answers saw the image. groups: (N,), the same number
     for near-duplicates.
     """
     able = [candidate for candidate in candidates if candidate.probabilities is not None]
-    right = np.array([_right(_known(candidate), labels) for candidate in able])  # (candidates, N)
     answers = np.empty_like(_known(able[0]))
     for number in np.unique(groups):
         own = groups == number
-        best = int((right.sum(axis=1) - right[:, own].sum(axis=1)).argmax())
+        best = int(np.argmax([measure.score(labels[~own], _known(candidate)[~own]) for candidate in able]))
         answers[own] = _known(able[best])[own]
     return answers
 
@@ -151,11 +156,6 @@ def _known(candidate: Candidate) -> np.ndarray:
     return candidate.probabilities
 
 
-def _right(probabilities: np.ndarray, labels: Labels) -> np.ndarray:
-    """(N,) 1.0 for every image that is answered rightly."""
-    return np.asarray(probabilities.argmax(axis=1) == labels, dtype=float)
-
-
 def _out_of_fold(
     candidate: Candidate,
     leader: Candidate | None,
@@ -163,12 +163,13 @@ def _out_of_fold(
     work: Path,
     message: Message,
     schedule: Schedule,
+    measure: Measure,
 ) -> tuple[np.ndarray | None, str]:
     """(N, C), or None and the reason; a fold that was finished before, of the same images, is read from `work`."""
     task, pooled = candidate.task, np.zeros((len(fold), candidate.task.classes), dtype=np.float32)
     if not candidate.parameters:
         return np.asarray(task.probabilities(task.build(0)).numpy()), ""
-    numbers = np.unique(fold).tolist()
+    numbers, labels = np.unique(fold).tolist(), task.labels.numpy()
     for place, number in enumerate(numbers, start=1):
         schedule.begin()
         if candidate.trains_backbone and place > 1 and schedule.refusal(candidate.name):
@@ -186,25 +187,29 @@ def _out_of_fold(
         if not candidate.trains_backbone or place == len(numbers):
             continue
         seen = np.isin(fold, numbers[:place])
-        known = leader.probabilities if leader is not None else None
-        if leader is not None and known is not None and _cannot_win(pooled, known, task.labels.numpy(), seen):
+        known, method = None if leader is None else leader.probabilities, task.config.method
+        if leader is not None and known is not None and _cannot_win(pooled, known, labels, seen, measure, method):
             return None, f"stopped after {place} of {len(numbers)} folds: no better than {leader.name}"
         message(f"{candidate.name}, {place} of {len(numbers)} folds: {schedule.text()}")
     return pooled, ""
 
 
-def _cannot_win(found: np.ndarray, leader: np.ndarray, labels: Labels, seen: np.ndarray) -> bool:
+def _cannot_win(
+    found: np.ndarray,
+    leader: np.ndarray,
+    labels: Labels,
+    seen: np.ndarray,
+    measure: Measure = ONE_LABEL,
+    method: Method = LinearProbe(),  # noqa: B008 - frozen
+) -> bool:
     """Is the candidate that gave `found` for the images `seen` sure, or nearly sure, to be no better than `leader`?"""
-    own, other = _right(found, labels), _right(leader, labels)
-    if (1 - own[seen]).sum() > (1 - other).sum():
+    some, tempered = labels[seen], found.copy()
+    temperature = fit_temperature(some, found[seen])
+    tempered[seen] = measure.adjusted(method, with_temperature(found[seen], temperature, measure.multilabel))
+    own, other = measure.mistakes(labels, tempered)[seen], measure.mistakes(labels, leader)
+    if own.sum() > other.sum() and not measure.multilabel:
         return True
-    ahead, some = own[seen].sum() - other[seen].sum(), labels[seen]
-    tempered = with_temperature(found[seen], fit_temperature(some, found[seen]))
-    gain = _likelihood(tempered, some) - _likelihood(leader[seen], some)
+    ahead = other[seen].sum() - own.sum()
+    gain = measure.likelihood(some, tempered[seen]) - measure.likelihood(some, leader[seen])
     spread = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 2 else np.inf
     return bool(ahead <= 0 and gain.mean() < -student.ppf(1 - ERROR, len(gain) - 1) * spread)
-
-
-def _likelihood(probabilities: np.ndarray, labels: Labels) -> np.ndarray:
-    """(N,) log of the probability of the true class, of a model that is never surer than one in a thousand."""
-    return np.asarray(np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-3)))

@@ -11,18 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from ..data import Examples, FileRef, open_dataset
+from ..data import Dataset, Examples, FileRef, open_dataset
 from ..data.examples import ImageRef
 from ..data.readers.image_folder import Skipped, images_below
 from ..data.sampling.splits import normal
 from ..methods.spec import method_text
+from ..metrics.several_labels import decided
 from ..nn.head_spec import head_text
-from ..training.adapter_file import ADAPTER, read_adapter
+from ..training.adapter_file import ADAPTER, AdapterInfo, read_adapter
 from ..utils.errors import DataError, StorageError, WeightsError
 from ..utils.progress import Progress
 from .batches import batches
-from .fit_record import RECORD, read_record
+from .fit_record import RECORD, headline, read_record
 from .model import Model
+from .prior import prior_of, reweighted
+
+_LONG = ("recipe", "shares", "prior")  # of a training, and no reading for people
 
 
 def find_images(places: Sequence[Path]) -> tuple[list[ImageRef], list[str]]:
@@ -51,11 +55,15 @@ def predict_images(
     top: int = 1,
     threshold: float | None = None,
     progress: Progress | None = None,
+    prior: str | None = None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """One `prediction` per readable image, and one message per unreadable image."""
+    """One `prediction` per readable image, and one message per unreadable image. prior: as for `read_prior`."""
+    shares = None if prior is None else prior_of(model.info, prior)
     rows, probabilities, unreadable = predict_readable(model, refs, progress)
+    if shares is not None and len(rows):
+        probabilities = reweighted(probabilities, *shares)
     found = zip(rows, probabilities, strict=True)
-    return [prediction(refs[row].name, model.classes, one, top, threshold) for row, one in found], unreadable
+    return [prediction(refs[row].name, model.info, one, top, threshold) for row, one in found], unreadable
 
 
 def predict_readable(
@@ -73,9 +81,16 @@ def predict_readable(
 
 
 def prediction(
-    image: str, classes: Sequence[str], probabilities: np.ndarray, top: int = 1, threshold: float | None = None
+    image: str, info: AdapterInfo, probabilities: np.ndarray, top: int = 1, threshold: float | None = None
 ) -> dict[str, Any]:
-    """What is said of one image from its probabilities (C,): the command line and the server say the same."""
+    """What is said of one image from its probabilities (C,): the command line and the server say the same.
+
+    Of a model of several labels also `labels`, all that reach their thresholds (or `threshold`), and `class` is the
+    most probable of them.
+    """
+    classes = info.classes
+    if info.thresholds:
+        return _labelling(image, info, probabilities, top, threshold)
     order = np.argsort(-probabilities, kind="stable")[:top]
     most = float(probabilities[order[0]])
     sure = threshold is None or most >= threshold
@@ -87,27 +102,49 @@ def prediction(
     }
 
 
+def _labelling(
+    image: str, info: AdapterInfo, probabilities: np.ndarray, top: int, threshold: float | None
+) -> dict[str, Any]:
+    chosen = decided(probabilities, info.thresholds if threshold is None else (threshold,) * len(info.classes))
+    order = np.argsort(-probabilities, kind="stable")
+    found = [int(c) for c in order if chosen[c]]
+    best = found[0] if found else int(order[0])
+    return {
+        "image": image,
+        "class": info.classes[best] if found else None,
+        "probability": float(probabilities[best]),
+        "labels": {info.classes[c]: float(probabilities[c]) for c in found},
+        "top": {info.classes[int(c)]: float(probabilities[c]) for c in order[:top]},
+    }
+
+
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
-    """One line per image and class, the most probable first."""
+    """One line per image and class, the most probable first; several labels of an image are joined by |."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "class", "rank", "label", "probability"])
     for row in rows:
         for rank, (label, probability) in enumerate(row["top"].items(), start=1):
-            writer.writerow([row["image"], row["class"] or "", rank, label, f"{probability:.6f}"])
+            answer = "|".join(row["labels"]) if "labels" in row else row["class"] or ""
+            writer.writerow([row["image"], answer, rank, label, f"{probability:.6f}"])
     return text.getvalue()
 
 
-def labelled_images(spec: str, classes: Sequence[str], root: Path | None = None) -> tuple[Examples, list[str]]:
-    """All images of `spec`, or its test part where one was given, with labels as numbers in `classes`; and notes.
+def labelled_images(
+    spec: str, info: AdapterInfo, root: Path | None = None, separator: str | None = None
+) -> tuple[Examples, list[str]]:
+    """All images of `spec`, or its test part where one was given, with labels of the classes of a model; and notes.
 
     Classes are matched by name (case, blanks and underscores do not count). Images of classes that the model does not
-    know are left out, with a note. Raises DataError when no class matches.
+    know are left out, with a note. For a model of several labels per image the labels are multi-hot. Raises DataError
+    when no class matches, and for several labels where the model knows one.
     """
-    dataset = open_dataset(spec, root, whole=True)
+    dataset, classes = open_dataset(spec, root, whole=True, separator=separator), info.classes
     parts = [dataset.splits["test"]] if "test" in dataset.splits else list(dataset.splits.values())
+    if info.thresholds:
+        return _several(spec, dataset, parts, classes)
     if any(part.multilabel for part in parts):
-        raise DataError(f"{spec}: images with several labels; this wants one each")
+        raise DataError(f"{spec}: images with several labels; this model gives one each")
     ids = {normal(name): c for c, name in enumerate(classes)}
     known = np.array([ids.get(normal(name), -1) for name in dataset.classes])
     strange = [name for name, c in zip(dataset.classes, known, strict=True) if c < 0]
@@ -118,6 +155,28 @@ def labelled_images(spec: str, classes: Sequence[str], root: Path | None = None)
         raise DataError(f"{spec}: none of its classes ({', '.join(strange[:5])}) is one of the model's")
     notes = [f"left out, for the model does not know them: {', '.join(strange)}"] if strange else []
     return Examples(refs, labels).take(rows), notes
+
+
+def _several(
+    spec: str, dataset: Dataset, parts: Sequence[Examples], classes: Sequence[str]
+) -> tuple[Examples, list[str]]:
+    """Multi-hot labels (N, C) in the order of `classes`; a label that there is not is left out, the image stays."""
+    places = {normal(name): c for c, name in enumerate(dataset.classes)}
+    hot = np.concatenate([p.labels if p.multilabel else np.eye(len(dataset.classes))[p.labels] for p in parts])
+    labels = np.zeros((len(hot), len(classes)), dtype=np.uint8)
+    for c, name in enumerate(classes):
+        if normal(name) in places:
+            labels[:, c] = hot[:, places[normal(name)]]
+    known = {normal(name) for name in classes}
+    strange = [name for name in dataset.classes if normal(name) not in known]
+    if not labels.any():
+        raise DataError(f"{spec}: none of its labels ({', '.join(strange[:5])}) is one of the model's")
+    notes = [f"left out, for the model does not know these labels: {', '.join(strange)}"] if strange else []
+    if not any(part.multilabel for part in parts):
+        notes.append("every image has one label here: all other classes count as absent")
+    if missing := [name for name in classes if normal(name) not in places]:
+        notes.append(f"no image has, and every image counts as lacking: {', '.join(missing)}")
+    return Examples(tuple(ref for part in parts for ref in part.refs), labels), notes
 
 
 def model_facts(folder: Path) -> dict[str, Any]:
@@ -134,21 +193,24 @@ def model_facts(folder: Path) -> dict[str, Any]:
         "method": method_text(info.method),
         "head": head_text(info.head),
         "activation": info.activation or "not stored",
-        "training": {name: value for name, value in info.training.items() if name != "recipe"},
+        "training": {name: value for name, value in info.training.items() if name not in _LONG},
         "licence": info.licence or "not stated",
         "backbone's licence": info.base_licence or "not stated",
         "format": info.format,
         "file": f"{path.stat().st_size / 1000:.1f} kB, {len(tensors)} tensors",
     }
+    if info.thresholds:
+        found["thresholds"] = {name: round(t, 3) for name, t in zip(info.classes, info.thresholds, strict=True)}
+    if prior := info.training.get("prior"):
+        found["prior"] = {name: round(share, 4) for name, share in zip(info.classes, prior, strict=True)}
     try:
         test = read_record(path.parent)["test"]
     except StorageError as error:
         if os.path.lexists(path.parent / RECORD):
             found["accuracy"] = f"not known; {error}"
         return found
-    if test["accuracy"] is not None:
+    if (score := headline(test)) is not None:
         low, high = test["interval"]
-        found["accuracy"] = (
-            f"{test['accuracy']:.1f} % of {test['count']} images (95 % interval {low:.1f} to {high:.1f} %)"
-        )
+        name = "mean average precision" if info.thresholds else "accuracy"
+        found[name] = f"{score:.1f} % of {test['count']} images (95 % interval {low:.1f} to {high:.1f} %)"
     return found

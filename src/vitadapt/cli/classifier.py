@@ -14,10 +14,9 @@ from typer import Argument, Option
 from ..utils.errors import ConfigError
 from . import options as opt
 from .output import complain, echo, echo_json, print_columns, progress_bar
+from .scores import score_lines, score_table
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ..classifier.fit import FitConfig
     from ..classifier.model import Model
 
@@ -43,6 +42,8 @@ def fit(
     head: Annotated[str | None, Option(help="How the head starts: zero, or text with a CLIP.")] = None,
     class_names: opt.ClassNames = None,
     template: opt.Template = None,
+    label_separator: opt.Separator = None,
+    prior: opt.Prior = None,
     precision: opt.PrecisionOption = "fp32",
     licence: Annotated[str, Option("--licence", "--license", help="Of your model, for its card.")] = "",
     cache: opt.Cache = None,
@@ -57,7 +58,7 @@ def fit(
     texts = {"recipe": recipe, "head": head, "class_names": class_names, "templates": template}
     config = _fit_config(data, backbone, method, {"image_size": image_size, "folds": folds, "seed": seed}, texts)
     config = replace(config, precision=precision, licence=licence, effort=effort)
-    config = replace(config, time_limit=time_limit, keep_holdout=keep_holdout)
+    config = replace(config, time_limit=time_limit, keep_holdout=keep_holdout, separator=label_separator, prior=prior)
     environment = opt.environment_of(cache, no_cache, data_root, device)
     if not as_json:
         _print_defaults(config, environment.setting.device, out)
@@ -132,9 +133,9 @@ def _print_result(record: dict[str, Any], out: Path) -> None:
     ]
     print_columns(["candidate", "cross-validated", "trained numbers", ""], rows, left=("candidate", ""))
     test = record["test"]
-    echo("", _accuracy(test, _TESTED[record["data"]["measured_by"]]))
-    delivered = sum(record["data"]["delivered"])
-    if delivered > sum(record["data"]["train"]):
+    echo("", *score_lines(test, _TESTED[record["data"]["measured_by"]]))
+    if sum(record["data"]["delivered"]) > sum(record["data"]["train"]):
+        delivered = len(record["cross_validation"]["paths"]) + test["count"]
         echo(f"measured before the last training; the model is now trained on all {delivered} images")
     size = (out / "adapter.safetensors").stat().st_size / 1000
     echo(f"{out}: adapter.safetensors ({size:.0f} kB), README.md, report.html, fit.json")
@@ -142,15 +143,6 @@ def _print_result(record: dict[str, Any], out: Path) -> None:
 
 
 _TESTED = {"given": "test", "held-out": "held-out", "cross-validation": "cross-validated", "nothing": "held-out"}
-
-
-def _accuracy(test: dict[str, Any], what: str) -> str:
-    if test["accuracy"] is None:
-        return f"accuracy: not known, for there are no {what} images; add some"
-    low, high = test["interval"]
-    return (
-        f"accuracy on {test['count']} {what} images: {test['accuracy']:.1f} % (95 % interval {low:.1f} to {high:.1f} %)"
-    )
 
 
 @opt.command(app, opt.IMAGES, "vitadapt predict my-model new-photos/ --top 3")
@@ -161,6 +153,7 @@ def predict(
     threshold: Annotated[float | None, Option(min=0, max=1, help="Less probable answers are 'unsure'.")] = None,
     as_json: opt.AsJson = False,
     as_csv: Annotated[bool, Option("--csv", help="One line per image and class.")] = False,
+    prior: opt.Prior = None,
     backbone: opt.MovedBackbone = None,
     device: opt.Device = "auto",
 ) -> None:
@@ -172,7 +165,7 @@ def predict(
     refs, notes = find_images(images)
     loaded = _load(model, device, backbone)
     with progress_bar() as (progress, _):
-        answers, broken = predict_images(loaded, refs, top, threshold, progress)
+        answers, broken = predict_images(loaded, refs, top, threshold, progress, prior)
     for line in (*notes, *broken):
         complain(line)
     if as_json:
@@ -189,10 +182,11 @@ def _print_answers(answers: list[dict[str, Any]]) -> None:
     rows = []
     for row in answers:
         shown = [f"{name} {100 * value:.1f} %" for name, value in row["top"].items()]
-        rows.append([row["image"], row["class"] or "unsure", *shown])
+        labels = ", ".join(f"{name} {100 * value:.1f} %" for name, value in row.get("labels", {}).items()) or "none"
+        rows.append([row["image"], labels if "labels" in row else row["class"] or "unsure", *shown])
     if not rows:
         return
-    heads = ["image", "class", *(f"{i + 1}." for i in range(len(rows[0]) - 2))]
+    heads = ["image", "labels" if "labels" in answers[0] else "class", *(f"{i + 1}." for i in range(len(rows[0]) - 2))]
     print_columns(heads, rows, left=tuple(heads))
 
 
@@ -200,6 +194,7 @@ def _print_answers(answers: list[dict[str, Any]]) -> None:
 def evaluate(
     model: opt.ModelFolder,
     data: Annotated[str, Argument(help="A folder of class folders, a CSV file, or a name.")],
+    label_separator: opt.Separator = None,
     as_json: opt.AsJson = False,
     data_root: opt.DataRoot = None,
     backbone: opt.MovedBackbone = None,
@@ -214,7 +209,7 @@ def evaluate(
     from ..classifier.predict import labelled_images, predict_readable
 
     loaded = _load(model, device, backbone)
-    examples, notes = labelled_images(data, loaded.classes, data_root)
+    examples, notes = labelled_images(data, loaded.info, data_root, label_separator)
     for note in notes:
         complain(note)
     with progress_bar() as (progress, _):
@@ -222,28 +217,14 @@ def evaluate(
     for line in unreadable:
         complain(f"left out: {line}")
     examples = examples.take(rows)
-    found = scores(examples.labels, probabilities)
+    found = scores(examples.labels, probabilities, loaded.info.thresholds)
     if as_json:
         names = [ref.name for ref in examples.refs]
         echo_json({"classes": loaded.classes, "paths": names, **found})
         return
-    table = _class_rows(loaded, examples.labels, found)
-    print_columns(["class", "images", "right", "mostly taken for"], table, left=("class", "mostly taken for"))
-    echo("", f"{_accuracy(found, 'labelled')}")
-
-
-def _class_rows(model: Model, labels: np.ndarray, found: dict[str, Any]) -> list[list[str]]:
-    import numpy as np
-
-    predicted = np.array(found["probabilities"]).argmax(axis=1)
-    rows = []
-    for c, name in enumerate(model.classes):
-        answers = predicted[labels == c]
-        wrong = answers[answers != c]
-        other = model.classes[int(np.bincount(wrong).argmax())] if len(wrong) else ""
-        share = found["per_class"][c]
-        rows.append([name, str(len(answers)), "" if share is None else f"{share:.1f} %", other])
-    return rows
+    heads, table = score_table(loaded.info, examples.labels, found)
+    print_columns(heads, table, left=("class", "mostly taken for"))
+    echo("", *score_lines(found, "labelled"))
 
 
 @opt.command(app, opt.IMAGES, "vitadapt info my-model")

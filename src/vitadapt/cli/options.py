@@ -45,6 +45,8 @@ PrecisionOption = Annotated[Precision, Option("--precision", help="bf16: autocas
 ImageSize = Annotated[int | None, Option(help="Pixels; a multiple of the patch size (default: the backbone's own).")]
 Download = Annotated[bool, Option("--download", help="Fetch named datasets that are missing into --data-root.")]
 Cells = Annotated[list[str] | None, Option("--only", help="Only these cells, e.g. shots=5 or method=lora; repeatable.")]
+Separator = Annotated[str | None, Option("--label-separator", help="Between several labels in a cell of a CSV file.")]
+Prior = Annotated[str | None, Option(help="Shares of the classes to expect: data, uniform, or JSON {class: share}.")]
 ClassNames = Annotated[str | None, Option(help="A file of class names: one per line, or JSON {class: name}.")]
 Template = Annotated[list[str] | None, Option(help="A sentence with {} for the class name; repeatable.")]
 Knowledge = Annotated[str, Option(help="Facts about the classes: path=FILE.json, or path=DIR,dictionary=NAME,gpt3=5.")]

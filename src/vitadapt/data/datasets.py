@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from ..utils.errors import DataError
+from ..utils.errors import ConfigError, DataError
 from ..utils.files import expanded, shipped_table
 from ..utils.registry import Registry, unknown
 from .examples import Dataset, Examples
@@ -22,19 +22,26 @@ _TABLES = (".csv",)
 
 
 def open_dataset(
-    spec: str | Path | Dataset, root: Path | None = None, complain: Complain = refuse, whole: bool = False
+    spec: str | Path | Dataset,
+    root: Path | None = None,
+    complain: Complain = refuse,
+    whole: bool = False,
+    separator: str | None = None,
 ) -> Dataset:
     """The dataset that `spec` names: a registered name (its files are looked for below `root`), a folder of class
     folders, a CSV file, or hf:USER/NAME. A name wins over a folder of the same name; write ./name for the folder. The
     leaderboard's and other names of a registered dataset are understood too, where no such file or folder exists.
 
     Where no test part is given, one is held out of the training images; with `whole` all images stay together, and one
-    class or one image is enough. Raises UnknownName for a misspelt name and DataError for data that is missing or
-    cannot be used as it is. Defects of a folder that leave something to work with go to `complain`, which raises them
-    unless another one is given.
+    class or one image is enough. separator: between several labels in one cell of a CSV file. Raises UnknownName for a
+    misspelt name, ConfigError for a separator of anything else than a CSV file, and DataError for data that is missing
+    or cannot be used as it is. Defects of a folder that leave something to work with go to `complain`, which raises
+    them unless another one is given.
     """
     if isinstance(spec, Dataset):
         return spec
+    if separator is not None and (not separator or expanded(spec).suffix.lower() not in _TABLES):
+        raise ConfigError(f"--label-separator is for the labels in a CSV file; leave it out for {spec}")
     known = catalog()
     if isinstance(spec, str) and spec.startswith(PREFIX):
         return read_hub(spec, whole)
@@ -46,7 +53,7 @@ def open_dataset(
     if os.path.isfile(path):
         if path.suffix.lower() not in _TABLES:
             raise DataError(f"{path} is a file; give a folder of class folders or a .csv file")
-        return read_table(path, whole)
+        return read_table(path, whole, separator)
     if isinstance(spec, str):
         if row := resolve(spec):
             return read_copy(row, root)

@@ -41,6 +41,8 @@ class Discriminant(Method):
 
     default_head: ClassVar[HeadSpec | None] = HeadSpec(length="unit", blocks=3, mirror=True)
     reads_versions: ClassVar[bool] = True
+    several_labels: ClassVar[bool] = False
+    learns_prior: ClassVar[bool] = False
 
     def adapt(self, vit: object) -> None:
         return None

@@ -65,6 +65,8 @@ class ZeroShot(Method):
     """Nothing trains: the head is the text features of the class names, so the backbone needs a text tower."""
 
     trains_head: ClassVar[bool] = False
+    several_labels: ClassVar[bool] = False
+    learns_prior: ClassVar[bool] = False
 
     def adapt(self, vit: nn.Module) -> None:
         return None

@@ -128,6 +128,11 @@ class Head(nn.Module):
         self.linear.weight.div_(temperature)
         self.linear.bias.div_(temperature)
 
+    @torch.no_grad()
+    def shift_logits(self, shift: np.ndarray) -> None:
+        """Add `shift` (C,) to the logits: it becomes a part of the bias."""
+        self.linear.bias.add_(torch.from_numpy(shift).to(self.linear.bias) / self.scale)
+
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
             logits = cast(Tensor, self.linear(self.normalised(features)))

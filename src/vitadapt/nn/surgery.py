@@ -39,12 +39,16 @@ class Method(Protocol):
     `trains_head` is False only for methods that leave even the classifier head as it was initialised. `breaks` names
     the laws of `vitadapt.methods.laws` that a method is known to break; it then runs under a protocol of its own only.
     `reads_versions`: its `solve_head` uses the features of several versions of each image.
+    `several_labels` is False for methods whose heads give one label per image.
+    `learns_prior` is False where every class counts as equally likely, however many images it has in training.
     """
 
     trains_head: ClassVar[bool] = True
     breaks: ClassVar[frozenset[str]] = frozenset()
     default_head: ClassVar[HeadSpec | None] = None
     reads_versions: ClassVar[bool] = False
+    several_labels: ClassVar[bool] = True
+    learns_prior: ClassVar[bool] = True
 
     def adapt(self, vit: Any) -> None:
         """Edit the frozen `vit` in place. Raises NotApplicable when it lacks what the method needs."""

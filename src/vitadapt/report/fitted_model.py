@@ -10,12 +10,15 @@ import numpy as np
 
 from ..data.examples import ImageRef
 from ..metrics.learning_curve import Forecast
-from ..metrics.scores import accuracy, share_interval
+from ..metrics.scores import accuracy, eleven_point_map, mean_per_class, share_interval
+from ..metrics.several_labels import map_interval
+
+UNEVEN = 1.5  # times as many pictures of one class as of another
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Pictures with their labels (N,) and what a model says of them (N, C)."""
+    """Pictures with their labels (N,), or multi-hot (N, C), and what a model says of them (N, C)."""
 
     refs: Sequence[ImageRef]
     labels: np.ndarray
@@ -61,7 +64,8 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted model.
+    """A fitted model. thresholds: of the classes (C,), where a picture may have several labels; label_scores: recall,
+    precision and F1 of the classes in percent there.
 
     held_out: what it says of pictures that took no part in anything; where cross_measured, what models made in the same
     way, from all folds but one, say of the pictures of that fold. refitted: was the model trained on the pictures that
@@ -96,6 +100,20 @@ class Fitted:
     notes: Sequence[str] = ()
     cross_measured: bool = False
     refitted: bool = False
+    thresholds: Sequence[float] = ()
+    label_scores: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+
+    @property
+    def metric(self) -> str:
+        """What `score` is."""
+        return "mean average precision" if self.thresholds else "accuracy"
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures it was trained on."""
+        if not self.thresholds:
+            return sum(self.counts)
+        return (len(self.cross) if self.cross is not None else 0) + (len(self.held_out) if self.refitted else 0)
 
     @property
     def tested(self) -> str:
@@ -113,24 +131,39 @@ class Fitted:
         if self.refitted:
             return (
                 "They took no part in training or in any choice when this was measured. The delivered model was then "
-                f"trained on all {sum(self.counts):,} pictures, these included."
+                f"trained on all {self.pictures:,} pictures, these included."
             )
         return "They took no part in training or in any choice."
 
     @cached_property
     def score(self) -> float | None:
-        """Accuracy on the held-out pictures in percent; None when there are none."""
+        """Accuracy, or mean average precision, on the held-out pictures in percent; None when there are none."""
         held = self.held_out
+        if self.thresholds:
+            return 100 * eleven_point_map(held.labels, held.probabilities) if held.labels.any() else None
         return 100 * accuracy(held.labels, held.probabilities) if len(held) else None
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:
         """A 95 % interval of `score` in percent."""
         held = self.held_out
-        if self.given_interval is not None or not len(held):
+        if self.given_interval is not None or self.score is None:
             return self.given_interval
+        if self.thresholds:
+            low, high = map_interval(held.labels, held.probabilities)
+            return 100 * low, 100 * high
         low, high = share_interval(len(held) - len(held.wrong), len(held))
         return 100 * low, 100 * high
+
+    @cached_property
+    def balanced(self) -> float | None:
+        """Mean over the classes of the share that is answered rightly, in percent, where they are uneven; else None."""
+        held = self.held_out
+        if self.thresholds or not len(held):
+            return None
+        counts = np.unique(held.labels, return_counts=True)[1]
+        uneven = counts.max() >= UNEVEN * counts.min()
+        return 100 * mean_per_class(held.labels, held.probabilities) if uneven else None
 
     @cached_property
     def confusion(self) -> np.ndarray:

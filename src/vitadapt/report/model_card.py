@@ -37,13 +37,13 @@ def _metadata(model: Fitted) -> Iterator[str]:
     yield "pipeline_tag: image-classification"
     tags = ["image-classification", "vision-transformer", "parameter-efficient-fine-tuning", "vitadapt"]
     yield f"tags: {_json([*tags, model.method.split(':')[0]])}"
-    yield 'metrics: ["accuracy"]'
+    yield f"metrics: {_json([model.metric])}"
     if model.score is not None:
         split = "cross-validation" if model.cross_measured else "held-out"
         result = {
             "task": {"type": "image-classification"},
             "dataset": {"name": f"own pictures ({model.tested})", "type": "custom", "split": split},
-            "metrics": [{"type": "accuracy", "value": round(model.score / 100, 4)}],
+            "metrics": [{"type": model.metric, "value": round(model.score / 100, 4)}],
         }
         yield f"model-index: {_json([{'name': clean(model.name, 90), 'results': [result]}])}"
     yield "---\n"
@@ -53,7 +53,8 @@ def _about(model: Fitted) -> Iterator[str]:
     count = len(model.classes)
     size = [f"{model.trained:,} trained parameters"] if model.trained is not None else []
     size += [f"{model.size / 1000:,.0f} kB"] if model.size else []
-    yield f"\nSorts pictures into {count} classes. It is a small adapter ({', '.join([_code(model.method), *size])})"
+    what = f"Gives pictures any of {count} labels" if model.thresholds else f"Sorts pictures into {count} classes"
+    yield f"\n{what}. It is a small adapter ({', '.join([_code(model.method), *size])})"
     yield f"on the frozen backbone {_code(model.backbone)} at {model.image_size} x {model.image_size} pixels.\n"
     names = [_plain(name) for name in model.classes[:MOST_CLASSES]]
     more = f" and {count - MOST_CLASSES} more" if count > MOST_CLASSES else ""
@@ -66,8 +67,13 @@ def _results(model: Fitted) -> Iterator[str]:
         yield "No pictures were held out, so nothing is known of new ones.\n"
     else:
         low, high = model.interval
-        yield f"**{model.score:.1f} %** of {len(model.held_out)} {model.tested} are answered rightly"
+        if model.thresholds:
+            yield f"**{model.score:.1f} %** mean average precision on {len(model.held_out)} {model.tested}"
+        else:
+            yield f"**{model.score:.1f} %** of {len(model.held_out)} {model.tested} are answered rightly"
         yield f"(95 % interval {low:.1f} to {high:.1f} %). {model.measure}\n"
+        if model.balanced is not None:
+            yield f"The mean over the classes, which are uneven, is **{model.balanced:.1f} %** (balanced accuracy).\n"
     if model.candidates:
         yield "| step | cross-validated | held out | trained parameters | |"
         yield "|:-----|----------------:|---------:|-------------------:|:--|"
@@ -81,7 +87,7 @@ def _training(model: Fitted) -> Iterator[str]:
     yield "## How it was made\n"
     few, many = (min(model.counts), max(model.counts)) if len(model.counts) else (0, 0)
     each = f"{few}" if few == many else f"{few} to {many}"
-    yield f"- {sum(model.counts):,} training pictures, {each} per class"
+    yield f"- {model.pictures:,} training pictures, {each} per class"
     yield f"- method {_code(model.method)}, backbone {_code(model.backbone)}"
     if model.folds is not None:
         yield f"- {model.folds}-fold cross-validation" + (f", seed {model.seed}" if model.seed is not None else "")
@@ -110,8 +116,12 @@ def _limits(model: Fitted) -> Iterator[str]:
     yield "## What it is for, and what not\n"
     yield "- It is meant for pictures like those it was made from: the same kind of camera, light, angle and subject."
     yield "  The accuracy above holds for such pictures and for no others."
-    yield "- It always answers with one of its classes, also when a picture shows none of them. Its probability tells"
-    yield "  how sure it is; refuse answers below a threshold where a wrong one costs more than none."
+    if model.thresholds:
+        yield "- A picture gets every label whose probability reaches its threshold, which may be none. The thresholds"
+        yield "  had the best F1 in cross-validation; choose others where a missing label costs more than a wrong one."
+    else:
+        yield "- It always answers with one of its classes, also when a picture shows none of them. Its probability"
+        yield "  tells how sure it is; refuse answers below a threshold where a wrong one costs more than none."
     few = [name for name, count in zip(model.classes, model.counts, strict=True) if count < 10]
     if few:
         named = ", ".join(_plain(name) for name in few[:10]) + (f" and {len(few) - 10} more" if len(few) > 10 else "")

@@ -56,7 +56,7 @@ def _draw_candidates(axes: Axes, tag: Tag, model: Fitted, known: Sequence[Candid
     axes.set_ylim(len(known) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(True, axis="x")
-    axes.set_xlabel("accuracy (%)")
+    axes.set_xlabel(f"{model.metric} (%)")
 
 
 def confusion(model: Fitted) -> Picture:

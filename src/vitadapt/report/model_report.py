@@ -14,8 +14,9 @@ import numpy as np
 
 from ..metrics.scores import share_interval
 from .figure import clean
-from .fitted_model import Answers, Candidate, Fitted
+from .fitted_model import Answers, Fitted
 from .html_page import drawn, render
+from .labels_report import candidate_rows, facts_of, labels_page
 from .model_figures import MODEL_FIGURES, MORE
 from .thumbnail import thumbnail
 
@@ -25,6 +26,8 @@ DOUBTED = 0.5  # probability of another class from which a training label is wor
 
 def model_page(model: Fitted) -> str:
     """The page as text. Raises MissingPackage without jinja2 or matplotlib."""
+    if model.thresholds:
+        return labels_page(model)
     pictures = {picture["name"]: picture for picture in drawn(make(model) for make in MODEL_FIGURES.values())}
     values = {
         "title": clean(model.name, 60),
@@ -32,14 +35,14 @@ def model_page(model: Fitted) -> str:
         "tested": model.tested,
         "measure": model.measure,
         "pictures": pictures,
-        "candidates": [(clean(one.name, 60), *one.texts(), one.kept, _odds(one)) for one in model.candidates],
+        "candidates": candidate_rows(model),
         "classes": _classes(model),
         "confused": _confused(model),
         "mistakes": _gallery(model.held_out, model.held_out.wrong[:MOST_MISTAKES], model.classes),
         "wrong": len(model.held_out.wrong),
         "doubts": _doubts(model),
         "forecast": _forecast(model),
-        "facts": _facts(model),
+        "facts": facts_of(model),
         "notes": [clean(note, 400) for note in model.notes],
         "command": model.command,
         "versions": [(name, value) for name, value in model.versions.items()],
@@ -47,33 +50,13 @@ def model_page(model: Fitted) -> str:
     return render("model.html", ["page.css", "model.css"], ["common.js"], values)
 
 
-def _odds(one: Candidate) -> str:
-    """The probability that the kept candidate is better than this one, or why that is not known."""
-    return one.note if one.odds is None else f"{100 * one.odds:.0f} %"
-
-
 def _headline(model: Fitted) -> dict[str, Any]:
     held = model.held_out
     shown = {"score": None, "low": 0.0, "high": 0.0, "right": len(held) - len(held.wrong), "count": len(held)}
     if model.score is not None and model.interval is not None:
         shown |= {"score": model.score, "low": model.interval[0], "high": model.interval[1]}
+    shown["balanced"] = model.balanced
     return shown | {"classes": len(model.classes), "train": int(sum(model.counts)), "method": clean(model.method, 60)}
-
-
-def _facts(model: Fitted) -> list[tuple[str, str]]:
-    """Name and value of what fixes the model, where it is known."""
-    facts = {
-        "backbone": f"{clean(model.backbone, 80)} at {model.image_size} x {model.image_size} pixels",
-        "method": clean(model.method, 200),
-        "trained parameters": f"{model.trained:,}" if model.trained is not None else "",
-        "adapter file": f"{model.size / 1000:,.0f} kB" if model.size else "",
-        "cross-validation": f"{model.folds} folds" if model.folds else "",
-        "seed": "" if model.seed is None else str(model.seed),
-        "made": clean(model.created, 60),
-        "licence": clean(model.licence, 80),
-        "licence of the backbone": clean(model.base_licence, 80),
-    }
-    return [(name, value) for name, value in facts.items() if value]
 
 
 def _classes(model: Fitted) -> list[dict[str, Any]]:

@@ -51,6 +51,7 @@ class AdapterInfo:
     base: digest of the backbone that it was trained on, all of whose weights its outputs depend on.
     squash, and what `adapter_bytes` adds: activation and preprocess (how images became numbers), must be the same when
     it is used. names and templates: what the head was made of, if of words; without a stored head it is made again.
+    thresholds: of a model of several labels per image, the probability from which each class counts as present.
     training: a summary, plain JSON values. licence: of this file; base_licence: of the backbone's weights.
     """
 
@@ -65,6 +66,7 @@ class AdapterInfo:
     preprocess: Mapping[str, Any] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
+    thresholds: tuple[float, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     licence: str = ""
     base_licence: str = ""
@@ -125,7 +127,8 @@ def _plain(info: AdapterInfo) -> dict[str, Any]:
     return {**required, **({"head": plain_head(info.head)} if info.head != ZERO else {}), **rest}
 
 
-_OPTIONAL = ("squash", "activation", "preprocess", "names", "templates", "training", "licence", "base_licence")
+_LISTS = ("names", "templates", "thresholds")
+_OPTIONAL = ("squash", "activation", "preprocess", *_LISTS, "training", "licence", "base_licence")
 
 
 def read_adapter(path: Path | str, data: bytes | None = None) -> tuple[AdapterInfo, dict[str, Tensor]]:
@@ -169,11 +172,13 @@ def _is_whole(about: dict[str, Any], tensors: dict[str, Tensor]) -> bool:
 def _info(about: dict[str, Any]) -> AdapterInfo:
     method = method_of(about["method"])
     rest = {name: about[name] for name in _OPTIONAL if name in about}
-    rest |= {name: tuple(rest[name]) for name in ("names", "templates") if name in rest}
+    rest |= {name: tuple(rest[name]) for name in _LISTS if name in rest}
     head = build(HeadSpec, about.get("head", {}), "head")
     required = (method, about["backbone"], about["image_size"], tuple(about["classes"]), about["base"], head)
-    if not all(isinstance(about.get(name, []), list) for name in ("classes", "names", "templates")):
+    if not all(isinstance(about.get(name, []), list) for name in ("classes", *_LISTS)):
         raise ValueError("a text where a list was expected")
+    if rest.get("thresholds") and len(rest["thresholds"]) != len(about["classes"]):
+        raise ValueError(f"{len(rest['thresholds'])} thresholds for {len(about['classes'])} classes")
     return AdapterInfo(*required, **rest, format=about["format"])
 
 

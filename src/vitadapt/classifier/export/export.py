@@ -35,6 +35,10 @@ def export(trained: TrainedModel, to: str, folder: Path | str) -> Certificate:
         with atomic_folder(folder) as new:
             target.write(trained, new)
             write_json(new / "labels.json", list(trained.info.classes))
+            if trained.info.thresholds:  # of the sigmoids of the logits
+                write_json(
+                    new / "thresholds.json", dict(zip(trained.info.classes, trained.info.thresholds, strict=True))
+                )
             certificate = certify(to, target.packages, trained, target.reopen(new, trained), new)
             (new / SUMS).write_text(_sums(new), "utf-8")
     except (OSError, SafetensorError) as error:

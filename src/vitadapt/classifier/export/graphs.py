@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,13 @@ def about(trained: TrainedModel) -> dict[str, str]:
     }
     if trained.geometry.squash:
         steps |= {"resize_shorter_side": None, "center_crop": None, "resize_both_sides": size}
-    known = {"labels": trained.info.classes, "preprocessing": steps, "output": "logits; softmax gives probabilities"}
+    thresholds = trained.info.thresholds
+    output = "logits; " + (
+        "sigmoid gives the probability of each label" if thresholds else "softmax gives probabilities"
+    )
+    known: dict[str, Any] = {"labels": trained.info.classes, "preprocessing": steps, "output": output}
+    if thresholds:
+        known["thresholds"] = thresholds
     return {"format": _FORMAT, **{name: json.dumps(value, ensure_ascii=False) for name, value in known.items()}}
 
 

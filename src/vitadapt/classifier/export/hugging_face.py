@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...nn.vit import ViT, ViTConfig
+from ...training.adapter_file import AdapterInfo
 from ...utils.errors import NotApplicable, WeightsError
 from ...utils.optional import package
 from ...weights import write_state
@@ -76,15 +77,16 @@ class LibraryModel:
     layout: str
 
 
-def library_model(vit: ViT, head: PlainHead, classes: tuple[str, ...]) -> LibraryModel:
+def library_model(vit: ViT, head: PlainHead, info: AdapterInfo) -> LibraryModel:
     """The transformers model that holds the merged `vit`, and the head where the model has a place for it.
 
     Raises NotApplicable, WeightsError when a part has no place, NotMergeable for a head that is not linear.
     """
     transformers = package("transformers", "hf")
     family = family_of(vit.config)
-    names = dict(enumerate(classes))
+    names = dict(enumerate(info.classes))
     about = {**_settings(vit.config, family), "id2label": names, "label2id": {name: i for i, name in names.items()}}
+    about |= {"problem_type": "multi_label_classification"} if info.thresholds else {}
     model = getattr(transformers, family.model)(getattr(transformers, family.config)(**about)).eval()
     state, layout = _state_for(model, vit, family)
     if family.classifies:
@@ -165,7 +167,7 @@ def write_processor(trained: TrainedModel, folder: Path) -> None:
 
 def _write(trained: TrainedModel, folder: Path) -> None:
     vit, head = merged(trained, "transformers"), PlainHead(trained.classifier.head)
-    library = library_model(vit, head, trained.info.classes)
+    library = library_model(vit, head, trained.info)
     with quiet():
         library.model.save_pretrained(folder)
     write_processor(trained, folder)

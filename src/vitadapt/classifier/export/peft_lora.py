@@ -117,7 +117,7 @@ def hub_name(backbone: str) -> str | None:
 def _base(trained: TrainedModel) -> LibraryModel:
     """The transformers model of the backbone as it was before it was adapted, the trained head on it."""
     base = plain_vit(trained.base, trained, "a PEFT adapter")
-    return library_model(copy.deepcopy(base).cpu(), PlainHead(trained.classifier.head), trained.info.classes)
+    return library_model(copy.deepcopy(base).cpu(), PlainHead(trained.classifier.head), trained.info)
 
 
 def _write(trained: TrainedModel, folder: Path) -> None:

@@ -1,6 +1,7 @@
-"""A CSV table of images: columns `path`, `label` and perhaps `split`; several labels are separated by |.
+"""A CSV table of images: columns `path`, `label` and perhaps `split`; or one column of 0 and 1 per class for `label`.
 
-A ; separates labels, too, unless none of what it separates is a label elsewhere: then it belongs to the class names.
+Several labels in one cell stand between separators. Unless the separator is given, it is |, or a ; where something that
+it separates is a label elsewhere, too: else it belongs to the class names.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ from ..sampling.splits import SPLITS, check_classes, check_known, split_rule, wi
 
 @dataclass(frozen=True)
 class Line:
-    """One image of the table."""
+    """One image of the table. `labels` may be empty where images may have several."""
 
     number: int
     path: str
@@ -32,50 +34,79 @@ class Line:
     split: str
 
 
-def read_table(path: Path, whole: bool = False) -> Dataset:
+def read_table(path: Path, whole: bool = False, separator: str | None = None) -> Dataset:
     """The images that the CSV file `path` lists, in its order; paths are relative to its folder.
 
+    separator: between the labels of one cell; then, and with one column per class, an image may have no label.
     Raises DataError naming the line for a missing column, an empty path or label, an unknown split, a file that is
     missing or listed twice, and for everything that a folder of images is refused for. `whole`: as `read_folder`.
     """
-    lines = _with_labels(list(_lines(path)))
+    columns, lines = _lines(path, separator)
     if not lines:
         raise DataError(f"{path} lists no images")
+    several = bool(columns or separator) or any(len(line.labels) > 1 for line in lines)
     if empty := next((line for line in lines if not all(line.labels)), None):
-        raise DataError(f"{path}: line {empty.number} has an empty label")
+        remedy = "; if it is to mean no label at all, name the separator of labels with --label-separator"
+        raise DataError(f"{path}: line {empty.number} has an empty label{remedy}")
     _check_files(path, lines)
     by_split = {split: [line for line in lines if line.split == split] for split in ("train", "val", "test")}
     by_split = {split: found for split, found in by_split.items() if found}
     main = "test" if whole and "train" not in by_split and "test" in by_split else "train"
     if main not in by_split:
         raise DataError(f"{path} lists no images for train; give some lines the split train")
-    names = {label for line in by_split[main] for label in line.labels}
+    names = {*columns, *(label for line in by_split[main] for label in line.labels)}
     classes = check_classes(str(path), names, least=1 if whole else 2)
     for split, found in by_split.items():
         check_known(f"{path}: {split}", {label for line in found for label in line.labels}, classes)
-    several = sum(len(line.labels) > 1 for line in lines)
-    examples = {split: _examples(path, found, classes, bool(several)) for split, found in by_split.items()}
+    examples = {split: _examples(path, found, classes, several) for split, found in by_split.items()}
     splits, notes = with_test(str(path), classes, examples, [line.path for line in by_split[main]], whole=whole)
     if several:
-        note = f"{several} images have several labels (separated by | or ;), so the score is mean average precision"
+        count, none = sum(len(line.labels) > 1 for line in lines), sum(not line.labels for line in lines)
+        note = f"{count} images have several labels" + (f", {none} have none" if none else "")
+        note += ", so the score is mean average precision"
         notes = (*notes, note)
     return Dataset(path.stem, classes, splits, notes=notes, split=split_rule(by_split, whole))
 
 
-def _lines(path: Path) -> Iterator[Line]:
+def _lines(path: Path, separator: str | None) -> tuple[tuple[str, ...], list[Line]]:
+    """The classes that have a column each, and one line per image."""
     rows = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     try:
-        columns = [name.strip().lower() for name in next(rows, [])]
-        for name in ("path", "label"):
+        head = [name.strip() for name in next(rows, [])]
+        columns = [name.lower() for name in head]
+        classes = () if "label" in columns else tuple(n for n in head if n and n.lower() not in ("path", "split"))
+        for name in ("path",) if classes else ("path", "label"):
             if name not in columns:
                 raise DataError(f"{path}: line 1 must name the columns path,label[,split]; {name} is missing")
         if twice := [name for name in columns if name and columns.count(name) > 1]:
             raise DataError(f"{path}: line 1 names the column {twice[0]!r} twice; keep one of them")
-        for row in rows:
-            if row:
-                yield _line(f"{path}: line {rows.line_num}", rows.line_num, columns, row)
+        if classes and separator:
+            raise DataError(f"{path} has one column per label ({first_few(classes)}); leave --label-separator out")
+        columns = [name if name in classes else name.lower() for name in head]
+        names = partial(_labels, classes=classes, separator=separator)
+        lines = [_line(f"{path}: line {rows.line_num}", rows.line_num, columns, row, names) for row in rows if row]
     except csv.Error as error:
         raise DataError(f"{path}: line {rows.line_num} is not valid CSV ({error}); save the table again") from error
+    if separator and lines and not any(len(line.labels) > 1 for line in lines):
+        raise DataError(f"{path}: {separator!r} separates no two labels; leave --label-separator out, or name another")
+    return classes, lines if classes or separator else _with_labels(lines)
+
+
+_YES, _NO = ("1", "1.0", "true"), ("0", "0.0", "false", "")
+
+
+def _labels(where: str, cells: Mapping[str, str], classes: Sequence[str], separator: str | None) -> tuple[str, ...]:
+    """The labels of one image; an empty one where the cell of the column `label` is empty and no separator is given."""
+    if not classes:
+        parts = [part.strip() for part in cells["label"].split(separator or "|")]
+        return tuple(filter(None, parts) if separator else parts)
+    for name in classes:
+        if cells[name].lower() not in (*_YES, *_NO):
+            raise DataError(
+                f"{where} has {cells[name]!r} in the column {name!r}, neither 0 nor 1; call a column of class names "
+                "'label', and remove other columns than path, split and one per class"
+            )
+    return tuple(name for name in classes if cells[name].lower() in _YES)
 
 
 def _with_labels(lines: list[Line]) -> list[Line]:
@@ -98,17 +129,18 @@ def _text(path: Path) -> str:
         raise DataError(f"{path}: line {number} is not UTF-8; save the table as UTF-8") from error
 
 
-def _line(where: str, number: int, columns: Sequence[str], row: Sequence[str]) -> Line:
+def _line(
+    where: str, number: int, columns: Sequence[str], row: Sequence[str], labels: Callable[..., tuple[str, ...]]
+) -> Line:
     if len(row) != len(columns):
         raise DataError(f"{where} has {len(row)} fields instead of {len(columns)}; put quotes around commas")
     cells = dict(zip(columns, (cell.strip() for cell in row), strict=True))
-    labels = tuple(label.strip() for label in cells["label"].split("|"))
     if not cells["path"]:
         raise DataError(f"{where} has an empty path")
     split = cells.get("split", "train")
     if split.lower() not in SPLITS:
         raise DataError(f"{where} has the unknown split {split!r}; write train, val or test")
-    return Line(number, cells["path"], labels, SPLITS[split.lower()])
+    return Line(number, cells["path"], labels(where, cells), SPLITS[split.lower()])
 
 
 def _check_files(path: Path, lines: list[Line]) -> None:

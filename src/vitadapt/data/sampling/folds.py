@@ -25,7 +25,7 @@ def stratified_folds(labels: LabelArray, folds: int, seed: int) -> IndexArray:
     if not 2 <= folds <= len(labels):
         raise ConfigError(f"cross-validation needs 2 to {len(labels)} folds of {len(labels)} images, got {folds}")
     hot = labels if labels.ndim == 2 else np.eye(int(labels.max()) + 1, dtype=np.int64)[labels]
-    hot = np.column_stack([hot, hot.sum(axis=1) == 0]).astype(np.int64)  # images of no class are dealt as one
+    hot = with_none(hot).astype(np.int64)  # images of no class are dealt as one
     fold = np.full(len(labels), -1, dtype=np.int64)
     held, sizes = np.zeros((folds, hot.shape[1]), dtype=np.int64), np.zeros(folds, dtype=np.int64)
     order = list(range(len(labels)))
@@ -51,18 +51,29 @@ def hold_out_groups(keys: Sequence[str], labels: LabelArray, groups: IndexArray)
     A class whose pictures all belong to one group stays in train: nothing would be left to learn it from.
     """
     _, first, member = np.unique(groups, return_index=True, return_inverse=True)
-    _, chosen = hold_out([keys[row] for row in first], labels[first])
+    _, chosen = hold_out([keys[row] for row in first], with_none(labels)[first])
     held = np.isin(member, chosen)
-    for c in np.unique(labels):
-        members = labels == c
+    for members in _members(labels):
         if held[members].all():
             held[np.isin(groups, groups[members])] = False
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
+def with_none(labels: LabelArray) -> LabelArray:
+    """Multi-hot labels (N, C) with a class more, of the images that have none; one label each as it is."""
+    return labels if labels.ndim == 1 else np.column_stack([labels, labels.sum(axis=1) == 0])
+
+
+def _members(labels: LabelArray) -> list[np.ndarray]:
+    """For each class that occurs: (N,) does the image belong to it?"""
+    if labels.ndim == 1:
+        return [labels == c for c in np.unique(labels)]
+    return [own > 0 for own in labels.T if own.any()]
+
+
 def folds_for(labels: LabelArray, groups: IndexArray, most: int = FOLDS) -> int:
     """How many folds leave every class something to learn from in each: at most `most`, 0 when not even two do."""
-    distinct = [len(np.unique(groups[labels == c])) for c in np.unique(labels)]
+    distinct = [len(np.unique(groups[own])) for own in _members(labels)]
     folds = min(most, *distinct) if distinct else 0
     return folds if folds >= 2 else 0
 

@@ -26,7 +26,10 @@ class Encoded(Options):
 
 
 class Row(BaseModel):
-    """The prediction for one image: the same as `vitadapt predict --json`."""
+    """The prediction for one image: the same as `vitadapt predict --json`.
+
+    A model of several labels per image adds `labels`, name and probability of each that reaches its threshold.
+    """
 
     model_config = ConfigDict(extra="allow")
     image: str = Field(description="The file name that was sent, or the image's number.")

@@ -106,9 +106,9 @@ class Service:
             found = await asyncio.gather(
                 *(self._predict_one(version, image) for image in request.images), return_exceptions=True
             )
-            probabilities = probabilities_of(torch.stack(_require_all(found)))
+            probabilities = probabilities_of(torch.stack(_require_all(found)), version.info)
             rows = [
-                prediction(image.name, version.info.classes, scores, request.top, request.threshold)
+                prediction(image.name, version.info, scores, request.top, request.threshold)
                 for image, scores in zip(request.images, probabilities, strict=True)
             ]
             self.metrics.count_images(name, len(rows))

@@ -90,8 +90,9 @@ function show(answer) {
   const best = rows[0][0];
   const sure = answer.class !== null;
   const name = document.createElement("b");
-  name.textContent = sure ? answer.class : "Unsure";
-  const rest = sure ? `with ${percent(answer.probability)}` : `most likely ${best}, with ${percent(answer.probability)} only`;
+  const labels = answer.labels ? Object.entries(answer.labels).sort((a, b) => b[1] - a[1]) : null; // several per image
+  name.textContent = sure ? (labels?.map(([label]) => label).join(", ") ?? answer.class) : labels ? "No label" : "Unsure";
+  const rest = sure && labels ? `each with at least ${percent(labels.at(-1)[1])}` : sure ? `with ${percent(answer.probability)}` : `most likely ${best}, with ${percent(answer.probability)} only`;
   $("verdict").replaceChildren(name, rest);
   $("verdict").classList.toggle("unsure", !sure);
   $("bars").replaceChildren(...rows.map(bar));
