@@ -1,4 +1,4 @@
-"""`vitadapt compare`, `curve` and `calibrate`: what the records of finished runs can and cannot show."""
+"""`vitadapt compare`, `curve`, `analyse` and `calibrate`: what the records of finished runs can and cannot show."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..benchmark.analysis.comparison import Comparison
     from ..benchmark.analysis.ranking import Ranking
     from ..benchmark.post_hoc.interpolation import Point
+    from ..benchmark.post_hoc.updates import Updates
     from ..benchmark.results.record import Record
 
 app = typer.Typer()
@@ -106,6 +107,57 @@ def calibrate(
     if as_json:
         echo_json(temperatures)
     _finish(skipped, bool(temperatures))
+
+
+@opt.command(app, opt.BENCHMARK, "vitadapt analyse runs/smoke --intrinsic-dimension")
+def analyse(
+    runs: opt.Runs,
+    digests: opt.Digests = None,
+    intrinsic_dimension: Annotated[bool, Option("--intrinsic-dimension", help="Estimate it for each update.")] = False,
+    figure: Annotated[Path | None, Option(help="A picture (.png, .svg, .pdf) of one run's dimensions.")] = None,
+    images: Annotated[int, Option(help="Test images to look at.", min=2)] = 256,
+    cache: opt.Cache = None,
+    data_root: opt.DataRoot = None,
+    device: opt.Device = "auto",
+    as_json: opt.AsJson = False,
+) -> None:
+    """Look into finished runs: size, rank and intrinsic dimension of each module's update, and how features moved."""
+    from ..benchmark.post_hoc.updates import analyse as updates_of
+    from ..benchmark.results.store import Store
+
+    store, environment = Store(runs), opt.environment_of(cache, False, data_root, device)
+    found, skipped = {}, {}
+    for record in _chosen(runs, digests):
+        try:
+            found[record.digest] = record, updates_of(record, store, environment, images)
+        except (NotApplicable, ConfigError) as error:
+            skipped[record.digest] = f"{_name(record)}: {error}"
+    if as_json:
+        echo_json({digest: asdict(updates) for digest, (_, updates) in found.items()})
+    else:
+        for record, updates in found.values():
+            _print_updates(_name(record), updates, intrinsic_dimension)
+    if figure is not None:
+        from ..report.update_figure import draw_updates
+
+        if len(found) != 1:
+            raise ConfigError(f"--figure draws one run, and {len(found)} were analysed; name its digest")
+        ((record, updates),) = found.values()
+        draw_updates(updates, _name(record), figure)
+    _finish(skipped, bool(found))
+
+
+def _print_updates(name: str, found: Updates, dimensions: bool) -> None:
+    head = ["block", "module", "norm", "rank", "stable rank", *(["dimension"] if dimensions else [])]
+    body = []
+    for one in found.updates:
+        norm = "" if one.norm is None else f"{one.norm:.2%}"
+        rank = "" if one.rank is None else str(one.rank)
+        body.append([str(one.block), one.module, norm, rank, number(one.stable_rank)])
+        body[-1] += [number(one.dimension)] if dimensions else []
+    echo(name)
+    print_columns(head, body, left=("module",))
+    echo(f"CKA of frozen and adapted tokens, by block: {' '.join(f'{value:.3f}' for value in found.similarity)}", "")
 
 
 def _print_curves(found: Sequence[tuple[Record, Sequence[Point]]]) -> None:
