@@ -121,4 +121,4 @@ def _chosen(x: Array, labels: np.ndarray, classes: int, spread: Array | None) ->
     losses = [[-(target * log_softmax(own / t, axis=1)).sum() for t in TEMPERATURES] for own in logits[:, rows]]
     best, temperature = np.unravel_index(np.argmin(losses), (len(SHRINKAGES), len(TEMPERATURES)))
     left = 1 - max(len(np.unique(labels)) / len(x), 1 / parts)  # share of a class that is not left out
-    return SHRINKAGES[best], float(TEMPERATURES[temperature]) * left**2
+    return SHRINKAGES[best], float(TEMPERATURES[temperature]) * left
