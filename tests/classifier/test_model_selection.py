@@ -42,13 +42,16 @@ def test_a_candidate_stops_when_it_has_made_more_mistakes_than_the_leader_makes_
     leader = candidate("leader", [1] * 2 + [0] * 38).probabilities
     worse, equal = candidate("w", [1] * 3 + [0] * 37).probabilities, candidate("e", [1, 1] + [0] * 38).probabilities
     assert leader is not None and worse is not None and equal is not None
-    assert _cannot_win(worse, leader, labels, seen)
-    assert not _cannot_win(equal, leader, labels, seen)
+    assert _cannot_win(worse, leader, labels, seen, 0.05)
+    assert not _cannot_win(equal, leader, labels, seen, 0.05)
     labels, seen = np.zeros(200, dtype=int), np.arange(200) < 100
     leader = candidate("leader", [1] * 2 + [0] * 186 + [1] * 12).probabilities
     behind = candidate("b", [1] * 10 + [0] * 190).probabilities  # fewer mistakes than the leader makes in all
     assert leader is not None and behind is not None
-    assert _cannot_win(behind, leader, labels, seen) and not _cannot_win(leader, leader, labels, seen)
+    assert _cannot_win(behind, leader, labels, seen, 0.05) and not _cannot_win(leader, leader, labels, seen, 0.05)
+    little = candidate("l", [1] * 3 + [0] * 197).probabilities
+    assert little is not None
+    assert _cannot_win(little, leader, labels, seen, 0.5) and not _cannot_win(little, leader, labels, seen, 0.05)
 
 
 def test_a_schedule_refuses_what_does_not_fit_and_learns_its_pace():

@@ -26,10 +26,12 @@ class Schedule:
     """Steps that are to be done, with the seconds expected of each, and how long the finished ones took.
 
     limit: seconds for all of it, or None. longest: of one candidate. What is left is corrected by the pace so far.
+    level: of the test by which a candidate stops that has fallen behind.
     """
 
     limit: float | None = None
     longest: float | None = LONGEST
+    level: float = 0.5
     now: Callable[[], float] = time.perf_counter
     steps: dict[tuple[str, int], float] = field(default_factory=dict)
     expected: float = 0.0

@@ -56,7 +56,8 @@ def fit_folder(
     the parts raise.
     """
     environment = environment or Environment()
-    schedule = Schedule(config.time_limit, None if config.effort == "best" else LONGEST)
+    best = config.effort == "best"
+    schedule = Schedule(config.time_limit, None if best else LONGEST, 0.05 if best else 0.5)
     require_room(out)
     dataset = open_dataset(config.data, environment.data_root, whole=True, separator=config.separator)
     geometry = geometry_of(cached_backbone(config.backbone, config.image_size, environment.setting.device)[0])

@@ -1,8 +1,8 @@
 """Candidates, from the simplest classifier to the one with most work; cross-validation selects one of them.
 
 A candidate whose backbone is trained takes part fold by fold and stops when it can no longer win: when more mistakes
-were made than the leader makes in all folds, or when its likelihood is lower, by a one-sided paired t test at 5 % over
-the images of the folds so far, and its accuracy is not higher.
+were made than the leader makes in all folds, or when over the images of the folds so far its accuracy is not higher and
+its likelihood is lower: by any amount, or with effort "best" by a one-sided paired t test at 5 %.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from .measure import ONE_LABEL, Measure
 
 Message = Callable[[str], None]  # shows one line to the user
 Labels = np.ndarray
-ERROR = 0.05  # of the test that stops a candidate which would have won
 RESAMPLES = 2000
 
 
@@ -188,7 +187,11 @@ def _out_of_fold(
             continue
         seen = np.isin(fold, numbers[:place])
         known, method = None if leader is None else leader.probabilities, task.config.method
-        if leader is not None and known is not None and _cannot_win(pooled, known, labels, seen, measure, method):
+        if (
+            leader is not None
+            and known is not None
+            and _cannot_win(pooled, known, labels, seen, schedule.level, measure, method)
+        ):
             return None, f"stopped after {place} of {len(numbers)} folds: no better than {leader.name}"
         message(f"{candidate.name}, {place} of {len(numbers)} folds: {schedule.text()}")
     return pooled, ""
@@ -199,10 +202,14 @@ def _cannot_win(
     leader: np.ndarray,
     labels: Labels,
     seen: np.ndarray,
+    level: float,
     measure: Measure = ONE_LABEL,
     method: Method = LinearProbe(),  # noqa: B008 - frozen
 ) -> bool:
-    """Is the candidate that gave `found` for the images `seen` sure, or nearly sure, to be no better than `leader`?"""
+    """Is the candidate that gave `found` for the images `seen` sure, or likely, to be no better than `leader`?
+
+    level: of the one-sided test; at 0.5 a lower mean likelihood is enough.
+    """
     some, tempered = labels[seen], found.copy()
     temperature = fit_temperature(some, found[seen])
     tempered[seen] = measure.adjusted(method, with_temperature(found[seen], temperature, measure.multilabel))
@@ -212,4 +219,4 @@ def _cannot_win(
     ahead = other[seen].sum() - own.sum()
     gain = measure.likelihood(some, tempered[seen]) - measure.likelihood(some, leader[seen])
     spread = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 2 else np.inf
-    return bool(ahead <= 0 and gain.mean() < -student.ppf(1 - ERROR, len(gain) - 1) * spread)
+    return bool(ahead <= 0 and gain.mean() < -student.ppf(1 - level, len(gain) - 1) * spread)
