@@ -41,7 +41,7 @@ from vitadapt.methods import (
 from vitadapt.methods.audit import LEARNABLE, TensorReport, audit, probe, require_learnable
 from vitadapt.methods.kadaptation import FullRuleKronecker, ThinKronecker
 from vitadapt.methods.laws import LAWS, Law, check_method
-from vitadapt.methods.spec import method_text
+from vitadapt.methods.spec import method_text, parse_method
 from vitadapt.methods.testing import Case
 from vitadapt.nn.block import SLOTS
 from vitadapt.nn.surgery import Method, adapt, trainable
@@ -182,6 +182,34 @@ def test_documented_count_at_full_size(name: str) -> None:
         adapted = adapt(ViT(CLIP_B32), METHODS[name]())
     real = sum(p.numel() for p in trainable(adapted).values())
     assert documented_count(CLIP_B32, METHODS[name]()) == TABLE[name][1] == real == FIGURES.get(name, real)
+
+
+PUBLISHED = {  # on ViT-B/16: inserted parameters in the result files of the comparison by OSU (docs/methods.md)
+    "adaptformer:bottleneck=4": 82_992,
+    "adaptformer:bottleneck=16": 304_320,
+    "houlsby:bottleneck=4": 165_984,
+    "houlsby": 313_536,
+    "pfeiffer": 156_768,
+    "pfeiffer:bottleneck=64": 1_189_632,
+    "convpass": 327_552,
+    "convpass:bottleneck=16": 664_320,
+    "repadapter": 239_808,
+    "repadapter:rank=32": 903_936,
+    "fact-tk:rank=32": 86_528,
+    "fact-tk:rank=64": 369_664,
+    "fact-tt:rank=8": 21_504,
+    "fact-tt:rank=32": 196_608,
+    "vpt:tokens=100": 921_600,
+    "vpt:tokens=5,deep=false": 3_840,
+    "diff-fit": 140_544,
+    "bitfit": 102_912,
+    "layernorm": 38_400,
+}
+
+
+def test_counts_are_those_of_published_comparisons() -> None:
+    config = ViTConfig(width=768, depth=12, heads=12, patch=16)
+    assert {text: documented_count(config, parse_method(text)) for text in PUBLISHED} == PUBLISHED
 
 
 @pytest.mark.parametrize("name", ["kadaptation", "lora", "adapter", "compacter"])
