@@ -45,7 +45,7 @@ def test_a_candidate_stops_when_it_has_made_more_mistakes_than_the_leader_makes_
     assert _cannot_win(worse, leader, labels, seen, 0.05)
     assert not _cannot_win(equal, leader, labels, seen, 0.05)
     labels, seen = np.zeros(200, dtype=int), np.arange(200) < 100
-    leader = candidate("leader", [1] * 2 + [0] * 186 + [1] * 12).probabilities
+    leader = candidate("leader", [1] * 2 + [0] * 186 + [1] * 12, 0.98).probabilities
     behind = candidate("b", [1] * 10 + [0] * 190).probabilities  # fewer mistakes than the leader makes in all
     assert leader is not None and behind is not None
     assert _cannot_win(behind, leader, labels, seen, 0.05) and not _cannot_win(leader, leader, labels, seen, 0.05)
