@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,6 +58,45 @@ def embed(
     summary = {"path": str(out), "images": count, "features": width, "backbone": embedder.name, "unreadable": broken}
     echo_result(text, summary, as_json)
     if broken:
+        raise typer.Exit(1)
+
+
+@opt.command(app, opt.IMAGES, "vitadapt compare-backbones photos/ -b dinov2-s14 -b siglip2-b16", "compare-backbones")
+def compare(
+    photos: Annotated[str, Argument(help="Labelled images, as for fit.")],
+    backbone: Annotated[list[str] | None, Option("--backbones", "-b", help="A backbone; repeatable.")] = None,
+    more: Annotated[list[str] | None, Argument(help="Further backbones.")] = None,
+    download: Annotated[bool, Option("--download", help="Fetch weights that are not in the cache.")] = False,
+    data_root: opt.DataRoot = None,
+    device: opt.Device = "auto",
+    as_json: opt.AsJson = False,
+) -> None:
+    """Compare backbones on your images: frozen features and a head in closed form, cross-validated. Seconds each."""
+    from ..classifier.compare_backbones import compare_backbones
+    from ..nn.setting import Setting
+
+    with progress_bar() as (progress, _):
+        setting = Setting(opt.device_of(device), progress=progress)
+        rows = compare_backbones(photos, [*(backbone or ()), *(more or ())], setting, data_root, download)
+    if as_json:
+        echo_json([asdict(row) for row in rows])
+    else:
+        lines = [
+            [
+                row.backbone,
+                *(
+                    [f"{row.accuracy:.1%}", f"{row.low:.1%} to {row.high:.1%}", f"{row.milliseconds:.1f}"]
+                    if row.accuracy is not None
+                    else ["", "", ""]
+                ),
+                "" if row.parameters is None else f"{row.parameters:.1f}M",
+                row.licence or row.note,
+            ]
+            for row in rows
+        ]
+        heads = ["backbone", "accuracy", "95 % interval", "ms per image", "parameters", "licence"]
+        print_columns(heads, lines, left=("backbone", "95 % interval", "licence"))
+    if all(row.accuracy is None for row in rows):
         raise typer.Exit(1)
 
 

@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,20 +38,37 @@ def fetching(what: str, address: str = "") -> Iterator[bool]:
     every request for a minute, and then use the cache all the same.
     """
     reason = _why_offline(address)
+    if address and _CACHE_ALONE.get():
+        raise WeightsError(f"{what} is not downloaded here; --download fetches it")
     try:
         yield bool(reason)
     except failures() as error:
         message = (str(error) or type(error).__name__).strip().partition("\n")[0][:200]
         message = f"{reason}, and it is not in the cache" if reason else message
-        remedy = REMEDY
+        remedy = "--download fetches it" if _CACHE_ALONE.get() else REMEDY
         if type(error).__name__ == "GatedRepoError":
             message = "its owners give access on request"
             remedy = f"ask at https://huggingface.co/{what.rpartition('hf:')[2]}, then log in with hf auth login"
         raise WeightsError(f"could not fetch {what}: {message}; {remedy}") from error
 
 
+_CACHE_ALONE = ContextVar("cache_alone", default=False)
+
+
+@contextmanager
+def cache_alone() -> Iterator[None]:
+    """Within the block nothing is fetched: what is not in the cache cannot be had."""
+    token = _CACHE_ALONE.set(True)
+    try:
+        yield
+    finally:
+        _CACHE_ALONE.reset(token)
+
+
 def _why_offline(address: str) -> str:
     """Why nothing can be fetched; empty when it may be possible."""
+    if _CACHE_ALONE.get():
+        return "nothing is downloaded here"
     constants: Any = sys.modules.get("huggingface_hub.constants")
     if constants and constants.HF_HUB_OFFLINE and not address:
         return "HF_HUB_OFFLINE is set"
