@@ -89,6 +89,7 @@ def test_fit_leaves_a_whole_model_folder_and_says_how_good_it_is(model, photos):
         "adapter.safetensors",
         "fit.json",
         "report.html",
+        "statistics.safetensors",
     ]
     for expected in (
         "--backbone",
@@ -147,7 +148,7 @@ def test_a_fit_that_was_cut_off_goes_on_where_it_was(photos, tmp_path, monkeypat
 
     config = FitConfig(str(photos), "random:tiny", recipe=Recipe(epochs=2, probe_epochs=2), folds=2)
     whole = fit_folder(config, tmp_path / "whole", Environment())
-    trained, real = [], selection.of_fold
+    trained, real = [], selection.fold_answers
 
     def counted(task, recipe, fold, number, label):
         if len(trained) == 1:
@@ -155,12 +156,12 @@ def test_a_fit_that_was_cut_off_goes_on_where_it_was(photos, tmp_path, monkeypat
         trained.append(label)
         return real(task, recipe, fold, number, label)
 
-    monkeypatch.setattr(selection, "of_fold", counted)
+    monkeypatch.setattr(selection, "fold_answers", counted)
     with pytest.raises(KeyboardInterrupt):
         fit_folder(config, tmp_path / "cut", Environment())
     assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == [".unfinished", "adapter.safetensors"]
     again: list[str] = []
-    monkeypatch.setattr(selection, "of_fold", lambda *a: (again.append(a[-1]), real(*a))[1])
+    monkeypatch.setattr(selection, "fold_answers", lambda *a: (again.append(a[-1]), real(*a))[1])
     resumed = fit_folder(config, tmp_path / "cut", Environment())
     assert again and trained[0] not in again
     assert resumed["test"]["probabilities"] == whole["test"]["probabilities"]
@@ -376,7 +377,7 @@ def test_predict_in_its_three_forms(model, photos):
     rows = json.loads(call("predict", out, photos, "--json", "--top", 3))
     assert len(rows) == 18 and all(abs(sum(row["top"].values()) - 1) < 1e-5 for row in rows)
     lines = call("predict", out, photos / "red", "--csv", "--top", 2, fails=True).stdout.splitlines()
-    assert lines[0] == "image,class,rank,label,probability" and len(lines) == 13
+    assert lines[0] == "image,class,rank,label,probability,unknown" and len(lines) == 13
     unsure = json.loads(call("predict", out, photos / "red", "--json", "--threshold", 1))
     assert all(row["class"] is None for row in unsure)
     assert "unsure" in call("predict", out, photos / "red" / "0.png", "--threshold", 1)
@@ -468,7 +469,7 @@ def test_info_shows_the_rate_that_trained_and_random_weights_are_named(photos, t
 def test_info_needs_no_backbone(model, monkeypatch):
     monkeypatch.setattr("vitadapt.training.features.load_backbone", None)
     printed = json.loads(call("info", model[0], "--json"))
-    assert printed["classes"] == list(COLOURS) and printed["format"] == "vitadapt-adapter/3" and "accuracy" in printed
+    assert printed["classes"] == list(COLOURS) and printed["format"] == "vitadapt-adapter/4" and "accuracy" in printed
 
 
 def test_a_model_that_answers_otherwise_when_read_back_is_not_left_silently(photos, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 import vitadapt as va
 from vitadapt.methods import Discriminant
-from vitadapt.methods.discriminant import SPREAD, _deviations, discriminants
+from vitadapt.methods.discriminant import SPREAD, deviations, discriminants
 from vitadapt.nn.head import backbone_of
 from vitadapt.utils.errors import ConfigError
 
@@ -104,9 +104,9 @@ def test_versions_add_their_covariance_about_the_mean_of_each_image():
     means = np.array([x[y == c].mean(axis=0) for c in range(3)])
     scatter = (x - means[y]).T @ (x - means[y]) / (12 - 3) + SPREAD * within
     shrunk = 0.7 * scatter + 0.3 * np.trace(scatter) / 5 * np.eye(5)
-    ((weight, bias),) = discriminants(x, y, 3, (0.3,), _deviations(versions))
+    ((weight, bias),) = discriminants(x, y, 3, (0.3,), deviations(versions))
     np.testing.assert_allclose(weight, np.linalg.solve(shrunk, means.T).T, atol=1e-8)
     np.testing.assert_allclose(bias, -0.5 * (weight * means).sum(axis=1), atol=1e-8)
     many = rng.normal(size=(3, 40))  # fewer rows than features take the other way
-    ((weight, _),) = discriminants(many, np.array([0, 1, 1]), 2, (0.3,), _deviations(np.stack([many, many + 1])))
+    ((weight, _),) = discriminants(many, np.array([0, 1, 1]), 2, (0.3,), deviations(np.stack([many, many + 1])))
     assert weight.shape == (2, 40) and np.isfinite(weight).all()

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from server_cases import CARS, PETS, TOKEN, adapter, counts, in_use, picture, running
 
+from vitadapt.classifier.answer import Rules
 from vitadapt.classifier.model import load_model
 from vitadapt.classifier.predict import predict_images
 from vitadapt.data.examples import FileRef
@@ -66,7 +67,7 @@ def client(server):
 def expected(folder, name, files, top=5, threshold=None):
     """What the command says of these files."""
     path = folder / name if (folder / name).is_dir() else folder / f"{name}.safetensors"
-    rows, broken = predict_images(load_model(path), [FileRef(file) for file in files], top, threshold)
+    rows, broken = predict_images(load_model(path), [FileRef(file) for file in files], Rules(top, threshold))
     assert not broken
     return [{**row, "image": row["image"].rpartition("/")[2]} for row in rows]
 

@@ -716,6 +716,7 @@ def test_a_single_model_is_served_under_its_folders_name(folder, tmp_path):
     single = tmp_path / "my cats"
     single.mkdir()
     shutil.copy(folder / "pets.safetensors", single / "adapter.safetensors")
+    (single / "statistics.safetensors").touch()  # what `vitadapt fit` puts beside it is no model
     with running(single, token=TOKEN) as server, server.client(headers={"authorization": f"Bearer {TOKEN}"}) as client:
         assert ask(client, "my cats").status_code == 200
         assert client.delete("/v1/models/my cats").status_code == 409

@@ -39,7 +39,11 @@ def write_pages(
         curve = forecast(task.features.numpy(), data.train.labels, data.groups, task.config.seed)
     except ConfigError as error:
         message(f"no forecast: {error}")
-    fitted = fitted_of(record, data, out, curve, thresholds)
+    write_fitted(fitted_of(record, data, out, curve, thresholds), out, message)
+
+
+def write_fitted(fitted: Fitted, out: Path, message: Message) -> None:
+    """README.md and report.html of `fitted` into `out`."""
     write_atomic(out / CARD, model_card(fitted).encode())
     try:
         from ..report.model_report import model_page
@@ -87,11 +91,45 @@ def fitted_of(
         base_model=_hub_repository(record["backbone"]),
         versions=record["versions"],
         notes=record["data"]["notes"],
+        refuses="unknown" in record,
+        limits=limit_lines(record),
         cross_measured=crossed,
         refitted=len(data.delivered) > len(data.train),
         thresholds=thresholds,
         label_scores=test.get("per_label", {}),
     )
+
+
+def limit_lines(record: dict[str, Any]) -> list[str]:
+    """What the record says of unknown pictures, sets of classes, and the head that an update makes; whole sentences."""
+    lines = []
+    if unknown := record.get("unknown"):
+        low, high = unknown["interval"]
+        lines.append(
+            f"Pictures of {unknown['classes']} classes that were left out in turn are told from pictures of the known "
+            f"classes with an AUROC of {unknown['auroc']:.1f} % (95 % interval {low:.1f} to {high:.1f} %). Where "
+            f"{100 * unknown['rate']:.0f} % of usual pictures are called unknown, {unknown['refused']:.0f} % of them "
+            "are. Pictures of something quite different are told more easily than another class of the same kind."
+        )
+        if unknown["seen_in_training"]:
+            lines.append(
+                "The network had been trained on the classes left out, for they were left out of what it is compared "
+                "with only; of classes that it has never seen expect a little less."
+            )
+    if sets := record.get("sets"):
+        low, high = sets["interval"]
+        share, wanted = 100 * sets["right"] / sets["count"], sets["wanted"]
+        lines.append(
+            f"Sets of classes that shall hold the right one in {100 * wanted:.0f} % of cases (predict --conformal "
+            f"{wanted}) hold it in {share:.1f} % of {sets['count']} pictures in cross-validation (95 % interval "
+            f"{low:.1f} to {high:.1f} %), with {sets['size']:.2f} classes on average."
+        )
+    if solved := record.get("closed_form"):
+        lines.append(
+            f"The head in closed form that 'vitadapt update' makes is right on {solved['accuracy']:.1f} % of "
+            f"{solved['count']} pictures in cross-validation; the one of 'vitadapt fit' on {solved['head']:.1f} %."
+        )
+    return lines
 
 
 def _candidate(row: dict[str, Any], accuracy: float | None) -> Candidate:

@@ -15,6 +15,7 @@ from sklearn.exceptions import NotFittedError
 from ..data import Examples
 from ..methods import KAdaptation
 from ..methods.spec import parse_method
+from ..metrics.conformal import typicality
 from ..metrics.several_labels import decided
 from ..nn.head import Classifier
 from ..nn.head_spec import HeadSpec
@@ -26,12 +27,14 @@ from ..training.cross_validation import train_final
 from ..training.features import Environment, cached_backbone, pixels_of
 from ..training.recipe import Recipe, recipe_for
 from ..training.task import Task, adapter_info, make_task
-from ..utils.errors import ConfigError, DataError, VitadaptError, WeightsError
+from ..utils.errors import ConfigError, DataError, NotApplicable, VitadaptError, WeightsError
 from ..utils.fields import build
 from ..utils.files import write_atomic
+from .answer import CANNOT, can_refuse, is_unknown
 from .embedding import embedder_of
 from .estimator_labels import label_names, read_labels
 from .model import Model, absolute_backbone, image_refs, load_model, training_summary
+from .novelty import RATE
 
 
 class ImageClassifier(NamedFeatures, TransformerMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -154,16 +157,42 @@ class ImageClassifier(NamedFeatures, TransformerMixin, ClassifierMixin, BaseEsti
         """(N, C) probabilities, in the order of `classes_`. Raises NotFittedError and DataError."""
         return self._model().predict_proba(X)
 
-    def predict(self, X: Any) -> npt.NDArray[Any]:
-        """(N,) labels as they were given to `fit`, or (N, C) of 0 and 1. Raises NotFittedError and DataError."""
-        probabilities = self.predict_proba(X)
-        if thresholds := self._model().info.thresholds:
-            return decided(probabilities, thresholds).astype(np.int64)
-        return np.asarray(self.classes_[probabilities.argmax(axis=1)])
+    def predict(self, X: Any, unknown: Any = None, refuse: float = RATE) -> npt.NDArray[Any]:
+        """(N,) labels as they were given to `fit`, or (N, C) of 0 and 1. Raises NotFittedError and DataError.
+
+        unknown: what to answer, instead of a label, for images that are unlike the training images (None: nothing is
+        refused); refuse: the share of usual images that may be. Needs a model of `vitadapt fit`: see `typicality`.
+        """
+        if unknown is None:
+            probabilities = self.predict_proba(X)
+            if thresholds := self._model().info.thresholds:
+                return decided(probabilities, thresholds).astype(np.int64)
+            return np.asarray(self.classes_[probabilities.argmax(axis=1)])
+        model = self._model()
+        probabilities, novelty = model.scores(model.pixels(image_refs(X, "images")))
+        refused = is_unknown(model.novelty, self._typicality(novelty), refuse)
+        labels = self.classes_[probabilities.argmax(axis=1)].astype(object)
+        labels[refused] = unknown
+        return np.asarray(labels)
 
     def transform(self, X: Any) -> npt.NDArray[np.float32]:
         """(N, E) features of the images: what the adapted backbone hands to the head. As `predict_proba`."""
         return embedder_of(self._model()).features(X)
+
+    def typicality(self, X: Any) -> npt.NDArray[np.float64]:
+        """(N,) the share of images left out of training that were at least as unlike: small for strangers.
+
+        Of usual images a share of at most s has a value up to s. Raises NotFittedError, DataError, and NotApplicable
+        for a model that knows nothing of it; `load` one that `vitadapt fit` made with at least two images per class.
+        """
+        model = self._model()
+        return self._typicality(model.scores(model.pixels(image_refs(X, "images")))[1])
+
+    def _typicality(self, novelty: np.ndarray | None) -> npt.NDArray[np.float64]:
+        known = self._model().novelty
+        if novelty is None or known is None or not can_refuse(known):
+            raise NotApplicable(CANNOT)
+        return typicality(known.left_out_scores(), novelty)
 
     @property
     def classifier_(self) -> Classifier:

@@ -36,6 +36,8 @@ from .holdout import TrainTestSplit, train_test_split
 from .model import Model, absolute_backbone, load_model, training_summary
 from .model_folder import WORK, require_room, unused_name
 from .model_selection import Message, cross_selected
+from .novelty import calibrate_candidate
+from .statistics_file import write_model
 
 _REPEATED = 4  # images on which the model in memory and the one read back are compared
 
@@ -141,6 +143,8 @@ def _fit(common: Competition, notes: str, out: Path, command: str) -> dict[str, 
     tested = _tested(entry, entries, trained, common)
     if len(data.delivered) > len(data.train):
         trained = common.train(entry.candidate, entry.whole)
+    calibrated = calibrate_candidate(entry.candidate, entry.whole, trained.model, common.fold)
+    trained = replace(trained, model=calibrated.model)
     common.schedule.drop(FINAL)
     info = _info(common, entry, trained)
     record = {
@@ -151,9 +155,10 @@ def _fit(common: Competition, notes: str, out: Path, command: str) -> dict[str, 
         **selection_record(entry.candidate, [one.candidate for one in entries], data, common),
         "test": tested,
         **({} if common.prior is None else {"prior": common.prior.plain()}),
+        **calibrated.record,
     }
     (out / RECORD).unlink(missing_ok=True)  # it would speak of another adapter
-    write_atomic(out / ADAPTER, adapter_bytes(trained.model, info))
+    write_model(out, trained.model, info, calibrated.statistics)
     _verify(trained, out, common)
     record |= {"losses": trained.log.losses, "versions": versions(), "licence": info.licence}
     record |= {"base_licence": info.base_licence, "seconds": time.perf_counter() - start}

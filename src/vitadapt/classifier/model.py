@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data import Examples, Geometry, open_pixels
 from ..data.examples import ImageRef
@@ -21,6 +21,7 @@ from ..data.pixels.pixels import Pixels
 from ..data.readers.arrays import to_refs
 from ..methods.spec import method_text
 from ..nn.head import Classifier
+from ..nn.novelty import Novelty
 from ..nn.setting import Setting
 from ..nn.surgery import Method, trainable
 from ..training.adapter_file import ADAPTER, AdapterInfo, adapter_bytes, load_adapter, read_adapter
@@ -54,6 +55,11 @@ class Model:
         """How images become squares."""
         return geometry_of(self.classifier.backbone, self.info.squash)
 
+    @property
+    def novelty(self) -> Novelty | None:
+        """What tells images that are unlike the training images, if the model has it."""
+        return self.classifier.novelty
+
     def predict_proba(self, images: Any) -> Floats:
         """(N, C) probabilities of paths, PIL images, uint8 arrays (N, H, W, 3) or tensors (N, 3, H, W).
 
@@ -63,14 +69,40 @@ class Model:
 
     def predict_refs(self, refs: Sequence[ImageRef], cache: Path | None = None) -> Floats:
         """(N, C) probabilities of undecoded images. Raises DataError naming all that cannot be read."""
+        return self.scores(self.pixels(refs, cache))[0]
+
+    def pixels(self, refs: Sequence[ImageRef], cache: Path | None = None) -> Pixels:
+        """Undecoded images as the model sees them. Raises DataError naming all that cannot be read."""
         examples = Examples(tuple(refs), np.zeros(len(refs), dtype=np.int64))
-        return self.predict_pixels(open_pixels(examples, self.geometry, cache))
+        return open_pixels(examples, self.geometry, cache)
 
     def predict_pixels(self, images: Pixels) -> Floats:
         """(N, C) probabilities of decoded images."""
+        return self.scores(images)[0]
+
+    def scores(self, images: Pixels) -> tuple[Floats, Floats | None]:
+        """(N, C) probabilities of decoded images, and (N,) their novelty where the model has it."""
+        known = self.novelty is not None
         if not len(images):
-            return np.zeros((0, len(self.classes)), dtype=np.float32)
-        return probabilities_of(forward_all(self.classifier, images, self.setting, "predict"), self.info)
+            none = np.zeros(0, dtype=np.float32)
+            return np.zeros((0, len(self.classes)), dtype=np.float32), none if known else None
+        found = forward_all(LogitsAndNovelty(self.classifier), images, self.setting, "predict")
+        if not known:
+            return probabilities_of(found, self.info), None
+        return probabilities_of(found[:, :-1], self.info), found[:, -1].numpy()
+
+
+class LogitsAndNovelty(nn.Module):
+    """Images (B, 3, S, S) -> logits (B, C), with the novelty as one more column where the classifier has it."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        features, novelty = self.classifier.backbone(images), self.classifier.novelty
+        logits = cast(Tensor, self.classifier.head(features))
+        return logits if novelty is None else torch.cat([logits, novelty(features).unsqueeze(1)], dim=1)
 
 
 def probabilities_of(logits: Tensor, info: AdapterInfo) -> Floats:

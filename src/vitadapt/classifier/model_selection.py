@@ -18,7 +18,7 @@ from scipy.stats import t as student
 from ..methods import LinearProbe
 from ..metrics.calibration import fit_temperature, with_temperature
 from ..nn.surgery import Method, trainable
-from ..training.cross_validation import of_fold
+from ..training.cross_validation import fold_answers
 from ..training.task import Task
 from ..utils.errors import Diverged
 from ..utils.files import bytes_digest, read_cached, write_cached
@@ -35,14 +35,16 @@ class Candidate:
     """One classifier that cross-validation compares with others.
 
     parameters: how many numbers it trains. probabilities (N, C): of every training image, by a model that was trained
-    without this image, at the `temperature` that suits them. score and deviation (over the folds): percent, or None;
-    then `note` says why.
+    without this image, at the `temperature` that suits them. features: for every fold those (N, E) of all images by the
+    network that was trained without this fold; empty where nothing of it is trained. score and deviation (over the
+    folds): percent, or None; then `note` says why.
     """
 
     name: str
     task: Task
     parameters: int
     probabilities: np.ndarray | None = None
+    features: tuple[np.ndarray, ...] = ()
     score: float | None = None
     deviation: float | None = None
     seconds: float = 0.0
@@ -91,7 +93,7 @@ def scored(
     labels = candidate.task.labels.numpy()
     leader = select(others) if others else None
     try:
-        found, note = _out_of_fold(candidate, leader, fold, work, message, schedule, measure)
+        found, features, note = _out_of_fold(candidate, leader, fold, work, message, schedule, measure)
     except Diverged as error:
         return replace(candidate, diverged=True, note=f"diverged: {error}", seconds=time.perf_counter() - start)
     seconds = time.perf_counter() - start
@@ -105,6 +107,7 @@ def scored(
     return replace(
         candidate,
         probabilities=found,
+        features=features,
         score=100 * measure.score(labels, found),
         deviation=100 * float(np.std(by_fold, ddof=1)),
         seconds=seconds,
@@ -163,25 +166,32 @@ def _out_of_fold(
     message: Message,
     schedule: Schedule,
     measure: Measure,
-) -> tuple[np.ndarray | None, str]:
-    """(N, C), or None and the reason; a fold that was finished before, of the same images, is read from `work`."""
+) -> tuple[np.ndarray | None, tuple[np.ndarray, ...], str]:
+    """(N, C) and the features of every fold, or None and the reason.
+
+    A fold that was finished before, of the same images, is read from `work`.
+    """
     task, pooled = candidate.task, np.zeros((len(fold), candidate.task.classes), dtype=np.float32)
     if not candidate.parameters:
-        return np.asarray(task.probabilities(task.build(0)).numpy()), ""
-    numbers, labels = np.unique(fold).tolist(), task.labels.numpy()
+        return np.asarray(task.probabilities(task.build(0)).numpy()), (), ""
+    numbers, labels, features = np.unique(fold).tolist(), task.labels.numpy(), []
     for place, number in enumerate(numbers, start=1):
         schedule.begin()
         if candidate.trains_backbone and place > 1 and schedule.refusal(candidate.name):
-            return None, f"stopped after {place - 1} of {len(numbers)} folds: the time is over"
+            return None, (), f"stopped after {place - 1} of {len(numbers)} folds: the time is over"
         key = bytes_digest(f"{task.identity()} {number}".encode() + fold.tobytes())
-        path = work / f"{key}.fold"
+        path, own = work / f"{key}.fold", fold == number
         stored = read_cached(path)
         if stored is None:
             label = f"{candidate.name}, fold {place} of {len(numbers)}"
-            found = of_fold(task, task.recipe, fold, number, label)
-            stored = np.ascontiguousarray(found.numpy(), dtype=np.float32).tobytes()
+            found = fold_answers(task, task.recipe, fold, number, label)
+            parts = [np.ascontiguousarray(part.numpy(), dtype=np.float32) for part in found if part is not None]
+            stored = b"".join(part.tobytes() for part in parts)
             write_cached(path, stored)
-        pooled[fold == number] = np.frombuffer(stored, dtype=np.float32).reshape(-1, task.classes)
+        values, count = np.frombuffer(stored, dtype=np.float32), int(own.sum()) * task.classes
+        pooled[own] = values[:count].reshape(-1, task.classes)
+        if len(values) > count:
+            features.append(values[count:].reshape(len(fold), -1).copy())
         schedule.finished(candidate.name, place)
         if not candidate.trains_backbone or place == len(numbers):
             continue
@@ -192,9 +202,9 @@ def _out_of_fold(
             and known is not None
             and _cannot_win(pooled, known, labels, seen, schedule.level, measure, method)
         ):
-            return None, f"stopped after {place} of {len(numbers)} folds: no better than {leader.name}"
+            return None, (), f"stopped after {place} of {len(numbers)} folds: no better than {leader.name}"
         message(f"{candidate.name}, {place} of {len(numbers)} folds: {schedule.text()}")
-    return pooled, ""
+    return pooled, tuple(features), ""
 
 
 def _cannot_win(

@@ -16,11 +16,11 @@ from ..data.examples import ImageRef
 from ..data.readers.image_folder import Skipped, images_below
 from ..data.sampling.splits import normal
 from ..methods.spec import method_text
-from ..metrics.several_labels import decided
 from ..nn.head_spec import head_text
 from ..training.adapter_file import ADAPTER, AdapterInfo, read_adapter
 from ..utils.errors import DataError, StorageError, WeightsError
 from ..utils.progress import Progress
+from .answer import Rules, answer, set_limit
 from .batches import batches
 from .fit_record import RECORD, headline, read_record
 from .model import Model
@@ -52,81 +52,61 @@ def find_images(places: Sequence[Path]) -> tuple[list[ImageRef], list[str]]:
 def predict_images(
     model: Model,
     refs: Sequence[ImageRef],
-    top: int = 1,
-    threshold: float | None = None,
+    rules: Rules = Rules(),  # noqa: B008 - frozen
     progress: Progress | None = None,
     prior: str | None = None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """One `prediction` per readable image, and one message per unreadable image. prior: as for `read_prior`."""
+    """One `answer` per readable image, and one message per unreadable image. prior: as for `read_prior`.
+
+    Raises NotApplicable for sets of classes that the model cannot give.
+    """
     shares = None if prior is None else prior_of(model.info, prior)
-    rows, probabilities, unreadable = predict_readable(model, refs, progress)
+    if rules.conformal is not None:
+        set_limit(model.novelty, rules.conformal)  # before anything is computed
+    rows, probabilities, novelty, unreadable = predict_readable(model, refs, progress)
     if shares is not None and len(rows):
         probabilities = reweighted(probabilities, *shares)
-    found = zip(rows, probabilities, strict=True)
-    return [prediction(refs[row].name, model.info, one, top, threshold) for row, one in found], unreadable
+    found = [
+        answer(refs[row].name, model.info, probabilities[i], rules, model.novelty, novelty[i])
+        for i, row in enumerate(rows)
+    ]
+    return found, unreadable
 
 
 def predict_readable(
     model: Model, refs: Sequence[ImageRef], progress: Progress | None = None
-) -> tuple[list[int], np.ndarray, list[str]]:
-    """Rows of the readable images, their probabilities (n, C), and one message per unreadable image."""
+) -> tuple[list[int], np.ndarray, list[float | None], list[str]]:
+    """Rows of the readable images, their probabilities (n, C), their novelty, and one message per unreadable image."""
     rows: list[int] = []
-    found = [np.zeros((0, len(model.classes)), dtype=np.float32)]
+    found = [np.zeros((0, len(model.classes) + 1), dtype=np.float32)]
     unreadable: list[str] = []
-    for batch in batches(refs, model.predict_refs, "predict", progress):
+
+    def scores(some: Sequence[ImageRef]) -> np.ndarray:
+        """(n, C + 1), the novelty in the last column; NaN where it is not known."""
+        probabilities, novelty = model.scores(model.pixels(some))
+        last = np.full(len(some), np.nan, dtype=np.float32) if novelty is None else novelty
+        return np.column_stack([probabilities, last])
+
+    for batch in batches(refs, scores, "predict", progress):
         rows += batch.rows
         found += batch.outputs
         unreadable += batch.unreadable
-    return rows, np.concatenate(found), unreadable
-
-
-def prediction(
-    image: str, info: AdapterInfo, probabilities: np.ndarray, top: int = 1, threshold: float | None = None
-) -> dict[str, Any]:
-    """What is said of one image from its probabilities (C,): the command line and the server say the same.
-
-    Of a model of several labels also `labels`, all that reach their thresholds (or `threshold`), and `class` is the
-    most probable of them.
-    """
-    classes = info.classes
-    if info.thresholds:
-        return _labelling(image, info, probabilities, top, threshold)
-    order = np.argsort(-probabilities, kind="stable")[:top]
-    most = float(probabilities[order[0]])
-    sure = threshold is None or most >= threshold
-    return {
-        "image": image,
-        "class": classes[order[0]] if sure else None,
-        "probability": most,
-        "top": {classes[c]: float(probabilities[c]) for c in order},
-    }
-
-
-def _labelling(
-    image: str, info: AdapterInfo, probabilities: np.ndarray, top: int, threshold: float | None
-) -> dict[str, Any]:
-    chosen = decided(probabilities, info.thresholds if threshold is None else (threshold,) * len(info.classes))
-    order = np.argsort(-probabilities, kind="stable")
-    found = [int(c) for c in order if chosen[c]]
-    best = found[0] if found else int(order[0])
-    return {
-        "image": image,
-        "class": info.classes[best] if found else None,
-        "probability": float(probabilities[best]),
-        "labels": {info.classes[c]: float(probabilities[c]) for c in found},
-        "top": {info.classes[int(c)]: float(probabilities[c]) for c in order[:top]},
-    }
+    numbers = np.concatenate(found)
+    return rows, numbers[:, :-1], [None if np.isnan(one) else one for one in numbers[:, -1].tolist()], unreadable
 
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
     """One line per image and class, the most probable first; several labels of an image are joined by |."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "class", "rank", "label", "probability"])
+    sets = any("set" in row for row in rows)
+    writer.writerow(["image", "class", "rank", "label", "probability", "unknown", *(["in set"] if sets else [])])
     for row in rows:
+        unknown = {True: "yes", False: "no", None: ""}[row["unknown"]]
         for rank, (label, probability) in enumerate(row["top"].items(), start=1):
-            answer = "|".join(row["labels"]) if "labels" in row else row["class"] or ""
-            writer.writerow([row["image"], answer, rank, label, f"{probability:.6f}"])
+            named = "|".join(row["labels"]) if "labels" in row else row["class"] or ""
+            inside = [("yes" if label in row["set"] else "no")] if sets else []
+            writer.writerow([row["image"], named, rank, label, f"{probability:.6f}", unknown, *inside])
     return text.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""`vitadapt fit`, `predict`, `evaluate` and `info`: a classifier of one's own images."""
+"""`vitadapt fit`, `predict` and `evaluate`: a classifier of one's own images."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def _print_result(record: dict[str, Any], out: Path) -> None:
         delivered = len(record["cross_validation"]["paths"]) + test["count"]
         echo(f"measured before the last training; the model is now trained on all {delivered} images")
     size = (out / "adapter.safetensors").stat().st_size / 1000
-    echo(f"{out}: adapter.safetensors ({size:.0f} kB), README.md, report.html, fit.json")
+    echo(f"{out}: adapter.safetensors ({size:.0f} kB), statistics.safetensors, README.md, report.html, fit.json")
     echo(f"next: vitadapt predict {shlex.quote(str(out))} IMAGE_OR_FOLDER")
 
 
@@ -151,6 +151,8 @@ def predict(
     images: Annotated[list[Path], Argument(help="Images, or folders of them.")],
     top: Annotated[int, Option(min=1, help="Classes per image.")] = 1,
     threshold: Annotated[float | None, Option(min=0, max=1, help="Less probable answers are 'unsure'.")] = None,
+    refuse: Annotated[float, Option(min=0, max=1, help="Share of usual pictures called 'unknown' (0: none).")] = 0.05,
+    conformal: Annotated[float | None, Option(min=0, max=1, help="Sets of classes, right so often, e.g. 0.9.")] = None,
     as_json: opt.AsJson = False,
     as_csv: Annotated[bool, Option("--csv", help="One line per image and class.")] = False,
     prior: opt.Prior = None,
@@ -158,6 +160,7 @@ def predict(
     device: opt.Device = "auto",
 ) -> None:
     """Tell the class of images, with its probability. Status 1 when an image could not be read."""
+    from ..classifier.answer import CANNOT, Rules, can_refuse
     from ..classifier.predict import csv_text, find_images, predict_images
 
     if as_json and as_csv:
@@ -165,7 +168,9 @@ def predict(
     refs, notes = find_images(images)
     loaded = _load(model, device, backbone)
     with progress_bar() as (progress, _):
-        answers, broken = predict_images(loaded, refs, top, threshold, progress, prior)
+        answers, broken = predict_images(loaded, refs, Rules(top, threshold, refuse, conformal), progress, prior)
+    if refuse and not can_refuse(loaded.novelty):
+        notes.append(CANNOT)
     for line in (*notes, *broken):
         complain(line)
     if as_json:
@@ -183,10 +188,16 @@ def _print_answers(answers: list[dict[str, Any]]) -> None:
     for row in answers:
         shown = [f"{name} {100 * value:.1f} %" for name, value in row["top"].items()]
         labels = ", ".join(f"{name} {100 * value:.1f} %" for name, value in row.get("labels", {}).items()) or "none"
-        rows.append([row["image"], labels if "labels" in row else row["class"] or "unsure", *shown])
+        best = "unknown" if row["unknown"] else labels if "labels" in row else row["class"] or "unsure"
+        rows.append([row["image"], best, *shown, *([", ".join(row["set"])] if "set" in row else [])])
     if not rows:
         return
-    heads = ["image", "labels" if "labels" in answers[0] else "class", *(f"{i + 1}." for i in range(len(rows[0]) - 2))]
+    heads = [
+        "image",
+        "labels" if "labels" in answers[0] else "class",
+        *(f"{i + 1}." for i in range(len(answers[0]["top"]))),
+    ]
+    heads += ["set"] if "set" in answers[0] else []
     print_columns(heads, rows, left=tuple(heads))
 
 
@@ -213,7 +224,7 @@ def evaluate(
     for note in notes:
         complain(note)
     with progress_bar() as (progress, _):
-        rows, probabilities, unreadable = predict_readable(loaded, examples.refs, progress)
+        rows, probabilities, _, unreadable = predict_readable(loaded, examples.refs, progress)
     for line in unreadable:
         complain(f"left out: {line}")
     examples = examples.take(rows)
@@ -225,22 +236,6 @@ def evaluate(
     heads, table = score_table(loaded.info, examples.labels, found)
     print_columns(heads, table, left=("class", "mostly taken for"))
     echo("", *score_lines(found, "labelled"))
-
-
-@opt.command(app, opt.IMAGES, "vitadapt info my-model")
-def info(model: opt.ModelFolder, as_json: opt.AsJson = False) -> None:
-    """Say what a model is: classes, backbone, method, training, licences, and how good it was when it was made."""
-    from ..classifier.predict import model_facts
-
-    found = model_facts(model)
-    if as_json:
-        echo_json(found)
-        return
-    width = max(map(len, found))
-    for name, value in found.items():
-        text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-        text = ", ".join(f"{k}={v}" for k, v in text.items()) if isinstance(text, dict) else text
-        echo(f"{name:<{width}}  {text}")
 
 
 def _load(folder: Path, device: str, backbone: str | None) -> Model:

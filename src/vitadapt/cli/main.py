@@ -14,13 +14,26 @@ import typer
 from typer import Option
 
 from ..utils.plugins import FILES, load_plugins
-from . import analysis, benchmark, classifier, data, doctor, export, features, leaderboard, lookup, results, serve
+from . import (
+    analysis,
+    benchmark,
+    classifier,
+    data,
+    doctor,
+    export,
+    features,
+    leaderboard,
+    lookup,
+    results,
+    serve,
+    update,
+)
 from . import options as opt
 from .exit_status import INTERRUPTED, exit_status, prepare_streams
 from .output import complain, echo
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-for part in (classifier, features, export, serve, benchmark, results, analysis, leaderboard, lookup, doctor):
+for part in (classifier, update, features, export, serve, benchmark, results, analysis, leaderboard, lookup, doctor):
     app.add_typer(part.app)
 app.add_typer(data.app, name="data", rich_help_panel=opt.LOOK_UP)
 

@@ -13,19 +13,21 @@ those of the smallest negative log-likelihood of training images left out. What 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import log_softmax
 
 from ..nn.head_spec import HeadSpec
 from ..nn.surgery import Method
 from ..utils.errors import ConfigError
+from .class_statistics import Array, principal_axes
 from .registry import METHODS
 
-Array = npt.NDArray[np.float64]
+Heads = Callable[[np.ndarray], list[tuple[Array, Array]]]
+"""A mask (N,) of images -> weight and bias for each of SHRINKAGES, made of these images."""
 SHRINKAGES = (0.003, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 0.95)
 TEMPERATURES = np.geomspace(0.25, 2000, 90)
 PARTS = 10  # a tenth of the images is left out at a time
@@ -56,13 +58,17 @@ class Discriminant(Method):
         x = features.astype(np.float64)
         if np.bincount(labels).max() < 2:  # nothing tells how images of one class differ
             return SINGLE * x[np.argsort(labels)], np.zeros(classes)
-        spread = None if versions is None else _deviations(versions.astype(np.float64))
-        shrinkage, temperature = _chosen(x, labels, classes, spread)
+        spread = None if versions is None else deviations(versions.astype(np.float64))
+
+        def heads(rest: np.ndarray) -> list[tuple[Array, Array]]:
+            return discriminants(x[rest], labels[rest], classes, SHRINKAGES, None if spread is None else spread[rest])
+
+        shrinkage, temperature = chosen(x, labels, classes, heads)
         ((weight, bias),) = discriminants(x, labels, classes, (shrinkage,), spread)
         return weight / temperature, bias / temperature
 
 
-def _deviations(versions: Array) -> Array:
+def deviations(versions: Array) -> Array:
     """(N, V, E) how each version differs from the mean of its image, so that SPREAD S_v is the mean square over N."""
     count = len(versions)
     return np.asarray((versions - versions.mean(axis=0)).swapaxes(0, 1) * np.sqrt(SPREAD / max(count - 1, 1)))
@@ -73,7 +79,7 @@ def discriminants(
 ) -> list[tuple[Array, Array]]:
     """Weight (C, E) and bias (C,) for each shrinkage, at temperature 1; a class without images is never answered.
 
-    x (N, E), labels (N,), spread (N, V, E) of `_deviations`, or None. One decomposition of the smaller of (K, K) and
+    x (N, E), labels (N,), spread (N, V, E) of `deviations`, or None. One decomposition of the smaller of (K, K) and
     (E, E) serves all shrinkages; K = N + N V.
     """
     counts = np.bincount(labels, minlength=classes)
@@ -83,13 +89,15 @@ def discriminants(
     inner = (x - means[labels]) / np.sqrt(max(len(x) - np.count_nonzero(counts), 1))
     if spread is not None:
         inner = np.concatenate([inner, spread.reshape(-1, x.shape[1]) / np.sqrt(len(x))])  # (K, E): S = inner^T inner
-    if len(inner) < x.shape[1]:
-        values, left = np.linalg.eigh(inner @ inner.T)
-        large = values > 1e-10 * max(values[-1], 1e-12)
-        values, axes = values[large], inner.T @ left[:, large] / np.sqrt(values[large])  # (E, K)
-    else:
-        values, axes = np.linalg.eigh(inner.T @ inner)
-    mean_value = max(values.sum() / x.shape[1], 1e-12)
+    return heads_of(inner, means, counts, shrinkages)
+
+
+def heads_of(
+    inner: Array, means: Array, counts: np.ndarray, shrinkages: tuple[float, ...]
+) -> list[tuple[Array, Array]]:
+    """As `discriminants`, from rows (K, E) whose product with themselves is S, class means (C, E) and counts (C,)."""
+    values, axes = principal_axes(inner)
+    mean_value = max(values.sum() / inner.shape[1], 1e-12)
     along = means @ axes  # (C, K)
     found = []
     for shrinkage in shrinkages:
@@ -101,24 +109,28 @@ def discriminants(
     return found
 
 
-def _chosen(x: Array, labels: np.ndarray, classes: int, spread: Array | None) -> tuple[float, float]:
-    """The shrinkage and the temperature that predict images left out best.
+def parts_of(labels: np.ndarray) -> np.ndarray:
+    """(N,) the number of the part with which each image is left out; every part has its share of every class."""
+    part = np.empty(len(labels), dtype=np.int64)
+    part[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % min(len(labels), PARTS)
+    return part
+
+
+def chosen(x: Array, labels: np.ndarray, classes: int, heads: Heads) -> tuple[float, float]:
+    """The shrinkage and the temperature that predict images left out best; heads: those made of some images, a mask.
 
     Without these images a class mean is less sure, and the logits are smaller: the temperature is lowered for it.
     """
     logits = np.zeros((len(SHRINKAGES), len(x), classes))
-    parts = min(len(x), PARTS)
-    part = np.empty(len(x), dtype=np.int64)
-    part[np.argsort(labels, kind="stable")] = np.arange(len(x)) % parts  # every part has its share of every class
-    for number in range(parts):
-        rest, out = part != number, part == number
-        part_of = None if spread is None else spread[rest]
-        for i, (weight, bias) in enumerate(discriminants(x[rest], labels[rest], classes, SHRINKAGES, part_of)):
+    part = parts_of(labels)
+    for number in np.unique(part):
+        out = part == number
+        for i, (weight, bias) in enumerate(heads(~out)):
             logits[i, out] = x[out] @ weight.T + bias
     rows = np.flatnonzero(np.bincount(labels)[labels] > 1)  # an image alone in its class cannot be known without it
     right, doubt = np.eye(classes)[labels[rows]], 1 / (len(rows) + 1)  # no more certain than so many images allow
     target = (1 - doubt) * right + doubt / classes
     losses = [[-(target * log_softmax(own / t, axis=1)).sum() for t in TEMPERATURES] for own in logits[:, rows]]
     best, temperature = np.unravel_index(np.argmin(losses), (len(SHRINKAGES), len(TEMPERATURES)))
-    left = 1 - max(len(np.unique(labels)) / len(x), 1 / parts)  # share of a class that is not left out
+    left = 1 - max(len(np.unique(labels)) / len(x), 1 / (part.max() + 1))  # share of a class that is not left out
     return SHRINKAGES[best], float(TEMPERATURES[temperature]) * left

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..utils.errors import ConfigError, NotMergeable
 from .backbone import Backbone
 from .head_spec import ZERO, HeadSpec
+from .novelty import Novelty
 from .surgery import HALF, Method, adapt, require_vit
 from .vit import ViT
 
@@ -211,11 +212,11 @@ def without_projection(backbone: Backbone) -> tuple[Backbone, Tensor]:
 
 
 class Classifier(nn.Module):
-    """Images (B, 3, S, S) -> logits (B, C)."""
+    """Images (B, 3, S, S) -> logits (B, C). novelty: how unlike the training images they are, where that is known."""
 
-    def __init__(self, backbone: Backbone, head: Head) -> None:
+    def __init__(self, backbone: Backbone, head: Head, novelty: Novelty | None = None) -> None:
         super().__init__()
-        self.backbone, self.head = backbone, head
+        self.backbone, self.head, self.novelty = backbone, head, novelty
 
     def forward(self, images: Tensor) -> Tensor:
         return cast(Tensor, self.head(self.backbone(images)))

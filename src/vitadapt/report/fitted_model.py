@@ -72,7 +72,8 @@ class Fitted:
     were held out, too, once it was measured? cross: what models trained on the other folds say
     of the training pictures. interval: 95 %, in percent; worked out by Wilson's formula when it is not given.
     counts: training pictures per class. size: bytes of the adapter file. licence: of the model; base_licence: of its
-    backbone. folds: of the cross-validation. base_model: its name at the Hugging Face hub, if it has one.
+    backbone. folds: of the cross-validation. base_model: its name at the Hugging Face hub, if it has one. refuses: can
+    it call pictures unknown? limits: sentences about how well it does, and about sets of classes and updates.
     """
 
     name: str
@@ -102,6 +103,9 @@ class Fitted:
     refitted: bool = False
     thresholds: Sequence[float] = ()
     label_scores: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+
+    refuses: bool = False
+    limits: Sequence[str] = ()
 
     @property
     def metric(self) -> str:

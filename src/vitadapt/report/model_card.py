@@ -119,9 +119,14 @@ def _limits(model: Fitted) -> Iterator[str]:
     if model.thresholds:
         yield "- A picture gets every label whose probability reaches its threshold, which may be none. The thresholds"
         yield "  had the best F1 in cross-validation; choose others where a missing label costs more than a wrong one."
+    elif model.refuses:
+        yield "- `vitadapt predict` calls pictures unknown that are unlike the training pictures. It misses some of"
+        yield "  them, and it refuses some usual ones:"
     else:
         yield "- It always answers with one of its classes, also when a picture shows none of them. Its probability"
         yield "  tells how sure it is; refuse answers below a threshold where a wrong one costs more than none."
+    for line in model.limits:
+        yield f"- {_plain(line)}"
     few = [name for name, count in zip(model.classes, model.counts, strict=True) if count < 10]
     if few:
         named = ", ".join(_plain(name) for name in few[:10]) + (f" and {len(few) - 10} more" if len(few) > 10 else "")
@@ -140,7 +145,7 @@ def _json(value: object) -> str:
 
 def _plain(text: str) -> str:
     """Text that Markdown shows as it is."""
-    return SPECIAL.sub(r"\\\1", clean(text, 200))
+    return SPECIAL.sub(r"\\\1", clean(text, 600))
 
 
 def _code(text: str) -> str:

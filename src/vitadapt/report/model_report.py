@@ -42,6 +42,7 @@ def model_page(model: Fitted) -> str:
         "wrong": len(model.held_out.wrong),
         "doubts": _doubts(model),
         "forecast": _forecast(model),
+        "limits": [clean(line, 600) for line in model.limits],
         "facts": facts_of(model),
         "notes": [clean(note, 400) for note in model.notes],
         "command": model.command,

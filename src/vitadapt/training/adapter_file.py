@@ -1,9 +1,10 @@
 """The adapter file: what was learnt, as safetensors with metadata. Kilobytes, never code. docs/adapter-format.md.
 
 Tensors: `backbone.NAME` for every trainable tensor of the adapted backbone, `constant.NAME` for what its method drew
-at random and does not train, `head.NAME` for the classifier head with its feature statistics, `test.images` and
-`test.logits` for the self-test. Metadata: one entry `vitadapt`, a JSON object of the fields of `AdapterInfo` (one
-entry, because the order of several is left to chance and the same run must give the same bytes), and `checksum` of all.
+at random and does not train, `head.NAME` for the classifier head with its feature statistics, `novelty.NAME` for how
+unlike the training images an image is, `test.images` and `test.logits` for the self-test. Metadata: one entry
+`vitadapt`, a JSON object of the fields of `AdapterInfo` (one entry, because the order of several is left to chance and
+the same run must give the same bytes), and `checksum` of all.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ..methods.spec import method_of, plain_method
 from ..nn.backbone import Backbone, backbone_digest
 from ..nn.head import Classifier, Head, backbone_of
 from ..nn.head_spec import ZERO, HeadSpec, plain_head
+from ..nn.novelty import Novelty
 from ..nn.surgery import Method, adapt, constants, load_trainable_state, trainable, trainable_state
 from ..utils.errors import ConfigError, UnknownName, VitadaptError, WeightsError, damaged
 from ..utils.fields import build
@@ -39,9 +41,10 @@ from .adapter_checks import (
     require_self_test,
 )
 
-FORMAT = "vitadapt-adapter/3"
-FORMATS = ("vitadapt-adapter/1", "vitadapt-adapter/2", FORMAT)
-_PARTS = ("backbone", "constant", "head", "test")
+FORMAT = "vitadapt-adapter/4"
+FORMATS = ("vitadapt-adapter/1", "vitadapt-adapter/2", "vitadapt-adapter/3", FORMAT)
+_NO_SELF_TEST, _NO_CHECKSUM = FORMATS[:1], FORMATS[:2]
+_PARTS = ("backbone", "constant", "head", "novelty", "test")
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ def adapter_bytes(model: Classifier, info: AdapterInfo, with_head: bool = True) 
         tensors |= {f"head.{name}": t.detach().cpu() for name, t in model.head.state_dict().items()}
     elif not (info.names and info.templates) or trainable(model.head):
         raise ConfigError("a head can be left out only when it was made of class names and templates, and not trained")
+    if model.novelty is not None:
+        tensors |= {f"novelty.{name}": t.detach().cpu() for name, t in model.novelty.state_dict().items()}
     pictures = pictures_of_the_test()
     logits = logits_of(model, pictures).cpu()  # their type tells the precision of the network that gave them
     tensors |= {"test.images": pictures, "test.logits": logits.to(next(model.backbone.parameters()).dtype)}
@@ -99,7 +104,8 @@ def checksum_of(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     state = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16)
     for name, tensor in sorted(tensors.items()):
         state.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        if tensor.numel():
+            state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return state.hexdigest()
 
 
@@ -164,7 +170,7 @@ def read_adapter(path: Path | str, data: bytes | None = None) -> tuple[AdapterIn
 def _is_whole(about: dict[str, Any], tensors: dict[str, Tensor]) -> bool:
     """Older formats have no checksum; one that is there must be right whatever the format says: that may be damaged."""
     if "checksum" not in about:
-        return bool(about["format"] != FORMAT)
+        return about["format"] in _NO_CHECKSUM
     rest = {name: value for name, value in about.items() if name != "checksum"}
     return checksum_of(rest, tensors) == str(about["checksum"])
 
@@ -214,7 +220,7 @@ def _check_base(info: AdapterInfo, backbone: Backbone, base: str | None) -> None
         if info.preprocess and info.preprocess.get(name) != value:
             was = info.preprocess.get(name)
             raise WeightsError(f"was trained with the preprocessing {name}={was}, and here it is {value}")
-    if is_half(backbone) and info.format != FORMATS[0]:
+    if is_half(backbone) and info.format not in _NO_SELF_TEST:
         return  # rounded weights have another digest; the self-test tells whether they are the same network's
     own = base or backbone_digest(backbone)
     if own != info.base:
@@ -232,9 +238,10 @@ def _assembled(info: AdapterInfo, tensors: dict[str, Tensor], backbone: Backbone
     load_trainable_state(adapted, _part(tensors, "backbone."))
     _load_constants(adapted, _part(tensors, "constant."), info)
     head = _head(info, _part(tensors, "head."), backbone)
-    model = Classifier(adapted, head).to(next(backbone.parameters()).device).eval()
+    novelty = _novelty(_part(tensors, "novelty."), head.linear.in_features)
+    model = Classifier(adapted, head, novelty).to(next(backbone.parameters()).device).eval()
     require_change(model, backbone)
-    if info.format != FORMATS[0]:
+    if info.format not in _NO_SELF_TEST:
         require_self_test(model, _part(tensors, "test."))
     return model
 
@@ -261,6 +268,18 @@ def _head(info: AdapterInfo, stored: dict[str, Tensor], backbone: Backbone) -> H
         what = f"missing {missing[:3]}, unexpected {extra[:3]}" if missing or extra else "shapes differ"
         raise WeightsError(f"its head does not fit its {len(info.classes)} classes: {what}") from error
     return head if info.method.trains_head else head.requires_grad_(False)
+
+
+def _novelty(stored: dict[str, Tensor], features: int) -> Novelty | None:
+    if not stored:
+        return None
+    try:
+        novelty = Novelty(**stored)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"its novelty does not hold together: {error}") from error
+    if len(stored["centre"]) != features:
+        raise WeightsError(f"its novelty is of {len(stored['centre'])} features, and its head takes {features}")
+    return novelty
 
 
 def _head_of_words(info: AdapterInfo, backbone: Backbone) -> Head:

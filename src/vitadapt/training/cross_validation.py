@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..nn.head import Classifier
+from ..nn.surgery import trainable
 from .recipe import Recipe
 from .task import Task, Trained, derive
 
@@ -31,11 +33,28 @@ def out_of_fold(task: Task, recipe: Recipe, fold: np.ndarray, label: str) -> Ten
 
 def of_fold(task: Task, recipe: Recipe, fold: np.ndarray, number: int, label: str) -> Tensor:
     """(n, C) probabilities of the n images in fold `number`, by the classifier that was trained on all others."""
+    model, own = _without_fold(task, recipe, fold, number, label)
+    return task.take(own).probabilities(model)
+
+
+def fold_answers(task: Task, recipe: Recipe, fold: np.ndarray, number: int, label: str) -> tuple[Tensor, Tensor | None]:
+    """As `of_fold`, and the features (N, E) of all images by the network of that classifier.
+
+    None for features of which nothing is trained: they are those of the task.
+    """
+    model, own = _without_fold(task, recipe, fold, number, label)
+    features = task.features_of(model)
+    probabilities = task.take(own).probabilities(model, features=features[own])
+    return probabilities, features if trainable(model.backbone) else None
+
+
+def _without_fold(task: Task, recipe: Recipe, fold: np.ndarray, number: int, label: str) -> tuple[Classifier, Tensor]:
+    """The classifier that was trained on all images but those of one fold, and the rows of these."""
     rest, own = (torch.from_numpy(np.flatnonzero(part)) for part in (fold != number, fold == number))
     train = task.take(rest)
     model, order = _start(train)
     train.fit(model, recipe, order, label)
-    return task.take(own).probabilities(model)
+    return model, own
 
 
 def train_final(task: Task, recipe: Recipe, rows: Tensor | None = None, **chosen: Any) -> Trained:

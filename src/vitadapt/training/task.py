@@ -28,7 +28,7 @@ from .config import TrainConfig
 from .features import Environment, cached_backbone, frozen_features
 from .loop import FitLog, Inputs, SelectedInputs, fit, forward_all, probabilities_of
 from .recipe import Recipe
-from .views import VERSIONS, FromBlock, Views, from_views, make_views, shared_block, version_features
+from .views import VERSIONS, FromBlock, Views, features_from_views, make_views, shared_block, version_features
 
 
 @dataclass(frozen=True)
@@ -178,19 +178,20 @@ class Task:
         quiet = replace(self.setting, progress=None)
         return fit(model.head, features, self.labels, recipe, seed=seed, setting=quiet, label=label, **options)
 
-    def probabilities(self, model: Classifier, label: str = "validate") -> Tensor:
-        """(N, C) for all images of this task; from the features where the backbone is as it was.
-
-        Raises Diverged when a logit is not finite.
-        """
-        model.eval()
+    def features_of(self, model: Classifier, label: str = "features") -> Tensor:
+        """(N, E) of all images by the network of `model`, in fp32: the frozen ones where nothing of it is trained."""
         quiet = replace(self.setting, progress=None)
-        if trainable(model.backbone) and self.views is not None:
-            logits = from_views(model, self.views, quiet)
-        elif trainable(model.backbone):
-            logits = forward_all(model, self.images, quiet, label)
-        else:
-            logits = model.head(self.features.to(self.setting.device)).detach().cpu()
+        if not trainable(model.eval().backbone):
+            return self.features
+        if self.views is not None:
+            return features_from_views(model, self.views, quiet)
+        return forward_all(model.backbone, self.images, quiet, label)
+
+    def probabilities(self, model: Classifier, label: str = "validate", features: Tensor | None = None) -> Tensor:
+        """(N, C) for all images of this task; features: those of `features_of`. Raises Diverged for infinite logits."""
+        known = self.features_of(model, label) if features is None else features
+        with torch.no_grad():
+            logits = model.head(known.to(self.setting.device)).cpu()
         if not logits.isfinite().all():
             raise Diverged("the logits are not finite; lower the learning rate or the weight decay")
         return probabilities_of(logits.float(), self.labels.ndim == 2)

@@ -139,9 +139,7 @@ def version_features(vit: ViT, views: Views, setting: Setting, versions: int, ba
     return torch.stack(found)
 
 
-def from_views(model: Classifier, views: Views, setting: Setting) -> Tensor:
-    """Logits (N, C) of `model` for the images themselves, in fp32 on the CPU; with their mirror images, if it asks."""
+def features_from_views(model: Classifier, views: Views, setting: Setting) -> Tensor:
+    """Features (N, E) of `model` for the images themselves, in fp32 on the CPU; with the mirror images, if it asks."""
     vit = cast(ViT, model.eval().backbone)
-    features = version_features(vit, views, setting, 2 if vit.config.mirror else 1).mean(dim=0)
-    with torch.inference_mode():
-        return cast(Tensor, model.head(features.to(setting.device)).float().cpu())
+    return version_features(vit, views, setting, 2 if vit.config.mirror else 1).mean(dim=0)

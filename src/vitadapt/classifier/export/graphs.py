@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ...metrics.conformal import least_rate, threshold
+from ...nn.novelty import Novelty
 from ...utils.optional import package
+from ..answer import can_refuse
 from .certificate import TARGETS, Run, Target
 from .deployed import DeployedModel, TrainedModel
 
 PROGRAM, ONNX = "model.pt2", "model.onnx"
 _FORMAT = "vitadapt-export/1"
+NOVELTY = "novelty"  # the name of the second output
+RATES, SHARES = (0.01, 0.05, 0.1, 0.2), (0.8, 0.9, 0.95)
 _BATCH = torch.export.Dim("batch", max=2**31 - 1)  # torch 2.6 does not trace one without an end (it may be 2**63 - 1)
 
 
@@ -42,13 +47,44 @@ def about(trained: TrainedModel) -> dict[str, str]:
     known: dict[str, Any] = {"labels": trained.info.classes, "preprocessing": steps, "output": output}
     if thresholds:
         known["thresholds"] = thresholds
+    if (novelty := trained.classifier.novelty) is not None and can_refuse(novelty):
+        known["novelty"] = _novelty_rules(novelty)
     return {"format": _FORMAT, **{name: json.dumps(value, ensure_ascii=False) for name, value in known.items()}}
+
+
+def _novelty_rules(known: Novelty) -> dict[str, Any]:
+    """How a program calls images unknown, or gives sets of classes: thresholds by the share of usual images."""
+    left_out, unfit = known.left_out_scores(), known.nonconformity_scores()
+    limits = {str(rate): threshold(left_out, 1 - max(rate, least_rate(len(left_out)))) for rate in RATES}
+    sets = {str(share): threshold(unfit, share) for share in SHARES}
+    return {
+        "output": NOVELTY,
+        "rule": "unknown if novelty > limit of the share of usual images that may be called unknown",
+        "limits": limits,
+        "images": len(left_out),
+        "sets rule": "a class is in the set if 1 - its probability <= limit of the coverage; the first always is",
+        "sets": {share: limit for share, limit in sets.items() if limit < float("inf")},
+    }
+
+
+class _Graph(nn.Module):
+    """uint8 images (B, 3, S, S) -> logits (B, C), and their novelty (B,) where the model knows it."""
+
+    def __init__(self, trained: TrainedModel) -> None:
+        super().__init__()
+        known = trained.classifier.novelty
+        self.deployed, self.novelty = DeployedModel(trained), known if can_refuse(known) else None
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        features = self.deployed.backbone(images)
+        logits = cast(Tensor, self.deployed.head(features))
+        return logits if self.novelty is None else (logits, self.novelty(features))
 
 
 def _program(trained: TrainedModel) -> torch.export.ExportedProgram:
     """The model for any number of images. Not strict: that is how newer torch traces anyway, and 2.6 follows it so."""
     size = trained.image_size
-    example, module = torch.zeros(2, 3, size, size, dtype=torch.uint8), DeployedModel(trained).eval()
+    example, module = torch.zeros(2, 3, size, size, dtype=torch.uint8), _Graph(trained).eval()
     with torch.no_grad():
         return torch.export.export(module, (example,), dynamic_shapes={"images": {0: _BATCH}}, strict=False)
 
@@ -62,7 +98,8 @@ def _reopen_program(folder: Path, trained: TrainedModel) -> Run:
     module = torch.export.load(folder / PROGRAM).module()
 
     def run(images: Tensor) -> Tensor:
-        logits: Tensor = module(images)
+        found = module(images)
+        logits: Tensor = found[0] if isinstance(found, tuple) else found
         return logits
 
     return run
@@ -71,8 +108,9 @@ def _reopen_program(folder: Path, trained: TrainedModel) -> Run:
 def _write_onnx(trained: TrainedModel, folder: Path) -> None:
     onnx = package("onnx", "onnx")
     package("onnxscript", "onnx")
+    names = ["logits", NOVELTY] if can_refuse(trained.classifier.novelty) else ["logits"]
     program = torch.onnx.export(
-        _program(trained), dynamo=True, input_names=["images"], output_names=["logits"], verbose=False
+        _program(trained), dynamo=True, input_names=["images"], output_names=names, verbose=False
     )
     assert program is not None, "the exporter returns one when it is given no file"
     program.save(str(folder / ONNX))

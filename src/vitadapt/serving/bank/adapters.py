@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...nn.surgery import Method
 from ...training.adapter_file import AdapterInfo
-from ...utils.errors import WeightsError
+from ...utils.errors import ConfigError, WeightsError
 from ...utils.files import bytes_digest, read_bounded
 from ...utils.limits import ADAPTER_FILE
 from .calls import Packed
@@ -147,6 +147,15 @@ def head_logits(ordered: Sequence[tuple[BankAdapter, Packed]], features: Mapping
         for place, row in zip(places, rows, strict=True):
             found[place] = row[: len(ordered[place][0].summary.classes)]
     return found
+
+
+def class_names(names: Sequence[str], count: int) -> tuple[str, ...]:
+    """Of a head of `count` classes; without names they are numbers. Raises ConfigError."""
+    names = tuple(names) or tuple(str(i) for i in range(count))
+    for kind, found in (("class names", len(names)), ("different class names", len(set(names)))):
+        if found != count:
+            raise ConfigError(f"{found} {kind} for a head of {count} classes")
+    return names
 
 
 def rows_at(rows: Tensor, places: list[int]) -> Tensor:

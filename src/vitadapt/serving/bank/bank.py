@@ -29,6 +29,7 @@ from .adapters import (
     BankAdapter,
     File,
     ResidentAdapters,
+    class_names,
     grouped_by_family,
     head_logits,
     pack,
@@ -129,7 +130,7 @@ class Bank:
         try:
             family, body = dissect(model.backbone, self._plain, self._families)
             head, own = dissect_head(model.head, cast(ViT, model.backbone).features, family.projected)
-            classes = _class_names(classes, model.head.linear.out_features)
+            classes = class_names(classes, model.head.linear.out_features)
         except VitadaptError as error:
             raise type(error)(f"adapter {name!r}: {error}") from error
         tensors = {BACKBONE + key: t for key, t in body.items()} | {HEAD + key: t for key, t in own.items()}
@@ -158,6 +159,11 @@ class Bank:
         uint8 0..255 or floats 0..1. Raises UnknownName, ConfigError when images and names are not as many, DataError
         for images of another shape than the backbone's, and WeightsError when an adapter's file vanished or changed.
         """
+        return [logits for logits, _ in self.logits_and_features(images, names)]
+
+    @torch.no_grad()
+    def logits_and_features(self, images: Tensor, names: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
+        """As `logits`, and of each image the features (E,) that the head of its adapter gets."""
         self._check(images, names)
         if not len(names):
             return []
@@ -167,7 +173,8 @@ class Bank:
         features = self._features(rows_at(images.to(self.device), order), self._plan(ordered))
         found = head_logits(ordered, features)
         places = {image: place for place, image in enumerate(order)}
-        return [found[places[image]] for image in range(len(names))]
+        own = [features[adapter.head.projected][place] for place, (adapter, _) in enumerate(ordered)]
+        return [(found[places[image]], own[places[image]]) for image in range(len(names))]
 
     def classifier(self, name: str) -> Classifier:
         """The adapter as a model of its own, which shares the frozen weights. Raises UnknownName, WeightsError."""
@@ -279,15 +286,6 @@ class Bank:
         for part, piece, rows in plan.parts.get("projection", ()):
             projected[part] = rows.run(cast(Call, piece), plain[part])
         return {False: plain, True: projected}
-
-
-def _class_names(names: Sequence[str], count: int) -> tuple[str, ...]:
-    """Of a head of `count` classes; without names they are numbers. Raises ConfigError."""
-    names = tuple(names) or tuple(str(i) for i in range(count))
-    for kind, found in (("class names", len(names)), ("different class names", len(set(names)))):
-        if found != count:
-            raise ConfigError(f"{found} {kind} for a head of {count} classes")
-    return names
 
 
 def _plain(backbone: Backbone) -> ViT:

@@ -16,6 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from ... import __version__
+from ...classifier.answer import Rules
+from ...classifier.novelty import RATE
 from ...methods.spec import method_text
 from ...nn.head_spec import head_text
 from ...utils.errors import VitadaptError
@@ -23,7 +25,7 @@ from .middleware import AccessPolicy, App, Middleware
 from .model_repository import ModelVersion
 from .refusal import Refusal, error_body, invalid, public, refusal_of, unknown_model
 from .requests import parse_request
-from .schemas import About, Encoded, Error, Health, Heat, Models, Predicted, Removed, Threshold, Top
+from .schemas import About, Conformal, Encoded, Error, Health, Heat, Models, Predicted, Refuse, Removed, Threshold, Top
 from .service import Service, version_text
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -192,10 +194,16 @@ def _answer_routes(service: Service, token: list[Any]) -> APIRouter:
         openapi_extra=_images_body(several=True),
     )
     async def predict(
-        model: str, request: Request, top: Annotated[Top, Query()] = 5, threshold: Annotated[Threshold, Query()] = None
+        model: str,
+        request: Request,
+        top: Annotated[Top, Query()] = 5,
+        threshold: Annotated[Threshold, Query()] = None,
+        refuse: Annotated[Refuse, Query()] = RATE,
+        conformal: Annotated[Conformal, Query()] = None,
     ) -> Predicted:
         """The class of every image, with probabilities: the same as `vitadapt predict`."""
-        parsed = await parse_request(request, service.limits, top, threshold)
+        rules = Rules(top, threshold, RATE if refuse is None else refuse, conformal)
+        parsed = await parse_request(request, service.limits, rules)
         return Predicted.model_validate(await service.predict(model, parsed))
 
     @routes.post(

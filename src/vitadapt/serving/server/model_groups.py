@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...nn.backbone import Backbone
 from ...nn.head import Classifier
+from ...nn.novelty import Novelty
 from ...nn.setting import Setting
 from ...nn.vit import ViT
 from ...training.adapter_file import AdapterInfo, load_adapter
@@ -26,11 +27,14 @@ class ModelGroup:
     def __init__(self, backbone: Backbone, base: str, setting: Setting, resident: int | None = None) -> None:
         self.backbone, self.base, self.setting = backbone, base, setting
         self._bank = Bank(backbone, resident=resident) if isinstance(backbone, ViT) else None
+        self._novelty: dict[str, Novelty] = {}
         self._separate: dict[str, Classifier] = {}  # networks that are no ViT, and weights trained as a whole
 
     def add(self, key: str, file: str, data: bytes) -> None:
         """Add the adapter in `data`, the content of a file called `file`. Raises WeightsError when it does not fit."""
         model = load_adapter(file, self.backbone, self.base, data)
+        if model.novelty is not None:
+            self._novelty[key] = model.novelty
         if self._bank is not None:
             try:
                 self._bank.add(key, model)
@@ -41,6 +45,7 @@ class ModelGroup:
 
     def remove(self, key: str) -> None:
         """Raises UnknownName."""
+        self._novelty.pop(key, None)
         if self._separate.pop(key, None) is None:
             cast(Bank, self._bank).remove(key)
 
@@ -48,19 +53,28 @@ class ModelGroup:
         """One model by itself, for its gradients. Raises UnknownName."""
         return self._separate[key] if key in self._separate else cast(Bank, self._bank).classifier(key)
 
-    def logits(self, squares: Sequence[Tensor], keys: Sequence[str]) -> list[Tensor]:
-        """Per square uint8 (3, S, S) the logits (C,) of the model of its key, in fp32 on the CPU."""
+    def novelty(self, key: str) -> Novelty | None:
+        """What tells the model of this key images that are unlike its training images."""
+        return self._novelty.get(key)
+
+    def answers(self, squares: Sequence[Tensor], keys: Sequence[str]) -> list[tuple[Tensor, float | None]]:
+        """Per square uint8 (3, S, S) the logits (C,) of the model of its key, in fp32 on the CPU, and the novelty."""
         images = torch.stack(list(squares)).to(self.setting.device, non_blocking=True)
-        found: dict[int, Tensor] = {}
+        found: dict[int, tuple[Tensor, Tensor]] = {}
         with torch.inference_mode(), self.setting.autocast():
             shared = [i for i, key in enumerate(keys) if key not in self._separate]
             if shared:
-                logits = cast(Bank, self._bank).logits(images[shared], [keys[i] for i in shared])
-                found |= dict(zip(shared, logits, strict=True))
+                pairs = cast(Bank, self._bank).logits_and_features(images[shared], [keys[i] for i in shared])
+                found |= dict(zip(shared, pairs, strict=True))
             for key in dict.fromkeys(key for key in keys if key in self._separate):
-                places = [i for i, other in enumerate(keys) if other == key]
-                found |= dict(zip(places, self._separate[key](images[places]), strict=True))
-        return [found[i].float().cpu() for i in range(len(keys))]
+                places, model = [i for i, other in enumerate(keys) if other == key], self._separate[key]
+                features = model.backbone(images[places])
+                found |= dict(zip(places, zip(model.head(features), features, strict=True), strict=True))
+            answers = []
+            for i, key in enumerate(keys):
+                (logits, features), novelty = found[i], self._novelty.get(key)
+                answers.append((logits.float().cpu(), None if novelty is None else float(novelty(features[None]))))
+        return answers
 
 
 def group_key(info: AdapterInfo) -> tuple[object, ...]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...classifier.model import Model, find_backbone
+from ...classifier.statistics_file import STATISTICS
 from ...data import Geometry
 from ...data.examples import is_utf8
 from ...nn.backbone import Backbone
@@ -290,7 +291,7 @@ class ModelRepository:
 
 def _is_single(root: Path) -> bool:
     """Is it one model rather than a folder of them? In such a folder a model may well be called "adapter"."""
-    return root.is_file() or ((root / ADAPTER).is_file() and len(list(root.glob(f"[!.]*{SUFFIX}"))) == 1)
+    return root.is_file() or {path.name for path in root.glob(f"[!.]*{SUFFIX}")} - {STATISTICS} == {ADAPTER}
 
 
 def _stamp(path: Path) -> Stamp:

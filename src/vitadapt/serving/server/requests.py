@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from ...classifier.answer import Rules
 from .limits import Limits
 from .refusal import Refusal, invalid
 from .schemas import Encoded, Options
@@ -30,14 +31,13 @@ class EncodedImage:
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """Images, and how many classes each answer lists, and below which probability it is unsure."""
+    """Images, and how they are to be answered."""
 
     images: list[EncodedImage]
-    top: int
-    threshold: float | None
+    rules: Rules
 
 
-async def parse_request(request: Request, limits: Limits, top: int = 1, threshold: float | None = None) -> ImageRequest:
+async def parse_request(request: Request, limits: Limits, rules: Rules = Rules()) -> ImageRequest:  # noqa: B008 - frozen
     """Raises Refusal: 415 for another content type, 413 for too many images, 422 for a body that is not what its
     content type says.
     """
@@ -59,7 +59,7 @@ async def parse_request(request: Request, limits: Limits, top: int = 1, threshol
         raise Refusal(422, "no_image", "there is no image in this request; send a file, or base64 in 'image'")
     if len(images) > limits.max_images:
         raise _too_many(limits)
-    return ImageRequest(images, sent.top or top, threshold if sent.threshold is None else sent.threshold)
+    return ImageRequest(images, replace(rules, **sent.model_dump(include=set(Options.model_fields), exclude_none=True)))
 
 
 def _too_many(limits: Limits) -> Refusal:

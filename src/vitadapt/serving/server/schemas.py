@@ -8,6 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Top = Annotated[int, Field(ge=1, le=1000, description="Classes per image, the most probable first.")]
 Threshold = Annotated[float | None, Field(ge=0, le=1, description="Below this probability the class is null: unsure.")]
+Refuse = Annotated[
+    float | None,
+    Field(ge=0, le=1, description="Share of usual images that may be called unknown, 0.05; 0: none."),
+]
+Conformal = Annotated[
+    float | None, Field(ge=0, le=1, description="Also answer with sets of classes that hold the right one so often.")
+]
 
 
 class Options(BaseModel):
@@ -16,6 +23,8 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid")
     top: Top | None = None
     threshold: Threshold = None
+    refuse: Refuse = None
+    conformal: Conformal = None
 
 
 class Encoded(Options):
@@ -36,6 +45,8 @@ class Row(BaseModel):
     class_: str | None = Field(alias="class", description="The most probable class, or null when unsure.")
     probability: float
     top: dict[str, float] = Field(description="Class and probability, the most probable first.")
+    unknown: bool | None = Field(description="Unlike the training images? null: this model cannot tell.")
+    typicality: float | None = Field(description="Share of images left out of training that were at least as unlike.")
 
 
 class Predicted(BaseModel):

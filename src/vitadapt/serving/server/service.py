@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...classifier.answer import answer
 from ...classifier.explain import Explanation, class_index, explain_pixels, heat_map_png, visible_part
 from ...classifier.model import probabilities_of
-from ...classifier.predict import prediction
 from ...data.images import UnreadableImage, open_image, to_pixels
 from ...nn.attribution import overlay, side_by_side
 from ...nn.setting import Setting
@@ -29,6 +29,8 @@ from .refusal import Refusal
 from .requests import EncodedImage, ImageRequest
 
 Result = TypeVar("Result")
+Answer = tuple[Tensor, float | None]
+"""The logits (C,) of one image and its novelty, where the model knows it."""
 _SIDE = 448  # pixels of a side of a drawn heat map, at least
 
 
@@ -53,7 +55,7 @@ class Service:
         self._loading = ThreadPoolExecutor(1, "models")
         self._decoding = ThreadPoolExecutor(limits.decoders, "decode")
         self._tasks: list[asyncio.Task[None]] = []
-        self._batcher: Batcher[tuple[ModelVersion, Tensor], Tensor]
+        self._batcher: Batcher[tuple[ModelVersion, Tensor], Answer]
         self.metrics = Metrics()
         self.metrics.add_gauge("models", "Models served.", lambda: len(self.repository.models))
         self.metrics.add_gauge("model_problems", "Files that cannot be served.", lambda: len(self.repository.problems))
@@ -74,7 +76,7 @@ class Service:
         """Begin to watch the folder, after `load`, and to answer."""
         limits = self.limits
         self._batcher = Batcher(
-            _logits, self._network, limits.batch, limits.wait_ms / 1000, self.metrics.batches.observe
+            _answers, self._network, limits.batch, limits.wait_ms / 1000, self.metrics.batches.observe
         )
         self._tasks = [asyncio.create_task(work) for work in (self._batcher.run(), self._watch())]
         self.ready = True
@@ -106,15 +108,16 @@ class Service:
             found = await asyncio.gather(
                 *(self._predict_one(version, image) for image in request.images), return_exceptions=True
             )
-            probabilities = probabilities_of(torch.stack(_require_all(found)), version.info)
+            answers, known = _require_all(found), version.group.novelty(version.key)
+            probabilities = probabilities_of(torch.stack([logits for logits, _ in answers]), version.info)
             rows = [
-                prediction(image.name, version.info, scores, request.top, request.threshold)
-                for image, scores in zip(request.images, probabilities, strict=True)
+                answer(image.name, version.info, scores, request.rules, known, novelty)
+                for image, scores, (_, novelty) in zip(request.images, probabilities, answers, strict=True)
             ]
             self.metrics.count_images(name, len(rows))
             return {"model": name, "version": version_text(version), "answers": rows}
 
-    async def _predict_one(self, version: ModelVersion, image: EncodedImage) -> Tensor:
+    async def _predict_one(self, version: ModelVersion, image: EncodedImage) -> Answer:
         square, _ = await self._in(self._decoding, _decode, version, image, self.limits.max_pixels, 0)
         return await self._batcher.submit((version, square))
 
@@ -152,19 +155,19 @@ def version_text(version: ModelVersion) -> str:
     return version.digest[:12]
 
 
-def _logits(items: Sequence[tuple[ModelVersion, Tensor]]) -> list[Tensor]:
-    """The logits (C,) of every pair of a version and a square, group by group."""
+def _answers(items: Sequence[tuple[ModelVersion, Tensor]]) -> list[Answer]:
+    """The answer to every pair of a version and a square, group by group."""
     groups: dict[ModelGroup, list[int]] = {}
     for place, (version, _) in enumerate(items):
         groups.setdefault(version.group, []).append(place)
-    found: dict[int, Tensor] = {}
+    found: dict[int, Answer] = {}
     for group, places in groups.items():
         squares, keys = [items[place][1] for place in places], [items[place][0].key for place in places]
-        found |= dict(zip(places, group.logits(squares, keys), strict=True))
+        found |= dict(zip(places, group.answers(squares, keys), strict=True))
     return [found[place] for place in range(len(items))]
 
 
-def _require_all(found: Sequence[Tensor | BaseException]) -> list[Tensor]:
+def _require_all(found: Sequence[Answer | BaseException]) -> list[Answer]:
     """Raises the first error; of several unreadable images one that names them all."""
     unreadable = [one for one in found if isinstance(one, UnreadableImage)]
     if len(unreadable) > 1:
@@ -173,7 +176,7 @@ def _require_all(found: Sequence[Tensor | BaseException]) -> list[Tensor]:
     for one in found:
         if isinstance(one, BaseException):
             raise one
-    return [one for one in found if isinstance(one, Tensor)]
+    return [one for one in found if not isinstance(one, BaseException)]
 
 
 def _decode(version: ModelVersion, image: EncodedImage, pixels: int, side: int) -> tuple[Tensor, Image.Image | None]:

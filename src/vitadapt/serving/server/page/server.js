@@ -67,9 +67,10 @@ async function look() {
   showHeat(null);
   const model = encodeURIComponent($("model").value);
   const threshold = $("threshold").value ? `&threshold=${$("threshold").value}` : "";
+  const refuse = `&refuse=${$("refuse").value}`;
   busy("answer", true);
   try {
-    const found = await (await ask(`v1/${model}/predict?top=8${threshold}`, body())).json();
+    const found = await (await ask(`v1/${model}/predict?top=8${threshold}${refuse}`, body())).json();
     if (turn !== state.turn) return;
     show(found.answers[0]);
     explain(); // the answer need not wait for its reasons
@@ -88,17 +89,20 @@ function busy(id, now) {
 function show(answer) {
   const rows = Object.entries(answer.top).sort((a, b) => b[1] - a[1]); // an object sorts names that are numbers
   const best = rows[0][0];
-  const sure = answer.class !== null;
+  const sure = answer.class !== null && !answer.unknown;
   const name = document.createElement("b");
   const labels = answer.labels ? Object.entries(answer.labels).sort((a, b) => b[1] - a[1]) : null; // several per image
-  name.textContent = sure ? (labels?.map(([label]) => label).join(", ") ?? answer.class) : labels ? "No label" : "Unsure";
-  const rest = sure && labels ? `each with at least ${percent(labels.at(-1)[1])}` : sure ? `with ${percent(answer.probability)}` : `most likely ${best}, with ${percent(answer.probability)} only`;
+  name.textContent = sure ? (labels?.map(([label]) => label).join(", ") ?? answer.class) : answer.unknown ? "Unknown" : labels ? "No label" : "Unsure";
+  const unlike = `unlike the training pictures; of the classes most likely ${best}, with ${percent(answer.probability)}`;
+  const rest = answer.unknown ? unlike : sure && labels ? `each with at least ${percent(labels.at(-1)[1])}` : sure ? `with ${percent(answer.probability)}` : `most likely ${best}, with ${percent(answer.probability)} only`;
   $("verdict").replaceChildren(name, rest);
   $("verdict").classList.toggle("unsure", !sure);
   $("bars").replaceChildren(...rows.map(bar));
   const model = state.models?.find((one) => one.name === $("model").value);
   const hidden = (model?.classes.length ?? 0) - rows.length;
-  $("more").textContent = hidden > 0 ? `and ${hidden} less probable classes` : "";
+  const more = hidden > 0 ? [`and ${hidden} less probable classes`] : [];
+  if (answer.unknown === null) more.push("this model cannot tell unknown pictures");
+  $("more").textContent = more.join("; ");
   for (const id of ["empty", "trouble"]) $(id).hidden = true;
   $("sides").hidden = false;
 }
@@ -165,7 +169,7 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
 }
 document.addEventListener("paste", (event) => take([...event.clipboardData.files].find((file) => file.type.startsWith("image/"))));
 $("model").addEventListener("change", () => { about(); look(); });
-$("threshold").addEventListener("change", look);
+for (const id of ["threshold", "refuse"]) $(id).addEventListener("change", look);
 $("kind").addEventListener("change", explain);
 $("door").addEventListener("submit", (event) => {
   event.preventDefault();
