@@ -75,7 +75,7 @@ def _results(model: Fitted) -> Iterator[str]:
         if model.balanced is not None:
             yield f"The mean over the classes, which are uneven, is **{model.balanced:.1f} %** (balanced accuracy).\n"
     if model.candidates:
-        yield "| step | cross-validated | held out | trained parameters | |"
+        yield "| step | cross-validated | measured | trained parameters | |"
         yield "|:-----|----------------:|---------:|-------------------:|:--|"
     for candidate in model.candidates:
         crossed, held, trained, _ = candidate.texts(" %")

@@ -32,7 +32,7 @@ def candidates(model: Fitted) -> Picture:
         if known
         else []
     )
-    return Picture("candidates", "The candidates", caption, panels, ("cross-validated", "held out") if known else ())
+    return Picture("candidates", "The candidates", caption, panels, ("cross-validated", "measured") if known else ())
 
 
 def _draw_candidates(axes: Axes, tag: Tag, model: Fitted, known: Sequence[Candidate]) -> None:
