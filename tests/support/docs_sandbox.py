@@ -220,7 +220,7 @@ def _commands() -> dict[str, Any]:
 def check_vitadapt(words: list[str], place: str) -> None:
     """The command exists and has these options; a pipe ends it."""
     words = words[: words.index("|")] if "|" in words else words
-    words = [words[0], *words[3:]] if words[1:2] == ["--plugin"] else words
+    words = [words[0], *words[3:]] if words[1:2] in (["--plugin"], ["--threads"]) else words
     known = _commands()
     name = next((name for name in (" ".join(words[:3]), " ".join(words[:2])) if name in known), None)
     if name is None:
@@ -228,7 +228,7 @@ def check_vitadapt(words: list[str], place: str) -> None:
             f"{place}: no command {' '.join(words[:2])!r}"
         )
         return
-    flags = {flag for param in known[name].params for flag in param.opts} | {"--help", "--plugin"}
+    flags = {flag for param in known[name].params for flag in param.opts} | {"--help", "--plugin", "--threads"}
     unknown = [word for word in words[1:] if re.match(r"--?[a-z]", word) and word.partition("=")[0] not in flags]
     assert not unknown, f"{place}: {name} has no {unknown}"
 
