@@ -49,12 +49,38 @@ def networks(path: Path, model: nn.Module) -> None:
 
 
 def methods() -> list[va.Method]:
-    assert_type(va.METHODS, Registry[type[va.Method]])
+    registry: Registry[type[va.Method]] = va.METHODS
+    assert_type(registry["lora"], type[va.Method])
     assert_type(va.METHODS["lora"], type[va.Method])
     assert_type(va.parse_method("lora:rank=8"), va.Method)
     assert_type(va.KAdaptation().n, int)
     assert_type(va.LoRA().alpha, float)
     adapters: list[va.Method] = [va.Adapter(), va.Compacter(), va.PHMAdapter()]
+    newer: list[va.Method] = [
+        va.DTL(),
+        va.IA3(),
+        va.OFT(),
+        va.SSF(),
+        va.SVD(),
+        va.VPT(),
+        va.AdapterPlus(),
+        va.AdaptFormer(),
+        va.Convpass(),
+        va.DiffFit(),
+        va.DoRA(),
+        va.FactTK(),
+        va.FactTT(),
+        va.Houlsby(),
+        va.LoHa(),
+        va.LoKr(),
+        va.PartialK(),
+        va.Pfeiffer(),
+        va.RepAdapter(),
+        va.SideTuning(),
+        va.VeRA(),
+    ]
+    together: list[va.Method] = [va.Together(va.LoRA(), va.BitFit())]
+    adapters += [*newer, *together]
     return [*adapters, va.Attention(), va.BitFit(), va.LayerNorm(), va.FineTune(), va.LinearProbe(), va.ZeroShot()]
 
 
