@@ -92,5 +92,7 @@ def backbone_digest(module: nn.Module) -> str:
 
 
 def _settings(config: Any) -> dict[str, Any]:
-    plain = asdict(config) | {"preprocess": config.preprocess.settings()}
+    plain = asdict(config)
+    if hasattr(config, "preprocess"):  # of images; a text tower has none
+        plain["preprocess"] = config.preprocess.settings()
     return {f.name: plain[f.name] for f in fields(config) if getattr(config, f.name) != f.default}
