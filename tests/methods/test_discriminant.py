@@ -36,6 +36,13 @@ def test_it_is_the_shrunk_discriminant_of_scikit_learn(count: int, width: int, s
     assert np.abs(difference).max() < 1e-6 * np.abs(other).max()
 
 
+def test_one_image_of_some_classes_gives_a_row_for_every_class() -> None:
+    x = np.random.default_rng(0).normal(size=(2, 8))
+    weight, bias = Discriminant().solve_head(x, np.array([3, 1]), 4)
+    assert weight.shape == (4, 8) and np.argmax(x @ weight.T + bias, axis=1).tolist() == [3, 1]
+    assert set(np.argmax(-x @ weight.T + bias, axis=1)) <= {1, 3}
+
+
 def test_images_left_out_choose_an_honest_temperature() -> None:
     """Where labels are noise every class gets about the same probability; where they are plain, one gets nearly all."""
     noise, y = np.random.default_rng(1).normal(0, 1, (90, 8)), np.arange(90) % 3

@@ -57,7 +57,9 @@ class Discriminant(Method):
             raise ConfigError("discriminant takes one label per image; use linear-probe for several")
         x = features.astype(np.float64)
         if np.bincount(labels).max() < 2:  # nothing tells how images of one class differ
-            return SINGLE * x[np.argsort(labels)], np.zeros(classes)
+            weight, bias = np.zeros((classes, x.shape[1])), np.full(classes, FAR)
+            weight[labels], bias[labels] = SINGLE * x, 0.0
+            return weight, bias
         spread = None if versions is None else deviations(versions.astype(np.float64))
 
         def heads(rest: np.ndarray) -> list[tuple[Array, Array]]:
