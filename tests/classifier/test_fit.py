@@ -126,7 +126,9 @@ def test_a_loaded_model_says_of_the_test_images_what_fit_recorded(model):
     np.testing.assert_allclose(found, np.array(test["probabilities"]), atol=2e-6)
 
 
-def test_the_same_fit_again_does_nothing_and_another_replaces_the_model_only_when_asked(model, photos, tmp_path):
+def test_the_same_fit_again_does_nothing_and_another_replaces_the_model_only_when_asked(
+    model, photos, tmp_path, monkeypatch
+):
     out = tmp_path / "m"
     shutil.copytree(model[0], out)
     before = (out / "adapter.safetensors").read_bytes()
@@ -138,7 +140,11 @@ def test_the_same_fit_again_does_nothing_and_another_replaces_the_model_only_whe
     with pytest.raises(StorageError, match=r"other images or settings; replace it with --overwrite, or .* --out .*m-2"):
         call("fit", photos, *options, *other)
     assert (out / "adapter.safetensors").read_bytes() == before and (out / "fit.json").stat().st_mtime_ns == stamp
-    call("fit", photos, *options, *other, "--overwrite")
+    (out / "report.html").write_text("of the old model")
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "write_pages", lambda *_: None)  # as where a page cannot be made
+        call("fit", photos, *options, *other, "--overwrite")
+    assert not (out / "report.html").exists()  # it would speak of the old model
     assert (out / "adapter.safetensors").read_bytes() != before
     assert "MIT" in call("info", out)
 
@@ -243,7 +249,7 @@ def test_a_candidate_for_which_there_is_no_time_is_not_tried(hard, tmp_path, mon
     record = fit_folder(config, tmp_path / "m", Environment(), messages.append)
     assert [row["score"] is None for row in record["ladder"]] == [False, False, True]
     assert "more than the time limit leaves" in record["ladder"][-1]["note"]
-    assert any(line.startswith("estimate: ") for line in messages)
+    assert any(line.startswith("estimate: ") and "for 2 candidates" in line for line in messages)
 
 
 def broken(root: Path, how: str) -> Path:
@@ -345,6 +351,9 @@ def test_groups_stay_together_and_every_class_keeps_something_to_learn_from():
         assert sorted([*train, *test]) == list(range(20))
         assert not set(groups[train]) & set(groups[test])
         assert set(labels[train]) == set(labels)
+    labels = np.repeat([0, 1, 2], [20, 20, 2])
+    train, test = hold_out_groups([f"{i}" for i in range(42)], labels, np.arange(42), least=2)
+    assert folds_for(labels[train], train) == 2 and len(test) == 8  # of the small class both stay
     labels, groups = np.repeat([0, 1], 6), np.arange(12) // 2
     assert folds_for(labels, groups) == 3 and folds_for(labels, labels) == 0
     fold = grouped_folds(labels, groups, 3, seed=1)

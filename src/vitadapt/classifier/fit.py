@@ -29,7 +29,7 @@ from .candidates import FitConfig as FitConfig
 from .candidates import asked_config, candidate_configs
 from .candidates import usual_size as usual_size
 from .competition import Competition, Entry
-from .documents import write_pages
+from .documents import CARD, REPORT, write_pages
 from .effort import FINAL, LONGEST, Schedule
 from .fit_record import FORMAT, RECORD, image_fields, read_record, scores, selection_record
 from .holdout import TrainTestSplit, train_test_split
@@ -157,7 +157,8 @@ def _fit(common: Competition, notes: str, out: Path, command: str) -> dict[str, 
         **({} if common.prior is None else {"prior": common.prior.plain()}),
         **calibrated.record,
     }
-    (out / RECORD).unlink(missing_ok=True)  # it would speak of another adapter
+    for name in (RECORD, CARD, REPORT):  # they would speak of another adapter
+        (out / name).unlink(missing_ok=True)
     write_model(out, trained.model, info, calibrated.statistics)
     _verify(trained, out, common)
     record |= {"losses": trained.log.losses, "versions": versions(), "licence": info.licence}

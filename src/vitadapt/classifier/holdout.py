@@ -148,7 +148,8 @@ def train_test_split(
     else:
         if copies := len(train) - len(np.unique(own)):
             notes.append(f"{copies} images are near-duplicates of others; each group of them was kept together")
-        rows, held = hold_out_groups([_key(ref.name) for ref in train.refs], train.labels, own)
+        least = 1 if keep_holdout else 2  # with one image of a class left, no candidates could be compared
+        rows, held = hold_out_groups([_key(ref.name) for ref in train.refs], train.labels, own, least)
         if not keep_holdout and len(held) < FEW and folds_for(train.labels, own):
             rows, held = np.arange(len(train)), held[:0]  # so few would say nothing: cross-validation says more
         train, test, own = train.take(rows), train.take(held), own[rows]

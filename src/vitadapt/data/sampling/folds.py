@@ -45,16 +45,18 @@ def stratified_folds(labels: LabelArray, folds: int, seed: int) -> IndexArray:
 FOLDS = 5
 
 
-def hold_out_groups(keys: Sequence[str], labels: LabelArray, groups: IndexArray) -> tuple[IndexArray, IndexArray]:
+def hold_out_groups(
+    keys: Sequence[str], labels: LabelArray, groups: IndexArray, least: int = 1
+) -> tuple[IndexArray, IndexArray]:
     """(train, test) rows, ascending: a fifth of the groups of every class, by hash of the key of their first picture.
 
-    A class whose pictures all belong to one group stays in train: nothing would be left to learn it from.
+    A class of which fewer than `least` groups would be left stays in train.
     """
     _, first, member = np.unique(groups, return_index=True, return_inverse=True)
     _, chosen = hold_out([keys[row] for row in first], with_none(labels)[first])
     held = np.isin(member, chosen)
     for members in _members(labels):
-        if held[members].all():
+        if len(np.unique(groups[members & ~held])) < least:
             held[np.isin(groups, groups[members])] = False
     return np.flatnonzero(~held), np.flatnonzero(held)
 
