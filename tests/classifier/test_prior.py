@@ -52,6 +52,7 @@ def models(photos):
 
 def test_a_uniform_prior_is_a_shift_of_the_bias_and_nothing_else(models, photos):
     plain, uniform, said = models
+    assert any("--prior uniform" in note for note in json.loads((uniform / "fit.json").read_text())["data"]["notes"])
     paths = sorted(photos.glob("*/*.png"))
     before, after = (va.load_model(folder) for folder in (plain, uniform))
     with torch.no_grad():

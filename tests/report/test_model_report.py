@@ -15,7 +15,8 @@ from PIL import Image
 from vitadapt.data.examples import FileRef, ImageObjectRef
 from vitadapt.metrics.learning_curve import fit_curve
 from vitadapt.metrics.scores import share_interval
-from vitadapt.report.fitted_model import Answers
+from vitadapt.report.fitted_model import Answers, Candidate
+from vitadapt.report.model_card import model_card
 from vitadapt.report.model_report import MOST_MISTAKES, model_page
 
 SIZES = np.array([2, 4, 8, 16])
@@ -139,6 +140,16 @@ def test_a_page_without_held_out_pictures_says_so():
     nothing = Answers([], np.zeros(0, dtype=np.int64), np.zeros((0, 2)))
     text = model_page(fitted(held_out=nothing, candidates=()))
     assert "No pictures were held out" in text and 'id="mistakes"' not in text
+
+
+def test_a_class_that_was_not_measured_is_counted_and_a_candidate_that_was_not_compared_is_not_called_best():
+    held = answers([0] * 6, [0] * 6, [0.8] * 6, 2)
+    for candidates, best in (((Candidate("lora", kept=True),), False), ((Candidate("lora", 50.0, kept=True),), True)):
+        model = fitted(held_out=held, candidates=candidates, classes=["a", "b"])
+        assert ("best cross-validated" in model_page(model)) is best
+        assert ("chosen by cross-validation" in model_card(model)) is best
+        assert "Of 1 of the 2 classes there was no picture" in model.measure
+    assert "there was no picture" not in fitted(held_out=answers([0, 1], [0, 1], [0.8] * 2, 2)).measure
 
 
 def test_a_model_without_mistakes_has_a_page(tmp_path):

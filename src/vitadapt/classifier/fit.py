@@ -37,7 +37,7 @@ from .model import Model, absolute_backbone, load_model, training_summary
 from .model_folder import WORK, require_room, unused_name
 from .model_selection import Message, cross_selected
 from .novelty import calibrate_candidate
-from .statistics_file import write_model
+from .statistics_file import STATISTICS, write_model
 
 _REPEATED = 4  # images on which the model in memory and the one read back are compared
 
@@ -68,6 +68,9 @@ def fit_folder(
     if config.backbone.startswith("random:"):
         note = f"{config.backbone} has random weights: its scores mean nothing; it is for trying out the program only"
         data = replace(data, notes=(note, *data.notes))
+    if config.prior is not None:
+        note = f"cross-validated scores are the accuracy to expect under --prior {config.prior}; the measured is not"
+        data = replace(data, notes=(*data.notes, note))
     work = out / WORK
     try:
         make_folder(work)
@@ -157,7 +160,7 @@ def _fit(common: Competition, notes: str, out: Path, command: str) -> dict[str, 
         **({} if common.prior is None else {"prior": common.prior.plain()}),
         **calibrated.record,
     }
-    for name in (RECORD, CARD, REPORT):  # they would speak of another adapter
+    for name in (RECORD, CARD, REPORT, STATISTICS):  # they would speak of another adapter
         (out / name).unlink(missing_ok=True)
     write_model(out, trained.model, info, calibrated.statistics)
     _verify(trained, out, common)

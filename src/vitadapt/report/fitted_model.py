@@ -120,13 +120,32 @@ class Fitted:
         return (len(self.cross) if self.cross is not None else 0) + (len(self.held_out) if self.refitted else 0)
 
     @property
+    def compared(self) -> bool:
+        """Was the kept candidate chosen by its score?"""
+        return any(candidate.cross_validated is not None for candidate in self.candidates)
+
+    @property
     def tested(self) -> str:
         """What the pictures are called that it was measured with."""
         return "cross-validated pictures" if self.cross_measured else "held-out pictures"
 
     @property
     def measure(self) -> str:
-        """What the accuracy stands for, in one or two sentences."""
+        """What the accuracy stands for, in one to three sentences."""
+        return self._how_measured + self._untested
+
+    @property
+    def _untested(self) -> str:
+        """Tells of classes without any picture to measure with."""
+        labels = self.held_out.labels
+        found = labels.any(axis=0) if labels.ndim == 2 else np.isin(np.arange(len(self.classes)), labels)
+        absent = int(len(self.classes) - found.sum())
+        if not absent or not len(labels):
+            return ""
+        return f" Of {absent} of the {len(self.classes)} classes there was no picture to measure with."
+
+    @property
+    def _how_measured(self) -> str:
         if self.cross_measured:
             return (
                 "Each picture was answered by a model that was trained without it, and the choice between candidates "

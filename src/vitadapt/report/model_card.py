@@ -80,7 +80,8 @@ def _results(model: Fitted) -> Iterator[str]:
     for candidate in model.candidates:
         crossed, held, trained, _ = candidate.texts(" %")
         yield f"| {_plain(candidate.name)} | {crossed} | {held} | {trained} | {'kept' if candidate.kept else ''} |"
-    yield "\nWhat was kept was chosen by cross-validation. `report.html` shows the confusions and the mistakes.\n"
+    chosen = "What was kept was chosen by cross-validation. " if model.compared else ""
+    yield f"\n{chosen}`report.html` shows the confusions and the mistakes.\n"
 
 
 def _training(model: Fitted) -> Iterator[str]:

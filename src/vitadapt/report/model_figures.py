@@ -20,8 +20,9 @@ BINS = 10
 
 def candidates(model: Fitted) -> Picture:
     """Scores of every candidate by cross-validation and on the held-out pictures."""
+    chosen = "The candidate with the best cross-validated score" if model.compared else "The simplest that trains"
     caption = (
-        "The candidate with the best cross-validated score was kept. Bars: one standard deviation over the folds, and "
+        f"{chosen} was kept. Bars: one standard deviation over the folds, and "
         "around the measured accuracy of what was kept a 95 % interval. Odds: how often the kept one is the better of "
         "the two when the training pictures are drawn anew."
     )
