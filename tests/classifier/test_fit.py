@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from vitadapt.classifier import competition
 from vitadapt.classifier import fit as fitting
+from vitadapt.classifier.candidates import candidate_configs
 from vitadapt.classifier.fit import FitConfig, fit_folder, usual_size
 from vitadapt.classifier.holdout import train_test_split
 from vitadapt.classifier.model import load_model
@@ -372,6 +374,18 @@ def test_folders_with_other_things_and_folders_in_use_are_refused(photos, tmp_pa
     (tmp_path / "m" / ".unfinished").mkdir(parents=True)
     with FileLock(tmp_path / "m" / ".unfinished" / "lock"), pytest.raises(CellBusy, match="another process"):
         fit_folder(config, tmp_path / "m", Environment())
+
+
+def test_a_change_of_the_recipe_leaves_its_other_fields_as_they_are_without_it():
+    for effort in ("quick", "best"):
+        plain, changed = (
+            candidate_configs(FitConfig("x", "random:tiny", effort=effort, changes=changes), "cpu", 300, False)
+            for changes in ({}, {"label_smoothing": 0.25})
+        )
+        last = list(plain)[2 if effort == "best" else 1 :]
+        for name, config in changed.items():
+            usual = plain[name].recipe
+            assert config.recipe == (replace(usual, label_smoothing=0.25) if name in last else usual)
 
 
 def test_a_cpu_looks_at_half_of_a_large_size():

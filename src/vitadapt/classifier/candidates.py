@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -34,7 +35,8 @@ class FitConfig:
     method: compared with simpler ones; None for what the effort prescribes. image_size: None for `usual_size`.
     keep_holdout: the model is not trained on the images that it is measured with. effort: how much is tried.
     time_limit: seconds after which no further training is begun. separator: between the labels in a cell of a CSV file.
-    prior: as for `read_prior`; None leaves what is learnt.
+    prior: as for `read_prior`; None leaves what is learnt. recipe: instead of the usual one of the method and of the
+    number of images; changes: to the fields of this recipe.
     """
 
     data: str
@@ -53,6 +55,7 @@ class FitConfig:
     time_limit: float | None = None
     separator: str | None = None
     prior: str | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
     def train_config(self, method: Method) -> TrainConfig:
         """The configuration of the candidate with `method`. Raises ConfigError."""
@@ -129,6 +132,7 @@ def candidate_configs(
             continue
         if own and 2 * first >= _depth(plain) and config.recipe is None:
             asked = replace(asked, recipe=recipe_of_last_blocks(method, images))
+        asked = replace(asked, recipe=replace(asked.recipe, **config.changes))
         size = usual_size(plain, device, first) if own and config.image_size is None else full
         found.append(replace(asked, image_size=size))
     named: dict[str, TrainConfig] = {}

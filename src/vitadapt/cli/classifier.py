@@ -76,26 +76,23 @@ def _fit_config(
     data: str, backbone: str, method: str | None, plain: dict[str, Any], texts: dict[str, Any]
 ) -> FitConfig:
     from ..benchmark.sweep import read_prompts
-    from ..classifier.candidates import FitConfig, recipe_of_last_blocks
-    from ..methods import KAdaptation
+    from ..classifier.candidates import FitConfig
     from ..methods.spec import parse_method
     from ..nn.head_spec import parse_head
-    from ..training.recipe import recipe_for
+    from ..training.recipe import Recipe
     from ..utils.fields import build_changes, parse_fields
     from ..weights.load import check_name
 
     check_name(backbone)
     wanted = parse_method(method) if method else None
-    recipe = None
-    if texts["recipe"]:
-        base = recipe_for("fixed", wanted) if wanted else recipe_of_last_blocks(KAdaptation())
-        recipe = replace(base, **build_changes(type(base), parse_fields(texts["recipe"]), "recipe"))
+    changes = build_changes(Recipe, parse_fields(texts["recipe"]), "recipe") if texts["recipe"] else {}
+    Recipe(**changes)  # whose values are refused at once
     prompts = {name: texts[name] for name in ("class_names", "templates") if texts[name]}
     return FitConfig(
         data,
         backbone,
         wanted,
-        recipe=recipe,
+        changes=changes,
         head=parse_head(texts["head"]) if texts["head"] else None,
         prompts=read_prompts(prompts) if prompts else None,
         **plain,
@@ -114,7 +111,7 @@ def _print_defaults(config: FitConfig, device: str, out: Path) -> None:
         ["method", method_text(config.method) if config.method else method, "--method"],
         ["image size", str(config.image_size) if config.image_size else "the backbone's own", "--image-size"],
         ["cross-validation", f"{config.folds} folds", "--folds"],
-        ["training", "recipe 'fixed'" + (", changed" if config.recipe else ""), "--recipe"],
+        ["training", "recipe 'fixed'" + (", changed" if config.changes else ""), "--recipe"],
         ["seed", str(config.seed), "--seed"],
         ["device", device, "--device"],
         ["model folder", str(out), "--out"],
