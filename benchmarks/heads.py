@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 
 from vitadapt.data import Examples, default_cache, open_dataset
@@ -60,6 +61,32 @@ def discriminant(versions: np.ndarray, y: np.ndarray, test: np.ndarray, classes:
     more = normalised(torch.from_numpy(versions)) if spread else None
     head.set_linear(*Discriminant().solve_head(normalised(x), y, classes, more))
     return np.asarray(head(torch.from_numpy(test)).softmax(dim=1).detach())
+
+
+def ridge(x: np.ndarray, y: np.ndarray, test: np.ndarray, classes: int, kernel: bool) -> np.ndarray:
+    """Probabilities (M, C) by ridge regression on unit-length features, or with a Gaussian kernel.
+
+    Strength and temperature are those of the smallest loss of images left out, which cost nothing more here:
+    with H = K (K + l I)^-1, the residual of an image without itself is that with it, divided by 1 - H_ii.
+    """
+    centre = x.mean(axis=0)
+    x, test = (part - centre for part in (x, test))
+    x, test = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (x, test))
+    hot = np.eye(classes)[y]
+    within, across = (part @ x.T for part in (x, test))
+    if kernel:
+        within, across = np.exp(2 * (within - 1)), np.exp(2 * (across - 1))
+    doubt = 1 / (len(y) + 1)
+    target = (1 - doubt) * hot + doubt / classes
+    best = (np.inf, 1.0, 1.0)
+    for strength in np.geomspace(1e-3, 1e2, 16):
+        hat = within @ np.linalg.inv(within + strength * np.eye(len(y)))
+        left_out = hot - (hot - hat @ hot) / (1 - np.diag(hat))[:, None]
+        for temperature in np.geomspace(0.01, 1, 30):
+            loss = -float((target * log_softmax(left_out / temperature, axis=1)).sum())
+            best = min(best, (loss, strength, temperature))
+    weights = np.linalg.solve(within + best[1] * np.eye(len(y)), hot)
+    return np.asarray(np.exp(log_softmax(across @ weights / best[2], axis=1)))
 
 
 def scores(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -125,6 +152,8 @@ def main() -> None:
     for blocks, spread in ((1, False), (3, False), (3, True), (4, True)):
         cut = slice(-blocks * width, None)
         heads[f"discriminant, {blocks} blocks{', versions' if spread else ''}"] = partial(_answer, cut, spread)
+    heads["ridge, 3 blocks"] = partial(_ridge, slice(-3 * width, None), False)
+    heads["kernel ridge, 3 blocks"] = partial(_ridge, slice(-3 * width, None), True)
     for text in options.shots:
         shots = None if text == "all" else int(text)
         print(f"{text} shots" + "".join(f"  {name}" for name in data) + "  mean")
@@ -145,6 +174,11 @@ def _answer(
     cut: slice, spread: bool, versions: np.ndarray, y: np.ndarray, test: np.ndarray, classes: int
 ) -> np.ndarray:
     return discriminant(versions[:, :, cut], y, test[:2, :, cut].mean(axis=0), classes, spread)
+
+
+def _ridge(cut: slice, kernel: bool, versions: np.ndarray, y: np.ndarray, test: np.ndarray, classes: int) -> np.ndarray:
+    known, new = (part[:2, :, cut].mean(axis=0).astype(np.float64) for part in (versions, test))
+    return ridge(known, y, new, classes, kernel)
 
 
 if __name__ == "__main__":
