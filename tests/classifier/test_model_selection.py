@@ -17,7 +17,8 @@ def candidate(name: str, answers: list[int], sure: float = 0.9) -> Candidate:
     probabilities = np.full((len(answers), 2), 1 - sure)
     probabilities[np.arange(len(answers)), answers] = sure
     labels = np.zeros(len(answers), dtype=int)
-    return Candidate(name, cast(Any, None), 1, probabilities, 100 * float((np.array(answers) == labels).mean()))
+    score = 100 * float((np.array(answers) == labels).mean())
+    return Candidate(name, cast(Any, None), 1, probabilities, score=score)
 
 
 def test_an_image_is_answered_by_the_candidate_that_is_best_on_the_others():

@@ -93,7 +93,7 @@ def test_run_results_and_plot_work_together(tmp_path, photos, vitadapt):
         (["run", "--dataset", "PHOTOS", "--method", "lora", "--device", "cuda:7"], 2, "cuda:7"),
         (["run", "--dataset", "PHOTOS", "--method", "kadaptation:n=5", "--backbone", "random:tiny"], 1, "divide"),
         (["run", "--method", "lora"], 2, "dataset"),
-        (["bench", "absent.toml"], 2, "no such file"),
+        (["bench", "absent.toml"], 2, "cannot be read"),
         (["results", "absent"], 1, "no results there"),
         (["list", "metods"], 2, "methods"),
         (["count", "--method", "lorra"], 2, "lora"),

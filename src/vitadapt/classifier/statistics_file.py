@@ -98,7 +98,7 @@ def read_statistics(folder: Path, classes: int) -> ModelStatistics:
         check_file(path)
         data = read_bounded(path, ADAPTER_FILE)
         tensors = load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
         about = parse_json(header.get("__metadata__", {}).get("vitadapt", "{}"))
         if about.get("format") != FORMAT or tensors.keys() != set(_NAMES):
             raise ValueError(f"not of the format {FORMAT}")

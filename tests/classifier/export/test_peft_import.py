@@ -19,7 +19,7 @@ from vitadapt.classifier.export.deployed import PlainHead, TrainedModel, load_tr
 from vitadapt.classifier.export.hugging_face import library_model
 from vitadapt.classifier.export.peft_import import import_peft
 from vitadapt.classifier.model import load_model
-from vitadapt.methods import LoRA
+from vitadapt.methods import LinearProbe, LoRA
 from vitadapt.nn.head import Classifier, Head, backbone_of
 from vitadapt.nn.head_spec import HeadSpec
 from vitadapt.nn.surgery import adapt, seeded
@@ -42,7 +42,8 @@ def in_transformers(tmp_path: Path) -> Any:
     head = Head(base.features, 3)
     with seeded(3):
         head.linear.weight.data.normal_()
-    return library_model(base, PlainHead(head), ("a", "b", "c")).model
+    info = AdapterInfo(LinearProbe(), BACKBONE, base.image_size, ("a", "b", "c"), "")
+    return library_model(base, PlainHead(head), info).model
 
 
 def trained(model: Any, config: Any, folder: Path) -> Any:

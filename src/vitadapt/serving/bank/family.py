@@ -71,6 +71,10 @@ def dissect(
     """
     model = require_vit(adapted)
     _check_config(model, plain)
+    if model.side is not None:
+        raise NotApplicable(
+            "has a network beside the blocks, which a bank cannot compute for many; serve it as a model of its own"
+        )
     own = dict(_own_tensors(model, plain))
     key = _key(model, plain, {id(tensor): name for name, tensor in own.items()})
     return known.get(key) or family_of(copy_sharing_weights(model), plain, tuple(own)), own
@@ -204,6 +208,8 @@ def _referred(owner: nn.Module, attribute: str, names: Mapping[int, str]) -> Has
 def _value(value: object) -> tuple[str, Hashable]:
     if isinstance(value, partial):  # a copy of one would count as another
         return "partial", (value.func, value.args, tuple(sorted(value.keywords.items())))
+    if isinstance(value, slice):  # hashable from Python 3.12 on
+        return "slice", (value.start, value.stop, value.step)
     try:
         hash(value)
     except TypeError:
