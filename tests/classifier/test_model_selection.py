@@ -66,6 +66,9 @@ def test_a_schedule_refuses_what_does_not_fit_and_learns_its_pace():
     assert schedule.left("lora") == pytest.approx(3 * 55) and "time limit" in schedule.refusal("lora")
     schedule.drop("lora")
     assert schedule.left() == pytest.approx(60) and schedule.text() == "about 60 s left"
+    brief = Schedule(limit=60, now=lambda: 0.0)
+    brief.steps["long", 1] = 1000.0  # for which there is no time: it takes part in no promise
+    assert brief.text() == "about 60 s left"
     long = Schedule(longest=1000, now=lambda: 0.0)
     long.steps["lora", 0] = 7200
     assert "2.0 h; --effort best" in long.refusal("lora")

@@ -78,8 +78,8 @@ class Competition:
     def plan(self) -> str:
         """Enter every step with its expected seconds into the schedule -> the estimate as one line."""
         folds = 0 if self.fold is None else len(np.unique(self.fold))
-        images, last, seconds = len(self.data.delivered), 0.0, dict[int | None, float]()
-        always = []  # what trains no backbone
+        images, seconds = len(self.data.delivered), dict[int | None, float]()
+        final: dict[str, float] = {}  # the last training of each; nothing where no backbone is trained
         versions = self._versions if images <= MOST_JITTERED else 2
         for name, config in self.configs.items():
             backbone, _ = cached_backbone(config.backbone, config.image_size, self.environment.setting.device)
@@ -94,11 +94,10 @@ class Competition:
             self.schedule.steps[name, 0] = second * once
             part = len(self.data.train) / images * (1 - 1 / max(folds, 2))
             self.schedule.steps |= {(name, place): second * each * part for place in range(1, folds + 1)}
-            last = max(last, second * each)
-            always += [] if each else [name]
-        self.schedule.steps[FINAL, 0] = last * (2 if len(self.data.delivered) > len(self.data.train) else 1)
-        tried = [name for name in self.configs if name in always or not self.schedule.refusal(name)]
-        total = sum(self.schedule.left(name) for name in tried) + self.schedule.left(FINAL)
+            final[name] = second * each * (2 if len(self.data.delivered) > len(self.data.train) else 1)
+        self.schedule.steps[FINAL, 0] = max(final.values())
+        tried = [name for name in self.configs if not final[name] or not self.schedule.refusal(name)]
+        total = sum(self.schedule.left(name) for name in tried) + max(map(final.__getitem__, tried), default=0.0)
         return f"estimate: {duration(total)} for {len(tried)} candidates"
 
     def entries(self, first: Callable[[Entry], None]) -> Iterator[Entry]:

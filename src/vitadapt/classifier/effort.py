@@ -74,8 +74,9 @@ class Schedule:
         return ""
 
     def text(self) -> str:
-        """How long it will take yet, in words."""
-        return f"about {duration(self.left())} left"
+        """How long it will take yet, in words; not more than the limit leaves."""
+        over = float("inf") if self.limit is None else max(self.limit - (self.now() - self.start), 0.0)
+        return f"about {duration(min(self.left(), over))} left"
 
 
 @torch.inference_mode()
