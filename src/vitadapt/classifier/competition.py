@@ -98,7 +98,7 @@ class Competition:
         self.schedule.steps[FINAL, 0] = max(final.values())
         tried = [name for name in self.configs if not final[name] or not self.schedule.refusal(name)]
         total = sum(self.schedule.left(name) for name in tried) + max(map(final.__getitem__, tried), default=0.0)
-        return f"estimate: {duration(total)} for {len(tried)} candidates"
+        return f"estimate: up to {duration(total)} for {len(tried)} candidates"
 
     def entries(self, first: Callable[[Entry], None]) -> Iterator[Entry]:
         """Every candidate with its score; `first` is called with the first one that trains a head."""
