@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does so for what it starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # programs that tests start inherit an ignored one
 
 ALLOWED_SKIPS = re.compile(
     r"takes minutes: make test-faults|opens timm; make test-faults|trains no head|an administrator may read everything"
