@@ -106,7 +106,7 @@ class Competition:
         for name, config in self.configs.items():
             self.schedule.begin()
             if not any(other.parameters for other in found):
-                whole = self._task(config, 2)  # the images and their mirror images have to do for a first model
+                whole = self._task(config, 1)  # the images as they are have to do for a first model
                 if (entry := Entry(candidate_of(name, self._part(whole)), whole)).candidate.parameters:
                     first(entry)
             entry = self._entry(name, config, found)
