@@ -23,7 +23,7 @@ from ..training.views import JITTER, VERSIONS
 from ..utils.errors import ConfigError
 from .effort import Effort
 
-FEW, PASSES = 30, 900  # images; images times epochs
+PASSES = 900  # images times epochs
 LEAST_EPOCHS, MOST_EPOCHS = 5, 30
 LARGE = 224  # pixels; from this image size on, a CPU uses half of it where all blocks are trained
 
@@ -88,7 +88,7 @@ def _methods(config: FitConfig, backbone: Backbone) -> list[Method]:
     return [last, KAdaptation()] if config.effort == "best" else [last]
 
 
-def recipe_of_last_blocks(method: Method, images: int = FEW) -> Recipe:
+def recipe_of_last_blocks(method: Method, images: int) -> Recipe:
     """The recipe for a method that leaves the first half of the blocks as they are; images: to train on."""
     epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, PASSES // max(images, 1)))
     return replace(recipe_for("fixed", method), epochs=epochs, jitter=JITTER, flip=True, views=VERSIONS)

@@ -105,19 +105,22 @@ class Competition:
         found: list[Candidate] = []
         for name, config in self.configs.items():
             self.schedule.begin()
-            if not any(other.parameters for other in found):
-                whole = self._task(config, 1)  # the images as they are have to do for a first model
-                if (entry := Entry(candidate_of(name, self._part(whole)), whole)).candidate.parameters:
-                    first(entry)
-            entry = self._entry(name, config, found)
+            early = None
+            if config.method.trains_head and not any(other.parameters for other in found):
+                early = self._task(config, 1)  # the images as they are have to do for a first model
+                first(Entry(candidate_of(name, self._part(early)), early))
+                if config.image_size in self.views:
+                    early = None  # there are more versions to come
+            entry = self._entry(name, config, found, early)
             self.schedule.drop(name)
             self.message(f"{name}: {entry.candidate.summary}")
             found.append(entry.candidate)
             yield entry
 
-    def _entry(self, name: str, config: TrainConfig, found: list[Candidate]) -> Entry:
+    def _entry(self, name: str, config: TrainConfig, found: list[Candidate], early: Task | None) -> Entry:
+        """early: its task, where that is made already."""
         refusal = self.schedule.refusal(name) if found else ""
-        whole = self._task(config, self._versions)
+        whole = early or self._task(config, self._versions)
         candidate = candidate_of(name, self._part(whole))
         if refusal and candidate.trains_backbone:
             return Entry(replace(candidate, note=refusal), whole)

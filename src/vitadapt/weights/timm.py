@@ -236,6 +236,12 @@ def describe(module: nn.Module) -> Live | None:
         expect(type(block.attn) is Attention, f"attention of class {type(block.attn).__name__}")
         known = type(block.mlp) in (Mlp, SwiGLU) or getattr(block.mlp, "gate_last", True) is False
         expect(known and isinstance(block.mlp, (Mlp, SwiGLU, GluMlp)), f"an MLP of class {type(block.mlp).__name__}")
+    more = {} if vit.attn_pool is None else {"pool_heads": vit.attn_pool.num_heads, "rotary": None}
+    return live_of(module, vit, pooling, more)
+
+
+def live_of(module: nn.Module, vit: Any, pooling: Any, more: dict[str, Any]) -> Live:
+    """The live model `module`, of which `vit` is the transformer, with what its tensors do not tell."""
     first = vit.blocks[0]
     hints = Hints(
         heads=first.attn.num_heads,
@@ -245,7 +251,7 @@ def describe(module: nn.Module) -> Live | None:
         norm_after_pool=type(vit.fc_norm) is not nn.Identity,
         antialias=True,
         preprocess=preprocess_of(vit.pretrained_cfg) if getattr(vit, "pretrained_cfg", None) else None,
-        more={} if vit.attn_pool is None else {"pool_heads": vit.attn_pool.num_heads, "rotary": None},
+        more=more,
     )
     return Live(module, hints, features_of(vit), square(vit.patch_embed.img_size))
 

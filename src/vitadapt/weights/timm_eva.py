@@ -12,9 +12,9 @@ from ..nn.vit import Rotary
 from ..utils.errors import WeightsError
 from . import timm
 from .converter import Converter
-from .hints import NORMALISATIONS, UNKNOWN, Hints, Live, activation_of, expect, heads_of_64, norm_eps_of, square
+from .hints import NORMALISATIONS, UNKNOWN, Hints, Live, expect, heads_of_64, square
 from .rules import Rule
-from .timm import check_patches, features_of, layout, pooling_of, preprocess_of
+from .timm import check_patches, layout, live_of, pooling_of
 
 _QKV = "blocks.{i}.attention.qkv."
 _ATTN = "blocks.{i}.attn."
@@ -94,23 +94,10 @@ def describe(module: nn.Module) -> Live | None:
         expect(getattr(block.attn, "gate", None) is None, "gated attention")
         expect(type(block.mlp) in (Mlp, GluMlp, SwiGLU), f"an MLP of class {type(block.mlp).__name__}")
         expect(not getattr(block.mlp, "gate_last", False), "a gated MLP whose gate comes last")
-    first = vit.blocks[0]
-    size = square(vit.patch_embed.img_size)
-    pooling = pooling_of(vit)
-    more: dict[str, Any] = {"rotary": _rotary(vit), "image_size": size}
+    more: dict[str, Any] = {"rotary": _rotary(vit), "image_size": square(vit.patch_embed.img_size)}
     if vit.attn_pool is not None:
         more["pool_heads"] = vit.attn_pool.num_heads
-    hints = Hints(
-        heads=first.attn.num_heads,
-        activation=activation_of(first.mlp.act),
-        norm_eps=norm_eps_of(module),
-        pooling=pooling,
-        norm_after_pool=type(vit.fc_norm) is not nn.Identity,
-        antialias=True,
-        preprocess=preprocess_of(vit.pretrained_cfg) if getattr(vit, "pretrained_cfg", None) else None,
-        more=more,
-    )
-    return Live(module, hints, features_of(vit), size)
+    return live_of(module, vit, pooling_of(vit), more)
 
 
 def _rotary(vit: Any) -> Rotary | None:
