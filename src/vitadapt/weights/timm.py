@@ -240,7 +240,7 @@ def describe(module: nn.Module) -> Live | None:
     return live_of(module, vit, pooling, more)
 
 
-def live_of(module: nn.Module, vit: Any, pooling: Any, more: dict[str, Any]) -> Live:
+def live_of(module: nn.Module, vit: Any, pooling: Pooling, more: dict[str, Any]) -> Live:
     """The live model `module`, of which `vit` is the transformer, with what its tensors do not tell."""
     first = vit.blocks[0]
     hints = Hints(
