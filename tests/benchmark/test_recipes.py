@@ -34,6 +34,7 @@ CELLS = {
     "search": 48,
     "search-kadaptation": 8,
     "elevater-released": 1600,
+    "vtab1k": 912,
 }
 LEADERBOARD = {row.name for row in catalog().values() if row.leaderboard and row.name != "imagenet-1k"}
 

@@ -158,7 +158,8 @@ def _native_target(name: str) -> None:
     TARGETS[f"native {name}"] = Target(f"native {name}", prepare, opened(name))
 
 
-NATIVE = [name for name in native_cases.CASES if name not in (*native_cases.SEEDED, "country211", "rendered-sst2")]
+_LARGE = (*native_cases.SEEDED, "country211", "rendered-sst2", "sun397")
+NATIVE = [name for name in native_cases.CASES if name not in _LARGE]
 for _set in NATIVE:
     _native_target(_set)
 

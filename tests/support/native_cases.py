@@ -367,6 +367,169 @@ def annotation(image: str, objects: tuple[str, ...]) -> Iterator[str]:
     yield "</annotation>"
 
 
+@case("svhn")
+def svhn(root: Path) -> Truth:
+    from scipy.io import savemat
+
+    paint, truth = Painter(), Truth()
+    for split, count in (("train", 12), ("test", 5)):
+        images, digits = paint.pixels(32, 32, 3, count), np.arange(count, dtype=np.uint8)[:, None] % 10 + 1
+        savemat(root / f"{split}_32x32.mat", {"X": images, "y": digits}, do_compression=True)
+        truth[split] = [(int(d) % 10, images[..., i]) for i, d in enumerate(digits[:, 0])]  # the digit 0 is called 10
+    return truth
+
+
+@case("sun397")
+def sun397(root: Path) -> Truth:
+    """The list of classes has their paths in full: /a/abbey, /a/apartment_building/outdoor."""
+    row, paint, truth = catalog()["sun397"], Painter(), Truth()
+    paths = {meant: other.replace(" ", "_") for other, meant in row.spellings.items() if other[1] == "/"}
+    for split, file in (("train", "Training_01.txt"), ("test", "Testing_01.txt")):
+        lines = {f"/{path}/sun_{split}.jpg": name for name, path in paths.items()}
+        truth[split] = [(name, paint.save(root / "sun397" / f"SUN397{line}")) for line, name in lines.items()]
+        text(root / "sun397" / file, *lines)
+    return truth
+
+
+@case("retinopathy")
+def retinopathy(root: Path) -> Truth:
+    folder, paint, truth = root / "diabetic-retinopathy-detection", Painter(), Truth(train=[], val=[], test=[])
+    tables: dict[str, list[str]] = {"train": ["image,level"], "test": ["image,level,Usage"]}
+    for i in range(15):
+        split = SPLITS[i % 3]
+        part, usage = ("train", "") if split == "train" else ("test", ",Public" if split == "val" else ",Private")
+        truth[split].append((i % 5, paint.save(folder / part / f"{i}_left.jpeg")))
+        tables[part].append(f"{i}_left,{i % 5}{usage}")
+    text(folder / "trainLabels.csv", *tables["train"])
+    text(folder / "retinopathy_solution.csv", *tables["test"])
+    return truth
+
+
+def clevr(root: Path, label: Callable[[list[float]], str]) -> Truth:
+    """Scenes of 3 to 10 objects, whose distances from the camera lie on and beside every bound."""
+    folder, paint, truth = root / "clevr" / "CLEVR_v1.0", Painter(), Truth()
+    nearest = [7.0, 8.0, 8.000001, 8.5, 8.75, 9.2, 9.75, 10.0, 10.5]
+    for split, part in (("train", "train"), ("test", "val")):
+        scenes = truth[split] = []
+        described = []
+        for i, near in enumerate(nearest):
+            far = [near + 1 + k for k in range(2 + i % 8)]
+            name = f"CLEVR_{part}_{i:06d}.png"
+            scenes.append((label([*far, near]), paint.save(folder / "images" / part / name)))
+            objects = [{"pixel_coords": [3, 4, z], "shape": "cube"} for z in (*far, near)]
+            described.append({"image_filename": name, "objects": objects})
+        text(folder / "scenes" / f"CLEVR_{part}_scenes.json", json.dumps({"info": {}, "scenes": described}))
+    return truth
+
+
+@case("clevr-count")
+def clevr_count(root: Path) -> Truth:
+    return clevr(root, lambda distances: f"{len(distances)} objects")
+
+
+@case("clevr-distance")
+def clevr_distance(root: Path) -> Truth:
+    """VTAB's rule as it is written there: the last of these thresholds that is below the least distance."""
+    names = catalog()["clevr-distance"].classes
+    bounds = np.array([0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0], np.float32)
+    return clevr(root, lambda distances: names[np.flatnonzero(bounds < np.float32(min(distances))).max()])
+
+
+def varint(value: int) -> bytes:
+    return bytes([value & 127 | 128]) + varint(value >> 7) if value > 127 else bytes([value])
+
+
+def field(number: int, value: bytes) -> bytes:
+    """A field of bytes in a message of protocol buffers."""
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def tf_record(image: bytes, name: str, label: int, packed: bool = True) -> bytes:
+    values = {
+        "image": field(1, field(1, image)),
+        "filename": field(1, field(1, name.encode())),
+        "label": field(3, field(1, varint(label)) if packed else varint(1 << 3) + varint(label)),
+    }
+    entries = (field(1, field(1, key.encode()) + field(2, value)) for key, value in values.items())
+    message = field(1, b"".join(entries))
+    return struct.pack("<Q4x", len(message)) + message + bytes(4)
+
+
+@case("dmlab")
+def dmlab(root: Path) -> Truth:
+    folder, paint, truth = root / "dmlab", Painter(), Truth()
+    folder.mkdir()
+    for split, part in (("train", "train"), ("val", "validation"), ("test", "test")):
+        truth[split] = []
+        for shard in range(2):
+            records = b""
+            for i in range(3):
+                picture = folder / "picture.png"
+                truth[split].append((3 * shard + i, paint.save(picture)))
+                records += tf_record(picture.read_bytes(), f"{part}/{shard}{i}.png", 3 * shard + i, i > 0)
+            (folder / f"dmlab-{part}.tfrecord-{shard:05d}-of-00002").write_bytes(records)
+    picture.unlink()
+    return truth
+
+
+def norb_matrix(path: Path, magic: int, array: np.ndarray) -> None:
+    sizes = [*array.shape, 1, 1][: max(3, array.ndim)]
+    path.write_bytes(struct.pack(f"<{2 + len(sizes)}I", magic, array.ndim, *sizes) + array.tobytes())
+
+
+def smallnorb(root: Path, label: Callable[[np.ndarray], int]) -> Truth:
+    folder, paint, truth = root / "smallnorb", Painter(), Truth()
+    folder.mkdir()
+    parts = {"train": "5x46789x9x18x6x2x96x96-training", "test": "5x01235x9x18x6x2x96x96-testing"}
+    for split, part in parts.items():
+        images = paint.pixels(18, 2, 9, 9)
+        facts = np.array([[3, i % 9, 2 * i, 5] for i in range(18)], dtype="<i4")  # instance, elevation, azimuth, light
+        norb_matrix(folder / f"smallnorb-{part}-dat.mat", 0x1E3D4C55, images)
+        norb_matrix(folder / f"smallnorb-{part}-info.mat", 0x1E3D4C54, facts)
+        truth[split] = [(label(fact), rgb(Image.fromarray(pair[0]))) for fact, pair in zip(facts, images, strict=True)]
+    return truth
+
+
+@case("smallnorb-azimuth")
+def smallnorb_azimuth(root: Path) -> Truth:
+    return smallnorb(root, lambda facts: int(facts[2]) // 2)
+
+
+@case("smallnorb-elevation")
+def smallnorb_elevation(root: Path) -> Truth:
+    return smallnorb(root, lambda facts: int(facts[1]))
+
+
+@case("ucf101")
+def ucf101(root: Path) -> Truth:
+    names = [name.replace(" ", "_") for name in catalog()["ucf101"].classes]
+    return split_json(root / "ucf101", "split_zhou_UCF101.json", "UCF-101-midframes", names)
+
+
+def split_json(folder: Path, file: str, images: str, names: list[str]) -> Truth:
+    """A split file of CoOp for a few pictures, each of which stands for several classes; it numbers `names`."""
+    paint, truth, table = Painter(), Truth(), {}
+    for split in SPLITS:
+        paths = [f"a folder/{split}_{i}.jpg" for i in range(3)]
+        pixels = [paint.save(folder / images / path) for path in paths]
+        truth[split] = [(name, pixels[i % 3]) for i, name in enumerate(names)]
+        table[split] = [[paths[i % 3], i, name] for i, name in enumerate(names)]
+    text(folder / file, json.dumps(table))
+    return truth
+
+
+def vtab1k(root: Path, name: str) -> Truth:
+    """A set of VTAB-1k, with its numbers of classes."""
+    row, paint, truth = catalog()[f"vtab1k-{name}"], Painter(), Truth()
+    folder, last = root / row.sources[0]["folders"][0], len(row.classes) - 1
+    lists = {"train800val200.txt": ("train", [0, last, last // 2]), "test.txt": ("test", [last, 0])}
+    for file, (split, labels) in lists.items():
+        paths = {f"images/{split}/{i:06d}.jpg": label for i, label in enumerate(labels)}
+        truth[split] = [(label, paint.save(folder / path)) for path, label in paths.items()]
+        text(folder / file, *(f"{path} {label}" for path, label in paths.items()))
+    return truth
+
+
 def zipped(path: Path) -> None:
     """Replace a file by its gzipped form."""
     path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))

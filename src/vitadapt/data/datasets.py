@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from ..utils.errors import ConfigError, DataError
 from ..utils.files import expanded, shipped_table
@@ -103,16 +105,52 @@ def list_datasets(root: Path | None = None) -> list[dict[str, object]]:
 def catalog() -> Registry[CatalogRow]:
     """The named datasets, built-in ones first. Others are added by `catalog().register(name)(CatalogRow(...))`."""
     rows: Registry[CatalogRow] = Registry("dataset")
-    folder = files(__package__)
-    for name, table in shipped_table(__package__, "catalog.toml").items():
+    tables = dict(shipped_table(__package__, "catalog.toml"))
+    editions = tables.pop("editions")
+    for name, table in tables.items():
         fields = dict(table)
-        lines = fields.pop("classes", None)
-        if lines is None:
-            lines = folder.joinpath("classes").joinpath(f"{name}.txt").read_text(encoding="utf-8").splitlines()
+        lines = fields.pop("classes", None) or _lines_of(name)
         classes, spellings = _spellings(lines)
         fields |= {key: tuple(fields.get(key, ())) for key in ("sources", "also")}
         rows.register(name)(CatalogRow(name=name, classes=classes, spellings=spellings, **fields))
+    for edition, table in editions.items():
+        for name, facts in table["sets"].items():
+            rows.register(f"{edition}-{name}")(_of_edition(rows[name], f"{edition}-{name}", table, facts))
     return rows
+
+
+def _lines_of(name: str) -> list[str]:
+    return files(__package__).joinpath("classes").joinpath(f"{name}.txt").read_text(encoding="utf-8").splitlines()
+
+
+def _of_edition(row: CatalogRow, name: str, table: Mapping[str, Any], facts: Mapping[str, Any]) -> CatalogRow:
+    """`row` as an edition publishes it: `table` is what the edition says of all its sets, `facts` of this one."""
+    left_out = {row.spellings.get(label, label) for label in facts.get("without", ())}
+    classes = tuple(label for label in row.classes if label not in left_out)
+    own = {key: value for key, value in table.items() if key != "sets"}
+    sources = tuple({**_filled(source, facts), **facts.get("options", {})} for source in own.pop("sources"))
+    return replace(
+        row,
+        name=name,
+        classes=tuple(sorted(classes)) if facts.get("alphabetical") else classes,
+        spellings={other: label for other, label in row.spellings.items() if label not in left_out},
+        sizes={split: facts[split] for split in ("train", "val", "test") if split in facts},
+        sources=sources,
+        leaderboard="",
+        also=(),
+        torchvision={},
+        edition_of=row.name,
+        **{**own, "get": own["get"].format(**facts)},
+    )
+
+
+def _filled(value: Any, words: Mapping[str, Any]) -> Any:
+    """`value`, in depth, with the words in braces put in."""
+    if isinstance(value, str):
+        return value.format(**words)
+    if isinstance(value, Mapping):
+        return {key: _filled(one, words) for key, one in value.items()}
+    return [_filled(one, words) for one in value] if isinstance(value, list) else value
 
 
 def _spellings(lines: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -130,11 +168,12 @@ def resolve(spec: str) -> CatalogRow | None:
 
 
 def names_of(spec: str) -> tuple[str, ...]:
-    """Every name of the dataset that `spec` names; of a folder or a table its own name."""
+    """Every name of the dataset that `spec` names and of what it is an edition of; of a folder or a table its own."""
     row = resolve(spec)
     if row is None:
         return (Path(spec).name.removesuffix(".csv"),)
-    return (row.name, *filter(None, (row.leaderboard, *row.also)))
+    edited = names_of(row.edition_of) if row.edition_of else ()
+    return (row.name, *filter(None, (row.leaderboard, *row.also, *edited)))
 
 
 def find_copy(row: CatalogRow, root: Path | None) -> tuple[Options, str] | None:

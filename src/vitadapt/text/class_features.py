@@ -39,7 +39,7 @@ def sentences(spec: str, classes: Sequence[str], prompts: Prompts | None) -> lis
 def _known_as(spec: str) -> str:
     """The name under which there are built-in prompts; empty for data of one's own."""
     row = resolve(spec)
-    return row.name if row else ""
+    return (row.edition_of or row.name) if row else ""
 
 
 def prompt_findings(spec: str, classes: Sequence[str], prompts: Prompts | None = None) -> list[Finding]:

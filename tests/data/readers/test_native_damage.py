@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from native_cases import dump, records, text, zipped
+from native_cases import dump, norb_matrix, records, text, tf_record, zipped
 
 from vitadapt.data import open_dataset
 from vitadapt.data.readers.restricted_pickle import read_pickle
@@ -78,8 +79,87 @@ FER = "fer2013/fer2013.csv"
 FLOWERS = "flowers-102"
 CARS = "stanford_cars"
 MEMES = "hateful-memes"
+DMLAB = "dmlab/dmlab-train.tfrecord"
+NORB = "smallnorb/smallnorb-5x46789x9x18x6x2x96x96-training"
+UCF = "ucf101/split_zhou_UCF101.json"
 
 DAMAGES: dict[str, tuple[str, Damage, str]] = {
+    "a house number too few": (
+        "svhn",
+        mat("test_32x32.mat", X=np.zeros((2, 2, 3, 4), np.uint8), y=np.ones((3, 1), np.uint8)),
+        "test_32x32.mat does not hold images X with a digit y for each; get the data again",
+    ),
+    "house numbers without images": (
+        "svhn",
+        mat("train_32x32.mat", y=np.ones((3, 1), np.uint8)),
+        "train_32x32.mat is not a readable MATLAB file with X and y .*get the data again",
+    ),
+    "a scene without its image": (
+        "clevr-count",
+        remove("clevr/CLEVR_v1.0/images/val/CLEVR_val_000003.png"),
+        "val_scenes.json lists files that are not in .*CLEVR_val_000003.png; unpack the whole archive",
+    ),
+    "a scene without objects": (
+        "clevr-distance",
+        put("clevr/CLEVR_v1.0/scenes/CLEVR_val_scenes.json", '{"scenes": [{"image_filename": "x", "objects": []}]}'),
+        "val_scenes.json is not a list of scenes with their objects",
+    ),
+    "a scene file that is a list": (
+        "clevr-count",
+        put("clevr/CLEVR_v1.0/scenes/CLEVR_val_scenes.json", "[]"),
+        "val_scenes.json is not a list of scenes",
+    ),
+    "too few objects": (
+        "clevr-count",
+        swap("clevr/CLEVR_v1.0/scenes/CLEVR_train_scenes.json", '"objects": [', '"objects": [], "others": ['),
+        "labels -3..",
+    ),
+    "records are cut": ("dmlab", cut(f"{DMLAB}-00000-of-00002", 60), "is not a readable file of records .*cut off"),
+    "a record too long": (
+        "dmlab",
+        lambda root: (root / f"{DMLAB}-00000-of-00002").write_bytes(b"\xff" * 40),
+        "is not a readable file of records",
+    ),
+    "a record whose file lies elsewhere": (
+        "dmlab",
+        lambda root: (root / f"{DMLAB}-00001-of-00002").write_bytes(tf_record(b"x", "../x.png", 1)),
+        r"lists '../x.png', which is not a path below its folder",
+    ),
+    "no records": ("dmlab", lambda root: [f.unlink() for f in (root / "dmlab").glob("*test*")], "has no dmlab-test"),
+    "a matrix of another kind": (
+        "smallnorb-azimuth",
+        lambda root: (root / f"{NORB}-dat.mat").write_bytes((root / f"{NORB}-info.mat").read_bytes()),
+        "training-dat.mat is not a NORB matrix of uint8 with 4 axes",
+    ),
+    "a matrix is cut": ("smallnorb-azimuth", cut(f"{NORB}-dat.mat", 200), "holds 200 bytes instead of"),
+    "facts about other images": (
+        "smallnorb-elevation",
+        lambda root: norb_matrix(root / f"{NORB}-info.mat", 0x1E3D4C54, np.zeros((3, 4), "<i4")),
+        "training-info.mat does not describe the 18 images of",
+    ),
+    "an unknown usage of an eye": (
+        "retinopathy",
+        swap("diabetic-retinopathy-detection/retinopathy_solution.csv", "Public", "Secret"),
+        "line 2 has the unknown usage 'Secret'",
+    ),
+    "an eye is missing": (
+        "retinopathy",
+        remove("diabetic-retinopathy-detection/test/1_left.jpeg"),
+        "lists files that are not in .*1_left.jpeg",
+    ),
+    "a split file without a split": ("ucf101", put(UCF, '{"train": [["a.jpg", 0, "x"]]}'), "no list of .* called val"),
+    "a split file with another kind of entry": ("ucf101", put(UCF, '{"train": [["a.jpg", 0]]}'), "called train"),
+    "a class with two names": (
+        "ucf101",
+        swap(UCF, '1, "Apply_Lipstick"', '0, "Apply_Lipstick"'),
+        "calls class 0 'Apply_Eye_Makeup' and 'Apply_Lipstick'",
+    ),
+    "a split file leads out": ("ucf101", swap(UCF, "a folder/", "../"), "which is not a path below its folder"),
+    "a number left out": (
+        "ucf101",
+        put(UCF, json.dumps({split: [["a folder/test_0.jpg", 1, "Archery"]] for split in ("train", "val", "test")})),
+        "does not number its 1 classes from 0 on",
+    ),
     "a batch is missing": ("cifar-10", remove(f"{C10}/data_batch_3"), "data_batch_3 is missing; unpack the whole arch"),
     "a batch is cut": (
         "cifar-10",

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torchvision.datasets as tv
-from native_cases import CASES, SEEDED, SPLITS, rgb
+from elevater_cases import Copy, write_shards
+from native_cases import CASES, SEEDED, SPLITS, rgb, split_json, vtab1k
 
 from vitadapt.data import Dataset, Examples, open_dataset
 from vitadapt.data.class_names import class_key
@@ -53,9 +54,14 @@ def whole(dataset: Dataset) -> Examples:
     return Examples(tuple(refs[i] for i in order), np.concatenate([part.labels for part in parts])[order])
 
 
-def test_there_is_a_case_for_every_data_set_of_the_suite() -> None:
-    suite = {name for name, row in catalog().items() if row.leaderboard} - {"imagenet-1k"}
-    assert set(CASES) == suite and len(suite) == 20
+SHARED = {"hub", "numbered-folders", "webdataset"}  # storages of many data sets
+BUNDLED = {"mnist-5k", "digits", "fashion-mnist", "openclipart", "imagenet-1k"}  # from packages; and one too large
+
+
+def test_there_is_a_case_for_every_data_set_with_a_storage_of_its_own() -> None:
+    own = {name for name, row in catalog().items() if {options["reader"] for options in row.sources} - SHARED}
+    assert set(CASES) == {name for name in own if not catalog()[name].edition_of} - BUNDLED
+    assert len([name for name in CASES if catalog()[name].leaderboard]) == 20
 
 
 @pytest.mark.parametrize("name", sorted(set(CASES) - set(SEEDED)))
@@ -66,7 +72,65 @@ def test_the_official_split_is_read(name: str, native_copy: Native) -> None:
     for split in truth:
         same(dataset.splits[split], truth[split], name)
     assert (dataset.classes, dataset.metric, dataset.squash) == (row.classes, row.metric, row.squash)
-    assert dataset.split == "elevater" and not [note for note in dataset.notes if "native" in note]
+    assert dataset.split == row.split and not [note for note in dataset.notes if "native" in note]
+    assert dataset.split == ("elevater" if row.leaderboard else "given")
+
+
+VTAB = [name for name, row in catalog().items() if name.startswith("vtab1k-") and row.edition_of]
+COOP = [name for name, row in catalog().items() if name.startswith("coop-") and row.edition_of]
+
+
+@pytest.mark.parametrize("name", VTAB)
+def test_a_set_of_vtab_1k_is_read_with_the_numbers_of_its_lists(name: str, tmp_path: Path) -> None:
+    truth = vtab1k(tmp_path, name.removeprefix("vtab1k-"))
+    dataset = open_dataset(name, tmp_path)
+    for split in truth:
+        same(dataset.splits[split], truth[split], name)
+    assert (dataset.metric, dataset.squash, dataset.split) == ("accuracy", True, "given")
+
+
+def test_vtab_1k_has_nineteen_sets_of_a_thousand_images_and_its_own_order_of_cifar() -> None:
+    rows = [catalog()[name] for name in VTAB]
+    assert len(rows) == 19 and {row.sizes["train"] for row in rows} == {1000}
+    assert rows[0].classes == tuple(sorted(catalog()["cifar-100"].classes))  # as TensorFlow Datasets numbers them
+
+
+RENAMED = {  # what CoOp's files call some classes
+    "coop-caltech-101": {"off-center face": "face", "Leopards": "leopard", "airplanes": "airplane"},
+    "coop-eurosat": {"brushland or shrubland": "Herbaceous Vegetation Land", "lake or sea": "Sea or Lake"},
+}
+
+
+def coop_name(name: str, label: str) -> str:
+    if name == "coop-stanford-cars":  # the year first
+        words = label.split()
+        return " ".join([words[-1], *words[:-1]])
+    return RENAMED.get(name, {}).get(label, label.lower().replace(" ", "_"))
+
+
+@pytest.mark.parametrize("name", COOP)
+def test_a_split_file_of_coop_is_read_with_its_numbering(name: str, tmp_path: Path) -> None:
+    row = catalog()[name]
+    options = row.sources[0]
+    own = list(row.classes) if options.get("numbered") else sorted(row.classes, key=lambda label: label[::-1])
+    names = [coop_name(name, label) for label in own]
+    truth = split_json(tmp_path / options["folders"][0], options["list"], options["images"], names)
+    dataset = open_dataset(name, tmp_path)
+    for split in truth:
+        expected = [(row.classes.index(own[names.index(said)]), pixels) for said, pixels in truth[split]]
+        same(dataset.splits[split], expected, name)
+    assert dataset.order == (() if options.get("numbered") else tuple(row.classes.index(label) for label in own))
+
+
+def test_finer_levels_are_grouped_by_vtabs_rule(tmp_path: Path) -> None:
+    for name, levels in (("dsprites-location", 32), ("dsprites-orientation", 40)):
+        row = catalog()[name]
+        copy = Copy(row, {split: [(i, (i,)) for i in range(levels)] for split in ("train", "test")})
+        write_shards(tmp_path, copy, [str(i) for i in range(levels)])
+        factor = np.float32(levels / 16)
+        expected = [int(np.floor_divide(np.float32(level), factor)) for level in range(levels)]
+        assert open_dataset(name, tmp_path).splits["test"].labels.tolist() == expected
+        assert set(expected) == set(range(16))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -225,6 +289,15 @@ def fer(root: Path, split: str) -> Items:
     return items(tv.FER2013(root, split=split), names)
 
 
+def clevr(root: Path, split: str) -> Items:
+    dataset = tv.CLEVRClassification(root, split={"test": "val"}.get(split, split))
+    return ((f"{count} objects", rgb(image)) for image, count in dataset)
+
+
+def svhn(root: Path, split: str) -> Items:
+    return ((int(digit), rgb(image)) for image, digit in tv.SVHN(root, split=split))
+
+
 TORCHVISION: dict[str, Callable[[Path, str], Items]] = {
     "cifar-10": by_number(tv.CIFAR10, "cifar-10"),
     "cifar-100": by_number(tv.CIFAR100, "cifar-100"),
@@ -240,6 +313,8 @@ TORCHVISION: dict[str, Callable[[Path, str], Items]] = {
     "patch-camelyon": splits(tv.PCAM, names=False),
     "rendered-sst2": splits(tv.RenderedSST2),
     "stanford-cars": splits(tv.StanfordCars),
+    "clevr-count": clevr,
+    "svhn": svhn,
     "voc-2007": voc,
 }
 
@@ -248,6 +323,7 @@ TORCHVISION: dict[str, Callable[[Path, str], Items]] = {
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvision_reads_the_same(name: str, native_copy: Native, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchvision.datasets.fer2013.check_integrity", lambda *_, **__: True)
+    monkeypatch.setattr(tv.SVHN, "_check_integrity", lambda _: True)
     monkeypatch.setattr("torchvision.datasets.flowers102.check_integrity", lambda *_, **__: True)
     root, truth = native_copy(name)
     dataset = open_dataset(name, root)

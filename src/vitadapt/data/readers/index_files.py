@@ -22,12 +22,13 @@ Listed = Iterator[tuple[str, str]]  # (name of the image, its class as the index
 
 
 def class_in_path(index: Path) -> Listed:
-    """`class/image` lines."""
+    """`class/image` lines; a class may be several folders deep, and a slash may stand in front."""
     for where, line in lines_of(index):
-        label, slash, _ = line.partition("/")
+        image = line.removeprefix("/")
+        label, slash, _ = image.rpartition("/")
         if not slash:
             raise DataError(f"{where} is not class/image; get the data again")
-        yield line, label
+        yield image, label
 
 
 def class_after_blank(index: Path) -> Listed:

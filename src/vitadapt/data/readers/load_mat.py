@@ -1,4 +1,5 @@
-"""The variables of a MATLAB file as plain lists, by scipy. As a program: standard input to standard output.
+"""The variables of a MATLAB file as plain lists, by scipy. As a program: standard input to standard output, as JSON;
+or, of the variables whose names it is given, the arrays one after another as .npy files.
 
 scipy executes nothing of a file, but many damaged files end the process that reads them. So a file that nobody
 has checked is read by a process of its own, which imports nothing of this package.
@@ -41,9 +42,23 @@ def _main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     except (ImportError, ValueError, OSError):  # a system without such limits
         pass
-    table = variables(sys.stdin.buffer.read())
+    data = sys.stdin.buffer.read()
+    if names := sys.argv[1:]:
+        _write_arrays(data, names)
+        return
+    table = variables(data)
     with open(1, "w", encoding="utf-8", closefd=False) as output:
         json.dump(table, output)
+
+
+def _write_arrays(data: bytes, names: list[str]) -> None:
+    from numpy import save
+    from scipy.io import loadmat
+
+    table, output = loadmat(io.BytesIO(data), variable_names=names), io.BytesIO()  # numpy writes to no pipe
+    for name in names:
+        save(output, table[name], allow_pickle=False)
+    sys.stdout.buffer.write(output.getbuffer())
 
 
 if __name__ == "__main__":

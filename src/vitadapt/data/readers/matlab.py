@@ -1,8 +1,12 @@
-"""Labels in MATLAB files: Oxford Flowers (labels and split by image number) and Stanford Cars (annotation records)."""
+"""Labels in MATLAB files: Oxford Flowers (labels and split by image number) and Stanford Cars (annotation records).
+
+And images in them: the house numbers of SVHN.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -16,7 +20,7 @@ import numpy.typing as npt
 
 from ...utils.errors import DataError, damaged
 from ...utils.limits import IMAGE_FILE
-from ..examples import Examples
+from ..examples import ArrayRef, Examples
 from . import load_mat
 from .helpers import Stored, bytes_of, file_refs, first_of, register
 from .reader import Options
@@ -44,9 +48,17 @@ def read_mat(path: Path, *keys: str) -> list[Any]:
     return [table[key] for key in keys]
 
 
-def _in_a_process(data: bytes) -> bytes:
+def read_arrays(path: Path, *keys: str) -> list[npt.NDArray[Any]]:
+    """The arrays of numbers `keys` of a .mat file. Raises DataError when it is missing, damaged or lacks one."""
+    data = bytes_of(path, IMAGE_FILE)
+    with damaged(path, "get the data again", DataError, f"is not a readable MATLAB file with {' and '.join(keys)}"):
+        stream = io.BytesIO(_in_a_process(data, *keys))
+        return [np.lib.format.read_array(stream, allow_pickle=False) for _ in keys]
+
+
+def _in_a_process(data: bytes, *names: str) -> bytes:
     """What the program `load_mat` writes of a file. Raises ValueError when it fails, or its process ends."""
-    command = [sys.executable, "-I", str(load_mat.__file__)]
+    command = [sys.executable, "-I", str(load_mat.__file__), *names]
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # each of them would take memory
     done = subprocess.run(command, input=data, capture_output=True, timeout=_SECONDS, env={**os.environ, **threads})
     if done.returncode:
@@ -115,5 +127,21 @@ def load_records(folder: Path, options: Options) -> Stored:
     return Stored(splits, classes)
 
 
+def load_images(folder: Path, options: Options) -> Stored:
+    """Images X (H, W, 3, N) and digits y (N, 1), where 10 stands for 0, in one file per split.
+
+    Options: `files` (split -> file). Raises DataError for anything else.
+    """
+    splits = {}
+    for split, name in options["files"].items():
+        pixels, digits = read_arrays(folder / name, "X", "y")
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or digits.size != pixels.shape[3] or digits.dtype.kind != "u":
+            raise DataError(f"{folder / name} does not hold images X with a digit y for each; get the data again")
+        refs = (ArrayRef(pixels[..., i], f"{split}[{i}]") for i in range(digits.size))
+        splits[split] = Examples(tuple(refs), digits.reshape(-1).astype(np.int64) % 10)
+    return Stored(splits)
+
+
+register("mat-images", load_images)
 register("mat-numbered", load_numbered)
 register("mat-records", load_records)

@@ -33,6 +33,7 @@ class CatalogRow:
     rebuildable: bool = True
     torchvision: Mapping[str, Any] = field(default_factory=dict)  # the class that downloads it and its arguments
     spellings: Mapping[str, str] = field(default_factory=dict)  # other spelling -> class name
+    edition_of: str = ""  # the row whose images this one publishes with splits of its own
 
     @property
     def split(self) -> str:

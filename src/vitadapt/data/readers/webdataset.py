@@ -1,7 +1,7 @@
 """WebDataset shards: `train/0.tar`, `train/1.tar`, .. with `KEY.webp` beside `KEY.cls` (or `KEY.npy`), read in place.
 
 Options: `repo` (the name of the published copy, also that of its folder below the data root), `notes` (what is
-peculiar to it).
+peculiar to it), `grouped` (it tells finer levels apart: as many neighbouring ones as fit make a class).
 """
 
 from __future__ import annotations
@@ -50,13 +50,19 @@ def read(row: CatalogRow, options: Options, place: str) -> Contents:
     """Train and test in the order of the shards. Raises DataError naming the shard that is missing or damaged."""
     folder = Path(place)
     _require_whole(row, folder / _NAMES)
-    names = [stripped for line in text_of(folder / _NAMES).splitlines() if (stripped := line.strip())]
-    order, doubts = in_order(row, names, str(folder / _NAMES))
+    lines = (line.strip() for line in text_of(folder / _NAMES).strip().splitlines())
+    names = [line for line in lines if line or "" in row.spellings]
+    doubts: tuple[str, ...] = ()
+    if options.get("grouped"):
+        order = tuple(level * len(row.classes) // len(names) for level in range(len(names)))
+    else:
+        order, doubts = in_order(row, names, str(folder / _NAMES))
     splits = {split: _split(row, folder / split, order) for split in ("train", "test")}
     sizes = {split: len(examples) for split, examples in splits.items()}
     native = any(row.sizes.get(split) != size for split, size in sizes.items())
     notes = [f"native split: that of {options['repo']}"] if native else []
-    return Contents(splits, (*notes, *options.get("notes", ())), order, "native" if native else "", doubts)
+    numbering = () if options.get("grouped") else order
+    return Contents(splits, (*notes, *options.get("notes", ())), numbering, "native" if native else "", doubts)
 
 
 READERS.register("webdataset")(Reader(places, has, read))
