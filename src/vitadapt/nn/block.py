@@ -17,7 +17,7 @@ from ..utils.errors import ConfigError
 from .deltas import goes_in_place, is_thin, thin_linear
 from .perturbation import Perturbation
 from .rotary import Rotary
-from .vit_config import ACTIVATIONS, ViTConfig
+from .vit_config import ACTIVATIONS, BlockConfig
 
 Slot = Literal["q", "k", "v", "o", "fc1", "fc2", "gate"]
 Layer = Literal["attention", "mlp"]
@@ -100,9 +100,9 @@ class LayerScale(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention over all tokens, (B, N, D) -> (B, N, D), or (B, first, D) for the `first` tokens."""
 
-    def __init__(self, config: ViTConfig) -> None:
+    def __init__(self, config: BlockConfig) -> None:
         super().__init__()
-        self.heads, self.rotary = config.heads, config.rotary
+        self.heads, self.rotary, self.causal = config.heads, config.rotary, config.causal
         self.qkv = SlotLinear(config.width, 3 * config.width, ("q", "k", "v"), bias=config.qkv_bias)
         self.out = SlotLinear(config.width, config.width, ("o",), bias=config.linear_bias)
         head = config.width // config.heads
@@ -110,7 +110,8 @@ class Attention(nn.Module):
         self.norm = norm_of(config) if config.attention_norm else None
 
     def forward(self, x: Tensor, first: int | None = None, rotation: Tensor | None = None) -> Tensor:
-        return self.output(F.scaled_dot_product_attention(*self.input(x, first, rotation)))
+        q, k, v = self.input(x, first, rotation)
+        return self.output(F.scaled_dot_product_attention(q, k, v, is_causal=self.causal))
 
     def input(
         self, x: Tensor, first: int | None = None, rotation: Tensor | None = None
@@ -137,7 +138,7 @@ class MLP(nn.Module):
     A gated one (Shazeer 2020, SwiGLU) is fc2(activation(gate(x)) * fc1(x)), with gate and fc1 packed in one layer.
     """
 
-    def __init__(self, config: ViTConfig) -> None:
+    def __init__(self, config: BlockConfig) -> None:
         super().__init__()
         slots: tuple[Slot, ...] = ("gate", "fc1") if config.gated else ("fc1",)
         self.fc1 = SlotLinear(config.width, len(slots) * config.mlp_width, slots, bias=config.linear_bias)
@@ -154,7 +155,7 @@ class MLP(nn.Module):
         return cast(Tensor, y)
 
 
-def norm_of(config: ViTConfig, width: int = 0) -> nn.Module:
+def norm_of(config: BlockConfig, width: int = 0) -> nn.Module:
     """The kind of norm that `config` names, for vectors of `width` (0: the width of a token)."""
     kind = nn.RMSNorm if config.norm == "rms" else nn.LayerNorm
     return kind(width or config.width, eps=config.norm_eps)
@@ -173,7 +174,7 @@ class Block(nn.Module):
     by itself (`tokenwise = True`) for this.
     """
 
-    def __init__(self, config: ViTConfig) -> None:
+    def __init__(self, config: BlockConfig) -> None:
         super().__init__()
         norm = partial(norm_of, config)
         scale = partial(LayerScale, config.width) if config.layer_scale else nn.Identity

@@ -25,6 +25,7 @@ from .backbone import Preprocess as Preprocess
 from .block import Block, append_tokens, norm_of
 from .pooling import Attend, AttentionPooling
 from .rotary import Rotary as Rotary
+from .transformer import Transformer
 from .vit_config import ACTIVATIONS as ACTIVATIONS
 from .vit_config import Activation as Activation
 from .vit_config import Pooling as Pooling
@@ -33,23 +34,13 @@ from .vit_config import ViTConfig as ViTConfig
 from .vit_config import quick_gelu as quick_gelu
 
 
-class ViT(Backbone):
-    """A plain vision transformer: uint8 or 0..1 float images (B, 3, S, S) -> features (B, E).
-
-    `shared` holds modules that a method uses in several layers (for example the Kronecker rules of KAdaptation), so
-    that they appear, are counted and are saved once. `tokens` (P, D) are learnt tokens that go through all blocks
-    behind the patches, and are not pooled. `inserted` holds modules behind the embedding of the "patches" and behind
-    the final "norm". `side` is a network beside the blocks (see `surgery.add_side`).
-    """
+class ViT(Transformer, Backbone):
+    """A plain vision transformer: uint8 or 0..1 float images (B, 3, S, S) -> features (B, E)."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.config: ViTConfig = config
         D = config.width
-        self.shared, self.inserted = nn.ModuleDict(), nn.ModuleDict()
-        self.side: nn.Module | None = None
-        self.tokens: nn.Parameter | None = None
-        self.other_changes: list[str] = []  # of a method, that `surgery` knows no way to merge or to move
         self.patches = nn.Conv2d(config.channels, D, config.patch, stride=config.patch, bias=config.patch_bias)
         self.patch_norm = norm_of(config) if config.patch_norm else None
         self.class_token = nn.Parameter(torch.zeros(D)) if config.class_token else None
@@ -72,16 +63,6 @@ class ViT(Backbone):
             return nn.Identity()
         kind = nn.RMSNorm if config.norm == "rms" else nn.LayerNorm
         return kind(config.width, eps=config.norm_eps, elementwise_affine=config.final_norm == "affine")
-
-    def reset_parameters(self) -> None:
-        """Random weights of a sensible size from torch's global generator (for tests, counting and timing)."""
-        for name, parameter in self.named_parameters():
-            if parameter.is_meta:
-                continue  # holds no numbers; torch would load its compiler to draw none, two seconds of every command
-            if parameter.ndim > 1 or name in ("class_token", "latent"):
-                nn.init.normal_(parameter, std=0.02 if "patches" not in name else 0.05)
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.forward_from(self.forward_to(images, 0), 0, self.rotation(images))
@@ -162,10 +143,6 @@ class ViT(Backbone):
         for number in range(*slice(first, last).indices(self.config.depth)):
             x, state = self.beside(number, self.blocks[number](x, None, rotation), state)
         return x
-
-    def beside(self, number: int, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Tokens x (B, N, D) behind block `number`, and the state of the side network where there is one."""
-        return (x, state) if self.side is None else self.side(number, x, state)
 
     def pool(self, x: Tensor, attend: Attend = F.scaled_dot_product_attention) -> Tensor:
         """Tokens (B, N, D) -> features (B, E): final norm, pooling (by attention: as `attend` does), projection."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Literal
 
@@ -41,24 +41,50 @@ PARTS = (
 
 
 @dataclass(frozen=True)
-class ViTConfig:
-    """Everything that fixes the shape and the function of a `ViT` apart from its weights."""
+class BlockConfig:
+    """What fixes the shape and the function of the blocks of a transformer, of images or of text."""
 
     width: int
     depth: int
     heads: int
-    patch: int
-    image_size: int = 224
+    _: KW_ONLY
     hidden: int = 0  # width of the MLP; 0 means 4 x width
     activation: Activation = "gelu"
     norm_eps: float = 1e-6
+    norm: Literal["layer", "rms"] = "layer"
+    qkv_bias: bool = True
+    linear_bias: bool = True  # have the slots o, gate, fc1 and fc2 biases?
+    layer_scale: bool = False
+    rotary: Rotary | None = None  # queries and keys of patches are turned by angles of their places
+    qk_norm: bool = False  # norms of the queries and of the keys of every head
+    attention_norm: bool = False  # a norm in front of the output layer of the attention
+    mlp_norm: bool = False  # a norm in front of the output layer of the MLP
+    gated: bool = False  # the MLP multiplies its hidden units by an activated gate
+    causal: bool = False  # a token sees those before it and itself alone
+
+    def __post_init__(self) -> None:
+        for name in ("width", "depth", "heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1: {self}")
+        if self.width % self.heads:
+            raise ValueError(f"heads does not divide: {self}")
+
+    @property
+    def mlp_width(self) -> int:
+        return self.hidden or 4 * self.width
+
+
+@dataclass(frozen=True)
+class ViTConfig(BlockConfig):
+    """Everything that fixes the shape and the function of a `ViT` apart from its weights."""
+
+    patch: int
+    image_size: int = 224
     class_token: bool = True
     class_position: bool = True  # does the class token have a position of its own?
     registers: int = 0
     patch_bias: bool = True
-    qkv_bias: bool = True
     ln_pre: bool = False
-    layer_scale: bool = False
     final_norm: Literal["affine", "plain", "none"] = "affine"  # plain: no weight and bias
     norm_after_pool: bool = False
     pooling: Pooling = "class"
@@ -68,15 +94,8 @@ class ViTConfig:
     resampling: Resampling = "bicubic"  # crop: bilinear to a square, of which an oblong image takes the upper left
     positions: bool = True  # is there a learnt vector for every place?
     position_grid: int = 0  # places along one side of their table; 0 means as many as patches
-    rotary: Rotary | None = None  # queries and keys of patches are turned by angles of their places
     class_tokens: int = 1  # how many of the first tokens pooling "class" reads, one behind another
-    norm: Literal["layer", "rms"] = "layer"
     patch_norm: bool = False  # a norm behind the patch embedding, before the positions
-    qk_norm: bool = False  # norms of the queries and of the keys of every head
-    attention_norm: bool = False  # a norm in front of the output layer of the attention
-    mlp_norm: bool = False  # a norm in front of the output layer of the MLP
-    gated: bool = False  # the MLP multiplies its hidden units by an activated gate
-    linear_bias: bool = True  # have the slots o, gate, fc1 and fc2 biases?
     pool_heads: int = 0  # heads of the pooling by attention
     pool_hidden: int = 0  # width of its MLP; 0 means 4 x width
     channels: int = 3
@@ -85,12 +104,12 @@ class ViTConfig:
     preprocess: Preprocess = IMAGENET
 
     def __post_init__(self) -> None:
-        for name in ("width", "depth", "heads", "patch", "image_size", "pooled_blocks", "class_tokens", "channels"):
+        super().__post_init__()
+        for name in ("patch", "image_size", "pooled_blocks", "class_tokens", "channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1: {self}")
-        for name, value in (("heads", self.width % self.heads), ("patch", self.image_size % self.patch)):
-            if value:
-                raise ValueError(f"{name} does not divide: {self}")
+        if self.image_size % self.patch:
+            raise ValueError(f"patch does not divide: {self}")
         for holds, otherwise in self._conditions():
             if not holds:
                 raise ValueError(f"{otherwise}: {self}")
@@ -128,10 +147,6 @@ class ViTConfig:
     def table_grid(self) -> int:
         """Places along one side of the table of positions."""
         return self.position_grid or self.grid
-
-    @property
-    def mlp_width(self) -> int:
-        return self.hidden or 4 * self.width
 
     @property
     def prefix(self) -> int:

@@ -13,8 +13,9 @@ from ..nn.vit import Preprocess, ViT
 from ..utils.errors import WeightsError
 from ..utils.registry import unknown
 from . import hugging_face, hugging_face_config, hugging_face_parts, open_clip_timm, openai_clip, timm, timm_eva
-from .converter import WRAPPING, Converted, Converter
+from .converter import Converted, Converter
 from .hints import NO_HINTS, Hints, Live, build, expect
+from .layout import WRAPPING
 
 CONVERTERS: dict[str, Converter] = {
     layout.name: layout
