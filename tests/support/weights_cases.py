@@ -127,11 +127,11 @@ def _summary(module: Any, images: Tensor) -> Tensor:
     return module(pixel_values=images * scale.norm_std + scale.norm_mean).summary
 
 
-def open_clip_tower(name: str, pool: str, proj: str) -> nn.Module:
+def open_clip_tower(name: str, pool: str, proj: str, **changes: Any) -> nn.Module:
     """An image tower of open_clip that is a ViT of timm."""
     tower = pytest.importorskip("open_clip.timm_model")
     timm = pytest.importorskip("timm")
-    tiny = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4}
+    tiny = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4, **changes}
     with seeded(0), pytest.MonkeyPatch.context() as patch:
         create = timm.create_model
         patch.setattr(tower.timm, "create_model", lambda name, **more: create(name, **tiny, **more))

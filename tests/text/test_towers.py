@@ -117,9 +117,34 @@ def test_towers_of_two_models_are_refused(tmp_path):
         load_text_tower(openai_file(tmp_path), load_backbone(hf_folder(tmp_path)))
 
 
-def test_a_text_tower_with_more_than_openais_is_refused(tmp_path):
-    with pytest.raises(WeightsError, match="pool_type"):
-        tower_of(open_clip_folder(tmp_path, pool_type="last"))
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    {
+        **{"pool_type": "none", "embed_cls": True, "hf_model_name": "roberta-base", "tokenizer_mode": "clips"},
+        **{"act_kwargs": {"approximate": "tanh"}, "norm_kwargs": {"bias": False}, "scale_fc": True},
+    }.items(),
+)
+def test_a_text_tower_of_another_kind_is_refused_by_name(tmp_path, setting, value):
+    with pytest.raises(WeightsError, match=value if setting == "hf_model_name" else setting):
+        tower_of(open_clip_folder(tmp_path, **{setting: value}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: {**t, "text.cls_emb": torch.zeros(64)}, "cls_emb"),
+        (lambda t: {n: x for n, x in t.items() if "resblocks.1.ln_2.bias" not in n}, "ln_2.bias is missing"),
+        (lambda t: {n: x[:-1] if "c_fc.bias" in n else x for n, x in t.items()}, "tensors disagree"),
+        (lambda t: {n: x / 0 if "c_fc.bias" in n else x for n, x in t.items()}, "not numbers"),
+        (lambda t: {n.replace("text.", "visual.trunk."): x for n, x in t.items()} | t, "causal"),
+    ],
+)
+def test_damaged_and_foreign_tensors_of_a_text_tower_are_refused(tmp_path, change, message):
+    backbone = load_backbone(openai_file(tmp_path))
+    state = {n: t for n, t in open_clip_clip().state_dict().items() if not n.startswith("visual.") and t.ndim}
+    torch.save(change({f"text.{name}": tensor for name, tensor in state.items()}), tmp_path / "text.pt")
+    with pytest.raises(WeightsError, match=message):
+        load_text_tower(f"file:{tmp_path / 'text.pt'}", backbone)
 
 
 def test_a_hugging_face_file_without_its_folder_is_refused(tmp_path):

@@ -13,7 +13,7 @@ from ..nn.head import TextStart
 from ..nn.setting import Setting
 from ..utils.errors import WeightsError
 from . import Prompts, TextTower, class_texts, load_text_tower, overlong, prompts_of, text_matrix
-from .features import CONTEXT, any_tokeniser
+from .tokenisers import CONTEXT, any_tokeniser
 
 SHOWN = 60  # characters of a text that a note repeats
 

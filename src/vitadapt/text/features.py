@@ -11,15 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..utils.errors import WeightsError
 from ..utils.files import read_cached, write_cached
-from ..utils.optional import MissingPackage, package
 from ..utils.progress import Progress
-from .hugging_face_tower import HubTokeniser
 from .knowledge import with_items
-from .open_clip_tower import BytePairs
 from .prompts import Prompts, fill, prompts_of
-from .tower import TextTower, Tokeniser
+from .tower import TextTower
 
 
 def class_texts(
@@ -68,24 +64,3 @@ def _key(tower: TextTower, tokens: Tensor, counts: list[int]) -> str:
     whole = hashlib.blake2b(f"{tower.digest()} {tuple(tokens.shape)} {counts}".encode(), digest_size=16)
     whole.update(tokens.numpy().tobytes())
     return whole.hexdigest()
-
-
-CONTEXT = 77
-
-
-_REPOSITORY = "openai/clip-vit-base-patch32"
-
-
-def any_tokeniser() -> Tokeniser:
-    """That of open_clip, else that of Hugging Face when its files are in the cache; nothing is fetched.
-
-    Raises WeightsError with the remedy when there is neither.
-    """
-    try:
-        return BytePairs(CONTEXT)
-    except MissingPackage as missing:
-        try:
-            transformers = package("transformers", "hf")
-            return HubTokeniser(transformers.AutoTokenizer.from_pretrained(_REPOSITORY, local_files_only=True), CONTEXT)
-        except (MissingPackage, OSError, ValueError):
-            raise WeightsError(str(missing)) from missing

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..nn.backbone import Backbone
+from ..nn.surgery import State, seeded
+from ..nn.text_transformer import TextConfig, TextTransformer
 from ..nn.vit import Activation, ViT
 from ..utils.errors import NotApplicable, WeightsError
 from ..utils.files import shipped_table
-from ..utils.optional import MissingPackage
+from ..utils.optional import MissingPackage, package
 from ..utils.registry import Registry
 from ..weights.catalog import backbones
 from ..weights.checkpoint_files import load_state_file, read_json
 from ..weights.hint_query import Which, weights_of
-from ..weights.hints import refuse_unknown
-from ..weights.sources import hub_folder, open_clip_checkpoint, split_query, split_seed
-from . import hugging_face_tower, open_clip_tower
-from .tower import TextConfig, TextTower, check_pair
+from ..weights.hints import heads_of_64
+from ..weights.sources import hub_folder, open_clip_checkpoint, refuse_unusable, split_query, split_seed
+from . import tokenisers
+from .configurations import LOWER, OLD_END, Told, of_hugging_face, of_open_clip
+from .layouts import OPENAI, build, layout_of
+from .tokenisers import BytePairs, HubTokeniser, Tokeniser, hub_tokeniser
+from .tower import TextTower, check_pair
 
 Source = Callable[[str, Backbone], TextTower]
 TEXT_SOURCES: Registry[Source] = Registry("text tower source")
@@ -57,12 +63,12 @@ def no_text_tower(name: str) -> NotApplicable:
 @TEXT_SOURCES.register("open_clip")
 def _open_clip(rest: str, backbone: Backbone) -> TextTower:
     model, _, path = open_clip_checkpoint(rest)
-    return _of_open_clip(model, path, f"open_clip:{rest}")
+    return _of_open_clip(model, load_state_file(path), f"open_clip:{rest}")
 
 
 @TEXT_SOURCES.register("hf")
 def _hugging_face(repository: str, backbone: Backbone) -> TextTower:
-    return _of_path(hub_folder(repository, *hugging_face_tower.TOKENISER_FILES), backbone, f"hf:{repository}")
+    return _of_path(hub_folder(repository, *tokenisers.FILES), backbone, f"hf:{repository}")
 
 
 @TEXT_SOURCES.register("file")
@@ -78,11 +84,13 @@ def _random(rest: str, backbone: Backbone) -> TextTower:
     if name not in architectures():
         raise no_text_tower(f"random:{rest}")
     features, activation = backbone.features, _activation(backbone)
-    config = TextConfig(**architectures()[name], features=features, activation=activation)
-    return open_clip_tower.random_tower(config, seed)
+    config = TextConfig(**architectures()[name], projection=features, activation=activation)
+    with seeded(seed):
+        network = TextTransformer(config)
+    return TextTower(network, BytePairs(config.context), 100.0)
 
 
-def architectures() -> dict[str, dict[str, int]]:
+def architectures() -> dict[str, dict[str, Any]]:
     """Name of an image architecture -> the fields of `TextConfig` of the tower beside it."""
     return shipped_table("vitadapt.text", "architectures.toml")
 
@@ -91,24 +99,84 @@ def _of_path(path: Path, backbone: Backbone, where: str, which: Which | None = N
     """A file or folder in any of the known layouts."""
     folder = path if path.is_dir() else path.parent
     state = load_state_file(path, which)
-    if hugging_face_tower.matches(state):
+    if (layout := layout_of(state)) is None:
+        raise no_text_tower(where)
+    if layout.name.startswith("hf-"):
         if not (folder / "config.json").is_file():
             raise WeightsError(f"{where}: config.json and the tokeniser's files must lie beside the weights")
-        return hugging_face_tower.from_folder(folder, read_json(folder / "config.json"), state)
-    if not open_clip_tower.matches(state):
-        raise no_text_tower(where)
+        return _of_folder(folder, read_json(folder / "config.json"), state)
     if path.is_dir() and (folder / "open_clip_config.json").is_file():
-        return _of_open_clip(read_json(folder / "open_clip_config.json")["model_cfg"], path, where)
-    return open_clip_tower.from_state(state, _activation(backbone), where)
+        return _of_open_clip(read_json(folder / "open_clip_config.json")["model_cfg"], state, where, folder)
+    return _of_openai(state, _activation(backbone), where)
 
 
-def _of_open_clip(model: dict[str, Any], path: Path, where: str) -> TextTower:
+def _of_openai(state: State, activation: Activation, where: str) -> TextTower:
+    """A bare file: OpenAI's own tower, with 64 channels per head. Raises WeightsError for one that may be another."""
+    width, vocabulary = (
+        len(next(tensor for name, tensor in state.items() if name.endswith(f"{part}.weight")))
+        for part in ("ln_final", "token_embedding")
+    )
+    if heads_of_64(width) is None:
+        what = f"a text tower of width {width} is not OpenAI's"
+        raise WeightsError(f"{where}: {what}; a bare file has no number of heads")
+    other = any(name.partition("visual.")[2].startswith("trunk.") for name in state)
+    if other or layout_of(state) is not OPENAI:
+        raise WeightsError(
+            f"{where}: a bare file does not tell whether its text tower is causal; "
+            "give it as a folder with open_clip_config.json"
+        )
+    fields = {"heads": heads_of_64(width), "activation": activation, "end": vocabulary - 1}
+    return _tower(Told(fields), state, where)
+
+
+def _of_open_clip(model: Mapping[str, Any], state: State, where: str, folder: Path | None = None) -> TextTower:
+    return _tower(of_open_clip(model, where), state, where, folder)
+
+
+def _of_folder(folder: Path, config: Mapping[str, Any], state: State) -> TextTower:
+    """A folder of Hugging Face with a model of two towers and its tokeniser."""
+    told, kind = of_hugging_face(config, str(folder)), config.get("model_type")
+    inner = hub_tokeniser(folder, len(state["text_model.embeddings.token_embedding.weight"]))
+    if kind == "clip" and told.fields["end"] == OLD_END:
+        told = replace(told, fields={**told.fields, "end": inner.eos_token_id})
+    context = len(state["text_model.embeddings.position_embedding.weight"])
+    return _tower(told, state, str(folder), HubTokeniser(inner, context, str.lower if kind in LOWER else str))
+
+
+def _tower(told: Told, state: State, where: str, tokeniser: Path | Tokeniser | None = None) -> TextTower:
+    """The tower in `state` with its tokeniser, that of a folder, or the usual one of its kind.
+
+    Raises WeightsError when the tensors or the vocabulary do not fit.
+    """
+    layout = layout_of(state)
+    if layout is None:
+        raise no_text_tower(where)
     try:
-        refuse_unknown(model["text_cfg"], "open_clip_text", "open_clip's text_cfg")
+        config, ours = layout.read(state, **told.fields)
+        refuse_unusable(ours)
     except WeightsError as error:
-        raise WeightsError(f"{where}: {error}; or use --head zero") from error
-    activation: Activation = "quick_gelu" if model.get("quick_gelu", False) else "gelu"
-    return open_clip_tower.from_state(load_state_file(path), activation, where, model["text_cfg"].get("heads"))
+        raise WeightsError(f"{where}: {error}; use --head zero") from error
+    if tokeniser is None or isinstance(tokeniser, Path):
+        tokeniser = _usual_tokeniser(told, config, where, tokeniser)
+    scale, bias = (state.get(f"logit_{what}", state.get(f"module.logit_{what}")) for what in ("scale", "bias"))
+    known = None if scale is None else float(scale.float().exp())
+    return TextTower(build(config, ours), tokeniser, known, None if bias is None else float(bias.float()))
+
+
+def _usual_tokeniser(told: Told, config: TextConfig, where: str, folder: Path | None) -> Tokeniser:
+    """Byte pairs, or the tokeniser that the configuration names: in the folder itself, in the cache, or on the hub."""
+    if told.tokeniser:
+        own = folder is not None and any(
+            (folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")
+        )
+        inner = hub_tokeniser(folder if own and folder is not None else told.tokeniser, config.vocabulary)
+        return HubTokeniser(inner, config.context, package("open_clip.tokenizer", "clip").get_clean_fn(told.clean))
+    if tokenisers.encoder().vocab_size != config.vocabulary:
+        raise WeightsError(
+            f"{where}: its text tower knows {config.vocabulary} tokens and CLIP's tokeniser "
+            f"{tokenisers.encoder().vocab_size}; it needs a tokeniser of its own, give it as a Hugging Face folder"
+        )
+    return BytePairs(config.context)
 
 
 def _activation(backbone: Backbone) -> Activation:

@@ -1,59 +1,40 @@
-"""The text tower of a CLIP model: sentences -> unnormalised vectors in the space of the image features."""
+"""The text tower of a CLIP or SigLIP model: sentences -> unnormalised vectors in the space of the image features."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..nn.backbone import Backbone, backbone_digest
-from ..nn.vit import Activation
-from ..utils.errors import WeightsError
+from ..nn.text_transformer import TextTransformer
+from ..utils.errors import NotApplicable, WeightsError
 from ..utils.progress import Progress
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """What fixes the function of a text tower apart from its weights and its tokeniser."""
-
-    width: int
-    depth: int
-    heads: int
-    context: int
-    vocabulary: int
-    features: int
-    hidden: int
-    activation: Activation
-    norm_eps: float = 1e-5
-    end: int = 49407  # number of the end token, where the sentence is read off
-
-
-class Tokeniser(Protocol):
-    """Sentences -> token numbers. Sentences that are too long are cut so that the end token stays."""
-
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        """(N, context) token numbers, padded behind the end token."""
-
-    def lengths(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, start and end included, before anything is cut."""
+from .tokenisers import Tokeniser
 
 
 class TextTower(nn.Module):
     """A frozen text transformer with its tokeniser. `network` maps token numbers (N, L) to features (N, E).
 
-    `logit_scale` is the factor between cosines and logits that the model was trained with, None when not known.
+    `logit_scale` is the factor between cosines and logits that the model was trained with, None when not known;
+    `logit_bias` is what it adds to them, None for models that compare classes (see `pair_probabilities`).
     """
 
     def __init__(
-        self, config: TextConfig, network: nn.Module, tokeniser: Tokeniser, logit_scale: float | None = None
+        self,
+        network: TextTransformer,
+        tokeniser: Tokeniser,
+        logit_scale: float | None = None,
+        logit_bias: float | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.tokenise, self.logit_scale = config, tokeniser, logit_scale
+        self.config, self.tokenise = network.config, tokeniser
+        self.logit_scale, self.logit_bias = logit_scale, logit_bias
         self.network = network
-        self.float().requires_grad_(False).eval()
+        self.requires_grad_(False).eval()
 
     @property
     def features(self) -> int:
@@ -86,6 +67,18 @@ class TextTower(nn.Module):
                     progress("text", min(start + batch_size, len(unique)), len(unique))
         return torch.cat(parts)[places]
 
+    def pair_probabilities(self, images: Tensor, texts: Tensor) -> Tensor:
+        """sigmoid(scale cos + bias) of image features (B, E) and text features (N, E), (B, N): does each pair fit?
+
+        Zhai et al. 2023, SigLIP. Raises NotApplicable for a model that was not trained to say so.
+        """
+        if self.logit_bias is None or self.logit_scale is None:
+            raise NotApplicable(
+                "this text tower has no bias of its scores (only SigLIP's have); compare classes by softmax"
+            )
+        cosines = F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
+        return (self.logit_scale * cosines + self.logit_bias).sigmoid()
+
     def digest(self) -> str:
         """The identity of configuration and weights; the tokeniser shows in the tokens that it makes."""
         return backbone_digest(self)
@@ -94,14 +87,14 @@ class TextTower(nn.Module):
 def check_pair(tower: TextTower, backbone: Backbone, name: str) -> None:
     """Raises WeightsError unless `tower` and the image tower `backbone` can come from one model.
 
-    A CLIP computes the same activation in both; two different ones mean that one of them was guessed wrong, which
-    costs accuracy silently.
+    OpenAI's activation is in both towers or in none; otherwise one of them was guessed wrong, which costs accuracy
+    silently.
     """
     config: Any = backbone.config
-    image = getattr(config, "activation", None)
-    if image != tower.config.activation:
+    image, text = getattr(config, "activation", None), tower.config.activation
+    if (image == "quick_gelu") != (text == "quick_gelu"):
         raise WeightsError(
-            f"{name}: the image tower computes {image} and the text tower {tower.config.activation}; "
+            f"{name}: the image tower computes {image} and the text tower {text}; "
             "use the variant of the name with (or without) -quickgelu, or file:PATH?activation=..."
         )
     if config.features != tower.features:

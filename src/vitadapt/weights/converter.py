@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 
 from ..nn.surgery import State
-from ..nn.vit import ViTConfig
+from ..nn.vit import ViT, ViTConfig
 from ..utils.errors import WeightsError, damaged
-from .hints import NO_HINTS, Hints, config_of_tensors, shapes_of
+from .hints import NO_HINTS, Hints, config_of_tensors
 from .layout import Layout, unwrapped
 
 SILENT = frozenset({"rotary", "gated", "class_tokens", "resampling", "position_grid"})
@@ -73,7 +73,7 @@ class Converter(Layout):
         ours, used = self.renamed(inside, depth)
         self.refuse_foreign(inside.keys() - used)
         config = self._config(ours, depth, hints.over(self.documented(inside)))
-        self._check_shapes(ours, config)
+        self.check_shapes(ours, lambda: ViT(config), depth)
         taken = {prefix + name for name in used}
         rest = {name: tensor for name, tensor in state.items() if name not in taken}
         return Converted(config, ours, rest, self.name, prefix)
@@ -115,19 +115,6 @@ class Converter(Layout):
         network = f"this {self.title} network"
         with damaged(network, "it cannot be converted exactly", WeightsError, "is not a plain ViT"):
             return config_of_tensors(ours, depth, hints)
-
-    def _check_shapes(self, ours: State, config: ViTConfig) -> None:
-        expected = shapes_of(config)
-        theirs = {rule.ours: " + ".join(rule.theirs) for rule in self.expanded(config.depth)}
-        for name in sorted(expected.keys() | ours.keys()):
-            if name not in ours or name not in expected:
-                state = "is missing" if name not in ours else "is unexpected"
-                raise WeightsError(f"incomplete checkpoint ({self.title}): {theirs.get(name, name)} {state}")
-            if ours[name].shape != expected[name]:
-                raise WeightsError(
-                    f"tensors disagree ({self.title}): {theirs[name]} has shape {tuple(ours[name].shape)}, its "
-                    f"siblings ask for {tuple(expected[name])}; the file is damaged or mixes two models"
-                )
 
     def _positions(self, config: ViTConfig, state: State) -> State:
         has_row = config.class_token and config.class_position

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from math import isqrt
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from ..nn.vit import ACTIVATIONS, Activation, Pooling, Preprocess, Rotary, ViT, 
 from ..utils.errors import WeightsError
 from ..utils.files import shipped_table
 from .catalog import architecture
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -162,19 +164,20 @@ def _table(rows: int, class_token: bool) -> tuple[bool, int]:
     return class_row, isqrt(places)
 
 
-def shapes_of(config: ViTConfig) -> dict[str, torch.Size]:
-    """Name -> shape of every tensor of a `ViT` with this configuration; no memory is used."""
-    with torch.device("meta"):
-        return {name: tensor.shape for name, tensor in ViT(config).state_dict().items()}
-
-
 def build(config: ViTConfig, state: State) -> ViT:
     """A frozen ViT in eval mode holding float32 copies of `state`."""
-    with torch.device("meta"):  # random initial values would cost seconds and be overwritten
-        vit = ViT(config)
-    vit.load_state_dict({k: v.detach().to("cpu", torch.float32, copy=True) for k, v in state.items()}, assign=True)
+    vit = filled(lambda: ViT(config), state)
     vit.register_scales()
-    return vit.requires_grad_(False).eval()
+    return vit
+
+
+def filled(make: Callable[[], Network], state: State) -> Network:
+    """The network that `make` makes, frozen and in eval mode, holding float32 copies of `state`."""
+    with torch.device("meta"):  # random initial values would cost seconds and be overwritten
+        network = make()
+    copies = {k: v.detach().to("cpu", torch.float32, copy=True) for k, v in state.items()}
+    network.load_state_dict(copies, assign=True)
+    return network.requires_grad_(False).eval()
 
 
 @dataclass(frozen=True)

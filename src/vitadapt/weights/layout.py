@@ -6,12 +6,13 @@ so that a network which only resembles a plain transformer is never converted to
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..nn.surgery import State
 from ..utils.errors import WeightsError
@@ -126,3 +127,18 @@ class Layout:
             feature = next((what for pattern, what in foreign.items() if fnmatchcase(name, pattern)), "")
             what = f"has {feature} ({name})" if feature else f"has a tensor that a plain ViT lacks: {name}"
             raise WeightsError(f"this {self.title} network {what}; it cannot be converted exactly")
+
+    def check_shapes(self, ours: State, make: Callable[[], nn.Module], depth: int) -> None:
+        """Raises WeightsError unless the network of `depth` blocks that `make` makes has exactly the tensors `ours`."""
+        with torch.device("meta"):
+            expected = {name: tensor.shape for name, tensor in make().state_dict().items()}
+        theirs = {rule.ours: " + ".join(rule.theirs) for rule in self.expanded(depth)}
+        for name in sorted(expected.keys() | ours.keys()):
+            if name not in ours or name not in expected:
+                state = "is missing" if name not in ours else "is unexpected"
+                raise WeightsError(f"incomplete checkpoint ({self.title}): {theirs.get(name, name)} {state}")
+            if ours[name].shape != expected[name]:
+                raise WeightsError(
+                    f"tensors disagree ({self.title}): {theirs[name]} has shape {tuple(ours[name].shape)}, its "
+                    f"siblings ask for {tuple(expected[name])}; the file is damaged or mixes two models"
+                )

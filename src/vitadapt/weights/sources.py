@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..nn.backbone import Backbone
-from ..nn.surgery import seeded
+from ..nn.surgery import State, seeded
 from ..nn.vit import ViT
 from ..utils.errors import ConfigError, WeightsError, damaged
 from ..utils.files import expanded
@@ -261,11 +261,16 @@ def _convert(path: Path, hints: Hints, which: Which | None, shapes: dict[str, An
             given, found = shapes.get(name), getattr(converted.config, ours)
             same = given == found or type(given) not in (int, bool)
             expect(same, f"{name}={given} in its settings and {found} in its tensors")
+        refuse_unusable(converted.state)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
-    if whole := [name for name, t in converted.state.items() if not t.is_floating_point()]:
-        dtype = converted.state[whole[0]].dtype
-        raise WeightsError(f"{path}: {whole[0]} holds {dtype}, not floating-point numbers; save the full weights")
-    if broken := [name for name, t in converted.state.items() if not bool(torch.isfinite(t.float()).all())]:
-        raise WeightsError(f"{path}: {broken[0]} holds values that are not numbers (NaN or infinite); get it again")
     return build(converted.config, converted.state)
+
+
+def refuse_unusable(state: State) -> None:
+    """Raises WeightsError for tensors of whole numbers, and for values that are not numbers."""
+    if whole := [name for name, t in state.items() if not t.is_floating_point()]:
+        dtype = state[whole[0]].dtype
+        raise WeightsError(f"{whole[0]} holds {dtype}, not floating-point numbers; save the full weights")
+    if broken := [name for name, t in state.items() if not bool(torch.isfinite(t).all())]:
+        raise WeightsError(f"{broken[0]} holds values that are not numbers (NaN or infinite); get it again")

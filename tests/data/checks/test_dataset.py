@@ -26,7 +26,7 @@ from vitadapt.data.checks.images import scan
 from vitadapt.data.datasets import catalog
 from vitadapt.data.sampling.manifests import make_manifest, read_manifest, subset_rows
 from vitadapt.text.class_features import prompt_findings
-from vitadapt.text.open_clip_tower import encoder
+from vitadapt.text.tokenisers import encoder
 from vitadapt.utils.errors import DataError, UnknownName
 
 

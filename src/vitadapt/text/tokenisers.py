@@ -1,0 +1,102 @@
+"""From sentences to token numbers: CLIP's byte pairs, and the tokenisers of Hugging Face folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..utils.errors import WeightsError
+from ..utils.optional import MissingPackage, fetching, package
+
+CONTEXT = 77
+"""Tokens that a sentence may have in OpenAI's CLIP."""
+FILES = (
+    *("vocab.json", "merges.txt", "tokenizer.json", "special_tokens_map.json", "added_tokens.json"),
+    *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+)
+"""What a repository's tokeniser consists of, besides *config.json."""
+
+
+class Tokeniser(Protocol):
+    """Sentences -> token numbers. Sentences that are too long are cut so that the end token stays."""
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """(N, context) token numbers, padded behind the end token."""
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, start and end included, before anything is cut."""
+
+
+class BytePairs:
+    """CLIP's byte-pair encoding out of open_clip's wheel."""
+
+    def __init__(self, context: int) -> None:
+        self.context, self.encoder = context, encoder()
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        tokens = torch.zeros(len(texts), self.context, dtype=torch.long)
+        for row, text in zip(tokens, texts, strict=True):
+            inside = self.encoder.encode(text)[: self.context - 2]  # room for start and end
+            row[: len(inside) + 2] = torch.tensor([self.encoder.sot_token_id, *inside, self.encoder.eot_token_id])
+        return tokens
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        return [len(self.encoder.encode(text)) + 2 for text in texts]
+
+
+@cache
+def encoder() -> Any:
+    """open_clip's tokeniser; reading its table takes a moment. Raises WeightsError when open_clip is missing."""
+    return package("open_clip", "clip").SimpleTokenizer()
+
+
+class HubTokeniser:
+    """A folder's own tokeniser, given texts that `clean` was applied to."""
+
+    def __init__(self, inner: Any, context: int, clean: Callable[[str], str] = str) -> None:
+        self.inner, self.context, self.clean = inner, context, clean
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        options = {"padding": "max_length", "truncation": True, "max_length": self.context}
+        return torch.tensor(self.inner(self._cleaned(texts), **options)["input_ids"])
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        return [len(tokens) for tokens in self.inner(self._cleaned(texts), verbose=False)["input_ids"]]
+
+    def _cleaned(self, texts: Sequence[str]) -> list[str]:
+        return [self.clean(text) for text in texts]
+
+
+def hub_tokeniser(source: str | Path, vocabulary: int) -> Any:
+    """The tokeniser of a folder or of a repository. Raises WeightsError without one, or for one of another tower."""
+    transformers = package("transformers", "hf")
+    place = source if isinstance(source, Path) else f"hf:{source}"
+    with fetching(f"the tokeniser of {place}") as offline:
+        alone = offline or isinstance(source, Path)
+        inner = transformers.AutoTokenizer.from_pretrained(str(source), local_files_only=alone, trust_remote_code=False)
+    if len(inner) > vocabulary:
+        raise WeightsError(f"{place}: its tokeniser knows {len(inner)} tokens and its text tower {vocabulary}")
+    return inner
+
+
+_REPOSITORY = "openai/clip-vit-base-patch32"
+
+
+def any_tokeniser() -> Tokeniser:
+    """That of open_clip, else that of Hugging Face when its files are in the cache; nothing is fetched.
+
+    Raises WeightsError with the remedy when there is neither.
+    """
+    try:
+        return BytePairs(CONTEXT)
+    except MissingPackage as missing:
+        try:
+            transformers = package("transformers", "hf")
+            return HubTokeniser(transformers.AutoTokenizer.from_pretrained(_REPOSITORY, local_files_only=True), CONTEXT)
+        except (MissingPackage, OSError, ValueError):
+            raise WeightsError(str(missing)) from missing
