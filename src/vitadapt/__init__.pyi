@@ -13,6 +13,7 @@ from .data import from_arrays as from_arrays
 from .data import open_dataset as open_dataset
 from .data import sample_few_shot as sample_few_shot
 from .data import validation_split as validation_split
+from .methods import BOFT as BOFT
 from .methods import DTL as DTL
 from .methods import IA3 as IA3
 from .methods import METHODS as METHODS

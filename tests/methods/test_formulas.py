@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from vitadapt.methods import METHODS, VPT, Convpass, FactTK, FactTT, RepAdapter, SideTuning
 from vitadapt.methods.testing import Case
-from vitadapt.nn.surgery import Method, trainable
+from vitadapt.nn.surgery import Method, adapt, trainable
 from vitadapt.nn.vit import ViT
+from vitadapt.weights import load_backbone
 
 SLOTS = {"q": 0, "k": 1, "v": 2}
 
@@ -278,6 +280,22 @@ def test_the_plain_network_of_these_tests_is_ours() -> None:
     assert isinstance(model, ViT)
     pixels = model.normalise(random_images())
     torch.testing.assert_close(Plain(model.state_dict(), {})(pixels), model(random_images()))
+
+
+def test_the_weights_are_decomposed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As often as there are different weights; and a network in half precision leaves what is kept as it is."""
+    monkeypatch.setattr("vitadapt.methods.svd._KNOWN", {})
+    calls, real = [], torch.linalg.svd
+    monkeypatch.setattr(torch.linalg, "svd", lambda *a, **k: calls.append(1) or real(*a, **k))
+    backbone = load_backbone("random:tiny")
+    first = adapt(backbone, METHODS["svd"]())
+    half = adapt(copy.deepcopy(backbone).bfloat16(), METHODS["svd"]())
+    done = len(calls)
+    second = adapt(backbone, METHODS["svd"](), seed=7)
+    assert len(calls) == done
+    for name, buffer in second.named_buffers():
+        assert torch.equal(buffer, first.get_buffer(name)) and half.get_buffer(name).dtype != buffer.dtype
+        assert buffer.data_ptr() != first.get_buffer(name).data_ptr()
 
 
 def test_no_method_of_one_file_is_longer_than_sixty_lines() -> None:

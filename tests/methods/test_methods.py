@@ -13,6 +13,7 @@ from families import ALL, CLIP_LIKE, FAMILIES, PARTS, build, common
 from torch import nn
 
 from vitadapt.methods import (
+    BOFT,
     DTL,
     METHODS,
     OFT,
@@ -92,6 +93,7 @@ NEWER_VARIANTS: list[tuple[Method, str]] = [
     (LoKr(factor=4, rank=2, targets=PLAIN), "clip-like"),
     (LoHa(rank=2, targets=PLAIN), "gap-like"),
     (OFT(group=8, targets=PLAIN), "deit-like"),
+    (BOFT(group=4, factors=3, targets=PLAIN), "class+average"),
     (PartialK(k=2), "dinov2-like"),
     (SideTuning(reduction=4, blocks=(1,)), "class+average"),
     (DTL(rank=1, blocks=(0,)), "clip-like"),
@@ -255,6 +257,7 @@ def test_documented_count_does_not_depend_on_the_patch_size(name: str) -> None:
         (VeRA(rank=0), "rank=0 must be at least 1"),
         (LoKr(factor=5), "factor=5 must divide"),
         (OFT(group=5), "group=5 must be 2 or more and divide the 64 inputs of q"),
+        (BOFT(group=8, factors=5), r"group \* 2\^\(factors - 1\) must divide the 64 inputs of q"),
         (PartialK(k=3), r"k must be in 1\.\.2, got 3"),
         (SideTuning(reduction=5), "reduction=5 must divide the width 64"),
         (DTL(rank=0), r"rank must be in 1\.\.64"),

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from vitadapt.methods import IA3, OFT, DoRA, LoHa, LoKr, LoRA, VeRA
+from vitadapt.methods import BOFT, IA3, OFT, DoRA, LoHa, LoKr, LoRA, VeRA
+from vitadapt.methods.boft import Butterfly
 from vitadapt.nn.surgery import Method, adapt, merge, trainable
 from vitadapt.weights import from_module
 
@@ -108,6 +109,8 @@ LEAVES = {
     "hada_w2_b": "b2",
     "oft_R": "upper",
     "ia3_l": "scale",
+    "boft_R": "upper",
+    "boft_s": "scale",
 }
 """Of PEFT -> the name of the tensor in our delta."""
 SLOT_OF = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "fc1": "fc1", "fc2": "fc2"}
@@ -126,6 +129,10 @@ SAME: dict[str, tuple[Method, Any]] = {
     "oft": (
         OFT(group=16, targets=("q", "v", "fc1")),
         peft.OFTConfig(r=0, oft_block_size=16, use_cayley_neumann=False, **TARGETS),
+    ),
+    "boft": (  # PEFT has several factors on a GPU alone, see below
+        BOFT(group=16, factors=1, targets=("q", "v", "fc1")),
+        peft.BOFTConfig(boft_block_size=16, boft_n_butterfly_factor=1, **TARGETS),
     ),
     "ia3": (
         IA3(),
@@ -150,8 +157,38 @@ def named_factors(theirs: Any, ours: Any) -> list[tuple[torch.nn.Parameter, torc
     return found
 
 
+def skew(upper: torch.Tensor, size: int) -> torch.Tensor:
+    """The skew-symmetric matrices (..., size, size) with what is above their diagonal."""
+    rows, columns = torch.triu_indices(size, size, 1)
+    matrix = upper.new_zeros(*upper.shape[:-1], size, size)
+    matrix[..., rows, columns] = upper.detach()
+    return matrix - matrix.mT
+
+
+@pytest.mark.parametrize("factors", [1, 2, 3])
+def test_boft_turns_by_the_factors_that_peft_multiplies(factors: int) -> None:
+    """Its permutations, rotations and product, without the layer that asks for a GPU."""
+    layer = peft.tuners.boft.layer.BOFTLayer(torch.nn.Linear(48, 20))
+    delta = Butterfly(20, 48, 4, factors)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        delta.upper.data.normal_()
+        delta.scale.data.normal_()
+        weight, turn = torch.randn(20, 48), torch.eye(48)
+    for i, matrices in enumerate(skew(delta.upper, 4)):
+        order = layer.block_butterfly_perm(48, 12 // 2**i, 2, factors - 1)
+        permutation = layer.perm2mat(order)
+        turn = permutation @ torch.block_diag(*layer.cayley_batch(matrices)) @ permutation.T @ turn
+    found, bias = delta.transform(weight, None)
+    torch.testing.assert_close(found, delta.scale[:, None] * weight @ turn.T, atol=1e-5, rtol=1e-5)
+    assert bias is None
+
+
 @pytest.mark.parametrize("name", SAME)
-def test_the_same_numbers_as_peft_at_first_merged_and_after_three_steps(name: str) -> None:
+def test_the_same_numbers_as_peft_at_first_merged_and_after_three_steps(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peft.tuners.boft.layer, "get_fbd_cuda", lambda: None)  # which calls a compiler
     method, config = SAME[name]
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
     with torch.random.fork_rng(devices=[]):
@@ -166,7 +203,7 @@ def test_the_same_numbers_as_peft_at_first_merged_and_after_three_steps(name: st
         pairs = named_factors(theirs, ours)
         for tensor, own in pairs:
             own.data += 0.1 * torch.randn_like(own)
-            tensor.data.copy_(own.view_as(tensor))
+            tensor.data.copy_(own.view_as(tensor) if name != "boft" or tensor.ndim < 4 else skew(own, 16))
     if name == "vera":
         shared = ours.shared["vera"]
         for buffer, drawn in ((theirs.base_model.vera_A, shared.a), (theirs.base_model.vera_B, shared.b)):

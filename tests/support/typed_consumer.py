@@ -60,6 +60,7 @@ def methods() -> list[va.Method]:
         va.DTL(),
         va.IA3(),
         va.OFT(),
+        va.BOFT(),
         va.SSF(),
         va.SVD(),
         va.VPT(),

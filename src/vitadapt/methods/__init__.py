@@ -27,6 +27,7 @@ from .adapter import Adapter
 from .adapter_plus import AdapterPlus
 from .adaptformer import AdaptFormer
 from .audit import probe
+from .boft import BOFT
 from .compacter import Compacter, PHMAdapter
 from .convpass import Convpass
 from .depth import BlockMethod
@@ -56,6 +57,7 @@ from .vera import VeRA
 from .vpt import VPT
 
 __all__ = [
+    "BOFT",
     "DTL",
     "IA3",
     "LAWS",

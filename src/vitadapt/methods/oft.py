@@ -25,18 +25,24 @@ class Rotation(WeightTransform):
         self.size = size
         self.upper = nn.Parameter(torch.zeros(d_in // size, size * (size - 1) // 2))  # S above its diagonal, row by row
 
-    def rotations(self) -> Tensor:
-        """(D_in / size, size, size)."""
-        upper = self.upper.float() if self.upper.dtype in HALF else self.upper  # half precision knows no inverse
-        rows, columns = torch.triu_indices(self.size, self.size, 1, device=upper.device)
-        skew = upper.new_zeros(len(upper), self.size, self.size)
-        skew[:, rows, columns] = upper
-        skew, one = skew - skew.mT, torch.eye(self.size).to(upper)
-        return cast(Tensor, torch.linalg.solve(one + skew, one - skew, left=False)).to(self.upper.dtype)
-
     def transform(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        grouped = weight.unflatten(1, (-1, self.size))  # (D_out, D_in) -> (D_out, G, size)
-        return torch.einsum("ogi,gji->ogj", grouped, self.rotations()).flatten(1), bias
+        return turned(weight, cayley(self.upper, self.size)), bias
+
+
+def cayley(upper: Tensor, size: int) -> Tensor:
+    """The rotations (..., size, size) of skew-symmetric matrices given by what is above their diagonal, row by row."""
+    exact = upper.float() if upper.dtype in HALF else upper  # half precision knows no inverse
+    rows, columns = torch.triu_indices(size, size, 1, device=upper.device)
+    skew = exact.new_zeros(*upper.shape[:-1], size, size)
+    skew[..., rows, columns] = exact
+    skew, one = skew - skew.mT, torch.eye(size).to(exact)
+    return cast(Tensor, torch.linalg.solve(one + skew, one - skew, left=False)).to(upper.dtype)
+
+
+def turned(weight: Tensor, rotations: Tensor) -> Tensor:
+    """W R^T of a weight (D_out, D_in), R block-diagonal with the `rotations` (G, size, size)."""
+    grouped = weight.unflatten(1, (-1, rotations.shape[-1]))  # (D_out, D_in) -> (D_out, G, size)
+    return torch.einsum("ogi,gji->ogj", grouped, rotations).flatten(1)
 
 
 @METHODS.register("oft")

@@ -12,8 +12,26 @@ from ..nn.block import Slot
 from ..nn.deltas import ThinDelta
 from ..nn.surgery import add_delta, check_slots, slot_layer
 from ..nn.vit import ViT
+from ..utils.files import bytes_digest
 from .depth import BlockMethod
 from .registry import METHODS
+
+_MOST = 200_000_000
+"""Numbers of decompositions that are kept: those of a ViT-B and its text tower."""
+_KNOWN: dict[str, tuple[Tensor, Tensor]] = {}
+
+
+def directions(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """U (D_out, K) and V (D_in, K) of a weight, on the CPU; computed once in a process for the same numbers."""
+    matrix = weight.detach().float()
+    key = bytes_digest(matrix.cpu().numpy().tobytes() + repr(matrix.shape).encode())
+    if key not in _KNOWN:
+        u, _, vt = torch.linalg.svd(matrix, full_matrices=False)
+        if sum(tensor.numel() for pair in _KNOWN.values() for tensor in pair) > _MOST:
+            _KNOWN.clear()
+        _KNOWN[key] = u.cpu().contiguous(), vt.mT.cpu().contiguous()
+    u, v = _KNOWN[key]
+    return u.detach(), v.detach()  # tensors of their own on the same memory
 
 
 class Strengths(ThinDelta):
@@ -24,9 +42,9 @@ class Strengths(ThinDelta):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        u, _, vt = torch.linalg.svd(weight.detach().float(), full_matrices=False)
-        self.register_buffer("u", u.contiguous(), persistent=False)
-        self.register_buffer("v", vt.mT.contiguous(), persistent=False)
+        u, v = directions(weight)
+        self.register_buffer("u", u, persistent=False)
+        self.register_buffer("v", v, persistent=False)
         self.change = nn.Parameter(torch.zeros(u.shape[1]))
 
     def factors(self) -> tuple[Tensor, Tensor]:
