@@ -72,13 +72,13 @@ def smaller(text: str) -> str:
 
 
 def make_photos(folder: Path) -> None:
-    """Two classes of ten photos (of a sort) each, as README supposes them."""
+    """Two classes of ten photos (of a sort) each, as README supposes them, and three photos without a class."""
     rng = np.random.default_rng(0)
-    for label, level in {"cats": 60, "dogs": 190}.items():
-        (folder / "photos" / label).mkdir(parents=True)
-        for i in range(10):
+    for place, (level, count) in {"photos/cats": (60, 10), "photos/dogs": (190, 10), "more-photos": (120, 3)}.items():
+        (folder / place).mkdir(parents=True)
+        for i in range(count):
             pixels = np.clip(rng.normal(level, 40, (33, 35, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / "photos" / label / f"{i}.jpg")
+            Image.fromarray(pixels).save(folder / place / f"{i}.jpg")
 
 
 def make_handwriting(folder: Path) -> None:

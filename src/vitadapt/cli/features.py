@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +12,7 @@ from typer import Argument, Option
 
 from ..utils.errors import ConfigError, DataError
 from . import options as opt
-from .output import complain, echo, echo_json, echo_result, print_columns, progress_bar
+from .output import complain, echo, echo_csv, echo_json, echo_result, print_columns, progress_bar
 
 if TYPE_CHECKING:
     from ..classifier.embedding import Collection, Embedder
@@ -180,17 +178,15 @@ def _print_neighbours(found: Sequence[Neighbour], as_json: bool, as_csv: bool) -
     heads = ["rank", "image", "label", "similarity"]
     cells = [[f"{row[name]:.4f}" if name == "similarity" else str(row[name]) for name in heads] for row in rows]
     if as_csv:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([heads, *cells])
-        echo(*text.getvalue().splitlines())
+        echo_csv(heads, cells)
     else:
         print_columns(heads, cells, left=("image", "label"))
 
 
 def _write_page(page: Path, picture: Path, found: Sequence[Neighbour], network: str) -> None:
     from ..data.examples import FileRef
-    from ..report.similar_page import similar_page
+    from ..report.gallery import similar_page
     from ..utils.files import write_atomic
 
-    shown = [(one.ref, one.similarity, one.label) for one in found]
+    shown = [(one.ref, f"{one.similarity:.3f}", one.label) for one in found]
     write_atomic(page, similar_page(FileRef(picture), shown, network).encode())

@@ -26,6 +26,7 @@ from . import (
     lookup,
     results,
     serve,
+    suggest,
     update,
 )
 from . import options as opt
@@ -33,7 +34,20 @@ from .exit_status import INTERRUPTED, exit_status, prepare_streams
 from .output import complain, echo
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-for part in (classifier, update, features, export, serve, benchmark, results, analysis, leaderboard, lookup, doctor):
+for part in (
+    classifier,
+    update,
+    features,
+    suggest,
+    export,
+    serve,
+    benchmark,
+    results,
+    analysis,
+    leaderboard,
+    lookup,
+    doctor,
+):
     app.add_typer(part.app)
 app.add_typer(data.app, name="data", rich_help_panel=opt.LOOK_UP)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,13 @@ def echo(*lines: object) -> None:
 def echo_json(value: Any) -> None:
     """JSON on the standard output; what is not ASCII is written as an escape."""
     print(json.dumps(value, indent=1))
+
+
+def echo_csv(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A CSV table on the standard output."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([heads, *rows])
+    echo(*text.getvalue().splitlines())
 
 
 def echo_result(text: object, value: Any, as_json: bool) -> None:

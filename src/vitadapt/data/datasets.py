@@ -14,13 +14,15 @@ from ..utils.errors import ConfigError, DataError
 from ..utils.files import expanded, shipped_table
 from ..utils.registry import Registry, unknown
 from .examples import Dataset, Examples
+from .readers.annotations import SUFFIXES, read_annotations
 from .readers.csv_table import read_table
 from .readers.hf_datasets import PREFIX, read_hub
 from .readers.image_folder import read_folder
 from .readers.reader import READERS, CatalogRow, Contents, Options
 from .sampling.splits import Complain, refuse
 
-_TABLES = (".csv",)
+_TABLE = ".csv"
+_LISTS = (_TABLE, *SUFFIXES)
 
 
 def open_dataset(
@@ -31,8 +33,9 @@ def open_dataset(
     separator: str | None = None,
 ) -> Dataset:
     """The dataset that `spec` names: a registered name (its files are looked for below `root`), a folder of class
-    folders, a CSV file, or hf:USER/NAME. A name wins over a folder of the same name; write ./name for the folder. The
-    leaderboard's and other names of a registered dataset are understood too, where no such file or folder exists.
+    folders, a CSV file, an export of an annotation tool (`read_annotations`), or hf:USER/NAME. A name wins over a
+    folder of the same name; write ./name for the folder. The leaderboard's and other names of a registered dataset are
+    understood too, where no such file or folder exists.
 
     Where no test part is given, one is held out of the training images; with `whole` all images stay together, and one
     class or one image is enough. separator: between several labels in one cell of a CSV file. Raises UnknownName for a
@@ -42,7 +45,7 @@ def open_dataset(
     """
     if isinstance(spec, Dataset):
         return spec
-    if separator is not None and (not separator or expanded(spec).suffix.lower() not in _TABLES):
+    if separator is not None and (not separator or expanded(spec).suffix.lower() != _TABLE):
         raise ConfigError(f"--label-separator is for the labels in a CSV file; leave it out for {spec}")
     known = catalog()
     if isinstance(spec, str) and spec.startswith(PREFIX):
@@ -53,9 +56,10 @@ def open_dataset(
     if os.path.isdir(path):  # which takes impossible names for absent
         return read_folder(path, complain, whole)
     if os.path.isfile(path):
-        if path.suffix.lower() not in _TABLES:
-            raise DataError(f"{path} is a file; give a folder of class folders or a .csv file")
-        return read_table(path, whole, separator)
+        suffix = path.suffix.lower()
+        if suffix not in _LISTS:
+            raise DataError(f"{path} is a file; give a folder of class folders, or a list ({', '.join(_LISTS)})")
+        return read_table(path, whole, separator) if suffix == _TABLE else read_annotations(path, whole)
     if isinstance(spec, str):
         if row := resolve(spec):
             return read_copy(row, root)
@@ -69,7 +73,7 @@ def check_spec(spec: str) -> None:
     if (
         spec.startswith(PREFIX)
         or os.sep in spec
-        or path.suffix.lower() in _TABLES
+        or path.suffix.lower() in _LISTS
         or os.path.exists(path)
         or resolve(spec)
     ):
@@ -171,7 +175,8 @@ def names_of(spec: str) -> tuple[str, ...]:
     """Every name of the dataset that `spec` names and of what it is an edition of; of a folder or a table its own."""
     row = resolve(spec)
     if row is None:
-        return (Path(spec).name.removesuffix(".csv"),)
+        path = Path(spec)
+        return (path.stem if path.suffix.lower() in _LISTS else path.name,)
     edited = names_of(row.edition_of) if row.edition_of else ()
     return (row.name, *filter(None, (row.leaderboard, *row.also, *edited)))
 

@@ -109,16 +109,16 @@ def test_nested_hidden_and_foreign_files(tmp_path: Path) -> None:
 
 def test_files_that_may_be_pictures_but_are_not_read_are_counted_by_suffix(tmp_path: Path) -> None:
     tree(tmp_path, {"cat": 2, "dog": 2})
-    for name in ("cat/1.HEIC", "cat/2.heic", "dog/3.heic", "dog/IMG_4", "dog/raw.NEF", "dog/labels.csv"):
-        (tmp_path / name).write_bytes(b"\0\0\0\030ftypheic")
+    for name in ("cat/1.CR2", "cat/2.cr2", "dog/3.cr2", "dog/IMG_4", "dog/raw.NEF", "dog/labels.csv"):
+        (tmp_path / name).write_bytes(b"II*\0")
     dataset = open_dataset(tmp_path)
     (doubt,) = dataset.doubts
-    named = "(3 .heic, 1 .nef, 1 without a suffix)"
+    named = "(3 .cr2, 1 .nef, 1 without a suffix)"
     assert doubt == f"skipped 5 files that may be pictures but cannot be read {named}; save them as JPEG or PNG"
     assert "skipped 1 files that are not images" in dataset.notes
     for number in range(2):
         (tmp_path / "cat" / f"{number:03}.png").unlink()
-    with pytest.raises(DataError, match=r"cat has no images; skipped 2 files .* \(2 \.heic\); save them"):
+    with pytest.raises(DataError, match=r"cat has no images; skipped 2 files .* \(2 \.cr2\); save them"):
         open_dataset(tmp_path)
 
 
@@ -167,7 +167,7 @@ def test_a_folder_that_is_missing_or_a_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing/here: no such file or folder"):
         open_dataset(tmp_path / "nothing" / "here")
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(DataError, match=r"notes.txt is a file; give a folder of class folders or a .csv file"):
+    with pytest.raises(DataError, match=r"notes.txt is a file; give a folder of class folders, or a list"):
         open_dataset(tmp_path / "notes.txt")
 
 

@@ -26,9 +26,9 @@ from ..sampling.splits import SPLITS, check_classes, check_known, split_rule, wi
 
 @dataclass(frozen=True)
 class Line:
-    """One image of the table. `labels` may be empty where images may have several."""
+    """One image of a list. place: where the list names it; `labels` may be empty where images may have several."""
 
-    number: int
+    place: str
     path: str
     labels: tuple[str, ...]
     split: str
@@ -47,25 +47,41 @@ def read_table(path: Path, whole: bool = False, separator: str | None = None) ->
     several = bool(columns or separator) or any(len(line.labels) > 1 for line in lines)
     if empty := next((line for line in lines if not all(line.labels)), None):
         remedy = "; if it is to mean no label at all, name the separator of labels with --label-separator"
-        raise DataError(f"{path}: line {empty.number} has an empty label{remedy}")
+        raise DataError(f"{path}: {empty.place} has an empty label{remedy}")
+    return dataset_of(path, lines, columns, several, whole)
+
+
+def dataset_of(
+    path: Path,
+    lines: Sequence[Line],
+    columns: Sequence[str],
+    several: bool,
+    whole: bool,
+    notes: Sequence[str] = (),
+    doubts: tuple[str, ...] = (),
+) -> Dataset:
+    """The images that the list `path` names, whose paths are relative to its folder; `columns`: classes beside those
+    of the lines; several: may an image have several labels? Raises DataError as `read_table`.
+    """
     _check_files(path, lines)
     by_split = {split: [line for line in lines if line.split == split] for split in ("train", "val", "test")}
     by_split = {split: found for split, found in by_split.items() if found}
     main = "test" if whole and "train" not in by_split and "test" in by_split else "train"
     if main not in by_split:
-        raise DataError(f"{path} lists no images for train; give some lines the split train")
+        raise DataError(f"{path} lists no images for train; give some of them the split train")
     names = {*columns, *(label for line in by_split[main] for label in line.labels)}
     classes = check_classes(str(path), names, least=1 if whole else 2)
     for split, found in by_split.items():
         check_known(f"{path}: {split}", {label for line in found for label in line.labels}, classes)
     examples = {split: _examples(path, found, classes, several) for split, found in by_split.items()}
-    splits, notes = with_test(str(path), classes, examples, [line.path for line in by_split[main]], whole=whole)
+    splits, decided = with_test(str(path), classes, examples, [line.path for line in by_split[main]], whole=whole)
+    notes = (*notes, *decided, *doubts)
     if several:
         count, none = sum(len(line.labels) > 1 for line in lines), sum(not line.labels for line in lines)
         note = f"{count} images have several labels" + (f", {none} have none" if none else "")
         note += ", so the score is mean average precision"
         notes = (*notes, note)
-    return Dataset(path.stem, classes, splits, notes=notes, split=split_rule(by_split, whole))
+    return Dataset(path.stem, classes, splits, notes=notes, split=split_rule(by_split, whole), doubts=doubts)
 
 
 def _lines(path: Path, separator: str | None) -> tuple[tuple[str, ...], list[Line]]:
@@ -140,19 +156,19 @@ def _line(
     split = cells.get("split", "train")
     if split.lower() not in SPLITS:
         raise DataError(f"{where} has the unknown split {split!r}; write train, val or test")
-    return Line(number, cells["path"], labels(where, cells), SPLITS[split.lower()])
+    return Line(f"line {number}", cells["path"], labels(where, cells), SPLITS[split.lower()])
 
 
-def _check_files(path: Path, lines: list[Line]) -> None:
+def _check_files(path: Path, lines: Sequence[Line]) -> None:
     missing = [line for line in lines if not os.path.isfile(path.parent / line.path)]
     if missing:
-        named = first_few([f"{line.path} (line {line.number})" for line in missing])
+        named = first_few([f"{line.path} ({line.place})" for line in missing])
         raise DataError(f"{path} lists files that do not exist below {path.parent}: {named}")
-    seen: dict[Path, int] = {}
+    seen: dict[Path, str] = {}
     for line in lines:
-        first = seen.setdefault(path.parent / line.path, line.number)
-        if first != line.number:
-            raise DataError(f"{path}: {line.path} is in line {first} and in line {line.number}; keep one (labels: a|b)")
+        first = seen.setdefault(path.parent / line.path, line.place)
+        if first != line.place:
+            raise DataError(f"{path}: {line.path} is in {first} and in {line.place}; keep one (labels: a|b)")
 
 
 def _examples(path: Path, lines: list[Line], classes: tuple[str, ...], several: bool) -> Examples:

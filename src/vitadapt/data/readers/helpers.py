@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -82,6 +83,25 @@ def bytes_of(path: Path, most: int = ARRAY_FILE) -> bytes:
             return read_bounded(path, most)
         except FileNotFoundError as error:
             raise DataError(f"{path} is missing; unpack the whole archive") from error
+
+
+class _Declared(Exception):
+    """A declaration could make a short file expand without end, in whatever encoding it is written."""
+
+
+class _Builder(ElementTree.TreeBuilder):
+    def doctype(self, name: str, public: str | None, system: str | None) -> None:
+        raise _Declared
+
+
+def xml_of(path: Path, most: int) -> ElementTree.Element:
+    """The root of an XML file of at most `most` bytes. Raises DataError when it is missing, damaged or unsafe."""
+    data = bytes_of(path, most)
+    with damaged(path, "get the data again", DataError, "is not valid XML"):
+        try:
+            return ElementTree.fromstring(data, ElementTree.XMLParser(target=_Builder()))
+        except _Declared as error:
+            raise DataError(f"{path} has declarations that annotations never need; get the data again") from error
 
 
 def unzipped(path: Path, most: int = ARRAY_FILE) -> bytes:

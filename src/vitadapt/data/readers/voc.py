@@ -12,11 +12,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from ...utils.errors import ConfigError, DataError, damaged
+from ...utils.errors import ConfigError, DataError
 from ...utils.limits import ANNOTATION_FILE
 from ..archives import check_member
 from ..examples import Examples
-from .helpers import Stored, bytes_of, file_refs, lines_of, register
+from .helpers import Stored, file_refs, lines_of, register, xml_of
 from .reader import Options
 
 _DIFFICULT = {"negative": False, "positive": True}
@@ -53,23 +53,9 @@ def places_of(path: Path, classes: tuple[str, ...], difficult_too: bool) -> list
     return found
 
 
-class _Declared(Exception):
-    """A declaration could make a short file expand without end, in whatever encoding it is written."""
-
-
-class _Builder(ElementTree.TreeBuilder):
-    def doctype(self, name: str, public: str | None, system: str | None) -> None:
-        raise _Declared
-
-
 def objects(path: Path) -> list[ElementTree.Element]:
     """The objects at the top of an annotation. Raises DataError when it is not one."""
-    data = bytes_of(path, ANNOTATION_FILE)
-    with damaged(path, "get the data again", DataError, "is not valid XML"):
-        try:
-            root = ElementTree.fromstring(data, ElementTree.XMLParser(target=_Builder()))
-        except _Declared as error:
-            raise DataError(f"{path} has declarations that annotations never need; get the data again") from error
+    root = xml_of(path, ANNOTATION_FILE)
     if root.tag != "annotation":
         raise DataError(f"{path} is not an annotation; get the data again")
     return root.findall("object")
