@@ -70,6 +70,7 @@ from .text import text_matrix as text_matrix
 from .training.adapter_file import load_adapter as load_adapter
 from .training.adapter_file import read_adapter as read_adapter
 from .training.features import Environment as Environment
+from .training.loader import make_loader as make_loader
 from .training.loop import fit as fit
 from .training.recipe import Recipe as Recipe
 from .utils.errors import VitadaptError as VitadaptError

@@ -10,6 +10,7 @@ from typing import Any, assert_type
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 import vitadapt as va
 from vitadapt.data import ImageRef
@@ -109,6 +110,8 @@ def data(images: npt.NDArray[np.uint8], labels: Labels) -> va.Dataset:
     assert_type(dataset.splits, Mapping[str, va.Examples])
     assert_type(dataset.splits["train"].take([0, 1]), va.Examples)
     assert_type(va.sample_few_shot(labels, 5, seed=0), Rows)
+    loader = va.make_loader(dataset.splits["train"], va.load_backbone("random:tiny"), shuffle=True)
+    assert_type(loader, DataLoader[tuple[Tensor, Tensor]])
     assert_type(va.validation_split(labels, 0.2), tuple[Rows, Rows])
     return va.open_dataset("digits")
 

@@ -151,7 +151,7 @@ def _representative(config: RunConfig) -> RunConfig:
 @lru_cache(maxsize=256)
 def pace_of(config: RunConfig, setting: Setting, clock: Clock = time.perf_counter) -> Pace:
     """Measured by `clock` on random images, a batch at a time, for a second each."""
-    setting = replace(setting, precision=config.precision, progress=None)
+    setting = replace(setting, precision=config.precision, progress=None, on_epoch=None)
     backbone, _ = cached_backbone(config.backbone, config.image_size, setting.device)
     size, training = backbone.image_size, config.training
     # What is learnt does not matter.

@@ -8,15 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from ..data import Examples, FileRef
 from ..metrics.learning_curve import Forecast, forecast
 from ..report.fitted_model import Answers, Candidate, Fitted
 from ..report.model_card import model_card
+from ..report.model_figures import MODEL_FIGURES
+from ..report.tracking import flat, track_pictures
 from ..training.adapter_file import ADAPTER
 from ..training.task import Task
 from ..utils.errors import ConfigError, VitadaptError
 from ..utils.files import write_atomic
+from ..utils.tracking import Tracker
 from ..weights.catalog import backbones
-from .fit_record import headline
+from .fit_record import RECORD, headline
 from .holdout import TrainTestSplit
 from .model_selection import Message
 
@@ -153,3 +157,36 @@ def _hub_repository(backbone: str) -> str:
     sources = row.sources if row else (backbone,)
     found = [source.removeprefix("hf:") for source in sources if source.startswith("hf:")]
     return found[0] if found and not Path(found[0]).exists() else ""
+
+
+def split_of(record: dict[str, Any]) -> TrainTestSplit:
+    """The pictures that the record speaks of, as far as they are still where they were."""
+    data, cross = record["data"], record["cross_validation"]
+    train, test = _examples(cross), _examples(record["test"])
+    if data["measured_by"] == "cross-validation":
+        test = test.take([])
+    groups, kept = np.array(cross["groups"], dtype=np.int64), data["delivered"] == data["train"]
+    classes = tuple(record["classes"])
+    return TrainTestSplit(data["name"], classes, train, test, groups, data["given"], keep_holdout=kept)
+
+
+def _examples(part: dict[str, Any]) -> Examples:
+    return Examples(tuple(FileRef(Path(path)) for path in part["paths"]), np.array(part["labels"], dtype=np.int64))
+
+
+def track_fit(tracker: Tracker, record: dict[str, Any], out: Path) -> None:
+    """What a fit was asked for and gave: numbers, pictures and files, into a run of a tracking program."""
+    tracker.parameters(flat({name: record[name] for name in ("command", "config", "method", "folds", "data")}))
+    for row in record["ladder"]:
+        if row["score"] is not None:
+            tracker.number(f"cross-validated/{row['name']}", row["score"])
+    if (score := headline(record["test"])) is not None:
+        tracker.number("score", score)
+        tracker.number("score/low", record["test"]["interval"][0])
+        tracker.number("score/high", record["test"]["interval"][1])
+    fitted = fitted_of(record, split_of(record), out)
+    if not fitted.thresholds:
+        track_pictures(tracker, (make(fitted) for make in MODEL_FIGURES.values()))
+    for name in (ADAPTER, CARD, REPORT, RECORD):
+        if (out / name).exists():
+            tracker.file(out / name)

@@ -228,5 +228,7 @@ def _cannot_win(
         return True
     ahead = other[seen].sum() - own.sum()
     gain = measure.likelihood(some, tempered[seen]) - measure.likelihood(some, leader[seen])
-    spread = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 2 else np.inf
-    return bool(ahead <= 0 and gain.mean() < -student.ppf(1 - level, len(gain) - 1) * spread)
+    if ahead > 0 or len(gain) < 3:
+        return False
+    spread = gain.std(ddof=1) / np.sqrt(len(gain))
+    return bool(gain.mean() < -student.ppf(1 - level, len(gain) - 1) * spread)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data import Examples, FileRef, open_dataset
+from ..data import open_dataset
 from ..data.examples import ImageRef
 from ..data.sampling.splits import normal
 from ..methods.spec import method_text
@@ -23,10 +23,9 @@ from ..utils.files import bytes_digest, checked_json, storage_error
 from ..utils.registry import unknown
 from ..utils.system import versions
 from .closed_form import Solved, due, solve, without
-from .documents import fitted_of, write_fitted
+from .documents import fitted_of, split_of, write_fitted
 from .embedding import embedder_of
 from .fit_record import RECORD, read_record
-from .holdout import TrainTestSplit
 from .model import Model, load_model
 from .model_selection import Message
 from .predict import find_images
@@ -255,23 +254,8 @@ def _write(
         make_folder(out.resolve().parent)
         with atomic_folder(out) as new:
             write_model(new, model, info, known)
-            fitted = fitted_of(record, _split_of(record), new)
+            fitted = fitted_of(record, split_of(record), new)
             write_fitted(replace(fitted, name=out.resolve().name), new, message)
             (new / RECORD).write_text(checked_json(record), "utf-8")
     except OSError as error:
         raise storage_error(out, error) from error
-
-
-def _split_of(record: dict[str, Any]) -> TrainTestSplit:
-    """The pictures that the record speaks of, as far as they are still where they were."""
-    data, cross = record["data"], record["cross_validation"]
-    train, test = _examples(cross), _examples(record["test"])
-    if data["measured_by"] == "cross-validation":
-        test = test.take([])
-    groups, kept = np.array(cross["groups"], dtype=np.int64), data["delivered"] == data["train"]
-    classes = tuple(record["classes"])
-    return TrainTestSplit(data["name"], classes, train, test, groups, data["given"], keep_holdout=kept)
-
-
-def _examples(part: dict[str, Any]) -> Examples:
-    return Examples(tuple(FileRef(Path(path)) for path in part["paths"]), np.array(part["labels"], dtype=np.int64))

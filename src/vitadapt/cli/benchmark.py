@@ -49,6 +49,7 @@ def run(
     knowledge: opt.Knowledge = "",
     subset: Annotated[Path | None, Option(help="A manifest with the images to train on.")] = None,
     out: opt.Out = Path("runs"),
+    track: opt.Track = None,
     cache: opt.Cache = None,
     no_cache: opt.NoCache = False,
     data_root: opt.DataRoot = None,
@@ -74,7 +75,7 @@ def run(
     cells = expand(axes, parse_fields(recipe), prompts)
     if download:
         fetch_missing(cells, out, data_root)
-    _execute(cells, out, environment, as_json=as_json)
+    _execute(cells, out, environment, as_json=as_json, track=track)
 
 
 @opt.command(app, opt.BENCHMARK, "vitadapt bench smoke")
@@ -87,6 +88,7 @@ def bench(
     data_root: opt.DataRoot = None,
     download: opt.Download = False,
     device: opt.Device = "auto",
+    track: opt.Track = None,
     plot: Annotated[bool, Option(help="Also write accuracy.png beside the records.")] = False,
     workers: Annotated[int, Option(help="Processes on this machine, each with its share of cores and GPUs.")] = 1,
     threads: Annotated[int | None, Option(help="CPU threads per cell (default: the cores are shared).")] = None,
@@ -106,7 +108,7 @@ def bench(
     cells = part_of(cells, shard) if shard else cells
     if download:
         fetch_missing(cells, out, data_root)
-    _execute(cells, out, environment, plot, executor, as_json)
+    _execute(cells, out, environment, plot, executor, as_json, track)
 
 
 @opt.command(app, opt.BENCHMARK, "vitadapt plan smoke")
@@ -160,17 +162,21 @@ def _execute(
     plot: bool = False,
     executor: Executor | None = None,
     as_json: bool = False,
+    track: str | None = None,
 ) -> None:
     """Run the cells under a progress bar, print the table, and leave with status 1 when a cell failed."""
     from ..benchmark.parallel.executor import in_process
     from ..benchmark.results.store import Store
     from ..benchmark.sweep import check_names, run_bench
     from ..methods.spec import method_text
+    from ..utils.tracking import check_tracker
     from .progress import BenchDisplay
 
     check_names(configs)
-    display = BenchDisplay()
     store = Store(out)
+    if track is not None:
+        check_tracker(track)
+    display = BenchDisplay(lambda record: None if track is None else _track(track, record, store))
     with display.progress:
         outcomes = run_bench(configs, store, environment, display, executor or in_process)
     records = [outcome.record for outcome in outcomes if outcome.record]
@@ -186,6 +192,16 @@ def _execute(
         complain(f"{method_text(config.method)} on {config.dataset}, seed {config.seed}: {outcome.failure}")
     if failed:
         raise typer.Exit(1)
+
+
+def _track(spec: str, record: Record, store: Store) -> None:
+    """A run of the tracking program for a new record."""
+    from ..report.tracking import track_record
+    from ..utils.tracking import tracked
+
+    name = f"{Path(record.config['dataset']).name}-{record.label}-{record.config['seed']}"
+    with tracked(spec, name) as tracker:
+        track_record(tracker, record, store)
 
 
 def _plot_if_possible(records: Sequence[Record], store: Store, quiet: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -18,6 +19,7 @@ from rich.progress import (
 
 from ..benchmark.config import RunConfig
 from ..benchmark.parallel.watch import Outcome, Watch
+from ..benchmark.results.record import Record
 from ..methods.spec import method_text
 from ..utils.errors import printable
 
@@ -25,7 +27,8 @@ from ..utils.errors import printable
 class BenchDisplay(Watch):
     """Bars over all cells, with the time left, and over each running cell; lines where there is no terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_record: Callable[[Record], None] = lambda _: None) -> None:
+        self.on_record = on_record  # called with every new record
         self.console = Console(stderr=True)
         self.progress = Progress(
             TextColumn("{task.description}", style="bold", markup=False),
@@ -72,6 +75,8 @@ class BenchDisplay(Watch):
         self.progress.advance(self.cells)
         self.done += 1
         record = outcome.record
+        if record is not None:
+            self.on_record(record)
         text = "failed" if record is None else record.status
         if record is not None and record.score is not None:
             text = f"{record.score:.1f} in {sum(record.seconds.values()):.0f} s"

@@ -1,4 +1,4 @@
-"""Where a network computes, in what precision, and who is shown how far it is."""
+"""Where a network computes, in what precision, and who is told how it goes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..utils.progress import Progress
+from ..utils.progress import OnEpoch, Progress
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Setting:
     device: str = "cpu"
     precision: str = "fp32"
     progress: Progress | None = None
+    on_epoch: OnEpoch | None = None
 
     def autocast(self) -> AbstractContextManager[None]:
         kind = torch.device(self.device).type

@@ -37,6 +37,11 @@ def plot(records: Sequence[Record], path: Path, figure: str, predictions: Predic
     picture = FIGURES[figure](Subject(records, predictions))
     if not picture.panels:
         raise ConfigError(f"{NOTHING.get(figure, 'no run has what this figure shows')}, so there is nothing to plot")
+    return write_picture(picture, path)
+
+
+def write_picture(picture: Picture, path: Path) -> Path:
+    """Write a picture that has panels to `path` (.png, .svg or .pdf). Raises MissingPackage, StorageError."""
     with drawing():
         drawn, buffer = _compose(picture), io.BytesIO()
         drawn.savefig(buffer, dpi=160, format=path.suffix.lower().removeprefix("."))

@@ -143,8 +143,8 @@ def fit(
     `inputs` are images or features, N of them; `labels` are (N,) class numbers or (N, C) multi-hot. The order of the
     images depends on `seed` alone. With a `checkpoint` path a training that was cut off goes on after its last saved
     epoch, to the same bytes. `label` is what the progress is called. `until` stops a longer training after that epoch
-    and leaves its checkpoint, from which a later call goes on. `after_epoch` is called after each epoch of this call.
-    Raises Diverged when the loss of an epoch is not finite.
+    and leaves its checkpoint, from which a later call goes on. `after_epoch` is called after each epoch of this call,
+    and `setting.on_epoch` with its loss. Raises Diverged when the loss of an epoch is not finite.
     """
     setting = setting or Setting()
     inputs = TensorInputs(inputs) if isinstance(inputs, Tensor) else inputs
@@ -161,6 +161,8 @@ def fit(
         if not math.isfinite(log.losses[-1]):
             raise Diverged(f"the loss is not finite in epoch {epoch + 1}; lower the learning rate ({recipe.lr:g})")
         saved.save(log.losses, at_once=epoch + 1 == until)
+        if setting.on_epoch is not None:
+            setting.on_epoch(label, epoch + 1, log.losses[-1])
         if after_epoch is not None:
             after_epoch()
     if last == recipe.epochs:

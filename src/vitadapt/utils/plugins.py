@@ -1,8 +1,10 @@
-"""Methods, backbone sources and dataset readers from outside this package, loaded when a name is first looked up.
+"""Methods, backbone sources, dataset readers and trackers from outside this package, loaded when a name is first
+looked up.
 
-They come from installed packages (entry points of the groups `vitadapt.methods`, `vitadapt.backbones` and
-`vitadapt.readers`) and from Python files that the user names with `--plugin` or in the environment variable
-VITADAPT_PLUGINS. Their code runs like any code that the user installs or starts: name only files that you trust.
+They come from installed packages (entry points of the groups `vitadapt.methods`, `vitadapt.backbones`,
+`vitadapt.readers` and `vitadapt.trackers`) and from Python files that the user names with `--plugin` or in the
+environment variable VITADAPT_PLUGINS. Their code runs like any code that the user installs or starts: name only files
+that you trust.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total); a download with (folder/file, bytes there, bytes in all or 0 when unknown)."""
+OnEpoch = Callable[[str, int, float], None]
+"""Called after each epoch of a training with (what it is called, the epoch from 1, its mean loss)."""
 EVERY = 20.0  # seconds
 
 

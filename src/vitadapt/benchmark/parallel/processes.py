@@ -40,7 +40,7 @@ def in_workers(
     configs: Sequence[RunConfig], store: Store, environment: Environment, watch: Watch, places: Sequence[Place]
 ) -> Outcomes:
     """The cells by one worker at each place (see `take_cells`). Raises WorkerError when no worker can begin."""
-    setting = replace(environment.setting, progress=None)
+    setting = replace(environment.setting, progress=None, on_epoch=None)
     if any(place.gpu is not None for place in places):
         setting = replace(setting, device="cuda")  # each worker sees one GPU only
     parent = Parent(configs, store, replace(environment, setting=setting), watch)

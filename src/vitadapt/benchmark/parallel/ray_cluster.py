@@ -110,7 +110,7 @@ class Cluster:
         cache = environment.cache.absolute() if environment.cache else None
         root = environment.data_root.absolute() if environment.data_root else None
         device = "cuda" if share.gpus else environment.setting.device.replace("cuda", "cpu")
-        setting = replace(environment.setting, progress=None, device=device.partition(":")[0])
+        setting = replace(environment.setting, progress=None, on_epoch=None, device=device.partition(":")[0])
         self.job = Job(
             environment=replace(environment, cache=cache, data_root=root, setting=setting),
             own_cache=_is_default(environment.cache),

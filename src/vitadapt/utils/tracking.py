@@ -1,0 +1,215 @@
+"""Runs in a tracking program (MLflow, Weights & Biases, TensorBoard, Trackio), behind one interface.
+
+`tracked("mlflow", "my-model")` is a run there: parameters, numbers by step, pictures and files. Its method `epoch` is
+what `Setting.on_epoch` wants. Where a program keeps its runs is told by its own environment variables, or behind a
+colon: mlflow:URI, wandb:PROJECT, tensorboard:FOLDER, trackio:PROJECT. Others are registered in `TRACKERS`.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .atomic import make_folder
+from .errors import ConfigError, describe
+from .optional import package
+from .registry import Registry
+
+PROJECT = "vitadapt"
+_PACKAGES = {"mlflow": "mlflow", "wandb": "wandb", "tensorboard": "tensorboardX", "trackio": "trackio"}
+_UNUSUAL = re.compile(r"[^\w./ -]")  # characters that some program refuses in a name
+
+
+@dataclass
+class Tracker(ABC):
+    """One run of a tracking program."""
+
+    trainings: Counter[str] = field(default_factory=Counter, init=False)
+
+    @abstractmethod
+    def parameters(self, values: Mapping[str, str]) -> None:
+        """What the run was asked for."""
+
+    @abstractmethod
+    def number(self, name: str, value: float, step: int = 0) -> None:
+        """A loss or a score."""
+
+    @abstractmethod
+    def picture(self, path: Path) -> None:
+        """A PNG file, to be shown; its name is that of the file."""
+
+    @abstractmethod
+    def file(self, path: Path) -> None:
+        """A file to be kept."""
+
+    @abstractmethod
+    def close(self, failed: bool) -> None:
+        """The run has ended."""
+
+    def epoch(self, training: str, epoch: int, loss: float) -> None:
+        """The mean loss of an epoch, counted from 1. Trainings of the same name get numbers."""
+        self.trainings[training] += epoch == 1
+        again = self.trainings[training]
+        name = _UNUSUAL.sub("_", training) + (f" {again}" if again > 1 else "")
+        self.number(f"loss/{name}", loss, epoch)
+
+
+TRACKERS: Registry[Callable[[str, str], Tracker]] = Registry("tracker", "vitadapt.trackers")
+"""Name -> what makes a run, from its name and the text behind the colon (empty: the program's own place)."""
+
+
+def check_tracker(spec: str) -> Callable[[str, str], Tracker]:
+    """What makes a run of the program that `spec` names.
+
+    Raises UnknownName for a program that is not known, MissingPackage naming the extra of one that is not installed.
+    """
+    kind = spec.partition(":")[0]
+    opened = TRACKERS[kind]
+    if kind in _PACKAGES:
+        package(_PACKAGES[kind], kind)
+    return opened
+
+
+@contextmanager
+def tracked(spec: str, name: str) -> Iterator[Tracker]:
+    """A run called `name` of the program that `spec` names. Raises as `check_tracker`, and ConfigError where the
+    program cannot begin a run.
+    """
+    opened, (kind, _, where) = check_tracker(spec), spec.partition(":")
+    try:
+        tracker = opened(name, where)
+    except Exception as error:
+        raise ConfigError(f"{kind} cannot begin a run ({describe(error)}); see its own documentation") from error
+    failed = True
+    try:
+        yield tracker
+        failed = False
+    finally:
+        tracker.close(failed)
+
+
+@dataclass
+class _Mlflow(Tracker):
+    client: Any
+    run: str
+
+    def parameters(self, values: Mapping[str, str]) -> None:
+        for name, value in values.items():
+            self.client.log_param(self.run, name, value)
+
+    def number(self, name: str, value: float, step: int = 0) -> None:
+        self.client.log_metric(self.run, name, value, step=step)
+
+    def picture(self, path: Path) -> None:
+        self.client.log_artifact(self.run, str(path), "pictures")
+
+    def file(self, path: Path) -> None:
+        self.client.log_artifact(self.run, str(path))
+
+    def close(self, failed: bool) -> None:
+        self.client.set_terminated(self.run, "FAILED" if failed else "FINISHED")
+
+
+@TRACKERS.register("mlflow")
+def _mlflow(name: str, where: str) -> Tracker:
+    client = package("mlflow", "mlflow").MlflowClient(where or None)
+    known = client.get_experiment_by_name(PROJECT)
+    experiment = known.experiment_id if known else client.create_experiment(PROJECT)
+    return _Mlflow(client, client.create_run(experiment, run_name=name).info.run_id)
+
+
+@dataclass
+class _Wandb(Tracker):
+    wandb: Any
+    run: Any
+
+    def parameters(self, values: Mapping[str, str]) -> None:
+        self.run.config.update(dict(values))
+
+    def number(self, name: str, value: float, step: int = 0) -> None:
+        self.run.log({name: value, "epoch": step})
+
+    def picture(self, path: Path) -> None:
+        self.run.log({path.stem: self.wandb.Image(str(path))})
+
+    def file(self, path: Path) -> None:
+        artifact = self.wandb.Artifact(_UNUSUAL.sub("_", f"{self.run.id}-{path.name}"), type="model")
+        artifact.add_file(str(path))
+        self.run.log_artifact(artifact)
+
+    def close(self, failed: bool) -> None:
+        self.run.finish(exit_code=int(failed))
+
+
+@TRACKERS.register("wandb")
+def _wandb(name: str, where: str) -> Tracker:
+    wandb = package("wandb", "wandb")
+    return _Wandb(wandb, wandb.init(project=where or PROJECT, name=name, reinit="create_new"))
+
+
+@dataclass
+class _TensorBoard(Tracker):
+    writer: Any
+    folder: Path
+
+    def parameters(self, values: Mapping[str, str]) -> None:
+        self.writer.add_text("parameters", "\n".join(f"    {name}: {value}" for name, value in values.items()))
+
+    def number(self, name: str, value: float, step: int = 0) -> None:
+        self.writer.add_scalar(name.replace(" ", "_"), value, step)
+
+    def picture(self, path: Path) -> None:
+        import numpy as np
+        from PIL import Image
+
+        self.writer.add_image(path.stem, np.asarray(Image.open(path).convert("RGB")), dataformats="HWC")
+
+    def file(self, path: Path) -> None:
+        shutil.copy(path, self.folder)
+
+    def close(self, failed: bool) -> None:
+        self.writer.close()
+
+
+@TRACKERS.register("tensorboard")
+def _tensorboard(name: str, where: str) -> Tracker:
+    writer = package("tensorboardX", "tensorboard").SummaryWriter
+    base = Path(where or "tensorboard")
+    number = sum(1 for _ in base.glob(f"{name}-*")) + 1
+    folder = base / f"{name}-{number}"
+    make_folder(folder)
+    return _TensorBoard(writer(str(folder)), folder)
+
+
+@dataclass
+class _Trackio(Tracker):
+    trackio: Any
+
+    def parameters(self, values: Mapping[str, str]) -> None:
+        self.trackio.log({"parameters": dict(values)})
+
+    def number(self, name: str, value: float, step: int = 0) -> None:
+        self.trackio.log({name: value, "epoch": step})
+
+    def picture(self, path: Path) -> None:
+        self.trackio.log({path.stem: self.trackio.Image(str(path))})
+
+    def file(self, path: Path) -> None:
+        self.trackio.save(str(path))
+
+    def close(self, failed: bool) -> None:
+        self.trackio.finish()
+
+
+@TRACKERS.register("trackio")
+def _trackio(name: str, where: str) -> Tracker:
+    trackio = package("trackio", "trackio")
+    trackio.init(project=where or PROJECT, name=name)
+    return _Trackio(trackio)
