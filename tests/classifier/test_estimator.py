@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import warnings
+from unittest import SkipTest
 
 import numpy as np
 import pandas as pd
@@ -16,7 +18,13 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
-from sklearn.utils.estimator_checks import check_get_params_invariance, check_no_attributes_set_in_init
+from sklearn.utils import get_tags
+from sklearn.utils.estimator_checks import (
+    check_estimator,
+    check_get_params_invariance,
+    check_no_attributes_set_in_init,
+    estimator_checks_generator,
+)
 
 import vitadapt as va
 from vitadapt.classifier.estimator import ImageClassifier
@@ -227,3 +235,38 @@ def test_a_tensor_of_one_image_is_one_image_and_a_masked_label_is_missing(fitted
     np.testing.assert_array_equal(fitted.predict_proba(torch.tensor(picture)), fitted.predict_proba(picture))
     with pytest.raises(ValueError, match="NaN or empty labels: 1 of 12, the first in row 0"):
         probe().fit(images[0], np.ma.array(images[1], mask=[True] + [False] * 11))
+
+
+class Rows(va.ImageClassifier):
+    """Says of itself that it takes rows of numbers, so that scikit-learn tries all of its checks."""
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = True
+        return tags
+
+
+NOT_FOR_US = {"check_parameters_default_constructible": "a method is a frozen dataclass, which no function can change"}
+
+
+def test_scikit_learns_checks_hold_up_to_their_numbers_that_are_no_images():
+    """Every check passes, or ends where its X, rows of numbers, is refused as no images."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check_estimator(va.ImageClassifier())  # which says that it takes no rows
+        tried = list(estimator_checks_generator(Rows("random:tiny", LinearProbe())))
+        passed = set()
+        for estimator, check in tried:
+            name = check.func.__name__ if hasattr(check, "func") else check.__name__
+            try:
+                check(estimator)
+                passed.add(name)
+            except SkipTest:
+                continue
+            except (AssertionError, DataError) as error:
+                causes = (error, error.__cause__, error.__context__)
+                assert any(isinstance(cause, DataError) for cause in causes) or name in NOT_FOR_US, name
+    assert {"check_set_params", "check_get_params_invariance", "check_estimators_unfitted"} <= passed
+    assert {"check_no_attributes_set_in_init", "check_mixin_order", "check_transformers_unfitted"} <= passed
+    tags = get_tags(va.ImageClassifier())
+    assert tags.estimator_type == "classifier" and tags.input_tags.string and not tags.input_tags.two_d_array

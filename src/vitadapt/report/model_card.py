@@ -13,27 +13,30 @@ MOST_CLASSES = 100
 SPECIAL = re.compile(r"([\\`*_\[\]<>#|~&])")
 
 
-def model_card(model: Fitted) -> str:
-    """Markdown with YAML metadata in front. No name of a class or a file can end the metadata or become markup."""
+def model_card(model: Fitted, library: str = "vitadapt") -> str:
+    """Markdown with YAML metadata in front. No name of a class or a file can end the metadata or become markup.
+
+    library: which one loads the files beside the card, "vitadapt" or "transformers"; the hub's widget asks it.
+    """
     body = [
         f"# {_plain(model.name)}",
         *_about(model),
         *_results(model),
         *_training(model),
-        *_use(model),
+        *_use(library),
         *_limits(model),
     ]
-    return "\n".join([*_metadata(model), *body]).rstrip() + "\n"
+    return "\n".join([*_metadata(model, library), *body]).rstrip() + "\n"
 
 
-def _metadata(model: Fitted) -> Iterator[str]:
+def _metadata(model: Fitted, library: str) -> Iterator[str]:
     """YAML is a superset of JSON: every value is written as JSON."""
     yield "---"
     if model.licence:
         yield f"license: {_json(model.licence)}"
     if model.base_model:
         yield f"base_model: {_json(model.base_model)}"
-    yield "library_name: vitadapt"
+    yield f"library_name: {library}"
     yield "pipeline_tag: image-classification"
     tags = ["image-classification", "vision-transformer", "parameter-efficient-fine-tuning", "vitadapt"]
     yield f"tags: {_json([*tags, model.method.split(':')[0]])}"
@@ -102,8 +105,16 @@ def _training(model: Fitted) -> Iterator[str]:
         yield f"\n{_block(model.command, 'sh')}\n"
 
 
-def _use(model: Fitted) -> Iterator[str]:
+def _use(library: str) -> Iterator[str]:
     yield "## How to use it\n"
+    if library == "transformers":
+        lines = (
+            "from transformers import pipeline",
+            'classify = pipeline("image-classification", model="FOLDER-OF-THIS-MODEL")',
+            'classify("picture.jpg")',
+        )
+        yield _block("\n".join(lines), "python") + "\n"
+        return
     yield _block("pip install vitadapt\nvitadapt predict FOLDER-OF-THIS-MODEL picture.jpg", "sh") + "\n"
     lines = (
         "from vitadapt import ImageClassifier",

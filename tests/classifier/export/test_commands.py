@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from export_cases import BACKBONE, CARD, model_folder, typed
+from PIL import Image
 from torch import Tensor
 
+from vitadapt.classifier import fit
+from vitadapt.classifier.candidates import candidate_configs
 from vitadapt.classifier.export.deployed import load_trained
 from vitadapt.classifier.export.export import export
 from vitadapt.classifier.export.hub import prepare
@@ -53,6 +58,35 @@ def test_a_dry_run_lists_what_would_be_sent(tmp_path: Path) -> None:
     assert "adapter.safetensors" in output and "report.html" in output and "apache-2.0" in output
     assert "secret" not in output and "nothing was sent" in output
     assert prepare(model, "me/my-model").files["README.md"] == len(CARD)
+
+
+def test_an_export_for_transformers_is_sent_with_its_card_and_loaded_by_its_pipeline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    rng = np.random.default_rng(0)
+    for name, level in {"cat": 60, "dog": 190}.items():
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(4):
+            pixels = np.clip(rng.normal(level, 60, (32, 32, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+
+    def one(*arguments: Any) -> Any:  # a discriminant has a head that transformers lacks
+        return {"linear-probe": candidate_configs(*arguments)["linear-probe"]}
+
+    monkeypatch.setattr(fit, "candidate_configs", one)
+    model, out = tmp_path / "mine", tmp_path / "hf"
+    typed("fit", tmp_path / "photos", "-o", model, "-b", "random:tiny", "--no-cache", "--licence", "apache-2.0")
+    typed("export", model, "--to", "hf", "-o", out)
+    upload = prepare(out, "me/my-model")
+    assert upload.card["library_name"] == "transformers" and upload.card["pipeline_tag"] == "image-classification"
+    classify = transformers.pipeline("image-classification", model=str(out), device="cpu")
+    picture = tmp_path / "photos" / "dog" / "0.png"
+    (answer,) = json.loads(typed("predict", model, picture, "--top", "2", "--json"))
+    assert {row["label"]: row["score"] for row in classify(str(picture))} == pytest.approx(answer["top"], abs=1e-3)
+    (out / "preprocessor_config.json").unlink()
+    with pytest.raises(WeightsError, match="preprocessor_config"):
+        prepare(out, "me/my-model")
 
 
 def test_what_is_not_fit_to_be_sent_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 from vitadapt.classifier.export import certificate
 from vitadapt.classifier.export.deployed import DeployedModel, PlainHead
 from vitadapt.classifier.export.export import export
-from vitadapt.data.images import open_image, to_pixels
+from vitadapt.data.image_file import open_image
+from vitadapt.data.images import to_pixels
 from vitadapt.methods import Adapter, BitFit, Discriminant, KAdaptation, LinearProbe, LoRA
 from vitadapt.nn.head_spec import ZERO, HeadSpec
 from vitadapt.nn.surgery import Method

@@ -28,11 +28,15 @@ from ..model import load_model
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained classifier, in eval mode and not merged, and the frozen backbone that it changes."""
+    """A trained classifier, in eval mode and not merged, and the frozen backbone that it changes.
+
+    folder: where it was read from.
+    """
 
     classifier: Classifier
     base: Backbone
     info: AdapterInfo
+    folder: Path | None = None
 
     @property
     def image_size(self) -> int:
@@ -102,7 +106,7 @@ def load_trained(path: Path | str, backbone: str | None = None) -> TrainedModel:
     model = load_model(path, backbone=backbone)
     info = model.info
     plain, _ = cached_backbone(info.backbone, info.image_size, "cpu")
-    return TrainedModel(model.classifier, backbone_of(plain, info.head), info)
+    return TrainedModel(model.classifier, backbone_of(plain, info.head), info, model.path.parent)
 
 
 def plain_vit(backbone: nn.Module, trained: TrainedModel, what: str) -> ViT:

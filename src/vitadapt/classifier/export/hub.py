@@ -9,9 +9,10 @@ from typing import Any
 from ...training.adapter_file import ADAPTER, read_adapter
 from ...utils.errors import ConfigError, StorageError, WeightsError, damaged
 from ...utils.optional import failures, package
+from ..documents import CARD
 
-CARD = "README.md"
-_REQUIRED = {"library_name": "vitadapt", "pipeline_tag": "image-classification"}
+_NEEDED = {"vitadapt": (ADAPTER,), "transformers": ("config.json", "model.safetensors", "preprocessor_config.json")}
+"""What a repository must hold, by the library that loads it."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,14 @@ def prepare(folder: Path | str, repository: str) -> Upload:
         package("huggingface_hub.utils", "hf").validate_repo_id(repository)
     except ValueError as error:
         raise ConfigError(f"{repository!r} cannot be the name of a repository; use USER/NAME") from error
-    if not (folder / ADAPTER).is_file():
-        raise WeightsError(f"{folder}: there is no {ADAPTER} here; name a folder made by 'vitadapt fit'")
-    read_adapter(folder / ADAPTER)
+    if not (folder / ADAPTER).is_file() and not (folder / "config.json").is_file():
+        raise WeightsError(f"{folder}: there is no {ADAPTER} here; name a folder made by 'fit' or 'export --to hf'")
+    card = _card(hub, folder / CARD)
+    for name in _NEEDED[card["library_name"]]:
+        if not (folder / name).is_file():
+            raise WeightsError(f"{folder}: there is no {name} here, which {card['library_name']} needs; make it again")
+    if card["library_name"] == "vitadapt":
+        read_adapter(folder / ADAPTER)
     found = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink())
     inside = {path.relative_to(folder): path for path in found}
     files = {
@@ -44,7 +50,7 @@ def prepare(folder: Path | str, repository: str) -> Upload:
         for name, path in inside.items()
         if not any(part.startswith(".") for part in name.parts)
     }
-    return Upload(repository, folder, files, _card(hub, folder / CARD))
+    return Upload(repository, folder, files, card)
 
 
 def _card(hub: Any, path: Path) -> dict[str, Any]:
@@ -53,9 +59,10 @@ def _card(hub: Any, path: Path) -> dict[str, Any]:
         raise WeightsError(f"{path} is missing: the hub shows it as the model card; make one with 'vitadapt fit'")
     with damaged(path, "mend the metadata between the lines ---", WeightsError, "has metadata that are not valid"):
         data: dict[str, Any] = hub.ModelCard(path.read_text("utf-8"), ignore_metadata_errors=False).data.to_dict()
-    for name, value in _REQUIRED.items():
-        if data.get(name) != value:
-            raise WeightsError(f"{path}: its metadata lack '{name}: {value}', by which the hub finds such models")
+    required = {"library_name": tuple(_NEEDED), "pipeline_tag": ("image-classification",)}
+    for name, values in required.items():
+        if data.get(name) not in values:
+            raise WeightsError(f"{path}: its metadata lack '{name}: {values[0]}', by which the hub finds such models")
     if not data.get("license"):
         raise WeightsError(
             f"{path}: its metadata name no licence; add a line such as 'license: apache-2.0' ('other' is possible)"

@@ -17,11 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from ...nn.vit import ViT, ViTConfig
+from ...report.model_card import model_card
 from ...training.adapter_file import AdapterInfo
 from ...utils.errors import NotApplicable, WeightsError
 from ...utils.optional import package
 from ...weights import write_state
 from ...weights.checkpoint_files import read_json
+from ..documents import CARD, fitted_of, split_of
+from ..fit_record import RECORD, read_record
 from .certificate import TARGETS, Run, Target, normaliser, write_json
 from .deployed import PlainHead, TrainedModel, merged, read_head, write_head
 
@@ -173,6 +176,10 @@ def _write(trained: TrainedModel, folder: Path) -> None:
     write_processor(trained, folder)
     if not library.family.classifies:
         write_head(head, folder, trained.info.classes)
+    elif trained.folder is not None and (trained.folder / RECORD).exists():  # what is known of it, for the hub
+        record = read_record(trained.folder)
+        fitted = fitted_of(record, split_of(record), trained.folder, thresholds=trained.info.thresholds)
+        (folder / CARD).write_text(model_card(fitted, "transformers"), "utf-8")
 
 
 @contextmanager
