@@ -313,11 +313,11 @@ def test_all_commands_walk_folders_alike(model, photos, tmp_path):
     assert sorted(ref.name for part in (data.train, data.test) for ref in part.refs) == printed["paths"]
     shutil.copytree(photos, tmp_path / "mixed")
     for i in range(5):
-        (tmp_path / "mixed" / "red" / f"{i}.HEIC").write_bytes(b"heic")
+        (tmp_path / "mixed" / "red" / f"{i}.CR2").write_bytes(b"raw")
     found = call("predict", model[0], tmp_path / "mixed", "--json", fails=True)
     fitted = call("fit", tmp_path / "mixed", "--out", tmp_path / "m", "-b", "random:tiny", "--recipe", FAST, fails=True)
     for stderr in (found.stderr, fitted.stderr):
-        assert "skipped 5 files that may be pictures but cannot be read (5 .heic); save them as JPEG or PNG" in stderr
+        assert "skipped 5 files that may be pictures but cannot be read (5 .cr2); save them as JPEG or PNG" in stderr
 
 
 def test_corrupt_images_are_left_out_and_named(photos, tmp_path):

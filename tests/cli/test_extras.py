@@ -78,6 +78,23 @@ def _serve(folder: Path) -> Any:
     return _require_extra()
 
 
+def _tracker(name: str) -> Callable[[Path], Any]:
+    from vitadapt.utils.tracking import check_tracker
+
+    return lambda folder: check_tracker(name)
+
+
+def _picture(name: str) -> Callable[[Path], Any]:
+    def use(folder: Path) -> Any:
+        from picture_cases import DATA
+
+        from vitadapt.data.image_file import open_image
+
+        return open_image(DATA[name], f"picture.{name}")
+
+    return use
+
+
 def _backbone(name: str) -> Callable[[Path], Any]:
     return lambda folder: load_backbone(name)
 
@@ -108,6 +125,13 @@ USES: dict[tuple[str, str], Callable[[Path], Any]] = {
     ("server", "httptools"): _serve,
     ("server", "python_multipart"): _serve,
     ("server", "prometheus_client"): _serve,
+    ("tensorboard", "tensorboardX"): _tracker("tensorboard"),
+    ("mlflow", "mlflow"): _tracker("mlflow"),
+    ("wandb", "wandb"): _tracker("wandb"),
+    ("trackio", "trackio"): _tracker("trackio"),
+    ("heif", "pillow_heif"): _picture("heic"),
+    ("dicom", "pydicom"): _picture("dcm"),
+    ("tiff", "tifffile"): _picture("tif"),
 }
 
 

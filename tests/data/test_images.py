@@ -14,7 +14,8 @@ from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
 from vitadapt.data.examples import FileRef
-from vitadapt.data.images import Geometry, UnreadableImage, fit, open_image, to_pixels, to_rgb, upright
+from vitadapt.data.image_file import open_image
+from vitadapt.data.images import Geometry, UnreadableImage, fit, to_pixels, to_rgb, upright
 from vitadapt.utils.errors import DataError
 
 ORIENTATION = 0x0112

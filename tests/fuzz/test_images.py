@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from picture_cases import DATA
 from pictures import image_seeds, moving, picture, saved
 from PIL import Image
 
@@ -104,7 +105,11 @@ CASES: dict[str, Case] = {
     "truncated PNG": (lambda: image_seeds()["rgb.png"][:-200], "truncated|damaged"),
     "truncated JPEG": (lambda: image_seeds()["steps.jpg"][:400], "truncated|damaged"),
     "SVG": (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image of a known format"),
-    "HEIC": (lambda: struct.pack(">I", 24) + b"ftypheic" + bytes(12), "not an image of a known format"),
+    "HEIC": (lambda: DATA["heic"], ""),
+    "broken HEIC": (lambda: struct.pack(">I", 24) + b"ftypheic" + bytes(12), "not an image of a known format"),
+    "DICOM": (lambda: DATA["dcm"], ""),
+    "TIFF of five channels": (lambda: DATA["tif"], ""),
+    "broken DICOM": (lambda: DATA["dcm"][:-9], "truncated|damaged"),
     "EPS": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image of a known format"),
     "text": (lambda: b"hello, this is no image", "not an image of a known format"),
     "500 megapixels in a PNG header": (lambda: png(*BOMB), TOO_MANY),

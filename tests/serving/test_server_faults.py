@@ -21,7 +21,8 @@ import torch
 from server_cases import CARS, PETS, TOKEN, adapter, backbone_of, counts, in_use, picture, running, until
 
 from vitadapt.data import Geometry
-from vitadapt.data.images import open_image, to_pixels
+from vitadapt.data.image_file import open_image
+from vitadapt.data.images import to_pixels
 from vitadapt.serving.server.batching import Batcher, Queue
 from vitadapt.serving.server.connection import PIECES, Connection
 from vitadapt.serving.server.limits import EXPLANATION, Limits

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from ..data import Dataset, Examples, FileRef, open_dataset
-from ..data.examples import ImageRef
+from ..data.examples import ImageObjectRef, ImageRef
+from ..data.images import UnreadableImage, to_upright_rgb
 from ..data.readers.image_folder import Skipped, images_below
 from ..data.sampling.splits import normal
 from ..methods.spec import method_text
 from ..nn.head_spec import head_text
 from ..training.adapter_file import ADAPTER, AdapterInfo, read_adapter
-from ..utils.errors import DataError, StorageError, WeightsError
+from ..utils.errors import ConfigError, DataError, StorageError, WeightsError
 from ..utils.progress import Progress
 from .answer import Rules, answer, set_limit
 from .batches import batches
@@ -55,15 +57,18 @@ def predict_images(
     rules: Rules = Rules(),  # noqa: B008 - frozen
     progress: Progress | None = None,
     prior: str | None = None,
+    tiles: tuple[int, int] = (1, 1),
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """One `answer` per readable image, and one message per unreadable image. prior: as for `read_prior`.
+
+    tiles: rows and columns into which an image is cut; its probabilities are the mean of those of the parts.
 
     Raises NotApplicable for sets of classes that the model cannot give.
     """
     shares = None if prior is None else prior_of(model.info, prior)
     if rules.conformal is not None:
         set_limit(model.novelty, rules.conformal)  # before anything is computed
-    rows, probabilities, novelty, unreadable = predict_readable(model, refs, progress)
+    rows, probabilities, novelty, unreadable = predict_readable(model, refs, progress, tiles)
     if shares is not None and len(rows):
         probabilities = reweighted(probabilities, *shares)
     found = [
@@ -73,8 +78,27 @@ def predict_images(
     return found, unreadable
 
 
+def read_tiles(text: str) -> tuple[int, int]:
+    """ "3x2" as (3, 2): rows and columns. Raises ConfigError."""
+    found = re.fullmatch(r"([1-9][0-9]?)x([1-9][0-9]?)", text)
+    if found is None:
+        raise ConfigError(f"--tiles takes rows and columns, such as 3x3, not {text!r}")
+    return int(found[1]), int(found[2])
+
+
+def tiles_of(ref: ImageRef, rows: int, columns: int) -> list[ImageRef]:
+    """The parts of an upright image, row by row. Raises UnreadableImage, also for one with fewer pixels than parts."""
+    image = to_upright_rgb(ref.read(), ref.name)
+    wide, high = image.size
+    if wide < columns or high < rows:
+        raise UnreadableImage(ref.name, f"{wide} x {high} pixels cannot be cut into {rows} x {columns} parts")
+    x, y = ([side * i // count for i in range(count + 1)] for side, count in ((wide, columns), (high, rows)))
+    boxes = [(x[j], y[i], x[j + 1], y[i + 1]) for i in range(rows) for j in range(columns)]
+    return [ImageObjectRef(image.crop(box), ref.name) for box in boxes]
+
+
 def predict_readable(
-    model: Model, refs: Sequence[ImageRef], progress: Progress | None = None
+    model: Model, refs: Sequence[ImageRef], progress: Progress | None = None, tiles: tuple[int, int] = (1, 1)
 ) -> tuple[list[int], np.ndarray, list[float | None], list[str]]:
     """Rows of the readable images, their probabilities (n, C), their novelty, and one message per unreadable image."""
     rows: list[int] = []
@@ -83,6 +107,11 @@ def predict_readable(
 
     def scores(some: Sequence[ImageRef]) -> np.ndarray:
         """(n, C + 1), the novelty in the last column; NaN where it is not known."""
+        if tiles != (1, 1):  # one image at a time: it may be large
+            return np.stack([whole(tiles_of(ref, *tiles)).mean(axis=0) for ref in some])
+        return whole(some)
+
+    def whole(some: Sequence[ImageRef]) -> np.ndarray:
         probabilities, novelty = model.scores(model.pixels(some))
         last = np.full(len(some), np.nan, dtype=np.float32) if novelty is None else novelty
         return np.column_stack([probabilities, last])

@@ -45,6 +45,7 @@ def fit(
     label_separator: opt.Separator = None,
     prior: opt.Prior = None,
     precision: opt.PrecisionOption = "fp32",
+    track: opt.Track = None,
     licence: Annotated[str, Option("--licence", "--license", help="Of your model, for its card.")] = "",
     cache: opt.Cache = None,
     no_cache: opt.NoCache = False,
@@ -53,6 +54,7 @@ def fit(
     as_json: opt.AsJson = False,
 ) -> None:
     """Make a classifier of your images: examine them, hold a part out, keep what cross-validates best, and report."""
+    from ..classifier.documents import track_fit
     from ..classifier.fit import fit_folder
 
     texts = {"recipe": recipe, "head": head, "class_names": class_names, "templates": template}
@@ -62,10 +64,12 @@ def fit(
     environment = opt.environment_of(cache, no_cache, data_root, device)
     if not as_json:
         _print_defaults(config, environment.setting.device, out)
-    with progress_bar() as (progress, message):
-        setting = replace(environment.setting, progress=progress)
+    with progress_bar() as (progress, message), opt.tracked_or_not(track, out.resolve().name) as tracker:
+        setting = replace(environment.setting, progress=progress, on_epoch=tracker.epoch if tracker else None)
         line = shlex.join(["vitadapt", *sys.argv[1:]])
         record = fit_folder(config, out, replace(environment, setting=setting), message, line, overwrite)
+        if tracker is not None:
+            track_fit(tracker, record, out)
     if as_json:
         echo_json({"model": str(out), **record})
     else:
@@ -150,6 +154,7 @@ def predict(
     threshold: Annotated[float | None, Option(min=0, max=1, help="Less probable answers are 'unsure'.")] = None,
     refuse: Annotated[float, Option(min=0, max=1, help="Share of usual pictures called 'unknown' (0: none).")] = 0.05,
     conformal: Annotated[float | None, Option(min=0, max=1, help="Sets of classes, right so often, e.g. 0.9.")] = None,
+    tiles: Annotated[str, Option(help="Rows x columns of parts, e.g. 3x3; their mean is the answer.")] = "1x1",
     as_json: opt.AsJson = False,
     as_csv: Annotated[bool, Option("--csv", help="One line per image and class.")] = False,
     prior: opt.Prior = None,
@@ -158,14 +163,16 @@ def predict(
 ) -> None:
     """Tell the class of images, with its probability. Status 1 when an image could not be read."""
     from ..classifier.answer import CANNOT, Rules, can_refuse
-    from ..classifier.predict import csv_text, find_images, predict_images
+    from ..classifier.predict import csv_text, find_images, predict_images, read_tiles
 
     if as_json and as_csv:
         raise ConfigError("--json and --csv exclude each other")
+    parts = read_tiles(tiles)
     refs, notes = find_images(images)
     loaded = _load(model, device, backbone)
+    rules = Rules(top, threshold, refuse, conformal)
     with progress_bar() as (progress, _):
-        answers, broken = predict_images(loaded, refs, Rules(top, threshold, refuse, conformal), progress, prior)
+        answers, broken = predict_images(loaded, refs, rules, progress, prior, parts)
     if refuse and not can_refuse(loaded.novelty):
         notes.append(CANNOT)
     for line in (*notes, *broken):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence, Sized
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -16,12 +17,14 @@ from .output import complain
 if TYPE_CHECKING:
     from ..benchmark.results.record import Record, RecordSummary
     from ..training.features import Environment
+    from ..utils.tracking import Tracker
 
 Found = TypeVar("Found")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 Precision = Literal["fp32", "bf16"]
 TableFormat = Literal["text", "md", "csv", "latex", "json"]
+SuggestRule = Literal["margin", "coreset", "uncertainty", "random"]
 OFFLINE = "dinov2-s14-offline"
 
 AsJson = Annotated[bool, Option("--json", help="Print JSON for programs.")]
@@ -50,6 +53,10 @@ Prior = Annotated[str | None, Option(help="Shares of the classes to expect: data
 ClassNames = Annotated[str | None, Option(help="A file of class names: one per line, or JSON {class: name}.")]
 Template = Annotated[list[str] | None, Option(help="A sentence with {} for the class name; repeatable.")]
 Knowledge = Annotated[str, Option(help="Facts about the classes: path=FILE.json, or path=DIR,dictionary=NAME,gpt3=5.")]
+
+Track = Annotated[
+    str | None, Option(help="mlflow, wandb, tensorboard or trackio; behind a colon where to: tensorboard:FOLDER.")
+]
 
 IMAGES, BENCHMARK, LEADERBOARD, LOOK_UP = "Your images", "Benchmark", "Leaderboard", "Look up"
 
@@ -88,6 +95,13 @@ def environment_of(cache: Path | None, no_cache: bool, data_root: Path | None, d
 def device_of(device: str) -> str:
     """The device that `--device` means. Raises ConfigError when it cannot be used here."""
     return environment_of(None, True, None, device).setting.device
+
+
+def tracked_or_not(spec: str | None, name: str) -> AbstractContextManager[Tracker | None]:
+    """A run called `name` of what `--track` names; None without it."""
+    from ..utils.tracking import tracked
+
+    return nullcontext() if spec is None else tracked(spec, name)
 
 
 def records_of(runs: Path) -> list[Record]:

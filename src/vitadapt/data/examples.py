@@ -17,7 +17,8 @@ from PIL import Image
 from ..utils.errors import DataError
 from ..utils.files import read_bounded, settled
 from ..utils.limits import IMAGE_FILE
-from .images import UnreadableImage, load_image, open_image, orientation
+from .image_file import open_image
+from .images import UnreadableImage, load_image, orientation
 
 LabelArray = npt.NDArray[Any]  # (N,) int64, or (N, C) uint8 multi-hot for multi-label data
 IndexArray = npt.NDArray[np.int64]

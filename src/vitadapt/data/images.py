@@ -1,17 +1,15 @@
-"""From the bytes of one image file to the uint8 square a backbone looks at.
+"""From a decoded image to the uint8 square a backbone looks at.
 
-The order is fixed: decode, turn upright (EXIF), RGB, resize, crop. On images without EXIF or transparency the result is
-bit-equal to torchvision's `Resize(bicubic)` followed by `CenterCrop` on PIL images, extremely long ones excepted.
+The order is fixed: decode (`image_file.py`), turn upright (EXIF), RGB, resize, crop. On images without EXIF or
+transparency the result is bit-equal to torchvision's `Resize(bicubic)` followed by `CenterCrop` on PIL images,
+extremely long ones excepted.
 """
 
 from __future__ import annotations
 
-import io
-import threading
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,12 +21,13 @@ from ..utils.limits import IMAGE_PIXELS
 
 Pixel8 = npt.NDArray[np.uint8]
 
-# A closed list: data sets come from others, and some of Pillow's other formats start programs (EPS: Ghostscript).
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".heic", ".heif", ".hif", ".dcm"}
 )
+CHANNELS = "channels"  # in `info` of an image that is more than RGB: all of its channels, uint8 (H, W, K)
+RANGE = "range"  # in `info` of an image of more than 8 bits: the value that stands for white
+_TWELVE_BITS = 4095  # the largest value that cameras and scanners of 12 bits write into files of 16
 VERSION = 1  # part of the name of every cached file: raise it whenever a pixel may come out differently
 
 _ORIENTATION = 0x0112  # EXIF tag
@@ -42,7 +41,6 @@ _TURNS = {  # not ImageOps.exif_transpose: it writes the other tags again, and f
     8: Image.Transpose.ROTATE_90,
 }
 _ELONGATED = 32  # a resized side longer than this many short sides is never materialised
-_opening = threading.Lock()
 
 
 class UnreadableImage(DataError):
@@ -62,58 +60,40 @@ class Geometry:
     """How an image becomes a square of `size` pixels.
 
     The shorter side is resized to round(size * resize) pixels (bicubic) and the centre is cropped; with `squash` the
-    image is resized straight to the square and its aspect ratio is lost. Raises ValueError when the crop cannot fit.
+    image is resized straight to the square and its aspect ratio is lost. channels: 1 for grey, 3 for RGB, or all that a
+    file of more has. Raises ValueError when the crop cannot fit.
     """
 
     size: int
     resize: float = 1.0
     squash: bool = False
+    channels: int = field(default=3, repr=False)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, S, S)."""
+        return self.channels, self.size, self.size
 
     def __post_init__(self) -> None:
         if self.size < 1 or not self.resize >= 1:
             raise ValueError(f"size and resize must be at least 1: {self}")
 
 
-def open_image(data: bytes, name: str, most: int | None = None) -> Image.Image:
-    """The decoded image (first frame) in `data`, as stored. Raises UnreadableImage, and TooManyPixels above `most`."""
-    if not data:
-        raise UnreadableImage(name, "empty file")
-    _check_size(_canvas_of_webp(data), name, most)
-    with decoding(name):
-        image = _open_header(data)
-        _check_size(image.size, name, most)
-        image.load()
-    return image
-
-
 def load_image(image: Image.Image, name: str) -> Image.Image:
     """`image` with its pixels in memory. Raises UnreadableImage."""
-    _check_size(image.size, name)
+    check_size(image.size, name)
     with decoding(name):
         image.load()
     return image
 
 
-def _check_size(size: tuple[int, int], name: str, most: int | None = None) -> None:
+def check_size(size: tuple[int, int], name: str, most: int | None = None) -> None:
     """Before anything is allocated, and whatever this process has made of Pillow's own limit."""
     wide, high = size
     if wide < 1 or high < 1:
         raise UnreadableImage(name, f"{wide} x {high} pixels, so that there is nothing to see")
     if wide * high > min(IMAGE_PIXELS, most or IMAGE_PIXELS):
         raise TooManyPixels(name, f"{wide} x {high} pixels, at most {most or IMAGE_PIXELS} are taken")
-
-
-def _canvas_of_webp(data: bytes) -> tuple[int, int]:
-    """(width, height) of a WebP file, whose decoder allocates all of it on opening; (1, 1) of other files."""
-    kind = data[12:16] if data[:4] == b"RIFF" and data[8:12] == b"WEBP" and len(data) >= 30 else b""
-    if kind == b"VP8X":
-        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
-    if kind == b"VP8L":  # 14 bits each
-        sides = int.from_bytes(data[21:25], "little")
-        return 1 + sides % 2**14, 1 + sides // 2**14 % 2**14
-    if kind == b"VP8 ":
-        return int.from_bytes(data[26:28], "little") % 2**14 or 1, int.from_bytes(data[28:30], "little") % 2**14 or 1
-    return 1, 1
 
 
 @contextmanager
@@ -133,20 +113,9 @@ def decoding(name: str) -> Iterator[None]:
         raise UnreadableImage(name, "truncated" if "truncated" in str(error).lower() else "damaged") from error
 
 
-def _open_header(data: bytes) -> Image.Image:
-    # Pillow only warns about a moderate decompression bomb. Warning filters belong to the whole process, so changing
-    # them needs the lock; it covers the header alone, decoding runs in parallel. Its other warnings are about formats
-    # that it tried in vain.
-    with _opening, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        Image.init()
-        return Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
-
-
 def to_pixels(image: Image.Image, geometry: Geometry, name: str = "image") -> Pixel8:
     """A decoded image -> uint8 (3, S, S). Raises UnreadableImage when its pixels have no sensible 8-bit meaning."""
-    return to_square(to_upright_rgb(image, name), geometry)
+    return to_square(to_upright_rgb(image, name), geometry, name)
 
 
 def to_upright_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -157,8 +126,20 @@ def to_upright_rgb(image: Image.Image, name: str) -> Image.Image:
         raise UnreadableImage(name, str(error)) from error
 
 
-def to_square(image: Image.Image, geometry: Geometry) -> Pixel8:
-    """An upright RGB image -> uint8 (3, S, S)."""
+def to_square(image: Image.Image, geometry: Geometry, name: str) -> Pixel8:
+    """An upright RGB image -> uint8 (3, S, S); one of K channels, where so many are wanted -> uint8 (K, S, S).
+
+    Raises UnreadableImage for another number of channels.
+    """
+    if geometry.channels == 1:
+        return np.asarray(fit(image.convert("L"), geometry))[None]
+    if geometry.channels != 3:
+        channels = image.info.get(CHANNELS)
+        if channels is None or channels.shape[2] != geometry.channels:
+            found = 3 if channels is None else channels.shape[2]
+            raise UnreadableImage(name, f"{found} channels, and the backbone is for {geometry.channels}")
+        planes = [Image.fromarray(channels[..., k]) for k in range(geometry.channels)]
+        return np.stack([np.asarray(fit(plane, geometry)) for plane in planes])
     return np.ascontiguousarray(np.asarray(fit(image, geometry)).transpose(2, 0, 1))  # (S, S, 3) -> (3, S, S)
 
 
@@ -179,9 +160,9 @@ def orientation(image: Image.Image) -> int:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB: transparent parts on white, 16-bit grey scaled to 8 bit. Raises ValueError for values of unknown scale."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
+    """RGB: transparent parts on white, 16-bit grey scaled to 8 bit (`white`). Raises ValueError for other values."""
+    if image.mode == "F" or is_deep(image):
+        return Image.fromarray(to_8_bit(image.info, np.asarray(image))).convert("RGB")
     if _has_alpha(image):
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
@@ -194,9 +175,26 @@ def _has_alpha(image: Image.Image) -> bool:
     return image.mode == "P" and image.palette is not None and image.palette.mode.endswith("A")
 
 
-def _to_8_bit(grey: npt.NDArray[Any]) -> Pixel8:
-    """Integers 0..65535 or floats 0..1, (H, W) -> uint8 (H, W), rounded."""
-    top = 1.0 if grey.dtype.kind == "f" else 65535
+def is_deep(image: Image.Image) -> bool:
+    """Are its values integers of more than 8 bits?"""
+    return image.mode == "I" or image.mode.startswith("I;16")
+
+
+def white(info: Mapping[Any, Any], grey: npt.NDArray[Any]) -> float:
+    """The value that stands for white: 1 for floats; that of `info`; else 4095 if none is larger; else 65535."""
+    if grey.dtype.kind == "f":
+        return 1.0
+    measured = _TWELVE_BITS if 0 < grey.max() <= _TWELVE_BITS else 65535
+    return float(info.get(RANGE, measured))
+
+
+def to_8_bit(info: Mapping[Any, Any], values: npt.NDArray[Any]) -> Pixel8:
+    """Values of an image with this `info` -> uint8 of the same shape. Raises ValueError for those out of range."""
+    return values if values.dtype == np.uint8 else _to_8_bit(values, white(info, values))
+
+
+def _to_8_bit(grey: npt.NDArray[Any], top: float) -> Pixel8:
+    """Values 0..top -> uint8 of the same shape, rounded."""
     if not (grey.min() >= 0 and grey.max() <= top):  # written so that NaN fails too
         raise ValueError(f"grey values outside 0..{top:g}")
     return np.rint(grey * (255.0 / top)).astype(np.uint8)

@@ -69,6 +69,11 @@ class Backbone(nn.Module):
     def preprocess(self) -> Preprocess:
         return self.config.preprocess
 
+    @property
+    def channels(self) -> int:
+        """Of an image: 3 are red, green and blue."""
+        return len(self.config.preprocess.mean)
+
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 0..255 or float 0..1 images -> the scale the weights were trained on; same shape, floating point."""
         mean, std = cast(Tensor, self.mean), cast(Tensor, self.std)

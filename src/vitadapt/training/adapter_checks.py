@@ -87,10 +87,13 @@ def pictures_of_the_test() -> Tensor:
     return torch.arange(2 * _PICTURE * _PICTURE * 3).mul(131).remainder(251).to(torch.uint8).view(2, 8, 8, 3)
 
 
-def enlarged(pictures: Tensor, size: int) -> Tensor:
-    """Pictures (N, h, w, 3) -> (N, 3, S, S): pixel i of a side is that of number floor(i h / S), so nothing rounds."""
+def enlarged(pictures: Tensor, size: int, channels: int = 3) -> Tensor:
+    """Pictures (N, h, w, 3) -> (N, K, S, S): pixel i of a side is that of number floor(i h / S), so nothing rounds;
+    channel k is colour k modulo 3.
+    """
     rows, columns = (torch.arange(size) * side // size for side in pictures.shape[1:3])
-    return pictures.permute(0, 3, 1, 2)[:, :, rows][:, :, :, columns].contiguous()
+    colours = pictures.permute(0, 3, 1, 2)[:, torch.arange(channels) % 3]
+    return colours[:, :, rows][:, :, :, columns].contiguous()
 
 
 @torch.no_grad()
@@ -98,7 +101,7 @@ def logits_of(model: Classifier, pictures: Tensor) -> Tensor:
     """Logits (N, C) in fp32 of small pictures (N, h, w, 3)."""
     was, _ = model.training, model.eval()
     device = next(model.parameters()).device
-    logits: Tensor = model(enlarged(pictures, model.backbone.image_size).to(device)).float()
+    logits: Tensor = model(enlarged(pictures, model.backbone.image_size, model.backbone.channels).to(device)).float()
     model.train(was)
     return logits
 
@@ -109,7 +112,7 @@ def require_change(model: Classifier, backbone: Backbone) -> None:
     nothing = WeightsError("changes nothing: what it holds leaves every output as it was; train it, and save it again")
     if trainable(model.backbone):
         size, device = backbone.image_size, next(backbone.parameters()).device
-        images = enlarged(pictures_of_the_test(), size).to(device)
+        images = enlarged(pictures_of_the_test(), size, backbone.channels).to(device)
         if torch.equal(model.backbone(images), backbone(images)):
             raise nothing
     elif not model.head.linear.weight.any():

@@ -48,7 +48,8 @@ def pixels_of(examples: Examples, backbone: Backbone, environment: Environment, 
 
 def geometry_of(backbone: Backbone, squash: bool = False) -> Geometry:
     """How images become the squares that `backbone` wants."""
-    return Geometry(backbone.image_size, backbone.preprocess.resize, squash or backbone.preprocess.squash)
+    squash = squash or backbone.preprocess.squash
+    return Geometry(backbone.image_size, backbone.preprocess.resize, squash, backbone.channels)
 
 
 def frozen_features(backbone: Backbone, base: str, images: Pixels, environment: Environment, label: str) -> Tensor:

@@ -34,6 +34,7 @@ WEIGHTS_HEADER = 100 * MIB  # safetensors' own bound on its header
 PICKLE_FILE = 16 * MIB  # what describes the tensors of a checkpoint, without their data
 TENSORS_SHARE = 4  # tensors of a checkpoint may be this many times larger than its file, because some are shared
 ADAPTER_FILE = 4 * GIB
+CHANNELS = 64  # of an image, that a backbone is inflated to
 IMAGE_SIDE = 4096  # pixels of the square that a backbone looks at
 METHOD_SIZE = 4096  # largest whole number among the fields of a method in an adapter file
 

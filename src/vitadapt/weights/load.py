@@ -9,7 +9,7 @@ from typing import cast
 from ..nn.backbone import Backbone
 from ..nn.vit import Pooling, ViT
 from ..utils.errors import ConfigError, UnknownName, WeightsError
-from ..utils.limits import IMAGE_SIDE
+from ..utils.limits import CHANNELS, IMAGE_SIDE
 from ..utils.optional import MissingPackage
 from ..utils.registry import unknown
 from .catalog import GENERAL_FORMS, BackboneRow, architecture, backbones, names_elsewhere
@@ -40,6 +40,34 @@ def load_backbone(name: str, image_size: int | None = None, device: str = "cpu")
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"the backbone cannot be put on device {device!r} ({reason}); use cpu") from error
+
+
+@SOURCES.register("channels")
+def _of_more_channels(rest: str) -> Backbone:
+    """channels:K/NAME: the backbone NAME, a ViT, for images of K channels (`inflated`)."""
+    count, _, name = rest.partition("/")
+    if not (count.isascii() and count.isdigit() and 1 <= int(count) <= CHANNELS) or not name:
+        raise ConfigError(f"channels:{rest}: use channels:K/NAME with K from 1 to {CHANNELS}")
+    backbone = load_backbone(name)
+    if not isinstance(backbone, ViT):
+        raise ConfigError(f"channels:{rest}: {name} is no plain vision transformer, and takes RGB alone")
+    return inflated(backbone, int(count))
+
+
+def inflated(vit: ViT, count: int) -> ViT:
+    """`vit` for images of K channels: the filters of channel k are those of colour k modulo 3, times 3 / K.
+
+    So an image whose channels are red, green and blue over and over keeps its tokens where K is a multiple of 3. Mean
+    and deviation of channel k are those of colour k modulo 3.
+    """
+    colours = [k % vit.channels for k in range(count)]
+    old = vit.config.preprocess
+    preprocess = replace(old, mean=tuple(old.mean[k] for k in colours), std=tuple(old.std[k] for k in colours))
+    wide = ViT(replace(vit.config, channels=count, preprocess=preprocess))
+    state = vit.state_dict()
+    state["patches.weight"] = state["patches.weight"][:, colours] * (vit.channels / count)  # (D, K, P, P)
+    wide.load_state_dict(state)
+    return wide
 
 
 def check_name(name: str) -> None:

@@ -19,10 +19,10 @@ from ..examples import Dataset, Examples, FileRef, is_utf8
 from ..images import Geometry
 from ..readers.reader import CatalogRow
 from ..sampling.few_shot import class_sizes
-from .images import DARK, Scan, scan
+from .images import TWELVE, Scan, scan
 
 _NAMED = 5  # images or classes that a finding names
-_DARK = "use at most 12 of their 16 bits and come out nearly black (scale their values to 0..65535)"
+_TWELVE = "use fewer than 16 bits (12 unless they say otherwise) and are scaled by that range; darker 16-bit ones, too"
 _RANK = {"error": 0, "warning": 1, "note": 2}
 
 
@@ -185,8 +185,8 @@ def _images(dataset: Dataset, scanned: Scan) -> Iterator[Finding]:
     if broken:
         yield finding("error", "unreadable", f"{len(broken)} images cannot be read", broken)
     for kind, names in kinds.items():
-        all_alike = len(names) == len(scanned.refs) and kind != DARK  # how the data are, not damage
-        what = f"{len(names)} images {_DARK if kind == DARK else f'are {kind}'}"
+        all_alike = len(names) == len(scanned.refs)  # how the data are, not damage
+        what = f"{len(names)} images {_TWELVE if kind == TWELVE else f'are {kind}'}"
         yield finding("note" if all_alike else "warning", kind, what, names)
 
 

@@ -18,7 +18,19 @@ from PIL import Image
 
 from ...utils.progress import Progress
 from ..examples import Examples, ImageRef, IndexArray, read_with_digest
-from ..images import Geometry, Pixel8, UnreadableImage, decoding, orientation, to_square, to_upright_rgb
+from ..image_file import MEASURED
+from ..images import (
+    CHANNELS,
+    Geometry,
+    Pixel8,
+    UnreadableImage,
+    decoding,
+    is_deep,
+    orientation,
+    to_square,
+    to_upright_rgb,
+    white,
+)
 from ..parallel import each
 from ..pixels.cache import TemporaryArray
 from ..pixels.hashes import rgb_digest
@@ -27,7 +39,6 @@ from .near_duplicates import SIDE, groups, thumbnail
 
 _TINY = 16  # pixels of the shorter side, below which nothing can be recognised
 _ELONGATED = 10  # times longer than wide: the crop sees a tenth of it at most
-_TWELVE_BITS = 4095  # the largest value that cameras and scanners of 12 bits write into files of 16
 _SUFFIXES = {
     "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
     "MPO": {".jpg", ".jpeg", ".mpo"},
@@ -36,8 +47,9 @@ _SUFFIXES = {
     "GIF": {".gif"},
     "BMP": {".bmp", ".dib"},
     "TIFF": {".tif", ".tiff"},
+    "HEIF": {".heic", ".heif", ".hif"},
 }
-DARK = "12 bits deep"
+TWELVE = "12 bits deep"
 
 
 @dataclass(frozen=True)
@@ -99,10 +111,10 @@ def scan(
     With a `geometry` the squares are kept, too: in a temporary file of the folder `cache`, or without one in memory, if
     they take less than a gigabyte. Raises StorageError when such a file cannot be written.
     """
-    if geometry and cache is None and len(refs) * 3 * geometry.size**2 > IN_MEMORY:
+    if geometry and cache is None and len(refs) * geometry.channels * geometry.size**2 > IN_MEMORY:
         geometry = None
     small = TemporaryArray(cache, (len(refs), SIDE, SIDE, 3))
-    squares = TemporaryArray(cache, (len(refs), 3, geometry.size, geometry.size)) if geometry else None
+    squares = TemporaryArray(cache, (len(refs), *geometry.shape)) if geometry else None
     digests, checks = [], []
     for digest, check, whole, square in each(partial(_scan_one, geometry), refs, "looking", progress, workers):
         digests.append(digest)
@@ -115,26 +127,29 @@ def scan(
 
 def _scan_one(geometry: Geometry | None, ref: ImageRef) -> tuple[str, ImageCheck, Pixel8, Pixel8]:
     """(digest, check, thumbnail, square) of one image. Never raises for a damaged one: that is what it reports."""
-    side = geometry.size if geometry else 0
+    shape = geometry.shape if geometry else (0,)
     try:
         image, digest = read_with_digest(ref)
         shown = to_upright_rgb(image, ref.name)
+        square = to_square(shown, geometry, ref.name) if geometry else np.zeros(shape, dtype=np.uint8)
     except UnreadableImage as error:
         blank = np.zeros((SIDE, SIDE, 3), dtype=np.uint8)
-        return "", ImageCheck("", (), error.reason), blank, np.zeros((3, side, side), dtype=np.uint8)
+        return "", ImageCheck("", (), error.reason), blank, np.zeros(shape, dtype=np.uint8)
     seen = ImageCheck(rgb_digest(shown), tuple(_kinds(image, shown, ref.name)))
-    return digest, seen, thumbnail(shown), to_square(shown, geometry) if geometry else np.zeros(0, dtype=np.uint8)
+    return digest, seen, thumbnail(shown), square
 
 
 def _kinds(image: Image.Image, shown: Image.Image, name: str) -> Iterator[str]:
     short, long = sorted(image.size)
     suffix = os.path.splitext(name)[1].lower()
-    deep = image.mode == "I" or image.mode.startswith("I;16")
+    deep = is_deep(image)
     odd = {
         "turned by EXIF": orientation(image) != 1,
         "greyscale": deep or image.mode in ("1", "L", "LA", "F"),
         "16 bits deep": deep or image.mode == "F",
-        DARK: deep and 0 < cast(Any, image.getextrema())[1] <= _TWELVE_BITS,
+        TWELVE: deep and white(image.info, np.asarray(image)) < 65535,
+        "of more than three channels, of which a page shows three": CHANNELS in image.info,
+        "scaled by the range of their own values": bool(image.info.get(MEASURED)),
         "transparent": "A" in image.mode or "transparency" in image.info,
         "CMYK": image.mode == "CMYK",
         "animated": _is_animated(image),

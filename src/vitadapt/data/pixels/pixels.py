@@ -29,6 +29,7 @@ __all__ = ["Geometry", "Pixels", "cache_size", "content_digests", "default_cache
 if TYPE_CHECKING:  # torch takes seconds to import and only `gather` needs it
     from torch import Tensor
 
+_DEEP = 2  # which rule scales images of more than 8 bits
 IN_MEMORY = 1 << 30  # bytes of decoded images that streaming keeps
 
 
@@ -112,10 +113,10 @@ class StreamedPixels(Pixels):
             if self._known.setdefault(row, digest) != digest:
                 raise _changed(refs[row])
         size = self.geometry.size
-        images = np.empty((len(rows), 3, size, size), dtype=np.uint8)
+        images = np.empty((len(rows), self.geometry.channels, size, size), dtype=np.uint8)
         for place, row in enumerate(rows.tolist()):
             images[place] = fresh[row] if row in fresh else self._cached[row]
-        room = IN_MEMORY // (3 * size * size) - len(self._cached)
+        room = IN_MEMORY // (self.geometry.channels * size * size) - len(self._cached)
         self._cached.update(list(fresh.items())[: max(room, 0)])
         return images
 
@@ -177,9 +178,10 @@ def open_pixels(
 
 
 def _shape(examples: Examples, geometry: Geometry) -> tuple[int, ...]:
-    return (len(examples), 3, geometry.size, geometry.size)
+    return (len(examples), geometry.channels, geometry.size, geometry.size)
 
 
 def _key(digests: list[str], geometry: Geometry) -> str:
     codecs = [features.version(codec) for codec in ("jpg", "webp", "jpg_2000")]  # other decoders, other bytes
-    return hexdigest(f"{VERSION} {PIL.__version__} {codecs} {geometry}\n", "\n".join(digests))
+    more = "" if geometry.channels == 3 else f" {geometry.channels} channels"
+    return hexdigest(f"{VERSION} {_DEEP} {PIL.__version__} {codecs} {geometry}{more}\n", "\n".join(digests))

@@ -16,7 +16,8 @@ from torch import Tensor
 from ...classifier.answer import answer
 from ...classifier.explain import Explanation, class_index, explain_pixels, heat_map_png, visible_part
 from ...classifier.model import probabilities_of
-from ...data.images import UnreadableImage, open_image, to_pixels
+from ...data.image_file import open_image
+from ...data.images import UnreadableImage, to_pixels
 from ...nn.attribution import overlay, side_by_side
 from ...nn.setting import Setting
 from ...utils.errors import WeightsError

@@ -1,0 +1,55 @@
+"""Small pictures in formats that need a package of their own: of telephones (HEIC), and medical ones (DICOM)."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+def heic(image: Image.Image) -> bytes:
+    import pillow_heif
+
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(image).save(buffer, format="HEIF", quality=-1)
+    return buffer.getvalue()
+
+
+def dicom(pixels: np.ndarray, **fields: Any) -> bytes:
+    """A DICOM file of stored values (H, W) or (H, W, 3); fields: further elements, or others than the usual ones."""
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    bits = 8 * pixels.dtype.itemsize
+    file = FileDataset(None, {}, file_meta=meta, preamble=bytes(128))
+    usual = {"Rows": pixels.shape[0], "Columns": pixels.shape[1], "BitsAllocated": bits, "BitsStored": bits}
+    usual |= {"HighBit": bits - 1, "PixelRepresentation": int(pixels.dtype.kind == "i")}
+    usual |= {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"}
+    if pixels.ndim == 3:
+        usual |= {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
+    for name, value in {**usual, "PixelData": pixels.tobytes(), **fields}.items():
+        setattr(file, name, value)
+    buffer = io.BytesIO()
+    file.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def tiff(channels: np.ndarray, **options: Any) -> bytes:
+    """A TIFF file of channels (H, W, K)."""
+    import tifffile
+
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, channels, photometric="minisblack", planarconfig="contig", **options)
+    return buffer.getvalue()
+
+
+DATA = {
+    "tif": tiff(np.zeros((4, 4, 5), dtype=np.uint8)),
+    "heic": heic(Image.new("RGB", (16, 16), (200, 30, 60))),
+    "dcm": dicom(np.zeros((4, 4), dtype=np.uint16)),
+}

@@ -1,0 +1,54 @@
+"""Backbones for images of more than three channels: the stated rule, and a whole fit with them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from picture_cases import tiff
+
+import vitadapt as va
+from vitadapt.utils.errors import ConfigError
+
+
+def test_channels_that_repeat_red_green_and_blue_keep_the_features():
+    rgb, six = va.load_backbone("random:tiny"), va.load_backbone("channels:6/random:tiny")
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(six(images.repeat(1, 2, 1, 1)), rgb(images), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 4, 5])
+def test_the_filters_of_a_channel_are_those_of_its_colour_scaled(count):
+    rgb, wide = va.load_backbone("random:tiny"), va.load_backbone(f"channels:{count}/random:tiny", image_size=64)
+    assert wide.channels == count and wide.image_size == 64
+    for k in range(count):
+        torch.testing.assert_close(wide.patches.weight[:, k] * count / 3, rgb.patches.weight[:, k % 3])
+        assert wide.preprocess.mean[k] == rgb.preprocess.mean[k % 3]
+
+
+@pytest.mark.parametrize("name", ["5", "0/random:tiny", "x/random:tiny", "65/random:tiny"])
+def test_what_is_no_number_of_channels_is_refused(name):
+    with pytest.raises(ConfigError, match="channels:K/NAME"):
+        va.load_backbone(f"channels:{name}")
+
+
+def test_a_fit_sees_what_only_the_fifth_channel_shows(vitadapt, tmp_path):
+    rng = np.random.default_rng(0)
+    for name, level in {"dark": 40, "light": 200}.items():
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(6):
+            values = rng.integers(0, 256, (32, 32, 5), dtype=np.uint8)
+            values[..., 4] = rng.integers(level - 30, level + 30, (32, 32))
+            (tmp_path / "photos" / name / f"{i}.tif").write_bytes(tiff(values))
+    accuracy = {}
+    for backbone in ("random:tiny", "channels:5/random:tiny"):
+        words = ("fit", "photos", "-o", "m", "-b", backbone, "--effort", "quick", "--no-cache", "--overwrite", "--json")
+        done = vitadapt(*words)
+        assert done.returncode == 0, done.stderr
+        accuracy[backbone] = json.loads(done.stdout)["test"]["accuracy"]
+    assert accuracy["channels:5/random:tiny"] == 100 > accuracy["random:tiny"]
+    done = vitadapt("predict", "m", "photos/light", "--json")
+    assert {row["class"] for row in json.loads(done.stdout)} == {"light"}
