@@ -79,9 +79,9 @@ def _serve(folder: Path) -> Any:
 
 
 def _tracker(name: str) -> Callable[[Path], Any]:
-    from vitadapt.utils.tracking import check_tracker
+    from vitadapt.utils.tracking import tracker_of
 
-    return lambda folder: check_tracker(name)
+    return lambda folder: tracker_of(name)
 
 
 def _picture(name: str) -> Callable[[Path], Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import struct
 from pathlib import Path
 
@@ -13,7 +12,8 @@ from PIL import Image
 
 from vitadapt.nn.setting import Setting
 from vitadapt.utils.errors import ConfigError, UnknownName
-from vitadapt.utils.tracking import _PACKAGES, TRACKERS, Tracker, check_tracker, tracked
+from vitadapt.utils.optional import MissingPackage
+from vitadapt.utils.tracking import TRACKERS, Tracker, tracked, tracker_of
 
 
 class Notes(Tracker):
@@ -44,7 +44,7 @@ class Notes(Tracker):
 def notes(monkeypatch):
     """`--track notes` is told to this."""
     kept = Notes()
-    monkeypatch.setitem(TRACKERS._things, "notes", lambda name, where: kept)
+    monkeypatch.setitem(TRACKERS._things, "notes", lambda: lambda name, where: kept)
     return kept
 
 
@@ -123,23 +123,26 @@ def test_every_training_calls_back_after_each_epoch():
 
 def test_unknown_programs_and_those_that_cannot_begin_are_told(monkeypatch):
     with pytest.raises(UnknownName, match="tensorboard"):
-        check_tracker("tensorbord")
+        tracker_of("tensorbord")
 
     def broken(name, where):
         raise ValueError("no key")
 
-    monkeypatch.setitem(TRACKERS._things, "notes", broken)
+    monkeypatch.setitem(TRACKERS._things, "notes", lambda: broken)
     with pytest.raises(ConfigError, match="no key"), tracked("notes", "run"):
         pass
 
 
 @pytest.mark.parametrize("kind", list(TRACKERS))
 def test_each_program_keeps_what_it_is_told_without_a_network(kind, tmp_path, monkeypatch):
-    if importlib.util.find_spec(_PACKAGES[kind]) is None:
-        pytest.skip(f"{_PACKAGES[kind]} is not installed")
+    try:
+        tracker_of(kind)
+    except MissingPackage:
+        pytest.skip(f"{kind} is not installed")
     monkeypatch.chdir(tmp_path)
     offline = {"MLFLOW_ALLOW_FILE_STORE": "true", "WANDB_MODE": "offline", "TRACKIO_DIR": str(tmp_path / "kept")}
-    for name, value in {**offline, "HF_HUB_OFFLINE": "1"}.items():
+    offline |= {"WANDB_DATA_DIR": str(tmp_path / "kept"), "HF_HUB_OFFLINE": "1"}
+    for name, value in offline.items():
         monkeypatch.setenv(name, value)
     Image.new("RGB", (8, 8), "red").save("picture.png")
     Path("adapter.bin").write_bytes(b"weights")

@@ -169,13 +169,13 @@ def _execute(
     from ..benchmark.results.store import Store
     from ..benchmark.sweep import check_names, run_bench
     from ..methods.spec import method_text
-    from ..utils.tracking import check_tracker
+    from ..utils.tracking import tracker_of
     from .progress import BenchDisplay
 
     check_names(configs)
     store = Store(out)
     if track is not None:
-        check_tracker(track)
+        tracker_of(track)  # what is missing is told at once
     display = BenchDisplay(lambda record: None if track is None else _track(track, record, store))
     with display.progress:
         outcomes = run_bench(configs, store, environment, display, executor or in_process)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -41,7 +42,8 @@ def open_image(data: bytes, name: str, most: int | None = None) -> Image.Image:
         if data[128:132] == _MAGIC:
             return _open_medical(data, name, most)
         if data[4:8] == b"ftyp" and any(brand in data[8:40] for brand in _HEIF):
-            _package("pillow_heif", "heif", name).register_heif_opener()
+            with _optional(name):
+                package("pillow_heif", "heif").register_heif_opener()
         try:
             image = _open_header(data)
         except UnidentifiedImageError:
@@ -95,10 +97,11 @@ def _declared_range(image: Image.Image, data: bytes) -> int | None:
     return found if 255 < found < 65535 else None
 
 
-def _package(module: str, extra: str, name: str) -> Any:
-    """An optional decoder. Raises UnreadableImage naming the extra, so that other images are read all the same."""
+@contextmanager
+def _optional(name: str) -> Iterator[None]:
+    """Within the block a decoder that is not installed makes this image unreadable, and no other."""
     try:
-        return package(module, extra)
+        yield
     except MissingPackage as error:
         raise UnreadableImage(name, str(error)) from error
 
@@ -109,7 +112,8 @@ def _open_medical(data: bytes, name: str, most: int | None) -> Image.Image:
     Values are slope times stored plus intercept; a window (c, w) shows c - 0.5 - (w - 1) / 2 as black and
     c - 0.5 + (w - 1) / 2 as white (DICOM PS3.3, C.11.2.1.2.1). Raises UnreadableImage for what is shown in another way.
     """
-    pydicom = _package("pydicom", "dicom", name)
+    with _optional(name):
+        pydicom = package("pydicom", "dicom")
     if _DEFLATED in data[:4096]:
         raise UnreadableImage(name, "a deflated DICOM file; save it without compression")
     with _opening, warnings.catch_warnings():
@@ -172,7 +176,8 @@ def _is_wide(tags: Mapping[int, Any]) -> bool:
 
 def _open_channels(data: bytes, name: str, most: int | None) -> Image.Image:
     """The first three channels of a TIFF image that has more, as RGB, with all of them in `info`."""
-    tifffile = _package("tifffile", "tiff", name)
+    with _optional(name):
+        tifffile = package("tifffile", "tiff")
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages[0]
         check_size((page.imagewidth, page.imagelength * (1 + page.samplesperpixel // 4)), name, most)

@@ -23,7 +23,6 @@ from .optional import package
 from .registry import Registry
 
 PROJECT = "vitadapt"
-_PACKAGES = {"mlflow": "mlflow", "wandb": "wandb", "tensorboard": "tensorboardX", "trackio": "trackio"}
 _UNUSUAL = re.compile(r"[^\w./ -]")  # characters that some program refuses in a name
 
 
@@ -61,30 +60,28 @@ class Tracker(ABC):
         self.number(f"loss/{name}", loss, epoch)
 
 
-TRACKERS: Registry[Callable[[str, str], Tracker]] = Registry("tracker", "vitadapt.trackers")
-"""Name -> what makes a run, from its name and the text behind the colon (empty: the program's own place)."""
+Begin = Callable[[str, str], Tracker]
+"""Makes a run, from its name and the text behind the colon (empty: the program's own place)."""
+TRACKERS: Registry[Callable[[], Begin]] = Registry("tracker", "vitadapt.trackers")
+"""Name -> what imports the program and gives its `Begin`."""
 
 
-def check_tracker(spec: str) -> Callable[[str, str], Tracker]:
+def tracker_of(spec: str) -> Begin:
     """What makes a run of the program that `spec` names.
 
     Raises UnknownName for a program that is not known, MissingPackage naming the extra of one that is not installed.
     """
-    kind = spec.partition(":")[0]
-    opened = TRACKERS[kind]
-    if kind in _PACKAGES:
-        package(_PACKAGES[kind], kind)
-    return opened
+    return TRACKERS[spec.partition(":")[0]]()
 
 
 @contextmanager
 def tracked(spec: str, name: str) -> Iterator[Tracker]:
-    """A run called `name` of the program that `spec` names. Raises as `check_tracker`, and ConfigError where the
-    program cannot begin a run.
+    """A run called `name` of the program that `spec` names. Raises as `tracker_of`, and ConfigError where the program
+    cannot begin a run.
     """
-    opened, (kind, _, where) = check_tracker(spec), spec.partition(":")
+    begin, (kind, _, where) = tracker_of(spec), spec.partition(":")
     try:
-        tracker = opened(name, where)
+        tracker = begin(name, where)
     except Exception as error:
         raise ConfigError(f"{kind} cannot begin a run ({describe(error)}); see its own documentation") from error
     failed = True
@@ -118,11 +115,16 @@ class _Mlflow(Tracker):
 
 
 @TRACKERS.register("mlflow")
-def _mlflow(name: str, where: str) -> Tracker:
-    client = package("mlflow", "mlflow").MlflowClient(where or None)
-    known = client.get_experiment_by_name(PROJECT)
-    experiment = known.experiment_id if known else client.create_experiment(PROJECT)
-    return _Mlflow(client, client.create_run(experiment, run_name=name).info.run_id)
+def _mlflow() -> Begin:
+    mlflow = package("mlflow", "mlflow")
+
+    def begin(name: str, where: str) -> Tracker:
+        client = mlflow.MlflowClient(where or None)
+        known = client.get_experiment_by_name(PROJECT)
+        experiment = known.experiment_id if known else client.create_experiment(PROJECT)
+        return _Mlflow(client, client.create_run(experiment, run_name=name).info.run_id)
+
+    return begin
 
 
 @dataclass
@@ -149,9 +151,9 @@ class _Wandb(Tracker):
 
 
 @TRACKERS.register("wandb")
-def _wandb(name: str, where: str) -> Tracker:
+def _wandb() -> Begin:
     wandb = package("wandb", "wandb")
-    return _Wandb(wandb, wandb.init(project=where or PROJECT, name=name, reinit="create_new"))
+    return lambda name, where: _Wandb(wandb, wandb.init(project=where or PROJECT, name=name, reinit="create_new"))
 
 
 @dataclass
@@ -179,13 +181,16 @@ class _TensorBoard(Tracker):
 
 
 @TRACKERS.register("tensorboard")
-def _tensorboard(name: str, where: str) -> Tracker:
+def _tensorboard() -> Begin:
     writer = package("tensorboardX", "tensorboard").SummaryWriter
-    base = Path(where or "tensorboard")
-    number = sum(1 for _ in base.glob(f"{name}-*")) + 1
-    folder = base / f"{name}-{number}"
-    make_folder(folder)
-    return _TensorBoard(writer(str(folder)), folder)
+
+    def begin(name: str, where: str) -> Tracker:
+        base = Path(where or "tensorboard")
+        folder = base / f"{name}-{sum(1 for _ in base.glob(f'{name}-*')) + 1}"
+        make_folder(folder)
+        return _TensorBoard(writer(str(folder)), folder)
+
+    return begin
 
 
 @dataclass
@@ -209,7 +214,11 @@ class _Trackio(Tracker):
 
 
 @TRACKERS.register("trackio")
-def _trackio(name: str, where: str) -> Tracker:
+def _trackio() -> Begin:
     trackio = package("trackio", "trackio")
-    trackio.init(project=where or PROJECT, name=name)
-    return _Trackio(trackio)
+
+    def begin(name: str, where: str) -> Tracker:
+        trackio.init(project=where or PROJECT, name=name)
+        return _Trackio(trackio)
+
+    return begin

@@ -74,8 +74,8 @@ def _json(path: Path) -> Answers:
 def _tasks(path: Path, tasks: Sequence[Mapping[str, Any]]) -> Answers:
     """Label Studio's JSON: every task with the results of its annotations."""
     found, questions = Answers(), set[str]()
-    for task in tasks:
-        where = f"task {task['id']}"
+    for number, task in enumerate(tasks, start=1):
+        where = f"task {task.get('id', number)}"  # tasks that were never imported have no number
         made = [one for one in task.get("annotations", ()) if not one.get("was_cancelled")]
         true = [one for one in made if one.get("ground_truth")]
         by = [tuple(_choices(f"{path}: {where}", one["result"], questions)) for one in true or made]
