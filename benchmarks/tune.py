@@ -41,7 +41,8 @@ def measure(config: RunConfig, environment: Environment, limit: int) -> dict[str
     pixels = pixels_of(test, ready.task.backbone, environment, ready.dataset.squash)
     probabilities = predict(trained, ready.task.digest, pixels, ready.dataset, environment, environment.setting)
     accuracy = 100 * float((probabilities.argmax(1) == test.labels).mean())
-    return {"score": accuracy, "loss": trained.log.losses[-1], "seconds": round(seconds, 1)}
+    losses = trained.log.losses  # none where the head is computed, not trained
+    return {"score": accuracy, "loss": losses[-1] if losses else None, "seconds": round(seconds, 1)}
 
 
 def cells(arguments: argparse.Namespace) -> list[tuple[str, RunConfig]]:
