@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 from collections import Counter
@@ -128,6 +130,10 @@ def test_a_loaded_model_says_of_the_test_images_what_fit_recorded(model):
     np.testing.assert_allclose(found, np.array(test["probabilities"]), atol=2e-6)
 
 
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "report.html")
+
+
 def test_the_same_fit_again_does_nothing_and_another_replaces_the_model_only_when_asked(
     model, photos, tmp_path, monkeypatch
 ):
@@ -143,6 +149,12 @@ def test_the_same_fit_again_does_nothing_and_another_replaces_the_model_only_whe
         call("fit", photos, *options, *other)
     assert (out / "adapter.safetensors").read_bytes() == before and (out / "fit.json").stat().st_mtime_ns == stamp
     (out / "report.html").write_text("of the old model")
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "write_pages", full_disk)
+        with pytest.raises(StorageError, match="disk is full"):
+            call("fit", photos, *options, *other, "--overwrite")
+    assert (out / "adapter.safetensors").read_bytes() == before and (out / "fit.json").stat().st_mtime_ns == stamp
+    assert (out / "report.html").read_text() == "of the old model"
     with monkeypatch.context() as patch:
         patch.setattr(fitting, "write_pages", lambda *_: None)  # as where a page cannot be made
         call("fit", photos, *options, *other, "--overwrite")
@@ -199,7 +211,8 @@ def test_a_class_with_one_image_is_trained_on_and_named(photos, tmp_path):
     )
     assert record["data"]["train"][2] == 1 and record["data"]["test"] == [2, 2, 0] and record["folds"] == 0
     assert "no images to test with can be spared of red; all of them are used for training" in messages
-    assert all("too few images" in row["note"] for row in record["ladder"])
+    assert all("too few different images" in row["note"] for row in record["ladder"])
+    assert "no candidates are compared: there is one image of red (near-duplicates count as one)" in messages
     record = fit_folder(
         FitConfig(str(folder_of(tmp_path / "few", each=1)), "random:tiny"), tmp_path / "n", Environment()
     )
@@ -213,7 +226,7 @@ def test_two_images_per_class_are_enough_and_measured_with_by_cross_validation_o
     assert record["data"]["measured_by"] == "cross-validation" and record["test"]["count"] == 6
     record = fit_folder(FitConfig(str(photos), "random:tiny", keep_holdout=True), tmp_path / "n", Environment())
     assert record["data"]["train"] == record["data"]["delivered"] == [1, 1, 1] and record["test"]["count"] == 3
-    assert record["ladder"][0]["kept"] and "too few images" in record["ladder"][0]["note"]
+    assert record["ladder"][0]["kept"] and "too few different images" in record["ladder"][0]["note"]
 
 
 def test_many_images_are_measured_with_apart_and_then_trained_on(tmp_path):

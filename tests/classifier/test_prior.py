@@ -11,6 +11,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import vitadapt as va
+from vitadapt.classifier import fit as fitting
+from vitadapt.classifier.fit import FitConfig, fit_folder
 from vitadapt.classifier.prior import Prior, assumed, read_prior, reweighted
 from vitadapt.cli.main import app
 from vitadapt.methods import Discriminant, LinearProbe
@@ -48,6 +50,14 @@ def models(photos):
     plain, uniform = photos.parent / "plain", photos.parent / "uniform"
     call("fit", photos, "--out", plain, *FAST)
     return plain, uniform, call("fit", photos, "--out", uniform, "--prior", "uniform", *FAST)
+
+
+def test_a_wrong_prior_is_refused_before_an_image_is_read(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "train_test_split", None)
+    (tmp_path / "prior.json").write_text('{"common": 0.9, "rare": 0.2}')
+    with pytest.raises(ConfigError, match="they must add up to 1"):
+        fit_folder(FitConfig(str(photos), "random:tiny", prior=str(tmp_path / "prior.json")), tmp_path / "m")
+    assert not (tmp_path / "m").exists()
 
 
 def test_a_uniform_prior_is_a_shift_of_the_bias_and_nothing_else(models, photos):

@@ -30,13 +30,13 @@ def test_a_choice_of_blocks_is_a_text_and_plain_values() -> None:
     assert "blocks" not in plain_method(LoRA()), "records and adapter files from before this field keep their digests"
 
 
-@pytest.mark.parametrize("choice", ["last", "last:0", "first:4", "8", (), "last:-1"])
+@pytest.mark.parametrize("choice", ["last", "last:0", "first:4", "8", (), "last:-1", (0, -1)])
 def test_what_is_no_choice_of_blocks_is_refused_at_once(choice: object) -> None:
     with pytest.raises(ConfigError, match="write all, last:4 for the last four, or numbers"):
         LoRA(blocks=choice)
 
 
-@pytest.mark.parametrize("choice", ["last:3", (2,), (-1, 0)])
+@pytest.mark.parametrize("choice", ["last:3", (2,)])
 def test_blocks_that_a_network_lacks_are_refused(choice: object) -> None:
     with pytest.raises(ConfigError, match="the network has 2 blocks, counted from 0"):
         adapt(common("clip-like"), LoRA(blocks=choice))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from contextlib import suppress
@@ -37,6 +38,7 @@ from .model import Model, absolute_backbone, load_model, training_summary
 from .model_folder import WORK, require_room, unused_name
 from .model_selection import Message, cross_selected
 from .novelty import calibrate_candidate
+from .prior import check_prior
 from .statistics_file import STATISTICS, write_model
 
 _REPEATED = 4  # images on which the model in memory and the one read back are compared
@@ -62,6 +64,7 @@ def fit_folder(
     schedule = Schedule(config.time_limit, None if best else LONGEST, 0.05 if best else 0.5)
     require_room(out)
     dataset = open_dataset(config.data, environment.data_root, whole=True, separator=config.separator)
+    check_prior(config.prior, dataset)
     geometry = geometry_of(cached_backbone(config.backbone, config.image_size, environment.setting.device)[0])
     progress, cache = environment.setting.progress, environment.cache
     data = train_test_split(dataset, None, progress, geometry, cache, keep_holdout=config.keep_holdout)
@@ -160,14 +163,20 @@ def _fit(common: Competition, notes: str, out: Path, command: str) -> dict[str, 
         **({} if common.prior is None else {"prior": common.prior.plain()}),
         **calibrated.record,
     }
-    for name in (RECORD, CARD, REPORT, STATISTICS):  # they would speak of another adapter
-        (out / name).unlink(missing_ok=True)
-    write_model(out, trained.model, info, calibrated.statistics)
-    _verify(trained, out, common)
+    ready = common.work / out.resolve().name  # a full disk is met here, where nothing of an earlier model is lost
+    shutil.rmtree(ready, ignore_errors=True)
+    make_folder(ready)
+    write_model(ready, trained.model, info, calibrated.statistics)
+    _verify(trained, ready, common)
     record |= {"losses": trained.log.losses, "versions": versions(), "licence": info.licence}
     record |= {"base_licence": info.base_licence, "seconds": time.perf_counter() - start}
-    write_pages(record, data, entry.candidate.task, out, message, info.thresholds)
-    write_atomic(out / RECORD, checked_json(record).encode())
+    write_pages(record, data, entry.candidate.task, ready, message, info.thresholds)
+    write_atomic(ready / RECORD, checked_json(record).encode())
+    for name in (RECORD, CARD, REPORT, STATISTICS):  # they would speak of another adapter
+        (out / name).unlink(missing_ok=True)
+    for name in (ADAPTER, STATISTICS, CARD, REPORT, RECORD):
+        if (ready / name).exists():
+            os.replace(ready / name, out / name)
     return record
 
 

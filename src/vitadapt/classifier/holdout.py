@@ -16,10 +16,10 @@ from ..data.checks.dataset import check as examine
 from ..data.checks.images import Scan, scan
 from ..data.examples import IndexArray
 from ..data.sampling.few_shot import class_sizes
-from ..data.sampling.folds import folds_for, hold_out_groups, with_none
+from ..data.sampling.folds import folds_for, hold_out_groups, single_classes, with_none
 from ..data.sampling.splits import check_classes, empty_classes, hold_out
 from ..metrics.several_labels import best_thresholds
-from ..utils.errors import ConfigError, DataError
+from ..utils.errors import DataError
 from ..utils.progress import Progress
 from .prior import Prior, read_prior
 
@@ -74,11 +74,9 @@ class TrainTestSplit:
         return self.train.multilabel
 
     def prior(self, text: str | None) -> Prior | None:
-        """What `--prior` names; None for none. Raises ConfigError for several labels, and what `read_prior` raises."""
+        """What `--prior` names; None for none. Raises what `read_prior` raises."""
         if text is None:
             return None
-        if self.multilabel:
-            raise ConfigError("--prior is for one label per image; with several, each class gets a threshold instead")
         return read_prior(text, self.classes, np.array(self.counts(self.delivered)) / len(self.delivered))
 
     def thresholds(self, probabilities: np.ndarray | None) -> tuple[float, ...]:
@@ -157,6 +155,10 @@ def train_test_split(
             notes.append(
                 f"no images to test with can be spared of {_some(untested)}; all of them are used for training"
             )
+    if single := single_classes(train.labels, own, dataset.classes):
+        notes.append(
+            f"no candidates are compared: there is one image of {_some(single)} (near-duplicates count as one)"
+        )
     parts_of = (dataset.name, dataset.classes, train, test, own, given, findings, tuple(notes), report.scan)
     return TrainTestSplit(*parts_of, keep_holdout)
 

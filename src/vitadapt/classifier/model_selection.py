@@ -88,7 +88,7 @@ def scored(
     if any(other.score == 100 for other in others):
         return replace(candidate, note="not tried: a simpler one makes no mistake")
     if fold is None:
-        return replace(candidate, note="not compared: too few images")
+        return replace(candidate, note="not compared: too few different images")
     start = time.perf_counter()
     labels = candidate.task.labels.numpy()
     leader = select(others) if others else None

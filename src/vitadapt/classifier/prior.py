@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data import Dataset
 from ..metrics.scores import per_class
 from ..nn.surgery import Method
 from ..training.adapter_file import AdapterInfo
@@ -72,6 +73,15 @@ def read_prior(text: str, classes: Sequence[str], shares: np.ndarray) -> Prior:
     if text == "uniform":
         return Prior(text, np.full(len(classes), 1 / len(classes)), shares)
     return Prior(text, _read(Path(text), classes), shares)
+
+
+def check_prior(text: str | None, dataset: Dataset) -> None:
+    """Raises ConfigError for several labels per image, and what `read_prior` raises, before an image is read."""
+    if text is None:
+        return
+    if any(part.multilabel for part in dataset.splits.values()):
+        raise ConfigError("--prior is for one label per image; with several, each class gets a threshold instead")
+    read_prior(text, dataset.classes, np.full(len(dataset.classes), 1 / len(dataset.classes)))
 
 
 def _read(path: Path, classes: Sequence[str]) -> np.ndarray:

@@ -29,12 +29,15 @@ class BlockMethod(Method):
     blocks: BlockChoice = field(default="all", kw_only=True)
 
     def __post_init__(self) -> None:
-        choice: object = self.blocks
-        if not isinstance(choice, str):
+        if isinstance(self.blocks, str):
+            readable = self.blocks == "all" or _LAST.fullmatch(self.blocks) is not None
+        else:
             object.__setattr__(self, "blocks", tuple(sorted(set(self.blocks))))
-        readable = choice == "all" or _LAST.fullmatch(choice) if isinstance(choice, str) else choice
+            readable = min(self.blocks, default=-1) >= 0
         if not readable:
-            raise ConfigError(f"blocks={choice}: write all, last:4 for the last four, or numbers from 0 on such as 8+9")
+            raise ConfigError(
+                f"blocks={self.blocks}: write all, last:4 for the last four, or numbers from 0 on such as 8+9"
+            )
 
     def chosen_blocks(self, vit: ViT) -> list[Block]:
         """The blocks in which the method acts, from the input to the output.

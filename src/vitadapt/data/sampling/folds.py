@@ -73,6 +73,12 @@ def _members(labels: LabelArray) -> list[np.ndarray]:
     return [own > 0 for own in labels.T if own.any()]
 
 
+def single_classes(labels: LabelArray, groups: IndexArray, classes: Sequence[str]) -> list[str]:
+    """The classes of which there is one group of images alone, so that no folds can be made."""
+    members = labels.T > 0 if labels.ndim == 2 else np.arange(len(classes))[:, None] == labels
+    return [name for name, own in zip(classes, members, strict=True) if len(np.unique(groups[own])) == 1]
+
+
 def folds_for(labels: LabelArray, groups: IndexArray, most: int = FOLDS) -> int:
     """How many folds leave every class something to learn from in each: at most `most`, 0 when not even two do."""
     distinct = [len(np.unique(groups[own])) for own in _members(labels)]
