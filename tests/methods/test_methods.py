@@ -9,7 +9,7 @@ import more_methods
 import pytest
 import torch
 from documented import ROWS, TABLE, documented_count
-from families import ALL, CLIP_LIKE, FAMILIES, PARTS, build, common
+from families import ALL, CLIP_LIKE, FAMILIES, PARTS, TEXTS, build, common
 from torch import nn
 
 from vitadapt.methods import (
@@ -17,6 +17,7 @@ from vitadapt.methods import (
     DTL,
     METHODS,
     OFT,
+    SVD,
     VPT,
     Adapter,
     AdapterPlus,
@@ -37,9 +38,11 @@ from vitadapt.methods import (
     PHMAdapter,
     RepAdapter,
     SideTuning,
+    Together,
     VeRA,
 )
 from vitadapt.methods.audit import LEARNABLE, TensorReport, audit, probe, require_learnable
+from vitadapt.methods.depth import BlockMethod
 from vitadapt.methods.kadaptation import FullRuleKronecker, ThinKronecker
 from vitadapt.methods.laws import LAWS, Law, check_method
 from vitadapt.methods.spec import method_text, parse_method
@@ -73,12 +76,19 @@ OF_PARTS: dict[str, list[Method]] = {  # a family with unusual parts -> what cou
 }
 FIRST = ["kadaptation", "lora", "adapter", "compacter", "phm-adapter", "attention", *sorted(NETWORK_FREE)]
 NEWER = [name for name, kind in METHODS.items() if name not in FIRST and not kind.breaks]
+OF_TEXT: list[Method] = [
+    *(kind(towers="text") for kind in (LoRA, KAdaptation, LayerNorm, Adapter)),
+    SVD(towers="both", blocks="last:1"),
+    Together(BitFit(), LoRA(towers="both", targets=PLAIN)),
+]
 PAIRS = [
     *product([METHODS[name]() for name in FIRST], FAMILIES),
     *product([METHODS[name]() for name in sorted(NETWORK_FREE)], ["convnet"]),
     *product(VARIANTS, ["clip-like", "class+average"]),
     *((method, family) for family, methods in OF_PARTS.items() for method in methods),
     *product(more_methods.OWN.values(), ["dinov2-like", "gap-like"]),
+    *product(OF_TEXT[:2], TEXTS),
+    *((method, "clip-text-like") for method in OF_TEXT[2:]),
 ]
 TURNS = [
     (METHODS[name](), list(FAMILIES)[(i + shift) % len(FAMILIES)]) for i, name in enumerate(NEWER) for shift in (0, 3)
@@ -110,7 +120,9 @@ def expected_count(method: Method, family: str) -> int | None:
     """None where docs/methods.md has no formula: for other methods, and thawed parts that no plain ViT has."""
     documented = family in FAMILIES or (family in ALL and hasattr(method, "targets"))
     named = type(method).__module__ != more_methods.__name__
-    return documented_count(ALL[family], method) if documented and named else None
+    if family in TEXTS:
+        documented, named = True, hasattr(method, "targets")
+    return documented_count((ALL | TEXTS)[family], method) if documented and named else None
 
 
 @pytest.mark.parametrize("law", LAWS, ids=name_in_report)
@@ -393,3 +405,16 @@ def test_audit_leaves_the_model_alone() -> None:
 def test_audit_of_nothing_trainable_is_empty_and_sound() -> None:
     require_learnable(probe(build("convnet"), LinearProbe()))
     assert probe(build("convnet"), LinearProbe()) == []
+
+
+@pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if issubclass(kind, BlockMethod)])
+def test_a_block_method_acts_on_the_towers_that_it_is_told_to(name: str) -> None:
+    image, text = common("clip-like"), common("clip-text-like")
+    assert not trainable(adapt(image, METHODS[name](towers="text")))
+    assert not trainable(adapt(text, METHODS[name](towers="image")))
+    method = METHODS[name](towers="both")
+    assert trainable(adapt(image, method)) and parse_method(method_text(method)) == method
+    try:
+        assert trainable(adapt(text, method))
+    except NotApplicable as refusal:
+        assert "text tower" in str(refusal) and name in ("convpass", "ssf", "vpt")

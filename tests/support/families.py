@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vitadapt.nn.rotary import Rotary
 from vitadapt.nn.surgery import seeded
+from vitadapt.nn.text_transformer import TextConfig, TextTransformer
 from vitadapt.nn.vit import Preprocess, ViT, ViTConfig
 
 TINY = {"width": 64, "depth": 2, "heads": 2, "patch": 8, "image_size": 32}
@@ -91,6 +92,21 @@ PARTS: dict[str, ViTConfig] = {
 }
 """Those with parts that no plain ViT has, all of which are here; `FAMILIES` are the plain ones."""
 ALL = FAMILIES | PARTS
+_TEXT = {"width": 64, "depth": 2, "heads": 2, "context": 9, "vocabulary": 40}
+TEXTS = {
+    "clip-text-like": TextConfig(**_TEXT, projection=48, activation="quick_gelu", end=39),
+    "siglip-text-like": TextConfig(
+        **_TEXT,
+        projection=48,
+        projection_bias=True,
+        activation="gelu_tanh",
+        causal=False,
+        pooling="last",
+        hidden=96,
+        end=39,
+    ),
+}
+"""Text towers."""
 
 
 class ConvNet(nn.Module):
@@ -117,7 +133,10 @@ class ConvNet(nn.Module):
 def common(family: str) -> nn.Module:
     """The backbone of the family that all tests share, "convnet" included: frozen, in eval mode; for reading only."""
     with seeded(0):
-        model = ViT(ALL[family]) if family in ALL else ConvNet()
+        if family in TEXTS:
+            model = TextTransformer(TEXTS[family])
+        else:
+            model = ViT(ALL[family]) if family in ALL else ConvNet()
         for parameter in model.parameters():  # no tensor at zero or one: a swapped or forgotten one must show
             parameter.data += 0.1 * torch.randn_like(parameter)
     return model.eval().requires_grad_(False)

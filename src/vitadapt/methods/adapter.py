@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ..nn.surgery import insert, require_vit
+from ..nn.surgery import insert, require_transformer
 from ..nn.vit import ACTIVATIONS, Activation, ViT
 from ..utils.errors import ConfigError
 from .depth import BlockMethod
@@ -51,7 +51,7 @@ class Adapter(BlockMethod):
     def adapt(self, vit: ViT) -> None:
         if self.bottleneck < 1:
             raise ConfigError(f"adapter: bottleneck must be at least 1, got {self.bottleneck}")
-        width = require_vit(vit).config.width
+        width = require_transformer(vit).config.width
         for block in self.chosen_blocks(vit):
             down, up = nn.Linear(width, self.bottleneck), nn.Linear(self.bottleneck, width)
             nn.init.normal_(down.weight, std=width**-0.5)

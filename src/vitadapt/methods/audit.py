@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..nn.backbone import Backbone
 from ..nn.deltas import references
 from ..nn.surgery import Method, adapt, seeded, trainable
+from ..nn.text_transformer import TextTransformer
 from ..utils.errors import MethodDefect
 
 Status = Literal["live", "dead", "stuck", "disturbed"]
@@ -120,16 +121,28 @@ def probe(backbone: Backbone, method: Method, seed: int = 0) -> list[TensorRepor
 def random_task(backbone: Backbone, seed: int = 0) -> Callable[[nn.Module, int], Tensor]:
     """A loss (model, step) -> scalar in float64: a few fixed random images and labels, behind a fixed random head.
 
-    `backbone` has the attributes `features` and `image_size` of the models to come, and is on their device.
+    `backbone` has the attributes `features` and `image_size` of the models to come, and is on their device; or it is a
+    text tower.
     """
-    generator = torch.Generator().manual_seed(seed)
-    size, features = backbone.image_size, backbone.features
-    images = torch.randint(0, 256, (BATCH, 3, size, size), dtype=torch.uint8, generator=generator)
+    generator, features = torch.Generator().manual_seed(seed), backbone.features
+    images = random_inputs(backbone, BATCH, generator)
     labels = torch.randint(0, CLASSES, (BATCH,), generator=generator)
     head = torch.randn(CLASSES, features, dtype=torch.float64, generator=generator) * features**-0.5
     device = next(backbone.parameters()).device
     images, labels, head = images.to(device), labels.to(device), head.to(device)
     return lambda model, step: F.cross_entropy(model(images).double() @ head.T, labels)
+
+
+def random_inputs(network: Any, count: int, generator: torch.Generator) -> Tensor:
+    """uint8 images (count, 3, S, S) for an image tower, token numbers (count, L) for a text tower."""
+    if not isinstance(network, TextTransformer):
+        size = network.image_size
+        return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
+    config = network.config
+    tokens = torch.randint(0, config.vocabulary - 1, (count, config.context), generator=generator)
+    tokens += tokens >= config.end  # any token but the end
+    tokens[torch.arange(count), torch.randint(1, config.context, (count,), generator=generator)] = config.end
+    return tokens
 
 
 def require_learnable(reports: Sequence[TensorReport]) -> None:

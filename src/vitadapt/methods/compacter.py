@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..nn.block import Block
 from ..nn.deltas import Referring
-from ..nn.surgery import insert, require_vit
+from ..nn.surgery import insert, require_transformer
 from ..nn.vit import Activation, ViT
 from ..utils.errors import ConfigError
 from .adapter import Bottleneck
@@ -59,7 +59,7 @@ def insert_phm_bottlenecks(
 
     Raises ConfigError if n does not divide.
     """
-    width = require_vit(vit).config.width
+    width = require_transformer(vit).config.width
     if min(n, bottleneck) < 1 or width % n or bottleneck % n or not 0 <= rank <= bottleneck // n:
         raise ConfigError(
             f"n={n} must divide the width {width} and the bottleneck {bottleneck}, and rank={rank} must not exceed "

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..nn.surgery import insert
+from ..nn.surgery import insert, require_vit
 from ..nn.vit import ViT, quick_gelu
 from ..utils.errors import ConfigError
 from .depth import BlockMethod
@@ -58,6 +58,7 @@ class Convpass(BlockMethod):
     def adapt(self, vit: ViT) -> None:
         if self.bottleneck < 1:
             raise ConfigError(f"convpass: bottleneck must be at least 1, got {self.bottleneck}")
+        config = require_vit(vit).config
         for block in self.chosen_blocks(vit):
             for place in ("attention-parallel", "mlp-parallel"):
-                insert(block, place, Bypass(vit.config.width, self.bottleneck, self.scale, vit.config.prefix))
+                insert(block, place, Bypass(config.width, self.bottleneck, self.scale, config.prefix))

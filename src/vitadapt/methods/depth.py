@@ -9,7 +9,7 @@ from typing import cast
 from torch import nn
 
 from ..nn.block import Block
-from ..nn.surgery import Method, blocks
+from ..nn.surgery import Method, Towers, blocks
 from ..nn.vit import ViT
 from ..utils.errors import ConfigError
 
@@ -22,11 +22,14 @@ _LAST = re.compile(r"last:([1-9][0-9]{0,5})")
 class BlockMethod(Method):
     """A method that acts in the blocks of a ViT: in all of them, or in those that the field `blocks` names.
 
+    `towers` says whether it does so in the image tower, in the text tower beside it, or in both.
+
     What lies before the first of these needs no gradient, and is computed once where images do not change
     (`nn.surgery.unchanged_blocks`). Raises ConfigError for a choice of blocks that cannot be read.
     """
 
     blocks: BlockChoice = field(default="all", kw_only=True)
+    towers: Towers = field(default="image", kw_only=True)
 
     def __post_init__(self) -> None:
         if isinstance(self.blocks, str):

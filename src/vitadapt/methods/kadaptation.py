@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..nn.block import Block, Slot
 from ..nn.deltas import Delta, ThinDelta
-from ..nn.surgery import add_delta, check_slots, require_vit, slot_shape
+from ..nn.surgery import add_delta, check_slots, require_transformer, slot_shape
 from ..nn.vit import ViT
 from ..utils.errors import ConfigError
 from .depth import BlockMethod
@@ -110,7 +110,7 @@ class KAdaptation(BlockMethod):
         for block in layers:
             for slot in self.targets:
                 self._check(slot, slot_shape(block, slot))
-        shared = require_vit(vit).shared
+        shared = require_transformer(vit).shared
         shared.update({f"rule_{slot}": Rule(self.n, self.rule_rank) for slot in self.targets})
         for block in layers:
             shifts: dict[int, Kronecker] = {}  # width -> the first delta of that width, which holds the vector

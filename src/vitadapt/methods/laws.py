@@ -23,6 +23,7 @@ from ..nn.block import Block, SlotLinear
 from ..nn.deltas import Affine, Delta, separate_branches
 from ..nn.matmul import ordinary_products
 from ..nn.surgery import Method, adapt, load_trainable_state, merge, trainable, trainable_state
+from ..nn.transformer import Transformer
 from ..nn.vit import ViT
 from ..utils.errors import MethodDefect, NotMergeable, WeightsError
 from .audit import probe, random_task, require_learnable
@@ -285,11 +286,11 @@ def _aliases(model: nn.Module) -> set[str]:
 
 def _holds_only_deltas(model: nn.Module) -> bool:
     """Did the method create nothing but deltas and affine maps, with a bias only where the layer has one?"""
-    holders = [m for m in model.modules() if isinstance(m, (Block, ViT))]
+    holders = [m for m in model.modules() if isinstance(m, (Block, Transformer))]
     inserted = [module for m in holders for module in m.inserted.values()]
     if any(m.tokens is not None for m in holders) or not all(isinstance(m, Affine) for m in inserted):
         return False
-    if isinstance(model, ViT) and (
+    if isinstance(model, Transformer) and (
         model.other_changes or model.side is not None or not (model.config.qkv_bias and model.config.linear_bias)
     ):
         return False

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ..nn.block import Block
 from ..nn.surgery import add_side
-from ..nn.vit import ViT, ViTConfig
+from ..nn.vit import ViT
+from ..nn.vit_config import BlockConfig
 from ..utils.errors import ConfigError
 from .depth import BlockMethod
 from .registry import METHODS
@@ -20,10 +21,10 @@ TEMPERATURE = 0.1  # of the ladder's gates
 class Ladder(nn.Module):
     """h <- block(g down(x) + (1 - g) h) with g = sigmoid(gate / 0.1) behind each block; at the end x + up(h)."""
 
-    def __init__(self, numbers: tuple[int, ...], last: int, config: ViTConfig, width: int) -> None:
+    def __init__(self, numbers: tuple[int, ...], last: int, config: BlockConfig, width: int) -> None:
         super().__init__()
         heads = config.heads if width % config.heads == 0 else 1
-        small = ViTConfig(width, 1, heads, config.patch, config.image_size)
+        small = BlockConfig(width, 1, heads, causal=config.causal)
         self.numbers, self.first, self.last = numbers, numbers[0], last
         self.down = nn.ModuleList(nn.Linear(config.width, width) for _ in numbers)
         self.gates = nn.Parameter(torch.zeros(len(numbers) - 1)) if len(numbers) > 1 else None

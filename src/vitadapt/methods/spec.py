@@ -48,12 +48,13 @@ def method_text(method: Method) -> str:
 
 
 def plain_method(method: Method) -> dict[str, Any]:
-    """Name and fields as plain values; all blocks are left out, for the first records had no such field."""
+    """Name and fields as plain values; fields of all block methods that say nothing new are left out."""
     if isinstance(method, Together):
         return {"name": METHODS.name_of(method), "methods": list(map(plain_method, method.methods))}
     fields = dataclasses.asdict(cast(Any, method))
-    if isinstance(method, BlockMethod) and method.blocks == "all":
-        del fields["blocks"]
+    for f in dataclasses.fields(BlockMethod) if isinstance(method, BlockMethod) else ():  # the first records had none
+        if fields[f.name] == f.default:
+            del fields[f.name]
     return {"name": METHODS.name_of(method), **fields}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..nn.deltas import ChannelScale, ScaleShift
-from ..nn.surgery import add_delta, insert, slot_shape, slots_of
+from ..nn.surgery import add_delta, insert, require_vit, slot_shape, slots_of
 from ..nn.vit import ViT
 from .depth import BlockMethod
 from .registry import METHODS
@@ -27,7 +27,7 @@ class SSF(BlockMethod):
             insert(block, "attention-input", ChannelScale(vit.config.width))
             insert(block, "mlp-input", ChannelScale(vit.config.width))
         if self.blocks == "all":
-            insert(vit, "patches", ChannelScale(vit.config.width))
+            insert(require_vit(vit), "patches", ChannelScale(vit.config.width))
             if vit.config.final_norm == "affine":
                 width = vit.config.width
                 insert(vit, "norm", ChannelScale(width))

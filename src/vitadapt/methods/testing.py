@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..nn.backbone import Backbone
 from ..nn.surgery import Method, adapt, trainable
-from .audit import random_task, small_step
+from .audit import random_inputs, random_task, small_step
 
 IMAGES = 3
 STEPS = 3
@@ -53,10 +53,8 @@ class Case:
         model.eval()
 
     def images(self) -> Tensor:
-        """uint8 (IMAGES, 3, S, S), on the backbone's device."""
-        size = self.backbone.image_size
-        shape, generator = (IMAGES, 3, size, size), torch.Generator().manual_seed(0)
-        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        """uint8 (IMAGES, 3, S, S), or token numbers for a text tower, on the backbone's device."""
+        images = random_inputs(self.backbone, IMAGES, torch.Generator().manual_seed(0))
         return images.to(next(self.backbone.parameters()).device)
 
 

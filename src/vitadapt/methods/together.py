@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..nn.surgery import Method
+from ..nn.surgery import Method, acts_on, towers_of
 from ..nn.vit import ViT
 from ..utils.errors import ConfigError
 from .registry import METHODS
@@ -29,6 +29,8 @@ class Together(Method):
             "breaks": frozenset[str]().union(*(part.breaks for part in every)),
             "default_head": next((part.default_head for part in every if part.default_head is not None), None),
         }
+        towers = {towers_of(part) for part in every} or {"image"}
+        facts["towers"] = towers.pop() if len(towers) == 1 else "both"
         for law in ("starts_as_identity", "exact_gradients"):
             facts[law] = all(getattr(part, law, True) for part in every)
         for name, value in facts.items():
@@ -37,6 +39,8 @@ class Together(Method):
     def adapt(self, vit: ViT) -> None:
         """Raises ConfigError when two of the methods act at the same place, and what each of them raises."""
         for part in self.methods:
+            if not acts_on(part, vit):
+                continue
             before = dict(getattr(vit, "shared", {}))
             try:
                 part.adapt(vit)

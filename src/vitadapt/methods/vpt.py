@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from ..nn.surgery import add_tokens, blocks
+from ..nn.surgery import add_tokens, blocks, require_vit
 from ..nn.vit import ViT
 from ..utils.errors import ConfigError
 from .depth import BlockMethod
@@ -27,7 +27,7 @@ class VPT(BlockMethod):
     def adapt(self, vit: ViT) -> None:
         if self.tokens < 1 or (not self.deep and self.blocks != "all"):
             raise ConfigError(f"vpt: tokens={self.tokens} must be at least 1, and deep=false is for all blocks")
-        chosen = self.chosen_blocks(vit)
+        chosen = self.chosen_blocks(require_vit(vit))
         if not self.deep:
             add_tokens(vit, [self._drawn(vit)])
             return

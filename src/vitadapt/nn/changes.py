@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..utils.errors import NotMergeable
 from .block import Block, Slot, SlotLinear
 from .deltas import Affine, Delta
+from .transformer import Transformer
 from .vit import ViT
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -50,8 +51,7 @@ def merge(backbone: Module) -> Module:
     A network that carries none, of whatever kind, stays as it is. Raises NotMergeable, with nothing folded yet, when a
     method left more than these (modules, tokens, hooks), or a bias has nowhere to go.
     """
-    vits = [module for module in backbone.modules() if isinstance(module, ViT)]
-    for vit in vits:
+    for vit in [module for module in backbone.modules() if isinstance(module, Transformer)]:
         _check_mergeable(vit)
         for layer in slot_layers(vit):
             for slot, delta in layer.deltas.items():
@@ -71,7 +71,7 @@ def slot_layers(part: nn.Module) -> list[SlotLinear]:
     return [module for module in part.modules() if isinstance(module, SlotLinear)]
 
 
-def has_tokens(vit: ViT) -> bool:
+def has_tokens(vit: Transformer) -> bool:
     """Were tokens added, to all blocks or to some?"""
     return any(cast(Any, holder).tokens is not None for holder in (vit, *vit.blocks))
 
@@ -81,7 +81,7 @@ def _layer_behind(block: Block, place: str) -> SlotLinear:
     return block.attention.qkv if place.startswith("attention") else block.mlp.fc1
 
 
-def _check_mergeable(vit: ViT) -> None:
+def _check_mergeable(vit: Transformer) -> None:
     for block in cast(list[Block], list(vit.blocks)):
         for place, module in block.inserted.items():
             if not (isinstance(module, Affine) and place.endswith("-input")):
@@ -98,15 +98,18 @@ def _check_mergeable(vit: ViT) -> None:
             raise NotMergeable("the delta has a bias and the layer has none; use the method with bias=false")
 
 
-def _check_ends(vit: ViT) -> None:
+def _check_ends(vit: Transformer) -> None:
     at_ends = [module for module in vit.inserted.values() if not isinstance(module, Affine)]
     if at_ends or vit.side is not None or ("norm" in vit.inserted and not _scales(vit)):
         raise NotMergeable("what stands beside the blocks or behind the norm cannot be folded; keep the adapter")
-    if "patches" in vit.inserted and vit.patches.bias is None and (vit.position is None or vit.patch_norm is not None):
+    if "patches" not in vit.inserted:
+        return
+    image = cast(ViT, vit)
+    if image.patches.bias is None and (image.position is None or image.patch_norm is not None):
         raise NotMergeable("the embedding of the patches has no bias to take up a shift; keep the adapter")
 
 
-def _scales(vit: ViT) -> bool:
+def _scales(vit: Transformer) -> bool:
     """Can the final norm take up a scale and a shift of every channel?"""
     return isinstance(vit.norm, nn.LayerNorm) and vit.norm.elementwise_affine and _is_diagonal(vit.inserted["norm"])
 
@@ -115,10 +118,10 @@ def _is_diagonal(change: nn.Module) -> bool:
     return cast(Affine, change).matrix().ndim == 1
 
 
-def other_changes(vit: ViT) -> list[str]:
+def other_changes(vit: Transformer) -> list[str]:
     """What was changed by other ways than those of this file: modules replaced or added, hooks, own `forward`s."""
     with torch.device("meta"):
-        plain = dict(type(vit)(vit.config).named_modules())
+        plain = dict(cast(Any, type(vit))(vit.config).named_modules())
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     found = []
     for name, module in vit.named_modules():
@@ -150,19 +153,17 @@ def _fold_before(layer: nn.Linear, change: Affine) -> None:
 
 
 @torch.no_grad()
-def _fold_behind(vit: ViT) -> None:
+def _fold_behind(vit: Transformer) -> None:
     """A (W x + b) + c = (A W) x + (A b + c), behind the embedding of the patches and behind the final norm."""
-    for place, layer in (("patches", vit.patches), ("norm", vit.norm)):
-        if place not in vit.inserted:
-            continue
-        change: Any = vit.inserted[place]
+    for place, inserted in vit.inserted.items():
+        layer, change = getattr(vit, place), cast(Any, inserted)
         matrix = change.matrix().diag() if _is_diagonal(change) else change.matrix()
         bias, shift = cast(Any, layer.bias), change.shift()
         if bias is not None:
             _set(layer, "bias", matrix @ bias + (0 if shift is None else shift))
         elif shift is not None:  # every patch gets a position, too
             position = cast(Tensor, vit.position)
-            extra = len(position) - vit.config.table_grid**2
+            extra = len(position) - cast(ViT, vit).config.table_grid ** 2
             _set(vit, "position", torch.cat([position[:extra], position[extra:] + shift]))
         weight = cast(Tensor, layer.weight)
         _set(layer, "weight", (matrix @ weight.flatten(1)).view_as(weight) if weight.ndim > 1 else matrix @ weight)

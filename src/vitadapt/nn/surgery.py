@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import chain
-from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,10 +24,13 @@ from .changes import merge as merge
 from .changes import unchanged_blocks as unchanged_blocks
 from .deltas import Delta, WeightTransform
 from .head_spec import HeadSpec
+from .text_transformer import TextTransformer
+from .transformer import Transformer
 from .vit import ViT
 
 Module = TypeVar("Module", bound=nn.Module)
 State = dict[str, Tensor]
+Towers = Literal["image", "text", "both"]
 HALF = (torch.float16, torch.bfloat16)
 ADAPTED = "the backbone is already adapted; merge it first, or start from the plain backbone"
 
@@ -51,7 +54,7 @@ class Method(Protocol):
     learns_prior: ClassVar[bool] = True
 
     def adapt(self, vit: Any) -> None:
-        """Edit the frozen `vit` in place. Raises NotApplicable when it lacks what the method needs."""
+        """Edit the frozen `vit`, or text tower, in place. Raises NotApplicable when it lacks what the method needs."""
 
     def solve_head(
         self, features: np.ndarray, labels: np.ndarray, classes: int, versions: np.ndarray | None = None
@@ -65,6 +68,16 @@ class Method(Protocol):
         return None
 
 
+def towers_of(method: Method) -> Towers:
+    """Which towers `method` changes: its field `towers`; the image tower alone where it has none."""
+    return cast(Towers, getattr(method, "towers", "image"))
+
+
+def acts_on(method: Method, network: nn.Module) -> bool:
+    """Does `method` change the tower that `network` is?"""
+    return towers_of(method) in ("text" if isinstance(network, TextTransformer) else "image", "both")
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Within the block torch's CPU generator starts from `seed`; outside, it is as if nothing had happened."""
@@ -76,6 +89,8 @@ def seeded(seed: int) -> Iterator[None]:
 def adapt(backbone: Module, method: Method, seed: int | None = 0) -> Module:
     """An adapted copy of `backbone`; the original is untouched and shares the memory of all frozen weights.
 
+    A method that does not act on the tower that `backbone` is (see `towers_of`) leaves the copy as it is.
+
     What the method creates has the backbone's device and precision. Same method and seed give the same initial tensors
     whatever ran before; seed None goes on with torch's generator as it stands. Raises NotApplicable.
     """
@@ -84,11 +99,13 @@ def adapt(backbone: Module, method: Method, seed: int | None = 0) -> Module:
     adapted = copy_sharing_weights(backbone)
     base = {id(tensor) for tensor in chain(adapted.parameters(), adapted.buffers())}
     with nullcontext() if seed is None else seeded(seed):
-        method.adapt(adapted)
+        if acts_on(method, adapted):
+            method.adapt(adapted)
     created = [tensor for tensor in chain(adapted.parameters(), adapted.buffers()) if id(tensor) not in base]
     match_base(created, next(backbone.parameters()))
-    if isinstance(adapted, ViT) and (changes := other_changes(adapted)):
-        adapted.other_changes = [change for change in changes if change not in other_changes(cast(ViT, backbone))]
+    if isinstance(adapted, Transformer) and (changes := other_changes(adapted)):
+        known = other_changes(cast(Transformer, backbone))
+        adapted.other_changes = [change for change in changes if change not in known]
     for parameter in adapted.parameters():
         if parameter.requires_grad and id(parameter) in base:
             parameter.data = parameter.data.clone()  # thawed tensors may no longer share memory
@@ -107,8 +124,8 @@ def match_base(created: Iterable[Tensor], base: Tensor) -> None:
 
 
 def is_adapted(backbone: nn.Module) -> bool:
-    """Does a ViT carry deltas, inserted modules, added tokens or modules that a method shares?"""
-    if not isinstance(backbone, ViT):
+    """Does a transformer carry deltas, inserted modules, added tokens or modules that a method shares?"""
+    if not isinstance(backbone, Transformer):
         return False
     created = [backbone.shared, *(layer.deltas for layer in slot_layers(backbone))]
     created += [backbone.inserted, *(block.inserted for block in blocks(backbone))]
@@ -125,15 +142,22 @@ def require_vit(backbone: nn.Module) -> ViT:
     """`backbone` itself when it is a plain ViT; raises NotApplicable for other networks."""
     if isinstance(backbone, ViT):
         return backbone
+    if isinstance(backbone, TextTransformer):
+        raise NotApplicable("this method is made for images and cannot act on a text tower; use towers=image")
     raise NotApplicable(
         f"this method edits the named slots of a plain vision transformer and {type(backbone).__name__} has none; "
         "use linear-probe, bitfit, layernorm or fine-tune with this backbone"
     )
 
 
-def blocks(vit: nn.Module) -> list[Block]:
+def require_transformer(network: nn.Module) -> Transformer:
+    """`network` itself when it is a ViT or a text tower; raises NotApplicable for other networks."""
+    return network if isinstance(network, Transformer) else require_vit(network)
+
+
+def blocks(network: nn.Module) -> list[Block]:
     """The transformer blocks from the input to the output."""
-    return cast(list[Block], list(require_vit(vit).blocks))
+    return cast(list[Block], list(require_transformer(network).blocks))
 
 
 def slot_layer(block: Block, slot: Slot) -> SlotLinear:
@@ -166,7 +190,7 @@ def add_delta(block: Block, slot: Slot, delta: Delta) -> None:
     layer.deltas[slot] = delta
 
 
-def insert(part: Block | ViT, place: Place | EndPlace, module: nn.Module) -> None:
+def insert(part: Block | Transformer, place: Place | EndPlace, module: nn.Module) -> None:
     """Put `module` (B, N, D) -> (B, N, D) into a block.
 
     Where f is the attention or the MLP, with its input n, which is the norm of the tokens x, and its output y before
@@ -176,20 +200,22 @@ def insert(part: Block | ViT, place: Place | EndPlace, module: nn.Module) -> Non
     behind their embedding, before the positions are added, and "norm" behind the final norm.
     Raises ValueError for another place, and for one that is taken.
     """
-    places = ENDS if isinstance(part, ViT) else PLACES
+    places: tuple[str, ...] = PLACES if isinstance(part, Block) else ENDS
+    if place == "patches":
+        require_vit(part)
     if place not in places or place in part.inserted:
         raise ValueError(f"cannot insert at {place!r}: unknown or occupied; the places are {', '.join(places)}")
     part.inserted[place] = module
 
 
-def add_side(vit: ViT, side: nn.Module) -> None:
+def add_side(vit: Transformer, side: nn.Module) -> None:
     """Let a network run beside the blocks: behind each, `side(number, x, state)` -> (x, state).
 
     number: of the block, from 0; x (B, N, D): its output, which goes on as the `x` that is returned; state: what was
     returned behind the block before, None at first. An attribute `first` tells that it leaves the blocks before that
     number alone. Raises ValueError when there is one already.
     """
-    if require_vit(vit).side is not None:
+    if require_transformer(vit).side is not None:
         raise ValueError("there is a network beside the blocks already")
     vit.side = side
 

@@ -64,6 +64,11 @@ class TextTransformer(Transformer):
             x, state = self.beside(number, block(x), state)
         return self.pool(x, place)
 
+    @property
+    def features(self) -> int:
+        """Width E of the features."""
+        return self.config.features
+
     def embed(self, tokens: Tensor) -> Tensor:
         """Token numbers (B, L) -> tokens (B, L, D) with positions."""
         return cast(Tensor, self.embedding(tokens) + self.position[: tokens.shape[1]])
