@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..methods import METHODS
 from ..methods.audit import TensorReport, probe
 from ..methods.laws import law_trainable_tensors_learn
 from ..methods.spec import parse_method
-from ..nn.surgery import adapt, trainable
+from ..nn.backbone import Backbone
+from ..nn.surgery import Method, acts_on, adapt, towers_of, trainable
+from ..text import load_text_tower
 from ..utils.errors import NotApplicable
 from ..utils.files import shipped_table
 from ..weights import load_backbone
@@ -45,10 +48,17 @@ def count_methods(backbone: str, methods: list[str], audit: bool = False) -> lis
     for text in methods or list(METHODS):
         method, trained, tensors = parse_method(text), None, list[TensorReport]()
         try:
-            trained = sum(p.numel() for p in trainable(adapt(model, method)).values())
-            tensors = probe(model, method) if audit else []
+            networks = [tower for tower in _towers(model, backbone, method) if acts_on(method, tower)]
+            trained = sum(p.numel() for tower in networks for p in trainable(adapt(tower, method)).values())
+            tensors = [report for tower in networks for report in probe(tower, method)] if audit else []
         except NotApplicable:
             pass
-        head = (model.features + 1) * MEAN_CLASSES if method.trains_head else 0.0
+        trains_head = method.trains_head and towers_of(method) == "image"
+        head = (model.features + 1) * MEAN_CLASSES if trains_head else 0.0
         rows.append(CountRow(text, trained, head, published.get(text), tensors))
     return rows
+
+
+def _towers(model: Backbone, name: str, method: Method) -> list[Any]:
+    """The image tower and, where the method acts on it, the text tower beside it. Raises NotApplicable without one."""
+    return [model] if towers_of(method) == "image" else [model, load_text_tower(name, model).network]

@@ -13,7 +13,8 @@ from ..data import Dataset, Examples, open_dataset, sample_few_shot
 from ..data.pixels.pixels import Pixels
 from ..data.sampling.manifests import manifest_digest, read_manifest, subset_rows
 from ..methods.audit import TensorReport, probe
-from ..text.class_features import sentences, text_start
+from ..nn.surgery import towers_of
+from ..text.class_features import cached_text_tower, sentences, text_start
 from ..training.features import Environment, cached_backbone, pixels_of
 from ..training.task import Task, make_task
 from ..utils.errors import ConfigError
@@ -71,7 +72,10 @@ def prepare(config: RunConfig, environment: Environment, clock: Clock | None = N
 def cached_probe(name: str, image_size: int | None, method: Any) -> list[TensorReport]:
     """Whether each tensor that `method` trains can learn; asked once per process, not once per seed and dataset."""
     backbone, _ = cached_backbone(name, image_size, "cpu")
-    return probe(backbone, method)
+    reports = probe(backbone, method)
+    if towers_of(method) != "image":
+        reports += probe(cached_text_tower(name, "cpu", backbone).network, method)
+    return reports
 
 
 def training_pool(config: RunConfig, dataset: Dataset, environment: Environment) -> Examples:

@@ -17,7 +17,7 @@ from ..data.pixels.pixels import Pixels
 from ..data.sampling.few_shot import class_sizes
 from ..methods.audit import LEARNABLE, require_learnable
 from ..metrics.scores import METRICS, per_class, performance_efficiency
-from ..nn.backbone import Backbone
+from ..nn.head import Classifier
 from ..nn.setting import Setting
 from ..nn.surgery import trainable
 from ..training.adapter_file import adapter_bytes
@@ -189,7 +189,7 @@ def _drawn(config: RunConfig, dataset: Dataset, pool: Examples) -> list[str]:
 
 
 def _finished(record: Record, trained: Trained, score: float, by_class: np.ndarray, clock: Clock) -> Record:
-    parameters = count_parameters(trained.model.backbone, trained.model.head)
+    parameters = count_parameters(trained.model)
     return replace(
         record,
         score=score,
@@ -203,8 +203,17 @@ def _finished(record: Record, trained: Trained, score: float, by_class: np.ndarr
     )
 
 
-def count_parameters(backbone: Backbone, head: nn.Module) -> dict[str, int]:
-    """Trainable numbers in the backbone and the head, their sum, all numbers of both, and the backbone's ("visual")."""
-    body, top = (sum(p.numel() for p in trainable(part).values()) for part in (backbone, head))
-    visual, above = (sum(p.numel() for p in part.parameters()) for part in (backbone, head))
-    return {"backbone": body, "head": top, "trained": body + top, "total": visual + above, "visual": visual}
+def count_parameters(model: Classifier) -> dict[str, int]:
+    """Numbers that train: in the backbone (with its text tower), in the head, and their sum; all numbers of the model
+    that is run, which has no text tower, and those of its image tower ("visual").
+    """
+    parts = (model.backbone, nn.ModuleList([model.head.texts] if model.head.texts else []), model.head)
+    image, text, head = (sum(p.numel() for p in trainable(part).values()) for part in parts)
+    visual, read, above = (sum(p.numel() for p in part.parameters()) for part in parts)
+    return {
+        "backbone": image + text,
+        "head": head - text,
+        "trained": image + head,
+        "total": visual + above - read,
+        "visual": visual,
+    }

@@ -110,7 +110,7 @@ def _disturbed(model: nn.Module, probed: nn.Module) -> list[str]:
     return [name for (name, before), after in pairs if not before.requires_grad and not torch.equal(before, after)]
 
 
-def probe(backbone: Backbone, method: Method, seed: int = 0) -> list[TensorReport]:
+def probe(backbone: Backbone | TextTransformer, method: Method, seed: int = 0) -> list[TensorReport]:
     """`audit` of `backbone` adapted by `method`, in float64, on a random task. `backbone` is untouched.
 
     Raises NotApplicable when the method cannot work on it.
@@ -118,7 +118,7 @@ def probe(backbone: Backbone, method: Method, seed: int = 0) -> list[TensorRepor
     return audit(adapt(backbone, method, seed).double(), random_task(backbone, seed))
 
 
-def random_task(backbone: Backbone, seed: int = 0) -> Callable[[nn.Module, int], Tensor]:
+def random_task(backbone: Backbone | TextTransformer, seed: int = 0) -> Callable[[nn.Module, int], Tensor]:
     """A loss (model, step) -> scalar in float64: a few fixed random images and labels, behind a fixed random head.
 
     `backbone` has the attributes `features` and `image_size` of the models to come, and is on their device; or it is a

@@ -9,6 +9,7 @@ from typing import cast
 from torch import nn
 
 from ..nn.block import Block
+from ..nn.head_spec import TEXT
 from ..nn.surgery import Method, Towers, blocks
 from ..nn.vit import ViT
 from ..utils.errors import ConfigError
@@ -37,6 +38,9 @@ class BlockMethod(Method):
         else:
             object.__setattr__(self, "blocks", tuple(sorted(set(self.blocks))))
             readable = min(self.blocks, default=-1) >= 0
+        if self.towers != "image":  # the classes are vectors of the text tower, so that one label wins
+            object.__setattr__(self, "default_head", TEXT)
+            object.__setattr__(self, "several_labels", False)
         if not readable:
             raise ConfigError(
                 f"blocks={self.blocks}: write all, last:4 for the last four, or numbers from 0 on such as 8+9"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..utils.errors import ConfigError, NotMergeable
 from .backbone import Backbone
+from .class_texts import ClassTexts
 from .head_spec import ZERO, HeadSpec
 from .novelty import Novelty
 from .surgery import HALF, Method, adapt, require_vit
@@ -22,10 +23,14 @@ from .vit import ViT
 
 @dataclass(frozen=True)
 class TextStart:
-    """Text features of the classes (C, E), and the factor of the logits that their tower was trained with."""
+    """Text features of the classes (C, E), and the factor of the logits that their tower was trained with.
+
+    texts: what the features were made of, for a method that changes the text tower.
+    """
 
     features: Tensor
     scale: float | None = None
+    texts: ClassTexts | None = None
 
 
 class ChannelNorm(nn.BatchNorm1d):
@@ -46,8 +51,9 @@ class Head(nn.Module):
     With the default `spec`, g = (f - centre) / spread and W and b start at zero. `centre` (E,) and `spread` (a scalar)
     are statistics of the frozen backbone's features on the training images, fixed before training: one learning rate
     then suits backbones whose features differ in size by orders of magnitude, and every row is still treated alone.
-    `to_linear` gives the equivalent plain linear layer. `pretrained` is what scale "pretrained" stands for. Raises
-    ConfigError when that is asked for and not known.
+    With `texts` the class vectors are those that a text tower gives while it trains; whenever training is over, they
+    become the weights. `to_linear` gives the equivalent plain linear layer. `pretrained` is what scale "pretrained"
+    stands for. Raises ConfigError when that is asked for and not known.
     """
 
     def __init__(self, features: int, classes: int, spec: HeadSpec = ZERO, pretrained: float | None = None) -> None:
@@ -59,6 +65,7 @@ class Head(nn.Module):
         self.register_buffer("centre", torch.zeros(features))
         self.register_buffer("spread", torch.ones(()))
         self.channels = ChannelNorm(features) if spec.norm == "batch" else None
+        self.texts: ClassTexts | None = None
         scale = _scale(spec, classes, pretrained)
         if scale != 1 or spec.learn_scale:
             self.log_scale = nn.Parameter(torch.tensor(math.log(scale)), requires_grad=spec.learn_scale)
@@ -72,6 +79,25 @@ class Head(nn.Module):
 
         super()._apply(wide, recurse)  # type: ignore[no-untyped-call]
         return self
+
+    def train(self, mode: bool = True) -> Head:
+        """As of every module; the weights are made of the text tower's new class vectors when training ends."""
+        learnt = self.training and not mode
+        super().train(mode)
+        if learnt and self.texts is not None:
+            with torch.no_grad():
+                self.start_from(self.texts())
+        return self
+
+    def own_state(self) -> dict[str, Tensor]:
+        """The state dict without the text tower, of which nothing is needed once the weights are made."""
+        inner = self.texts.state_dict(prefix="texts.") if self.texts is not None else {}
+        return {name: tensor for name, tensor in self.state_dict().items() if name not in inner}
+
+    def follow(self, texts: ClassTexts) -> None:
+        """From now on the class vectors are those of `texts`, whose tower learns; the linear layer does not."""
+        self.linear.requires_grad_(False)
+        self.texts = texts.train(self.training)
 
     def standardise(self, features: Tensor) -> None:
         """Set centre and spread from features (N, E) of the training images; without any they stay as they are."""
@@ -90,9 +116,13 @@ class Head(nn.Module):
         Centre and spread, when they are set, are undone: W = spread T and b = T centre, which without them is W = T
         and b = 0.
         """
+        weight, bias = self._of_text(text)
+        self.linear.weight.copy_(weight)
+        self.linear.bias.copy_(bias)
+
+    def _of_text(self, text: Tensor) -> tuple[Tensor, Tensor]:
         text = text.to(self.linear.weight)
-        self.linear.weight.copy_(text * cast(Tensor, self.spread))
-        self.linear.bias.copy_(text @ cast(Tensor, self.centre))
+        return text * cast(Tensor, self.spread), text @ cast(Tensor, self.centre)
 
     @torch.no_grad()
     def balance(self, features: Tensor) -> None:
@@ -136,7 +166,11 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
-            logits = cast(Tensor, self.linear(self.normalised(features)))
+            g: Tensor = self.normalised(features)
+            linear: tuple[Tensor, Tensor] = (self.linear.weight, self.linear.bias)
+            if self.texts is not None and self.training:
+                linear = self._of_text(self.texts())
+            logits = F.linear(g, *linear)
             return logits * self.log_scale.exp() if hasattr(self, "log_scale") else logits
 
     def to_linear(self) -> nn.Linear:

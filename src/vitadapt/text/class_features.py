@@ -9,6 +9,7 @@ from pathlib import Path
 from ..data.checks.dataset import Finding, finding
 from ..data.datasets import names_of, resolve
 from ..nn.backbone import Backbone
+from ..nn.class_texts import ClassTexts
 from ..nn.head import TextStart
 from ..nn.setting import Setting
 from ..utils.errors import WeightsError
@@ -28,7 +29,9 @@ def text_start(
     """
     tower = cached_text_tower(name, setting.device, backbone)
     matrix = text_matrix(tower, texts, cache, setting.progress)
-    return TextStart(matrix, tower.logit_scale), _notes(tower, [text for part in texts for text in part])
+    every = [text for part in texts for text in part]
+    read = ClassTexts(tower.network, tower.tokenise(every).to(setting.device), [len(part) for part in texts])
+    return TextStart(matrix, tower.logit_scale, read), _notes(tower, every)
 
 
 def sentences(spec: str, classes: Sequence[str], prompts: Prompts | None) -> list[list[str]]:

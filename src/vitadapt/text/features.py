@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ..nn.class_texts import class_vectors
 from ..utils.files import read_cached, write_cached
 from ..utils.progress import Progress
 from .knowledge import with_items
@@ -53,8 +53,7 @@ def text_matrix(
     cached = None if path is None else read_cached(path)
     if cached is not None:
         return torch.from_numpy(np.frombuffer(cached, dtype=np.float32).reshape(len(counts), -1).copy())
-    features = F.normalize(tower.encode_tokens(tokens, progress=progress), dim=-1)
-    matrix = F.normalize(torch.stack([part.mean(dim=0) for part in features.split(counts)]), dim=-1)
+    matrix = class_vectors(tower.encode_tokens(tokens, progress=progress), counts)
     if path is not None:
         write_cached(path, matrix.numpy().astype(np.float32).tobytes())
     return matrix

@@ -36,6 +36,10 @@ class TextTower(nn.Module):
         self.network = network
         self.requires_grad_(False).eval()
 
+    def of(self, network: TextTransformer) -> TextTower:
+        """The same tower with another network, for example an adapted one."""
+        return TextTower(network, self.tokenise, self.logit_scale, self.logit_bias)
+
     @property
     def features(self) -> int:
         """Width E of the features."""

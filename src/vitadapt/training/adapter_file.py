@@ -1,8 +1,9 @@
 """The adapter file: what was learnt, as safetensors with metadata. Kilobytes, never code. docs/adapter-format.md.
 
 Tensors: `backbone.NAME` for every trainable tensor of the adapted backbone, `constant.NAME` for what its method drew
-at random and does not train, `head.NAME` for the classifier head with its feature statistics, `novelty.NAME` for how
-unlike the training images an image is, `test.images` and `test.logits` for the self-test. Metadata: one entry
+at random and does not train, `text.NAME` and `text-constant.NAME` for the same of a text tower, `head.NAME` for the
+classifier head with its feature statistics, `novelty.NAME` for how unlike the training images an image is,
+`test.images` and `test.logits` for the self-test. Metadata: one entry
 `vitadapt`, a JSON object of the fields of `AdapterInfo` (one entry, because the order of several is left to chance and
 the same run must give the same bytes), and `checksum` of all.
 """
@@ -14,7 +15,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
@@ -41,10 +42,13 @@ from .adapter_checks import (
     require_self_test,
 )
 
+if TYPE_CHECKING:
+    from ..text import TextTower
+
 FORMAT = "vitadapt-adapter/4"
 FORMATS = ("vitadapt-adapter/1", "vitadapt-adapter/2", "vitadapt-adapter/3", FORMAT)
 _NO_SELF_TEST, _NO_CHECKSUM = FORMATS[:1], FORMATS[:2]
-_PARTS = ("backbone", "constant", "head", "novelty", "test")
+_PARTS = ("backbone", "constant", "text", "text-constant", "head", "novelty", "test")
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,12 @@ def adapter_bytes(model: Classifier, info: AdapterInfo, with_head: bool = True) 
     """
     tensors = {f"backbone.{name}": t for name, t in trainable_state(model.backbone).items()}
     tensors |= {f"constant.{name}": t.detach().cpu() for name, t in constants(model.backbone).items()}
+    if model.head.texts is not None:
+        network = model.head.texts.network
+        tensors |= {f"text.{name}": t for name, t in trainable_state(network).items()}
+        tensors |= {f"text-constant.{name}": t.detach().cpu() for name, t in constants(network).items()}
     if with_head:
-        tensors |= {f"head.{name}": t.detach().cpu() for name, t in model.head.state_dict().items()}
+        tensors |= {f"head.{name}": t.cpu() for name, t in model.head.own_state().items()}
     elif not (info.names and info.templates) or trainable(model.head):
         raise ConfigError("a head can be left out only when it was made of class names and templates, and not trained")
     if model.novelty is not None:
@@ -244,6 +252,30 @@ def _assembled(info: AdapterInfo, tensors: dict[str, Tensor], backbone: Backbone
     if info.format not in _NO_SELF_TEST:
         require_self_test(model, _part(tensors, "test."))
     return model
+
+
+def adapted_text_tower(path: Path | str, backbone: Backbone, tower: TextTower | None = None) -> TextTower:
+    """The text tower as the method of the file at `path` changed it, for the names of new classes.
+
+    backbone: the plain image tower that the file was trained on. tower: the plain text tower beside it, if it is known
+    already. Raises WeightsError for tensors that do not fit, and what `load_text_tower` raises.
+    """
+    from ..text import load_text_tower
+
+    info, tensors = read_adapter(path)
+    with damaged(path, "make it again", WeightsError, "holds what does not fit its method"):
+        try:
+            _check_base(info, backbone, None)
+            return _adapted_tower(info, tensors, tower or load_text_tower(info.backbone, backbone))
+        except VitadaptError as error:
+            raise type(error)(f"{path}: {error}") from error
+
+
+def _adapted_tower(info: AdapterInfo, tensors: dict[str, Tensor], tower: TextTower) -> TextTower:
+    network = adapt(tower.network, info.method)
+    load_trainable_state(network, _part(tensors, "text."))
+    _load_constants(network, _part(tensors, "text-constant."), info)
+    return tower.of(network)
 
 
 def _load_constants(adapted: nn.Module, stored: dict[str, Tensor], info: AdapterInfo) -> None:

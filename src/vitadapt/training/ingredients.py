@@ -18,7 +18,7 @@ from ..nn.block import Block
 from ..nn.changes import slot_layers, unchanged_blocks
 from ..nn.perturbation import Perturbation
 from ..nn.surgery import blocks, seeded, trainable
-from ..nn.vit import ViT
+from ..nn.transformer import Transformer
 from .augmentation import jitter
 from .recipe import Recipe
 
@@ -31,8 +31,8 @@ class Blend:
     share: float
 
 
-def _vit(model: nn.Module) -> ViT | None:
-    return next((part for part in model.modules() if isinstance(part, ViT)), None)
+def _towers(model: nn.Module) -> list[Transformer]:
+    return [part for part in model.modules() if isinstance(part, Transformer)]
 
 
 @contextmanager
@@ -41,11 +41,10 @@ def at_work(model: nn.Module, recipe: Recipe, seed: int, epoch: int) -> Iterator
 
     drop_path grows with depth from the first block that the method changes to the last, noise falls with depth.
     """
-    vit = _vit(model)
-    wanted = vit is not None and (recipe.dropout or recipe.noise or recipe.drop_path)
-    if vit is not None and wanted:
-        first, depth = unchanged_blocks(vit) or 0, vit.config.depth
-        for number, block in enumerate(blocks(vit)):
+    towers = _towers(model) if recipe.dropout or recipe.noise or recipe.drop_path else []
+    for tower in towers:
+        first, depth = unchanged_blocks(tower) or 0, tower.config.depth
+        for number, block in enumerate(blocks(tower)):
             deep = (number - first + 1) / max(1, depth - first)
             if number >= first:
                 noise = recipe.noise * (1 - number / depth)
@@ -54,8 +53,8 @@ def at_work(model: nn.Module, recipe: Recipe, seed: int, epoch: int) -> Iterator
         with seeded((seed * 1_000_003 + epoch) % 2**63):
             yield
     finally:
-        if vit is not None and wanted:
-            for block in blocks(vit):
+        for tower in towers:
+            for block in blocks(tower):
                 _set(block, None)
 
 
@@ -107,13 +106,10 @@ def _by_torchvision(batch: Tensor, recipe: Recipe) -> Tensor:
 
 def rate_factors(model: nn.Module, recipe: Recipe) -> dict[int, float]:
     """id of a tensor -> the factor of its learning rate: layer_decay for each block between it and the output."""
-    vit = _vit(model)
-    if vit is None or not recipe.layer_decay:
-        return {}
-    depth = vit.config.depth
     return {
-        id(p): recipe.layer_decay ** (depth - 1 - number)
-        for number, block in enumerate(blocks(vit))
+        id(p): recipe.layer_decay ** (tower.config.depth - 1 - number)
+        for tower in (_towers(model) if recipe.layer_decay else [])
+        for number, block in enumerate(blocks(tower))
         for p in block.parameters()
     }
 

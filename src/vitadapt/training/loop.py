@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..nn.setting import Setting
 from ..nn.surgery import trainable
+from ..nn.transformer import Transformer
 from ..utils.errors import Diverged
 from .checkpoint import Checkpoint
 from .ingredients import at_work, augmented, average, rate_factors
@@ -88,10 +89,11 @@ def probabilities_of(logits: Tensor, multilabel: bool) -> Tensor:
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
     """Trainable tensors in groups by learning rate and weight decay (on matrices, unless the recipe decays all).
 
-    What belongs to `model.head`, or to a model without such a part, learns at `head_lr`, all else at `lr`, which
-    `layer_decay` lowers for every block between it and the output.
+    What belongs to `model.head`, or to a model without such a part, learns at `head_lr`, all else, text towers
+    included, at `lr`, which `layer_decay` lowers for every block between it and the output.
     """
-    heads = {id(p) for p in getattr(model, "head", model).parameters()}
+    towers = {id(p) for part in model.modules() if isinstance(part, Transformer) for p in part.parameters()}
+    heads = {id(p) for p in getattr(model, "head", model).parameters()} - towers
     factors = rate_factors(model, recipe)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in trainable(model).values():

@@ -18,7 +18,7 @@ from ..metrics.scores import METRICS
 from ..nn.backbone import Backbone, backbone_digest
 from ..nn.head import Classifier, Head, TextStart, backbone_of, without_projection
 from ..nn.setting import Setting
-from ..nn.surgery import adapt, require_vit, trainable, unchanged_blocks
+from ..nn.surgery import adapt, require_vit, towers_of, trainable, unchanged_blocks
 from ..nn.vit import ViT
 from ..utils.errors import ConfigError, Diverged
 from ..utils.files import bytes_digest
@@ -114,8 +114,12 @@ class Task:
 
         Raises ConfigError when the head is to start from text and the backbone has none.
         """
-        backbone = adapt(self.backbone, self.config.method, seed)
-        return Classifier(backbone, self._head().to(self.setting.device)).eval()
+        method, head = self.config.method, self._head().to(self.setting.device).eval()
+        if towers_of(method) != "image":
+            if self.text is None or self.text.texts is None:
+                raise ConfigError(f"{self.config.backbone} has no text tower for towers={towers_of(method)}")
+            head.follow(self.text.texts.of(adapt(self.text.texts.network, method, seed)))
+        return Classifier(adapt(self.backbone, method, seed), head).eval()
 
     def _head(self) -> Head:
         spec, text = self.config.head, self.text
@@ -155,7 +159,7 @@ class Task:
                 return self.fit_head(model, recipe, seed, label, **options)
             model.head.set_linear(*solved)
             return FitLog()
-        if recipe.head_start == "probe":
+        if recipe.head_start == "probe" and model.head.texts is None:
             self.fit_head(model, replace(recipe, epochs=recipe.probe_epochs), seed, "head")
         if self.views is not None:
             rest = FromBlock(model, self.views.first)

@@ -80,7 +80,7 @@ def dissect_head(head: nn.Module, features: int, projected: bool) -> tuple[HeadF
         raise ConfigError(f"has a head of type {type(head).__name__}; a bank answers with those of vitadapt.Head")
     if head.linear.in_features != features:
         raise WeightsError(f"its head takes {head.linear.in_features} features, and the backbone gives {features}")
-    own = {name: t.detach() for name, t in head.state_dict().items() if t.is_floating_point()}
+    own = {name: t for name, t in head.own_state().items() if t.is_floating_point()}
     layout = Layout.of({name: t for name, t in own.items() if name not in (WEIGHT, BIAS)})
     template = copy.deepcopy(head).requires_grad_(False).eval()
     dtype = head.linear.weight.dtype
