@@ -67,6 +67,7 @@ from .text import Prompts as Prompts
 from .text import class_texts as class_texts
 from .text import load_text_tower as load_text_tower
 from .text import text_matrix as text_matrix
+from .training.adapter_file import adapted_text_tower as adapted_text_tower
 from .training.adapter_file import load_adapter as load_adapter
 from .training.adapter_file import read_adapter as read_adapter
 from .training.features import Environment as Environment

@@ -61,14 +61,15 @@ def test_what_is_recorded_costs_nothing(tmp_path):
 
 def test_every_kind_of_method_has_a_pace(tmp_path):
     axes = {**AXES, "backbone": "random:tiny-clip", "method": ["linear-probe", "lora", "zero-shot"], "seed": 0}
+    axes["method"].append("lora:towers=both")
     cells = expand(axes)
     paces = [planning.pace_of(planning._representative(cell), Environment().setting) for cell in cells]
-    assert [bool(pace.numbers) for pace in paces] == [False, True, False]
-    assert [pace.trained > 0 for pace in paces] == [True, True, False]
+    assert [bool(pace.numbers) for pace in paces] == [False, True, False, True]
+    assert [pace.trained > 0 for pace in paces] == [True, True, False, True]
     assert all(pace.forward > 0 and pace.memory_mb > 0 for pace in paces)
     assert paces[1] == planning.pace_of(planning._representative(cells[1]), Environment().setting)
     rows = plan(cells, Store(tmp_path), Environment())
-    assert total(rows).cells == 3 and total(rows).hours == pytest.approx(sum(row.hours for row in rows))
+    assert total(rows).cells == 4 and total(rows).hours == pytest.approx(sum(row.hours for row in rows))
 
 
 def test_a_dataset_that_is_not_here_is_planned_by_the_catalog(pace, tmp_path):

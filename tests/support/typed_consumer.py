@@ -176,6 +176,7 @@ def language(backbone: va.Backbone) -> Tensor:
     assert_type(texts, list[list[str]])
     tower = va.load_text_tower("random:clip-b32", backbone)
     assert_type(tower, TextTower)
+    assert_type(va.adapted_text_tower("adapter.safetensors", backbone), TextTower)
     assert_type(tower.encode(["a cat"]), Tensor)
     try:
         return va.text_matrix(tower, texts)

@@ -15,7 +15,9 @@ from ..data import open_dataset
 from ..data.datasets import resolve
 from ..nn.head_spec import ZERO
 from ..nn.setting import Setting
-from ..nn.surgery import trainable
+from ..nn.surgery import towers_of, trainable
+from ..text.class_features import text_start
+from ..training.config import default_head
 from ..training.features import Environment, cached_backbone
 from ..training.loop import TensorInputs, forward_all
 from ..training.task import Task
@@ -144,7 +146,8 @@ def images_of(config: RunConfig, environment: Environment) -> Images:
 
 def _representative(config: RunConfig) -> RunConfig:
     """A cell of the same pace, the same for all cells that share it: dataset, seed and head do not matter for it."""
-    head = ZERO if config.method.trains_head else None
+    method = config.method
+    head = ZERO if method.trains_head and default_head("fixed", method).start != "text" else None
     return replace(config.resolved(), dataset="", seed=0, shots=None, subset=None, head=head, prompts=None)
 
 
@@ -162,7 +165,11 @@ def pace_of(config: RunConfig, setting: Setting, clock: Clock = time.perf_counte
     if not config.method.trains_head:
         return Pace(0.0, 0.0, forward, features.shape[1], size, 0, peak_memory_mb())
     labels = torch.arange(len(images)) % 10
-    task = Task(training, backbone, images, labels, 10, features, setting)
+    text = None
+    if towers_of(config.method) != "image":
+        sentences = [[f"a photo of class {number}"] for number in range(10)]
+        text, _ = text_start(config.backbone, backbone, sentences, None, setting)
+    task = Task(training, backbone, images, labels, 10, features, setting, text=text)
     model = task.build(0)
     trained = _seconds(lambda: task.fit(model, recipe, 0), clock) / len(images)
     scored = _seconds(lambda: task.probabilities(model), clock) / len(images)
