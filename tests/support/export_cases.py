@@ -55,7 +55,11 @@ KRONECKER = KAdaptation(n=8)
 
 def trained_model(family: str, method: Method = KRONECKER, spec: HeadSpec = ZERO) -> TrainedModel:
     """A trained-looking classifier: no tensor that the method made or the head has is zero."""
-    base = families.common(family)
+    base: Any = families.common(family)
+    if family in families.PARTS and base.config.qkv_bias:  # keys have none there
+        base = families.build(family)
+        for block in base.blocks:
+            block.attention.qkv.bias.data[base.config.width : 2 * base.config.width] = 0
     base = backbone_of(base, spec)
     with seeded(1):
         adapted = adapt(base, method)

@@ -72,6 +72,7 @@ PARTS: dict[str, ViTConfig] = {
         class_token=False,
         pooling="average",
         norm="rms",
+        norm_eps=1e-5,
         patch_norm=True,
         qkv_bias=False,
         linear_bias=False,

@@ -389,7 +389,7 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
     "no tensors": (_saved({"epoch": 3, "lr": 0.1}), r"holds no tensors \(found: epoch, lr\)"),
     "other zip": (_zip({"readme": b"x"}), "is a zip without a torch checkpoint"),
     "text tower": (_saved({"token_embedding.weight": torch.zeros(2, 2)}), "only the text tower of a CLIP"),
-    "CLIP ResNet": (_saved({"visual.layer1.0.conv1.weight": torch.zeros(2, 2)}), "a CLIP with a ResNet image tower"),
+    "ResNet": (_saved({"visual.layer1.0.conv1.weight": torch.zeros(2, 2)}), "does not pool by attention"),
     "another network": (_saved({"layer.weight": torch.zeros(2, 2)}), "no known vision transformer; known layouts"),
 }
 

@@ -147,7 +147,7 @@ def test_a_size_that_is_no_multiple_of_the_patch_size_is_refused_with_near_ones(
         ("open_clip:ViT-B-23/openai", "unknown open_clip architecture 'ViT-B-23'; did you mean ViT-B-32"),
         ("open_clip:ViT-B-32-quickgelu/opneai", "did you mean openai"),
         ("open_clip:ViT-B-32/openai", "use the architecture with -quickgelu in its name"),
-        ("open_clip:RN50/openai", "a ResNet image tower"),
+        ("open_clip:RN50/openai", "use the architecture with -quickgelu in its name"),
         ("open_clip:coca_ViT-B-32/laion2b_s13b_b90k", "attentional_pool"),
         ("open_clip:convnext_base/laion400m_s13b_b51k", "a projection behind the timm image tower"),
     ],
@@ -300,8 +300,8 @@ def test_unsupported_hugging_face_type_and_open_clip_folder(tmp_path: Path) -> N
     assert isinstance(vit, ViT) and vit.preprocess.mean == (0, 0, 0)
     with torch.no_grad():
         assert largest(model.encode_image(vit.normalise(x)), vit(x)) <= TOLERANCE
-    (tmp_path / "config.json").write_text('{"model_type": "swin"}')
-    with pytest.raises(WeightsError, match="model type 'swin' is not supported; known are clip"):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(WeightsError, match="model type 'bert' is not supported; known are clip"):
         load_backbone(f"hf:{tmp_path}")
 
 

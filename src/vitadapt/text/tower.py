@@ -96,7 +96,7 @@ def check_pair(tower: TextTower, backbone: Backbone, name: str) -> None:
     """
     config: Any = backbone.config
     image, text = getattr(config, "activation", None), tower.config.activation
-    if (image == "quick_gelu") != (text == "quick_gelu"):
+    if image and (image == "quick_gelu") != (text == "quick_gelu"):
         raise WeightsError(
             f"{name}: the image tower computes {image} and the text tower {text}; "
             "use the variant of the name with (or without) -quickgelu, or file:PATH?activation=..."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -28,6 +29,21 @@ def package(name: str, extra: str) -> Any:
     except ImportError as error:
         root = name.partition(".")[0]
         raise MissingPackage(f'this needs the package {root}; pip install "vitadapt[{extra}]"') from error
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Within the block transformers shows no progress bars, and says nothing of what will change in its own code."""
+    logging = package("transformers", "hf").utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from ..nn.deltas import Delta, WeightTransform
 from ..nn.surgery import Method
 from ..nn.vit import Preprocess, ViT
 from ..utils.errors import NotApplicable, NotMergeable, WeightsError
+from . import swin
 from .external_layers import (
     ADDED,
     BESIDE,
@@ -31,6 +32,7 @@ from .external_layers import (
     drop_added_tokens,
 )
 from .layouts import CONVERTERS, from_module, understand
+from .rules import Rule
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -73,7 +75,13 @@ def adapt(backbone: Module, method: Method, seed: int | None = 0) -> Module:
     except WeightsError as error:
         return _without_slots(backbone, method, seed, error)
     copied = surgery.copy_sharing_weights(backbone)
-    _Transplant(copied, ours, surgery.adapt(ours, method, seed)).run()
+    live, converted = understand(copied, _ANY_INPUT)
+    rules = CONVERTERS[converted.layout].rules_of(ours.config.depth)
+    _Transplant(live.tower, converted.prefix, rules, ours, surgery.adapt(ours, method, seed)).run()
+    return _finished(copied, backbone, method)
+
+
+def _finished(copied: Module, backbone: nn.Module, method: Method) -> Module:
     if method.trains_head:
         _thaw_classifier(copied)
     return copied.to(next(backbone.parameters()).device)
@@ -102,11 +110,18 @@ def _check_adaptable(backbone: nn.Module) -> None:
 
 
 def _without_slots(backbone: Module, method: Method, seed: int | None, reason: WeightsError) -> Module:
-    """What is no plain ViT can still be adapted by methods that only choose among its own tensors."""
+    """What is no plain ViT can still be adapted by methods that only choose among its own tensors; a Swin by deltas."""
     try:
         return surgery.adapt(backbone, method, seed)
     except NotApplicable:
-        raise reason from None
+        copied = surgery.copy_sharing_weights(backbone)
+        if (found := swin.stand_in(copied)) is None:
+            raise reason from None
+    ours, rules = found
+    adapted = surgery.adapt(ours, method, seed)
+    swin.check_movable(adapted)
+    _Transplant(copied, "", rules, ours, adapted).run()
+    return _finished(copied, backbone, method)
 
 
 def merge(backbone: Module) -> Module:
@@ -141,12 +156,10 @@ def _is_foreign(module: nn.Module) -> bool:
 
 
 class _Transplant:
-    """Moves what a method made in our `adapted` ViT to the layers of `model` that hold the same weights."""
+    """Moves what a method made in our `adapted` ViT to the layers of `tower` that hold the same weights."""
 
-    def __init__(self, model: nn.Module, ours: ViT, adapted: ViT) -> None:
-        live, converted = understand(model, _ANY_INPUT)
-        self.tower, self.prefix, self.ours, self.adapted = live.tower, converted.prefix, ours, adapted
-        self.rules = CONVERTERS[converted.layout].rules_of(adapted.config.depth)
+    def __init__(self, tower: nn.Module, prefix: str, rules: dict[str, Rule], ours: ViT, adapted: ViT) -> None:
+        self.tower, self.prefix, self.rules, self.ours, self.adapted = tower, prefix, rules, ours, adapted
 
     def run(self) -> None:
         """Raises NotApplicable when something that the method made has no place in the model."""

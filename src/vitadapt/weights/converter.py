@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -89,6 +89,20 @@ class Converter(Layout):
                 raise WeightsError(f"{self.title} cannot hold this model: it has no place for {name}={value}")
         left = self._positions(config, with_affine_norm(config, state))
         return self.written(left, config.depth, prefix)
+
+    def under(self, part: str) -> Converter:
+        """The same layout in a part of a whole: all names begin with `part`."""
+
+        def documented(state: State) -> Hints:
+            return self.documented({name.removeprefix(part): tensor for name, tensor in state.items()})
+
+        return replace(
+            self,
+            rules=tuple(replace(rule, theirs=tuple(part + name for name in rule.theirs)) for rule in self.rules),
+            block=part + self.block,
+            anchors=tuple(part + anchor for anchor in self.anchors),
+            documented=documented,
+        )
 
     def _refuse_outside(self, names: list[str], prefix: str) -> None:
         """What stands beside the network may not be a part that changes its features, nor a second network."""

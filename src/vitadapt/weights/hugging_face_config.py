@@ -65,7 +65,7 @@ def hints_of_config(config: Mapping[str, Any], processor: Mapping[str, Any] | No
         pooling="average" if kind in _AVERAGE else "class",
         norm_after_pool=False,
         antialias=kind in _SMOOTH,
-        preprocess=_preprocess(processor or {}, NORMALISATIONS[_NORMALISATION.get(kind, "imagenet")]),
+        preprocess=preprocess_of(processor or {}, NORMALISATIONS[_NORMALISATION.get(kind, "imagenet")]),
         more=_parts(kind, full),
     )
 
@@ -93,8 +93,8 @@ def activation_named(name: str) -> Activation:
     return _ACTIVATIONS[name]
 
 
-def _preprocess(processor: Mapping[str, Any], usual: Preprocess) -> Preprocess:
-    """Mean and deviation exactly; of the geometry only how much larger than the crop an image is."""
+def preprocess_of(processor: Mapping[str, Any], usual: Preprocess) -> Preprocess:
+    """What preprocessor_config.json says: mean and deviation exactly, of the geometry how much larger than the crop."""
     shorter, crop = _side(processor.get("size")), _side(processor.get("crop_size"))
     mean, std = (tuple(processor.get(f"image_{name}", getattr(usual, name))) for name in ("mean", "std"))
     mean, std = (mean, std) if processor.get("do_normalize", True) else ((0.0,) * 3, (1.0,) * 3)
@@ -152,7 +152,7 @@ def processor_of(settings: Mapping[str, Any]) -> Processor:
         f"size={full['size']} with the crop {crop} in {PROCESSOR_FILE}",
     )
     return Processor(
-        sides.pop(), squash, _preprocess({**full, "size": size, "crop_size": crop}, NORMALISATIONS["clip"])
+        sides.pop(), squash, preprocess_of({**full, "size": size, "crop_size": crop}, NORMALISATIONS["clip"])
     )
 
 

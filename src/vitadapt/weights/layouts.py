@@ -38,7 +38,7 @@ _DESCRIBE: tuple[Callable[[nn.Module], Live | None], ...] = (
     hugging_face_config.describe,
 )
 _ELSEWHERE = {
-    "visual.layer1.0.conv1.weight": "a CLIP with a ResNet image tower; timm has them (timm:resnet50_clip.openai)",
+    "visual.layer1.0.conv1.weight": "a ResNet that does not pool by attention as CLIP's do; use timm:NAME",
     "visual.trunk.stem.0.bn.weight": "an open_clip model with a timm image tower that is no ViT; use timm:NAME",
     "model.embed_tokens.weight": "a language model",
     "token_embedding.weight": "only the text tower of a CLIP; the image tower (visual.*) is missing",

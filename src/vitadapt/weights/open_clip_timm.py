@@ -21,21 +21,19 @@ _TRUNK = "trunk."
 
 def _in_trunk(converter: Converter) -> Converter:
     """The layout of the tower: the same names in a trunk, whose classifier is the projection."""
-    rules = [replace(rule, theirs=tuple(_TRUNK + name for name in rule.theirs)) for rule in converter.rules]
+    inner = converter.under(_TRUNK)
     projection = [Rule(f"projection.{k}", (f"{_TRUNK}head.{k}",), missing="absent") for k in ("weight", "bias")]
 
     def documented(state: State) -> Hints:
         if (_TRUNK + "head.weight" in state) != (_TRUNK + "head.bias" in state):
             raise WeightsError(f"incomplete checkpoint (open_clip): {_TRUNK}head has a weight or a bias, and not both")
-        return converter.documented({name.removeprefix(_TRUNK): tensor for name, tensor in state.items()})
+        return inner.documented(state)
 
     return replace(
-        converter,
+        inner,
         name=f"open-clip-{converter.name}",
         title=f"open_clip with {converter.title}",
-        rules=(*rules, *projection),
-        block=_TRUNK + converter.block,
-        anchors=tuple(_TRUNK + anchor for anchor in converter.anchors),
+        rules=(*inner.rules, *projection),
         documented=documented,
         prefixes=("visual.", "", "module.visual."),
         spare=(),

@@ -61,15 +61,37 @@ OPENAI_CLIP = Converter(
     prefixes=("visual.", "", "module.visual."),
     class_row="always",
 )
-LAYOUTS = (OPENAI_CLIP,)
+_IN_TRAINING = (
+    *("logit_scale*", "predictor*", "projector*", "text_label_predictor*", "nn_replacer*", "caption_module*"),
+    *("image_mapping.*", "text_mapping.*"),  # of FILIP: for scores of patches and words
+)
+
+
+def _declip(text: str) -> Converter:
+    """DeCLIP and its siblings (Li et al. 2022): CLIP's image tower, told by the name of the `text` tower beside it."""
+    inner = OPENAI_CLIP.under("visual.")
+    return replace(
+        inner,
+        name=f"declip-{text.replace('_', '-')}",
+        title="DeCLIP (SLIP, FILIP, DeFILIP, CLIP-YFCC)",
+        anchors=(*inner.anchors, f"{text}.token_embedding.weight"),
+        documented=lambda state: replace(inner.documented(state), activation="quick_gelu"),
+        prefixes=("", "module."),
+        spare=(f"{text}.*", *_IN_TRAINING),
+    )
+
+
+LAYOUTS = (_declip("encode_text"), _declip("text_encoder"), OPENAI_CLIP)
 ORIGINAL = Hints(activation="quick_gelu")
 """What is known of files that OpenAI itself published (they alone are TorchScript archives)."""
 
 
 def hints_of_open_clip(model: dict[str, Any], pretrained: dict[str, Any]) -> Hints:
-    """What open_clip's model config and pretrained config tell. Raises WeightsError for what a plain ViT lacks."""
+    """What open_clip's model config and pretrained config tell; of a ResNet how images are prepared, and no more.
+
+    Raises WeightsError for what a plain ViT lacks.
+    """
     vision = model["vision_cfg"]
-    expect(isinstance(vision["layers"], int), "a ResNet image tower")
     refuse_unknown(vision, "open_clip", "open_clip's vision_cfg")
     quick = bool(model.get("quick_gelu", False))
     if quick != bool(pretrained.get("quick_gelu", False)):
@@ -77,6 +99,8 @@ def hints_of_open_clip(model: dict[str, Any], pretrained: dict[str, Any]) -> Hin
             "these weights were trained with another activation than this open_clip architecture has; "
             f"use the architecture {'without' if quick else 'with'} -quickgelu in its name"
         )
+    if not isinstance(vision["layers"], int):
+        return Hints(preprocess=preprocess_of(pretrained))
     average = vision.get("pool_type", "tok") == "avg"
     return Hints(
         heads=vision["width"] // vision.get("head_width", 64),

@@ -23,11 +23,12 @@ from .checkpoint_files import WEIGHT_FILES, load_state_file, read_json
 from .feature_extractor import extractor
 from .hint_query import Which, parse_hints, weights_of
 from .hints import NO_HINTS, Hints, build, config_of, expect
-from .hugging_face_config import hints_of_config
+from .hugging_face_config import PROCESSOR_FILE, hints_of_config
 from .layouts import from_module, read_state
 from .offline import load_offline
 from .open_clip_timm import hints_of_open_clip
 from .openai_clip import ORIGINAL
+from .other_networks import network_of_folder, network_of_state, pools
 from .timm import preprocess_of
 from .timm_eva import hints_of_config as timm_hints
 from .torchscript import is_torchscript
@@ -195,6 +196,8 @@ def settings_folder(name: str) -> Path | None:
 
 
 def _of_folder(folder: Path, hints: Hints, which: Which | None = None) -> Backbone:
+    if pools(config := _json_in(folder, "config.json")):
+        return network_of_folder(folder, config, _json_in(folder, PROCESSOR_FILE))
     stated, shapes = _settings_in(folder)
     return _convert(folder, hints.over(stated), which, shapes)
 
@@ -208,13 +211,15 @@ def _of_file(path: Path, hints: Hints, which: Which | None = None) -> Backbone:
     return _convert(path, hints.over(stated), which, shapes)
 
 
+def _json_in(folder: Path, name: str) -> dict[str, Any]:
+    return read_json(folder / name) if os.path.isfile(folder / name) else {}
+
+
 def _settings_in(folder: Path) -> tuple[Hints, dict[str, Any]]:
     """What the configuration files in `folder` tell, whichever library wrote them: hints, and settings of shapes."""
-    names = ("config.json", "preprocessor_config.json", "open_clip_config.json")
-    there = [name for name in names if os.path.isfile(folder / name)]
-    read = {name: read_json(folder / name) for name in there}
-    with _understood(folder, there):
-        config, processor, open_clip = (read.get(name, {}) for name in names)
+    names = ("config.json", PROCESSOR_FILE, "open_clip_config.json")
+    config, processor, open_clip = (_json_in(folder, name) for name in names)
+    with _understood(folder, [name for name in names if os.path.isfile(folder / name)]):
         hints = _hints_of(config, processor, open_clip)
         inner = config.get("vision_config") or config.get("model_args") or config
         return hints, open_clip.get("model_cfg", {}).get("vision_cfg", {}) if not config else inner
@@ -256,6 +261,9 @@ def _convert(path: Path, hints: Hints, which: Which | None, shapes: dict[str, An
     if half := {str(t.dtype) for t in state.values()} & {"torch.float16", "torch.bfloat16"}:
         _log.info(f"{path} holds {', '.join(sorted(half))}; it is computed in torch.float32")
     try:
+        if (network := network_of_state(state, hints)) is not None:
+            refuse_unusable({name: t for name, t in network.state_dict().items() if t.is_floating_point()})
+            return network
         converted = read_state(state, hints)
         for name, ours in _SHAPES.items():
             given, found = shapes.get(name), getattr(converted.config, ours)

@@ -58,6 +58,8 @@ HELD = [
     Holds("timm", "gap-like"),
     Holds("timm", "plain-norm"),
     Holds("timm", "no-qkv-bias", LoRA()),
+    *(Holds("timm", name) for name in families.PARTS if name != "radio-like"),
+    *(Holds("hf", name) for name in ("dinov3-like", "dinov3-plus-like", "siglip-like", "aimv2-like", "gap-like")),
     Holds("open_clip", "clip-like"),
     Holds("open_clip", "clip-like", KRONECKER, UNIT),
     Holds("open_clip", "clip-like", KRONECKER, HeadSpec(projection="merged")),

@@ -1,34 +1,33 @@
 """Export to transformers: a folder for `from_pretrained`, written by the library itself.
 
-ViT and DINOv2 become image classifiers with their labels. The library's CLIP classifier averages patches, which is
-another function than ours; a CLIP becomes its vision model, with the head in a file of its own (`heads`).
+ViT, DINOv2 and I-JEPA become image classifiers with their labels. For DINOv3, SigLIP's pooling and AIMv2 the library
+has none, and its CLIP classifier averages patches, which is another function than ours: these become their vision
+models, with the head in a file of its own (`heads`).
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ...nn.vit import ViT, ViTConfig
+from ...nn.vit import Rotary, ViT, ViTConfig
 from ...report.model_card import model_card
 from ...training.adapter_file import AdapterInfo
 from ...utils.errors import NotApplicable, WeightsError
-from ...utils.optional import package
-from ...weights import write_state
+from ...utils.optional import package, quiet_transformers
+from ...weights import CONVERTERS, write_state
 from ...weights.checkpoint_files import read_json
 from ..documents import CARD, fitted_of, split_of
 from ..fit_record import RECORD, read_record
 from .certificate import TARGETS, Run, Target, normaliser, write_json
 from .deployed import PlainHead, TrainedModel, merged, read_head, write_head
 
-_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu", "relu": "relu"}
+_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}
+_ACTIVATIONS |= {"relu": "relu", "silu": "silu"}
 
 
 @dataclass(frozen=True)
@@ -53,13 +52,41 @@ _REGISTERS = Family(
 _PROJECTED = Family("CLIPVisionConfig", "CLIPVisionModelWithProjection", _CLIP_LAYOUTS, classifies=False)
 _CLIP = Family("CLIPVisionConfig", "CLIPVisionModel", _CLIP_LAYOUTS, classifies=False)
 
+_SWIGLU = Family("Dinov2Config", _DINOV2.model, tuple(f"{name}-swiglu" for name in _DINO_LAYOUTS), "dinov2.")
+_IJEPA = Family("IJepaConfig", "IJepaForImageClassification", ("hf-ijepa", "hf-ijepa-memory"), "ijepa.")
+_DINOV3, _DINOV3_GATED = (
+    Family("DINOv3ViTConfig", "DINOv3ViTModel", (f"hf-dinov3{end}", f"hf-dinov3-memory{end}"), classifies=False)
+    for end in ("", "-swiglu")
+)
+_SIGLIP = Family("SiglipVisionConfig", "SiglipVisionModel", ("hf-siglip",), classifies=False)
+_AIMV2 = Family("Aimv2VisionConfig", "Aimv2VisionModel", ("hf-aimv2",), classifies=False)
+_WITH_PARTS: dict[frozenset[str], Family] = {
+    frozenset({"pool_heads"}): _SIGLIP,
+    frozenset({"gated"}): _SWIGLU,
+    frozenset({"rotary", "positions"}): _DINOV3,
+    frozenset({"rotary", "positions", "gated"}): _DINOV3_GATED,
+    frozenset({"norm", "patch_norm", "gated", "linear_bias"}): _AIMV2,
+}
+
+
+def _with_parts(config: ViTConfig, parts: frozenset[str]) -> Family:
+    """The kind that has these parts, and no others. Raises NotApplicable."""
+    family = _WITH_PARTS.get(parts)
+    pool = (config.pool_heads, config.pool_hidden or 4 * config.width, config.prefix)
+    same_pool = family is not _SIGLIP or pool == (config.heads, config.mlp_width, 0)
+    same_angles = config.rotary is None or config.rotary == Rotary(config.rotary.temperature)
+    if family is None or not (same_pool and same_angles) or config.projection or config.norm_after_pool:
+        raise NotApplicable(f"no model of transformers has {min(parts)} like this; export --to timm or onnx")
+    return family
+
 
 def family_of(config: ViTConfig) -> Family:
     """The kind of model that can hold this network. Raises NotApplicable."""
-    if config.parts:
-        raise NotApplicable(
-            f"no classifier of transformers has {config.parts[0]} like this; export --to onnx or torch-export"
-        )
+    exact = {"resampling"} if config.resampling != "crop" else set()  # the size of images is fixed
+    if parts := frozenset(config.parts) - exact:
+        return _with_parts(config, parts)
+    if (config.class_token, config.pooling, config.norm_after_pool, config.registers) == (False, "average", False, 0):
+        return _IJEPA
     if not config.class_token or config.norm_after_pool:
         raise NotApplicable("no model of transformers has this way of pooling; export --to timm or onnx")
     if config.ln_pre:
@@ -108,16 +135,24 @@ def _settings(config: ViTConfig, family: Family) -> dict[str, Any]:
         "image_size": config.image_size,
         "patch_size": config.patch,
         "hidden_act": _ACTIVATIONS[config.activation],
-        "layer_norm_eps": config.norm_eps,
+        "rms_norm_eps" if family is _AIMV2 else "layer_norm_eps": config.norm_eps,
     }
-    if family in (_DINOV2, _REGISTERS):
+    if family is _SWIGLU:
+        settings |= {"use_swiglu_ffn": True, "mlp_ratio": _swiglu_ratio(config), "qkv_bias": config.qkv_bias}
+    elif family in (_DINOV2, _REGISTERS):
         if config.mlp_width % config.width:
             raise NotApplicable("transformers' DINOv2 has an MLP of a whole multiple of its width; use timm or onnx")
         settings |= {"mlp_ratio": config.mlp_width // config.width, "qkv_bias": config.qkv_bias}
     else:
         settings["intermediate_size"] = config.mlp_width
-    if family is _VIT:
+    if family in (_VIT, _IJEPA):
         settings["qkv_bias"] = config.qkv_bias
+    if family in (_DINOV3, _DINOV3_GATED):
+        bias = {"query_bias": config.qkv_bias, "value_bias": config.qkv_bias, "key_bias": False}
+        theta = cast(Rotary, config.rotary).temperature
+        settings |= {"rope_theta": theta, "use_gated_mlp": config.gated, **bias}
+    if family is _AIMV2:
+        settings["use_head"] = False
     if config.projection:
         settings["projection_dim"] = config.projection
     if config.registers:
@@ -125,18 +160,29 @@ def _settings(config: ViTConfig, family: Family) -> dict[str, Any]:
     return settings
 
 
+def _swiglu_ratio(config: ViTConfig) -> int:
+    """DINOv2's setting that makes an MLP of this width: two thirds of the product, rounded up to a multiple of 8."""
+    for ratio in range(1, 33):
+        if (int(config.width * ratio * 2 / 3) + 7) // 8 * 8 == config.mlp_width:
+            return ratio
+    raise NotApplicable(f"transformers' DINOv2 has no gated MLP of width {config.mlp_width}; use timm or onnx")
+
+
 def _state_for(model: nn.Module, vit: ViT, family: Family) -> tuple[dict[str, Tensor], str]:
     """The weights under the names that the installed version of the library uses, and the layout that has them."""
     known = model.state_dict().keys()
     for layout in family.layouts:
-        state = write_state(vit, layout, family.prefix)
-        if state.keys() <= known:
-            return state, layout
+        for prefix in dict.fromkeys((family.prefix, *CONVERTERS[layout].prefixes)):
+            state = write_state(vit, layout, prefix)
+            if state.keys() <= known:
+                return state, layout
     raise WeightsError(f"this version of transformers names the tensors of {family.model} in a new way; use onnx")
 
 
 def _classifier(config: ViTConfig, family: Family, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
     """The head in the library's place for it: DINOv2's classifier reads class token and patch average side by side."""
+    if family is _IJEPA:
+        return {"classifier.weight": weight, "classifier.bias": bias}
     if family is _VIT:
         if config.pooling != "class":
             raise NotApplicable("transformers' ViT classifies by the class token alone; export --to timm or onnx")
@@ -171,7 +217,7 @@ def write_processor(trained: TrainedModel, folder: Path) -> None:
 def _write(trained: TrainedModel, folder: Path) -> None:
     vit, head = merged(trained, "transformers"), PlainHead(trained.classifier.head)
     library = library_model(vit, head, trained.info)
-    with quiet():
+    with quiet_transformers():
         library.model.save_pretrained(folder)
     write_processor(trained, folder)
     if not library.family.classifies:
@@ -182,25 +228,10 @@ def _write(trained: TrainedModel, folder: Path) -> None:
         (folder / CARD).write_text(model_card(fitted, "transformers"), "utf-8")
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Within the block transformers shows no progress bars, and says nothing of what will change in its own code."""
-    logging = package("transformers", "hf").utils.logging
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def _reopen(folder: Path, trained: TrainedModel) -> Run:
     transformers = package("transformers", "hf")
     kind = read_json(folder / "config.json")["architectures"][0]
-    with quiet():
+    with quiet_transformers():
         model = getattr(transformers, kind).from_pretrained(folder, local_files_only=True).eval()
     return runner(model, folder, read_json(folder / "preprocessor_config.json"))
 
@@ -215,7 +246,10 @@ def runner(model: Any, folder: Path, processor: dict[str, Any]) -> Run:
         if head is None:
             logits: Tensor = out.logits
             return logits
-        return head(out.image_embeds if "image_embeds" in out else out.pooler_output)
+        if "image_embeds" in out:
+            return head(out.image_embeds)
+        pooled = getattr(out, "pooler_output", None)
+        return head(out.last_hidden_state.mean(dim=1) if pooled is None else pooled)
 
     return run
 

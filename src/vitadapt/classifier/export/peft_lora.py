@@ -22,13 +22,13 @@ from ...nn.deltas import Delta, ThinDelta
 from ...nn.surgery import blocks, trainable
 from ...nn.vit import ViT
 from ...utils.errors import NotApplicable, NotMergeable
-from ...utils.optional import package
+from ...utils.optional import package, quiet_transformers
 from ...weights import CONVERTERS
 from ...weights.catalog import backbones
 from ...weights.checkpoint_files import read_json
 from .certificate import TARGETS, Run, Target
 from .deployed import PlainHead, TrainedModel, plain_vit, write_head
-from .hugging_face import LibraryModel, library_model, quiet, runner, write_processor
+from .hugging_face import LibraryModel, library_model, runner, write_processor
 
 BASE = "base"
 LAYERS: dict[Slot, tuple[str, int]] = {
@@ -130,7 +130,7 @@ def _write(trained: TrainedModel, folder: Path) -> None:
         raise NotMergeable("the update has a bias and the layer has none; train with bias=false")
     repository = hub_name(trained.info.backbone)
     if repository is None:
-        with quiet():
+        with quiet_transformers():
             library.model.save_pretrained(folder / BASE)
     config = peft.LoraConfig(
         r=rank,
@@ -140,7 +140,7 @@ def _write(trained: TrainedModel, folder: Path) -> None:
         target_modules=sorted({names[u.block, u.slot] for u in updates}),
         modules_to_save=["classifier"] if library.family.classifies else None,
     )
-    with quiet():
+    with quiet_transformers():
         model = peft.get_peft_model(library.model, config)
     model.peft_config["default"].base_model_name_or_path = repository or BASE
     for update in updates:
@@ -166,7 +166,7 @@ def _fill(layer: Any, update: Update) -> None:
 
 def _reopen(folder: Path, trained: TrainedModel) -> Run:
     peft, base = package("peft", "peft"), _base(trained).model
-    with quiet():
+    with quiet_transformers():
         model = peft.PeftModel.from_pretrained(base, str(folder)).eval()
     return runner(model, folder, read_json(folder / "preprocessor_config.json"))
 

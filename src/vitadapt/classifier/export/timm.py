@@ -12,73 +12,41 @@ from torch import Tensor
 
 from ...nn.head import without_projection
 from ...nn.vit import ViT, ViTConfig
-from ...utils.errors import WeightsError
 from ...utils.optional import package
 from ...weights import write_state
 from ...weights.checkpoint_files import read_json
 from .certificate import TARGETS, Run, Target, normaliser, write_json
 from .deployed import PlainHead, TrainedModel, merged
-
-_ARCHITECTURES = {1e-6: "vit_base_patch16_224", 1e-5: "vit_base_patch32_clip_224"}
-"""eps of the layer norms -> a timm model that has it: the one thing that model_args cannot say in JSON."""
+from .timm_model import TimmModel, model_for
 
 
 def _write(trained: TrainedModel, folder: Path) -> None:
     vit = merged(trained, "timm")
     weight, bias = PlainHead(trained.classifier.head).linear()
-    if vit.config.projection:  # W (P x) = (W P) x
+    if vit.config.projection:  # W (P x + c) + b = (W P) x + (W c + b)
+        if vit.config.projection_bias:
+            shift = cast(Tensor, vit.projection.bias)
+            bias = bias + weight @ shift
+            shift.zero_()
         plain, projection = without_projection(vit)
         vit, weight = cast(ViT, plain), weight @ projection
     config = vit.config
-    _check(config)
-    state = write_state(vit, "timm-fc-norm" if config.norm_after_pool else "timm")
+    model = model_for(config)
+    state = write_state(vit, model.layout)
     if not config.ln_pre and not config.patch_bias:
         state["patch_embed.proj.bias"] = torch.zeros(config.width)
     state |= {"head.weight": weight, "head.bias": bias}
     save_file(
         {name: t.contiguous().clone() for name, t in state.items()}, folder / "model.safetensors", {"format": "pt"}
     )
-    write_json(folder / "config.json", _config(config, trained))
+    write_json(folder / "config.json", _config(config, model, trained))
 
 
-def _check(config: ViTConfig) -> None:
-    if config.parts:
-        raise WeightsError(f"an export to timm has no {config.parts[0]} like this; export --to onnx or torch-export")
-    if config.pooling == "class+average":
-        raise WeightsError("timm's ViT has no pooling of class token and average together; export --to onnx or hf")
-    if config.norm_eps not in _ARCHITECTURES:
-        raise WeightsError(
-            f"timm's ViTs have layer norms with eps 1e-6 or 1e-5, and this one has {config.norm_eps:g}; "
-            "export --to hf or onnx"
-        )
-    if int(config.width * (config.mlp_width / config.width)) != config.mlp_width:
-        raise WeightsError(f"timm's ViT cannot have an MLP of width {config.mlp_width}; export --to hf or onnx")
-    if config.ln_pre and config.patch_bias:
-        raise WeightsError("timm's ViT with a norm before the blocks has no patch bias, and this one has; use onnx")
-
-
-def _config(config: ViTConfig, trained: TrainedModel) -> dict[str, Any]:
+def _config(config: ViTConfig, model: TimmModel, trained: TrainedModel) -> dict[str, Any]:
     size, classes = config.image_size, len(trained.info.classes)
     preprocess, squash = config.preprocess, trained.geometry.squash
-    arguments: dict[str, Any] = {
-        "img_size": size,
-        "patch_size": config.patch,
-        "embed_dim": config.width,
-        "depth": config.depth,
-        "num_heads": config.heads,
-        "mlp_ratio": config.mlp_width / config.width,
-        "qkv_bias": config.qkv_bias,
-        "init_values": 1.0 if config.layer_scale else None,
-        "class_token": config.class_token,
-        "no_embed_class": bool(config.registers) or not config.class_position,
-        "reg_tokens": config.registers,
-        "pre_norm": config.ln_pre,
-        "fc_norm": config.norm_after_pool,
-        "act_layer": config.activation,
-        "global_pool": "token" if config.pooling == "class" else "avg",
-    }
     pretrained = {
-        "input_size": [3, size, size],
+        "input_size": [config.channels, size, size],
         "fixed_input_size": True,
         "interpolation": "bicubic",
         # timm rounds side / crop_pct down: a hair less than the quotient, so that it gets the very number of pixels
@@ -92,12 +60,12 @@ def _config(config: ViTConfig, trained: TrainedModel) -> dict[str, Any]:
         "classifier": "head",
     }
     return {
-        "architecture": _ARCHITECTURES[config.norm_eps],
+        "architecture": model.architecture,
         "num_classes": classes,
         "num_features": config.width,
-        "global_pool": arguments["global_pool"],
+        "global_pool": model.arguments["global_pool"],
         "label_names": list(trained.info.classes),
-        "model_args": arguments,
+        "model_args": model.arguments,
         "pretrained_cfg": pretrained,
     }
 
