@@ -153,3 +153,21 @@ def test_a_hugging_face_file_without_its_folder_is_refused(tmp_path):
     (tmp_path / "model.safetensors").rename(tmp_path / "alone" / "weights.safetensors")
     with pytest.raises(WeightsError, match=r"config\.json and the tokeniser"):
         tower_of(f"file:{tmp_path / 'alone' / 'weights.safetensors'}?activation=quick_gelu")
+
+
+@pytest.mark.parametrize("text", ["encode_text", "text_encoder"])
+def test_a_declip_file_has_one_token_more_and_a_projection_with_a_bias(tmp_path, text):
+    from open_clip.model import QuickGELU
+    from open_clip.transformer import TextTransformer
+
+    shape = {"context_length": 77, "vocab_size": 49409, "width": 64, "heads": 1, "layers": 2, "output_dim": 48}
+    network = TextTransformer(**shape, proj_bias=True, act_layer=QuickGELU).eval().requires_grad_(False)
+    for parameter in network.parameters():
+        parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    state = {f"module.visual.{name}": t for name, t in open_clip_clip().visual.state_dict().items()}
+    state |= {f"module.{text}.{name}": t for name, t in network.state_dict().items()}
+    torch.save({"model": state | {"module.logit_scale": torch.ones(1)}}, tmp_path / "declip.pth.tar")
+    tower = tower_of(f"file:{tmp_path / 'declip.pth.tar'}?heads=4")
+    tokens = tower.tokenise(TEXTS)
+    assert set(tokens[:, 0].tolist()) == {49407} and tokens.max() == 49408
+    torch.testing.assert_close(tower.encode(TEXTS), network(tokens), atol=1e-5, rtol=0)

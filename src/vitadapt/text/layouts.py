@@ -92,6 +92,13 @@ LINEAR = replace(
     anchors=(*_OPENAI_ANCHORS, "text_projection.weight"),
 )
 """SigLIP's, whose projection is a layer with a bias."""
+DECLIP = replace(
+    LINEAR,
+    name="declip",
+    title="DeCLIP text tower",
+    prefixes=tuple(outer + inner for outer in ("", "module.") for inner in ("encode_text.", "text_encoder.")),
+)
+"""That of DeCLIP and its siblings (Li et al. 2022): as OpenAI's, with a bias, and a token more in its vocabulary."""
 
 
 def _hugging_face(name: str, projection: str) -> TextLayout:
@@ -118,6 +125,7 @@ TEXT_LAYOUTS = {
     for layout in (
         LINEAR,
         OPENAI,
+        DECLIP,
         _hugging_face("hf-clip", "text_projection"),
         _hugging_face("hf-siglip", "text_model.head"),
     )

@@ -19,10 +19,10 @@ from ..weights.catalog import backbones
 from ..weights.checkpoint_files import load_state_file, read_json
 from ..weights.hint_query import Which, weights_of
 from ..weights.hints import heads_of_64
-from ..weights.sources import hub_folder, open_clip_checkpoint, refuse_unusable, split_query, split_seed
+from ..weights.sources import hub_folder, open_clip_checkpoint, refuse_unusable, split_query, split_seed, url_file
 from . import tokenisers
 from .configurations import LOWER, OLD_END, Told, of_hugging_face, of_open_clip
-from .layouts import OPENAI, build, layout_of
+from .layouts import DECLIP, OPENAI, build, layout_of
 from .tokenisers import BytePairs, HubTokeniser, Tokeniser, hub_tokeniser
 from .tower import TextTower, check_pair
 
@@ -77,6 +77,11 @@ def _file(rest: str, backbone: Backbone) -> TextTower:
     return _of_path(path, backbone, f"file:{rest}", weights_of(query))
 
 
+@TEXT_SOURCES.register("url")
+def _url(address: str, backbone: Backbone) -> TextTower:
+    return _of_path(url_file(address), backbone, f"url:{address}")
+
+
 @TEXT_SOURCES.register("random")
 def _random(rest: str, backbone: Backbone) -> TextTower:
     """A random tower as wide as the image tower needs it; its weights depend on the seed alone."""
@@ -120,12 +125,15 @@ def _of_openai(state: State, activation: Activation, where: str) -> TextTower:
         what = f"a text tower of width {width} is not OpenAI's"
         raise WeightsError(f"{where}: {what}; a bare file has no number of heads")
     other = any(name.partition("visual.")[2].startswith("trunk.") for name in state)
-    if other or layout_of(state) is not OPENAI:
+    layout = layout_of(state)
+    if other or layout not in (OPENAI, DECLIP):
         raise WeightsError(
             f"{where}: a bare file does not tell whether its text tower is causal; "
             "give it as a folder with open_clip_config.json"
         )
     fields = {"heads": heads_of_64(width), "activation": activation, "end": vocabulary - 1}
+    if layout is DECLIP and vocabulary == tokenisers.encoder().vocab_size + 1:  # one token for masks
+        return _tower(Told(fields), state, where, BytePairs(tokenisers.CONTEXT, added=1))
     return _tower(Told(fields), state, where)
 
 

@@ -33,16 +33,17 @@ class Tokeniser(Protocol):
 
 
 class BytePairs:
-    """CLIP's byte-pair encoding out of open_clip's wheel."""
+    """CLIP's byte-pair encoding out of open_clip's wheel. `added` tokens stand before the start token."""
 
-    def __init__(self, context: int) -> None:
+    def __init__(self, context: int, added: int = 0) -> None:
         self.context, self.encoder = context, encoder()
+        self.start, self.end = self.encoder.sot_token_id + added, self.encoder.eot_token_id + added
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         tokens = torch.zeros(len(texts), self.context, dtype=torch.long)
         for row, text in zip(tokens, texts, strict=True):
             inside = self.encoder.encode(text)[: self.context - 2]  # room for start and end
-            row[: len(inside) + 2] = torch.tensor([self.encoder.sot_token_id, *inside, self.encoder.eot_token_id])
+            row[: len(inside) + 2] = torch.tensor([self.start, *inside, self.end])
         return tokens
 
     def lengths(self, texts: Sequence[str]) -> list[int]:

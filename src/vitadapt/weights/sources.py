@@ -162,12 +162,17 @@ def hub_file(repository: str, *names: str) -> Path:
 
 @SOURCES.register("url")
 def _url(address: str) -> Backbone:
+    return _of_file(url_file(address), NO_HINTS)
+
+
+def url_file(address: str) -> Path:
+    """The local copy of a file of the net. Raises WeightsError when it cannot be fetched."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / address.rpartition("/")[2]
     if not path.is_file():
         with fetching(address, address):
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(address, str(path), progress=False)
-    return _of_file(path, NO_HINTS)
+    return path
 
 
 @SOURCES.register("file")
