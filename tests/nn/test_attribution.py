@@ -54,10 +54,10 @@ def images(count=2, size=32, seed=0):
 def test_the_block_part_by_part_is_what_the_block_computes(shape, method):
     vit = network(SHAPES[shape], method).backbone
     with torch.no_grad():
-        x, rotation = vit.embed(images()), vit.rotation(images())
+        x, places = vit.embed(images()), vit.places(images())
         for block in vit.blocks:
-            again, weights = with_attention(block, x, rotation=rotation)
-            x = block(x, rotation=rotation)
+            again, weights = with_attention(block, x, places=places)
+            x = block(x, places=places)
             torch.testing.assert_close(again, x, atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(weights.sum(dim=-1), torch.ones(weights.shape[:-1]))
 

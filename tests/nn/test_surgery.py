@@ -379,12 +379,12 @@ def test_added_tokens_act_as_tokens_and_are_not_pooled(family: str, deep: bool) 
     depth = len(model.blocks)
     tokens = [nn.Parameter(torch.randn(3, 64, dtype=torch.float64)) for _ in range(depth if deep else 1)]
     images = random_images()
-    x, rotation = model.embed(images), model.rotation(images)
+    x, places = model.embed(images), model.places(images)
     n = x.shape[1]
     for i in range(depth):  # by hand, with the plain blocks
         if deep or not i:
             x = torch.cat([x[:, :n], tokens[i if deep else 0].expand(len(x), -1, -1)], dim=1)
-        x = model.blocks[i](x, rotation=rotation)
+        x = model.blocks[i](x, places=places)
     expected = model.pool(x[:, :n])
     add_tokens(model, tokens)
     torch.testing.assert_close(model(images), expected)

@@ -80,6 +80,14 @@ PARTS: dict[str, ViTConfig] = {
         hidden=80,
         activation="silu",
     ),
+    "beit-like": ViTConfig(
+        **TINY,
+        positions=False,
+        relative_grid=4,
+        layer_scale=True,
+        pooling="average",
+        norm_after_pool=True,
+    ),
     "radio-like": ViTConfig(
         **TINY,
         class_position=False,

@@ -45,7 +45,8 @@ def shaken(module: nn.Module, seed: int = 0, size: float = 0.1) -> Any:
 
 def timm_model(name: str, **changes: Any) -> nn.Module:
     timm = pytest.importorskip("timm")
-    tiny = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4, "dynamic_img_size": True}
+    tiny = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4}
+    tiny |= {} if name.startswith("beit") else {"dynamic_img_size": True}
     with seeded(0):
         return shaken(timm.create_model(name, pretrained=False, **{**tiny, **changes}))
 
@@ -140,7 +141,7 @@ def open_clip_tower(name: str, pool: str, proj: str, **changes: Any) -> nn.Modul
 
 def _parts(label: str, layout: str, hints: Hints, resized: bool = True, **changes: Any) -> Case:
     """A model of timm with parts that no plain ViT has."""
-    changes = {"dynamic_img_size": resized, **changes}
+    changes = {"dynamic_img_size": True, **changes} if resized else changes
     make = lambda: timm_model(label, **changes)  # noqa: E731
     name = " ".join(["timm", label, *(name for name in changes if name != "dynamic_img_size")])
     return Case(name, "timm", layout, make, timm_features, timm_features if resized else None, hints)
@@ -219,6 +220,16 @@ PARTS: tuple[Case, ...] = (
         *("MetaClip2VisionModelWithProjection", "MetaClip2VisionConfig", "hf-clip", _embeds(), _embeds(**_AT)),
         activation="quick_gelu",
         norm_eps=1e-5,
+    ),
+    _parts("beit_base_patch16_224", "timm-beit-fc-norm", Hints(preprocess=UNUSUAL), resized=False, num_classes=0),
+    _parts(
+        *("beit_base_patch16_224", "timm-beit-shared", Hints(preprocess=UNUSUAL), False),
+        **{"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True, "global_pool": "token"},
+    ),
+    _hf_parts(
+        *("BeitModel", "BeitConfig", "hf-beit", _pooled(), _pooled()),
+        norm_eps=1e-12,
+        changes={"use_relative_position_bias": True},
     ),
     _hf_parts(
         *("Dinov2Model", "Dinov2Config", "hf-dinov2", _pooled(), _pooled()),

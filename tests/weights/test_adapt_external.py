@@ -394,6 +394,8 @@ OF_PARTS: dict[str, tuple[Method, ...]] = {
     "timm aimv2_large_patch14_224 mlp_ratio": (LoRA(targets=("o", *GATED)), VPT(tokens=3)),
     "open_clip siglip tower": (KAdaptation(n=8), BitFit()),
     "open_clip eva02 tower": (LoRA(targets=("q", *GATED)), BitFit()),
+    "timm beit_base_patch16_224 num_classes": (LoRA(targets=ALL_SLOTS), Adapter(bottleneck=8), FineTune()),
+    "hf BeitModel": (KAdaptation(n=8), LoRA(targets=ALL_SLOTS), BitFit()),
     "hf DINOv3ViTModel": (LoRA(targets=ALL_SLOTS), Adapter(bottleneck=8), FineTune()),
     "hf DINOv3ViTModel use_gated_mlp": (LoRA(targets=GATED),),
     "hf SiglipVisionModel": (LoRA(), BitFit(), FineTune(), VPT(tokens=3)),
@@ -428,3 +430,9 @@ def test_tokens_are_refused_where_the_model_would_turn_them_like_patches() -> No
     pytest.importorskip("timm")
     with pytest.raises(NotApplicable, match="turn them like patches; use load_backbone"):
         va.adapt(weights_cases.model("timm vit_small_patch16_dinov3"), VPT(tokens=3))
+
+
+def test_a_place_that_is_no_module_of_the_model_is_named() -> None:
+    pytest.importorskip("transformers")
+    with pytest.raises(NotApplicable, match="where a BeitLayer has no module of its own; use load_backbone"):
+        va.adapt(weights_cases.model("hf BeitModel"), Adapter(bottleneck=8))

@@ -15,7 +15,7 @@ from weights_cases import images, largest
 import vitadapt as va
 from vitadapt.methods import METHODS
 from vitadapt.nn.backbone import backbone_digest
-from vitadapt.nn.surgery import State, trainable
+from vitadapt.nn.surgery import State, seeded, trainable
 from vitadapt.nn.vit import ViT
 from vitadapt.utils.errors import NotApplicable, WeightsError
 from vitadapt.weights import FeatureExtractor, load_backbone
@@ -65,7 +65,8 @@ def clip_resnet() -> tuple[State, Any]:
 
 def swin() -> Any:
     kind = pytest.importorskip("timm.models.swin_transformer").SwinTransformer
-    return cases.shaken(kind(img_size=64, patch_size=4, num_classes=5, **STAGES))
+    with seeded(0):
+        return cases.shaken(kind(img_size=64, patch_size=4, num_classes=5, **STAGES))
 
 
 def plain_swin() -> tuple[State, Any]:
@@ -145,7 +146,8 @@ def test_networks_of_transformers_that_pool_images(kind: str, tmp_path: Path) ->
 def hf_swin() -> Any:
     transformers = pytest.importorskip("transformers")
     config = transformers.SwinConfig(image_size=64, patch_size=4, num_labels=5, **{**STAGES, "depths": [2, 2]})
-    return cases.shaken(transformers.SwinForImageClassification(config))
+    with seeded(0):
+        return cases.shaken(transformers.SwinForImageClassification(config))
 
 
 def logits(model: Any, x: Tensor) -> Tensor:
@@ -171,7 +173,7 @@ def test_a_live_swin_takes_what_changes_linear_layers_and_names_the_rest(make: A
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
     wanted = logits(adapted, x)
     if inside:
-        assert largest(wanted.detach(), logits(live, x).detach()) > 1e-3
+        assert largest(wanted.detach(), logits(live, x).detach()) > 1e-4
         wanted.square().sum().backward()
         assert all(p.grad is not None and p.grad.any() for p in inside.values())
     merged = va.merge(adapted)

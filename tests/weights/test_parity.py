@@ -175,6 +175,8 @@ def test_a_layout_that_cannot_hold_the_model_says_why(target: str, reason: str) 
         ("timm vit_base_patch16_siglip_224", "hf-siglip"),
         ("hf SiglipVisionModel", "open-clip-timm"),
         ("timm aimv2_large_patch14_224 mlp_ratio", "hf-aimv2"),
+        ("timm beit_base_patch16_224 num_classes", "hf-beit-memory"),
+        ("hf BeitModel", "timm-beit-fc-norm"),
     ],
 )
 def test_parts_can_move_to_another_library(name: str, target: str) -> None:
@@ -261,7 +263,8 @@ UNCONVERTIBLE = {
     "patches beside other tokens": lambda: cases.timm_model("vit_base_patch16_224", global_pool="map"),
     "the setting is_native": lambda: cases.hf_model("Aimv2VisionModel", "Aimv2VisionConfig", is_native=True),
     "positions of class RotaryEmbeddingMixed": lambda: cases.timm_model("vit_small_patch16_rope_mixed_224"),
-    "the class BeitModel": lambda: cases.hf_model("BeitModel", "BeitConfig"),
+    "the class Data2VecVisionModel": lambda: cases.hf_model("Data2VecVisionModel", "Data2VecVisionConfig"),
+    "use_mean_pooling=False": lambda: cases.hf_model("BeitModel", "BeitConfig", use_mean_pooling=False),
     "is not known": lambda: nn.Linear(3, 3),
 }
 

@@ -26,6 +26,7 @@ from ..utils.errors import ConfigError, NotApplicable
 from ..utils.registry import unknown
 from .block import Block, append_tokens
 from .head import Classifier
+from .relative import Places
 from .vit import ViT
 
 COLOURS = ((48, 18, 59), (70, 107, 227), (40, 187, 236), (49, 242, 153), (163, 252, 60), (237, 208, 58), (251, 128, 34))
@@ -35,7 +36,7 @@ INPUT_GRID = 16  # squares along one side of a heat map of the input's gradient,
 
 
 def with_attention(
-    block: Block, x: Tensor, strength: float = 1.0, rotation: Tensor | None = None
+    block: Block, x: Tensor, strength: float = 1.0, places: Places | None = None
 ) -> tuple[Tensor, Tensor]:
     """(the block's output (B, N, D), its attention weights (B, H, M, M)) of tokens x (B, N, D).
 
@@ -46,16 +47,18 @@ def with_attention(
     if block.tokens is not None:
         x = append_tokens(x, block.tokens)
     normed = block.enter("attention", x)
-    mixed, weights = _mixed(*attention.input(normed, rotation=rotation), strength)
+    q, k, v = attention.input(normed, places=places)
+    mixed, weights = _mixed(q, k, v, strength, attention.bias(places, k.shape[2], q.shape[2]))
     x = block.extend("attention", x, normed, block.scale1(attention.output(mixed)))
     normed = block.enter("mlp", x)
     x = block.extend("mlp", x, normed, block.scale2(block.mlp(normed)))
     return block.leave(x, n), weights
 
 
-def _mixed(q: Tensor, k: Tensor, v: Tensor, strength: float) -> tuple[Tensor, Tensor]:
-    """(strength * weights v, weights) of queries, keys and values (B, H, M, D/H)."""
-    weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
+def _mixed(q: Tensor, k: Tensor, v: Tensor, strength: float, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(strength * weights v, weights) of queries, keys and values (B, H, M, D/H); `bias` (H, M, M) as in `relative`."""
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    weights = (scores if bias is None else scores + bias).softmax(dim=-1)
     return strength * weights @ v, weights
 
 
@@ -149,7 +152,7 @@ def _attentions(vit: ViT, images: Tensor, strength: float = 1.0) -> tuple[int, T
         x = x.detach().requires_grad_()  # nothing need be trainable for the weights to have gradients
     maps, pooled, state = list[Tensor](), list[Tensor](), None
     reading = list[Tensor]()
-    rotation = vit.rotation(images)
+    places = vit.places(images)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         mixed, weights = _mixed(q, k, v, strength)
@@ -157,7 +160,7 @@ def _attentions(vit: ViT, images: Tensor, strength: float = 1.0) -> tuple[int, T
         return mixed
 
     for number, block in enumerate(vit.blocks):
-        x, weights = with_attention(cast(Block, block), x, strength, rotation)
+        x, weights = with_attention(cast(Block, block), x, strength, places)
         x, state = vit.beside(number, x, state)
         maps.append(weights)
         if len(maps) > vit.config.depth - vit.config.pooled_blocks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol, cast
 
@@ -88,9 +89,13 @@ def backbone_digest(module: nn.Module) -> str:
     A field of the configuration counts when it is not at its default, so that a later version of this package may have
     more fields without changing the digest of what exists.
     """
-    config = _settings(cast(Any, module).config)
-    whole = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=16)
-    for name, tensor in sorted(module.state_dict().items()):
+    return digest_of(cast(Any, module).config, module.state_dict())
+
+
+def digest_of(config: Any, state: Mapping[str, Tensor]) -> str:
+    """The same of a configuration and tensors."""
+    whole = hashlib.blake2b(json.dumps(_settings(config), sort_keys=True).encode(), digest_size=16)
+    for name, tensor in sorted(state.items()):
         whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         whole.update(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
     return whole.hexdigest()

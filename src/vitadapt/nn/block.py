@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..utils.errors import ConfigError
 from .deltas import goes_in_place, is_thin, thin_linear
 from .perturbation import Perturbation
-from .rotary import Rotary
+from .relative import Places, RelativeBias
 from .vit_config import ACTIVATIONS, BlockConfig
 
 Slot = Literal["q", "k", "v", "o", "fc1", "fc2", "gate"]
@@ -108,21 +108,27 @@ class Attention(nn.Module):
         head = config.width // config.heads
         self.q_norm, self.k_norm = (norm_of(config, head) if config.qk_norm else None for _ in range(2))
         self.norm = norm_of(config) if config.attention_norm else None
+        self.relative = RelativeBias(config.relative_grid, config.heads) if config.relative_grid else None
 
-    def forward(self, x: Tensor, first: int | None = None, rotation: Tensor | None = None) -> Tensor:
-        q, k, v = self.input(x, first, rotation)
-        return self.output(F.scaled_dot_product_attention(q, k, v, is_causal=self.causal))
+    def forward(self, x: Tensor, first: int | None = None, places: Places | None = None) -> Tensor:
+        q, k, v = self.input(x, first, places)
+        bias = self.bias(places, k.shape[2], q.shape[2])
+        return self.output(F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=self.causal))
 
-    def input(
-        self, x: Tensor, first: int | None = None, rotation: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def bias(self, places: Places | None, tokens: int, read: int) -> Tensor | None:
+        """What is added to the products of queries and keys, (H, read, N), where positions are relative."""
+        if self.relative is None:
+            return None
+        return cast(Tensor, self.relative(places, tokens))[:, :read]
+
+    def input(self, x: Tensor, first: int | None = None, places: Places | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (of the `first` tokens), keys and values of tokens (B, N, D): (B, H, N, D/H) each."""
         parts = self.qkv(x) if first is None else (*self.qkv(x[:, :first], ("q",)), *self.qkv(x, ("k", "v")))
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)  # (B, H, N, D/H)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        if rotation is not None:
-            q, k = (cast(Rotary, self.rotary).turn(part, rotation) for part in (q, k))
+        if self.rotary is not None and isinstance(places, Tensor):
+            q, k = (self.rotary.turn(part, places) for part in (q, k))
         return q, k, v
 
     def output(self, mixed: Tensor) -> Tensor:
@@ -184,14 +190,14 @@ class Block(nn.Module):
         self.tokens: nn.Parameter | None = None
         self.perturbation: Perturbation | None = None  # of a training, for its duration
 
-    def forward(self, x: Tensor, first: int | None = None, rotation: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, first: int | None = None, places: Places | None = None) -> Tensor:
         read = x.shape[1] if first is None else first
         if self.tokens is not None:
             x, first = append_tokens(x, self.tokens), read
         if not all(getattr(module, "tokenwise", False) for module in self.inserted.values()):
             first = None
         normed = self.enter("attention", x)
-        x = self.extend("attention", x, normed, self.scale1(self.attention(normed, first, rotation)))
+        x = self.extend("attention", x, normed, self.scale1(self.attention(normed, first, places)))
         normed = self.enter("mlp", x)
         x = self.extend("mlp", x, normed, self.scale2(self.mlp(normed)))
         return self.leave(x, read)

@@ -14,7 +14,7 @@ Shapes are written in one alphabet: B images, N tokens, D width, P patch size, h
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from .backbone import Backbone
 from .backbone import Preprocess as Preprocess
 from .block import Block, append_tokens, norm_of
 from .pooling import Attend, AttentionPooling
+from .relative import Places, resample_table
 from .rotary import Rotary as Rotary
 from .transformer import Transformer
 from .vit_config import ACTIVATIONS as ACTIVATIONS
@@ -65,37 +66,37 @@ class ViT(Transformer, Backbone):
         return kind(config.width, eps=config.norm_eps, elementwise_affine=config.final_norm == "affine")
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.forward_from(self.forward_to(images, 0), 0, self.rotation(images))
+        return self.forward_from(self.forward_to(images, 0), 0, self.places(images))
 
     def forward_to(self, images: Tensor, last: int) -> Tensor:
         """Images (B, 3, S, S) -> the tokens (B, N, D) that enter block `last`; (B, 2 N, D) with the mirror image's."""
         views = [images, images.flip(-1)] if self.config.mirror else [images]
-        rotation = self.rotation(images)
-        tokens = [self.run_blocks(self.embed(view), last=last, rotation=rotation) for view in views]
+        places = self.places(images)
+        tokens = [self.run_blocks(self.embed(view), last=last, places=places) for view in views]
         return torch.cat(tokens, dim=1) if self.config.mirror else tokens[0]
 
-    def forward_from(self, tokens: Tensor, first: int, rotation: Tensor | None = None) -> Tensor:
+    def forward_from(self, tokens: Tensor, first: int, places: Places | None = None) -> Tensor:
         """The rest of the network behind `forward_to(images, first)` -> features (B, E).
 
-        `first` is at most the first block whose tokens are pooled; `rotation` is that of the images, where they are not
+        `first` is at most the first block whose tokens are pooled; `places` is that of the images, where they are not
         squares of the network's own size.
         """
         if not self.config.mirror:
-            return self.forward_tokens(tokens, first, rotation)
-        one, other = (self.forward_tokens(view, first, rotation) for view in tokens.chunk(2, dim=1))
+            return self.forward_tokens(tokens, first, places)
+        one, other = (self.forward_tokens(view, first, places) for view in tokens.chunk(2, dim=1))
         return (one + other) / 2
 
-    def forward_tokens(self, x: Tensor, first: int = 0, rotation: Tensor | None = None) -> Tensor:
+    def forward_tokens(self, x: Tensor, first: int = 0, places: Places | None = None) -> Tensor:
         """Tokens (B, N, D) as they enter block `first` -> features (B, E); the last block makes only what is read.
 
-        `first` and `rotation` as for `forward_from`.
+        `first` and `places` as for `forward_from`.
         """
         depth, pooled, state = self.config.depth, [], None
-        rotation = self.rotation() if rotation is None else rotation
+        places = self.places() if places is None else places
         alone = self.config.pooling == "class" and self.side is None
         for number in range(first, depth):
             read = self.config.class_tokens if alone and number == depth - 1 else None
-            x = self.blocks[number](x, read, rotation)
+            x = self.blocks[number](x, read, places)
             x, state = self.beside(number, x, state)
             if number >= depth - self.config.pooled_blocks:
                 pooled.append(self.pool(x))
@@ -124,24 +125,26 @@ class ViT(Transformer, Backbone):
         x = self.ln_pre(x)
         return x if self.tokens is None else append_tokens(x, self.tokens)
 
-    def rotation(self, images: Tensor | None = None) -> Tensor | None:
-        """What blocks with rotary positions need to know of the patches of `images` (B, 3, S, T); None without them.
+    def places(self, images: Tensor | None = None) -> Places | None:
+        """What blocks with rotary or relative positions need to know of the patches of `images` (B, 3, S, T).
 
-        Without images: those of squares of the network's own size.
+        Without images: those of squares of the network's own size. None where positions are neither.
         """
         config = self.config
-        if config.rotary is None:
+        if config.rotary is None and not config.relative_grid:
             return None
         sides = (config.image_size,) * 2 if images is None else images.shape[-2:]
         size, head = (sides[0] // config.patch, sides[1] // config.patch), config.width // config.heads
+        if config.rotary is None:
+            return size
         return config.rotary.rotation(size, config.prefix, head, like=cast(Tensor, self.mean))
 
-    def run_blocks(self, x: Tensor, first: int = 0, last: int | None = None, rotation: Tensor | None = None) -> Tensor:
+    def run_blocks(self, x: Tensor, first: int = 0, last: int | None = None, places: Places | None = None) -> Tensor:
         """Tokens (B, N, D) through blocks first..last-1."""
-        rotation = self.rotation() if rotation is None else rotation
+        places = self.places() if places is None else places
         state = None
         for number in range(*slice(first, last).indices(self.config.depth)):
-            x, state = self.beside(number, self.blocks[number](x, None, rotation), state)
+            x, state = self.beside(number, self.blocks[number](x, None, places), state)
         return x
 
     def pool(self, x: Tensor, attend: Attend = F.scaled_dot_product_attention) -> Tensor:
@@ -179,6 +182,12 @@ class ViT(Transformer, Backbone):
                 size, how = (config.grid, config.grid), config.resampling
                 position = resample_positions(self.position, self.config.grid, size, config.antialias, how)
             self.position = nn.Parameter(position, requires_grad=self.position.requires_grad)
+        if config.relative_grid:
+            config = replace(config, relative_grid=config.grid)
+            for block in self.blocks:
+                relative = cast(Any, block).attention.relative
+                table = resample_table(relative.table.detach(), (config.grid, config.grid))
+                relative.table = nn.Parameter(table, requires_grad=relative.table.requires_grad)
         self.config = config
 
 

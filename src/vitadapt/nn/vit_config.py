@@ -35,7 +35,7 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 
 PARTS = (
     *("positions", "rotary", "norm", "patch_norm", "qk_norm", "attention_norm", "mlp_norm", "gated", "linear_bias"),
-    *("class_tokens", "pool_heads", "resampling", "position_grid", "projection_bias", "channels"),
+    *("class_tokens", "pool_heads", "resampling", "position_grid", "projection_bias", "channels", "relative_grid"),
 )
 """Fields of `ViTConfig` that make another network than a plain ViT."""
 
@@ -60,6 +60,7 @@ class BlockConfig:
     attention_norm: bool = False  # a norm in front of the output layer of the attention
     mlp_norm: bool = False  # a norm in front of the output layer of the MLP
     gated: bool = False  # the MLP multiplies its hidden units by an activated gate
+    relative_grid: int = 0  # places along one side of the tables of relative positions; 0 means none
     causal: bool = False  # a token sees those before it and itself alone
 
     def __post_init__(self) -> None:
@@ -130,6 +131,8 @@ class ViTConfig(BlockConfig):
         yield self.class_tokens <= most, f"class_tokens is more than the {most} that pooling {pooling!r} can read"
         fits = self.rotary is None or self.width // self.heads % 4 == 0
         yield fits, "rotary positions need heads of a width that 4 divides"
+        single = self.class_token and not self.registers and self.rotary is None
+        yield not self.relative_grid or single, "relative positions need one class token and no rotary positions"
         scales = (len(self.preprocess.mean), len(self.preprocess.std))
         yield scales == (self.channels,) * 2, f"no mean and std for each of the {self.channels} channels in preprocess"
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..nn.backbone import Backbone
+from ..nn.backbone import Backbone, digest_of
 from ..nn.head import Classifier
 from ..nn.surgery import HALF, trainable
+from ..nn.vit import ViT
 from ..utils.errors import WeightsError
 from ..utils.limits import ADAPTER_FILE, IMAGE_SIDE, METHOD_SIZE, MIB
 
@@ -117,6 +118,28 @@ def require_change(model: Classifier, backbone: Backbone) -> None:
             raise nothing
     elif not model.head.linear.weight.any():
         raise nothing
+
+
+def is_copy(backbone: Backbone, digest: str) -> bool:
+    """Is `digest` that of the same network in the copy of another library, as far as images of its own size tell?
+
+    Libraries differ in how they resample the positions to other sizes, and in whether the class token beside registers
+    has a position of its own or is the sum of both.
+    """
+    if not isinstance(backbone, ViT) or backbone.config.position_grid:
+        return False
+    config, state = backbone.config, backbone.state_dict()
+    spellings = [(config, state)]
+    if config.registers and config.class_position and "position" in state:
+        first, patches = state["position"][0], state["position"][1:]
+        summed = {**state, "class_token": state["class_token"] + first, "position": patches}
+        spellings.append((replace(config, class_position=False), summed))
+    return any(
+        digest_of(replace(known, antialias=antialias, resampling=how), tensors) == digest
+        for known, tensors in spellings
+        for antialias in (False, True)
+        for how in ("bicubic", "bilinear")
+    )
 
 
 def require_self_test(model: Classifier, stored: Mapping[str, Tensor]) -> None:

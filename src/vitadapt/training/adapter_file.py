@@ -35,6 +35,7 @@ from ..utils.files import parse_json
 from .adapter_checks import (
     check_all,
     check_file,
+    is_copy,
     is_half,
     logits_of,
     pictures_of_the_test,
@@ -231,7 +232,7 @@ def _check_base(info: AdapterInfo, backbone: Backbone, base: str | None) -> None
     if is_half(backbone) and info.format not in _NO_SELF_TEST:
         return  # rounded weights have another digest; the self-test tells whether they are the same network's
     own = base or backbone_digest(backbone)
-    if own != info.base:
+    if own != info.base and not is_copy(backbone, info.base):
         raise WeightsError(
             f"was trained on {info.backbone} (digest {info.base}), and this backbone is another ({own}); load that one"
         )

@@ -261,13 +261,20 @@ class _Transplant:
         scale, last = (f"blocks.{number}.{part}" for part in _LAST[layer])
         path, owner = (self._owners(f"{scale}.gamma") + self._owners(f"{last}.weight"))[0]
         if owner is self._block(number):  # it holds the layer scale itself, as timm's Eva does
-            return getattr(owner, {"attention": "drop_path1", "mlp": "drop_path2"}[layer])
+            end = getattr(owner, {"attention": "drop_path1", "mlp": "drop_path2"}[layer], None)
+            if end is None:
+                kind = type(owner).__name__
+                raise NotApplicable(
+                    f"the method made a module behind the {layer}, where a {kind} has no module of its own; "
+                    "use load_backbone for the weights, or a method that changes linear layers"
+                )
+            return end
         return self._caller(path, owner)
 
     def _add_tokens(self, first: int, last: int, tokens: nn.Parameter) -> None:
         """Tokens that are appended before the block `first` and dropped behind the block `last`."""
         self._check_batch_first("tokens")
-        if self.ours.config.rotary is not None:
+        if self.ours.config.rotary is not None or self.ours.config.relative_grid:
             raise NotApplicable(
                 "the method added tokens, and the model would turn them like patches; use load_backbone for its weights"
             )

@@ -121,6 +121,10 @@ def config_of_tensors(ours: State, depth: int, hints: Hints) -> ViTConfig:
             known["image_size"] = side * patch
         elif known["position_grid"] != side:
             raise ValueError(f"{side} places along one side of the table of positions")
+    relative_grid = 0
+    if (table := ours.get("blocks.0.attention.relative.table")) is not None:
+        relative_grid = (isqrt(len(table) - 3) + 1) // 2
+        known["image_size"] = relative_grid * patch
     hidden = ours["blocks.0.mlp.fc2.weight"].shape[1]
     pool_hidden = 0
     if "latent" in ours:
@@ -150,6 +154,7 @@ def config_of_tensors(ours: State, depth: int, hints: Hints) -> ViTConfig:
         linear_bias=f"{block}attention.out.bias" in ours,
         pool_hidden=0 if pool_hidden == 4 * width else pool_hidden,
         channels=channels,
+        relative_grid=relative_grid,
         projection_bias="projection.bias" in ours,
         **known,
     )

@@ -37,7 +37,7 @@ def without_bias(rules: tuple[Rule, ...], ours: str, missing: Missing) -> tuple[
 
 
 CLIP_LAYERS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
-_FILE = ("attention.attention.query", "attention.attention.key", "attention.attention.value", "attention.output.dense")
+FILE = ("attention.attention.query", "attention.attention.key", "attention.attention.value", "attention.output.dense")
 MEMORY = ("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj")
 
 
@@ -145,17 +145,17 @@ def _dinov2(name: str, attention: tuple[str, ...], mlp: tuple[str, ...] = PLAIN_
 
 def _packed_dinov2() -> Converter:
     """DINOv2 giant as it is on the Hub: gate and fc1 packed."""
-    made = _dinov2("hf-dinov2-swiglu", _FILE, ("mlp.weights_in", "mlp.weights_out"))
+    made = _dinov2("hf-dinov2-swiglu", FILE, ("mlp.weights_in", "mlp.weights_out"))
     return replace(made, takes=made.takes | {"gated"})
 
 
-DINOV2 = _dinov2("hf-dinov2", _FILE)
+DINOV2 = _dinov2("hf-dinov2", FILE)
 LAYOUTS = (
     _clip("hf-clip", "vision_model."),
     _clip("hf-clip-tower", ""),
-    _plain("hf-vit", "encoder.layer.", (*_FILE, "intermediate.dense", "output.dense")),
+    _plain("hf-vit", "encoder.layer.", (*FILE, "intermediate.dense", "output.dense")),
     _plain("hf-vit-memory", "layers.", (*MEMORY, "mlp.fc1", "mlp.fc2")),
-    _ijepa("hf-ijepa", "encoder.layer.", (*_FILE, "intermediate.dense", "output.dense")),
+    _ijepa("hf-ijepa", "encoder.layer.", (*FILE, "intermediate.dense", "output.dense")),
     _ijepa("hf-ijepa-memory", "layers.", (*MEMORY, "mlp.fc1", "mlp.fc2")),
     DINOV2,
     _dinov2("hf-dinov2-memory", MEMORY),

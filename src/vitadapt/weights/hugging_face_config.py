@@ -23,6 +23,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "dinov2": {"num_attention_heads": 12, "hidden_act": "gelu", "layer_norm_eps": 1e-6},
     "dinov2_with_registers": {"num_attention_heads": 12, "hidden_act": "gelu", "layer_norm_eps": 1e-6},
     "dinov3_vit": {"num_attention_heads": 6, "hidden_act": "gelu", "layer_norm_eps": 1e-5, "rope_theta": 100.0},
+    "beit": {"num_attention_heads": 12, "hidden_act": "gelu", "layer_norm_eps": 1e-12, "use_mean_pooling": True},
     "radio": {"num_attention_heads": 16, "hidden_act": "gelu", "layer_norm_eps": 1e-6, "max_img_size": 2048},
 }
 """Per model type, what a field means that config.json leaves out (the library's defaults)."""
@@ -32,11 +33,11 @@ _WHOLE |= {"aimv2": "aimv2_vision_model", "tipsv2": "tipsv2_vision_model"}
 
 _NORMALISATION = {
     **{"clip_vision_model": "clip", "metaclip_2_vision_model": "clip", "aimv2_vision_model": "clip"},
-    **{"siglip_vision_model": "half", "vit": "half", "tipsv2_vision_model": "none", "radio": "clip"},
+    **{"siglip_vision_model": "half", "vit": "half", "tipsv2_vision_model": "none", "radio": "clip", "beit": "half"},
 }
 _SMOOTH = ("dinov2_with_registers", "tipsv2_vision_model")
 """Types that resample positions with antialiasing."""
-_AVERAGE = ("ijepa", "siglip_vision_model", "aimv2_vision_model")
+_AVERAGE = ("ijepa", "siglip_vision_model", "aimv2_vision_model", "beit")
 _ACTIVATIONS: dict[str, Activation] = {
     **{name: name for name in ACTIVATIONS},
     **{"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"},
@@ -58,12 +59,13 @@ def hints_of_config(config: Mapping[str, Any], processor: Mapping[str, Any] | No
     refuse_unknown(full, "hugging_face", "config.json")
     for name in ("is_native", "use_head", "key_bias", "video_temporal_patch_size"):
         expect(not full.get(name), f"the setting {name}={full.get(name)!r} in config.json")
+    expect(full.get("use_mean_pooling", True), "the setting use_mean_pooling=False in config.json")
     return Hints(
         heads=full["num_attention_heads"],
         activation="silu" if full.get("use_swiglu_ffn") else activation_named(full["hidden_act"]),
         norm_eps=full.get("rms_norm_eps", full.get("layer_norm_eps")),
         pooling="average" if kind in _AVERAGE else "class",
-        norm_after_pool=False,
+        norm_after_pool=kind == "beit",
         antialias=kind in _SMOOTH,
         preprocess=preprocess_of(processor or {}, NORMALISATIONS[_NORMALISATION.get(kind, "imagenet")]),
         more=_parts(kind, full),
@@ -179,6 +181,8 @@ _CLASSES = {
     "IJepaForImageClassification": "ijepa",
     "DINOv3ViTModel": "",
     "RadioModel": "",
+    "BeitModel": "",
+    "BeitForImageClassification": "beit",
 }
 """Classes that can be converted -> the attribute that holds the transformer (empty: the module itself)."""
 

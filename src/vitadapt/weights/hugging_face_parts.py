@@ -9,7 +9,17 @@ from typing import Any
 from ..nn.vit import Rotary
 from .converter import Converter
 from .hints import NORMALISATIONS, Hints, heads_of_64
-from .hugging_face import CLIP_LAYERS, GATED_MLP, MEMORY, OTHERS, PLAIN_MLP, block_rules, scale_rules, without_bias
+from .hugging_face import (
+    CLIP_LAYERS,
+    FILE,
+    GATED_MLP,
+    MEMORY,
+    OTHERS,
+    PLAIN_MLP,
+    block_rules,
+    scale_rules,
+    without_bias,
+)
 from .rules import Form, Rule, pair
 from .timm import HEADS
 
@@ -108,6 +118,39 @@ def _aimv2() -> Converter:
     )
 
 
+def _beit(memory: bool, shared: bool) -> Converter:
+    """BEiT, in files and in memory; a table of relative positions in every block, or one for all."""
+    block = "layers.{i}." if memory else "encoder.layer.{i}."
+    layers = (*MEMORY, "mlp.fc1", "mlp.fc2") if memory else (*FILE, "intermediate.dense", "output.dense")
+    rules = block_rules(block, ("layernorm_before", "layernorm_after"), layers)
+    bias = Rule(
+        "blocks.{i}.attention.qkv.bias", (f"{block}{layers[0]}.bias", f"{block}{layers[2]}.bias"), "without key"
+    )
+    own = block + ("" if memory else "attention.attention.") + "relative_position_bias."
+    whole = "shared_position_bias." if memory else "encoder.relative_position_bias."
+    table = (whole if shared else own) + "relative_position_bias_table"
+    return Converter(
+        name="hf-beit" + ("-memory" if memory else "") + ("-shared" if shared else ""),
+        title="Hugging Face BEiT",
+        rules=(
+            *pair("patches", "embeddings.patch_embeddings.projection"),
+            Rule("class_token", ("embeddings.cls_token",), "lead2"),
+            Rule("position", ("embeddings.position_embeddings",), "lead1", "absent"),
+            *(rule for rule in rules if rule.ours != bias.ours),
+            bias,
+            *(Rule(f"blocks.{{i}}.scale{n}.gamma", (f"{block}lambda_{n}",), missing="absent") for n in (1, 2)),
+            Rule("blocks.{i}.attention.relative.table", (table,), "shared" if shared else "same"),
+            *pair("norm", "pooler.layernorm"),
+        ),
+        block=block.partition("{")[0],
+        anchors=("embeddings.cls_token", table.replace("{i}", "0"), "pooler.layernorm.weight"),
+        documented=lambda state: Hints(None, "gelu", 1e-12, "average", True, False, NORMALISATIONS["half"]),
+        prefixes=("", "beit."),
+        spare=("embeddings.mask_token", "classifier.*", "*relative_position_index", "lm_head.*"),
+        class_row="always",
+    )
+
+
 def _radio() -> Converter:
     block, tokens = "encoder.layer.", "embeddings.cls_register_token"
     return Converter(
@@ -149,4 +192,5 @@ LAYOUTS = (
     _siglip(),
     _aimv2(),
     _radio(),
+    *(_beit(memory, shared) for memory in (False, True) for shared in (False, True)),
 )

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..nn.surgery import State
 from ..utils.errors import WeightsError
@@ -75,13 +75,21 @@ class Layout:
             if rule.ours not in left and rule.missing == "zeros":
                 left[rule.ours] = torch.zeros_like(left[rule.ours.removesuffix("bias") + "weight"].flatten(1)[:, 0])
             if rule.ours in left:
-                parts = rule.write(left.pop(rule.ours), prefix)
-                theirs |= {n: torch.cat([theirs[n], part]) if n in theirs else part for n, part in parts.items()}
+                for name, part in rule.write(left.pop(rule.ours), prefix).items():
+                    theirs[name] = self._joined(rule, theirs[name], part) if name in theirs else part
             elif rule.missing == "error":
                 raise WeightsError(f"{self.title} cannot hold this model: it needs {rule.ours}, which the model lacks")
         if left:
             raise WeightsError(f"{self.title} cannot hold this model: it has no place for {min(left)}")
         return theirs
+
+    def _joined(self, rule: Rule, before: Tensor, part: Tensor) -> Tensor:
+        """One of their tensors of two of ours: their rows behind one another, or the same twice."""
+        if rule.form != "shared":
+            return torch.cat([before, part])
+        if not torch.equal(before, part):
+            raise WeightsError(f"{self.title} cannot hold this model: {rule.ours} is not that of the blocks before")
+        return before
 
     def rules_of(self, depth: int) -> dict[str, Rule]:
         """Our name of every tensor of a network of `depth` blocks -> the rule for it."""

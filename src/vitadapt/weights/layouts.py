@@ -12,7 +12,16 @@ from ..nn.surgery import State
 from ..nn.vit import Preprocess, ViT
 from ..utils.errors import WeightsError
 from ..utils.registry import unknown
-from . import hugging_face, hugging_face_config, hugging_face_parts, open_clip_timm, openai_clip, timm, timm_eva
+from . import (
+    hugging_face,
+    hugging_face_config,
+    hugging_face_parts,
+    open_clip_timm,
+    openai_clip,
+    timm,
+    timm_beit,
+    timm_eva,
+)
 from .converter import Converted, Converter
 from .hints import NO_HINTS, Hints, Live, build, expect
 from .layout import WRAPPING
@@ -21,16 +30,18 @@ CONVERTERS: dict[str, Converter] = {
     layout.name: layout
     for layout in (
         *openai_clip.LAYOUTS,
+        *timm_beit.LAYOUTS,
         *timm_eva.LAYOUTS,
         *timm.LAYOUTS,
         *open_clip_timm.LAYOUTS,
-        *hugging_face.LAYOUTS,
         *hugging_face_parts.LAYOUTS,
+        *hugging_face.LAYOUTS,
     )
 }
 """Name -> layout, in the order in which they are tried."""
 
 _DESCRIBE: tuple[Callable[[nn.Module], Live | None], ...] = (
+    timm_beit.describe,
     timm_eva.describe,
     timm.describe,
     open_clip_timm.describe,

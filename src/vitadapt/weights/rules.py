@@ -15,6 +15,7 @@ from ..utils.errors import WeightsError
 
 Form = Literal[
     "same",
+    "shared",
     "stacked",
     "lead1",
     "lead2",
@@ -30,6 +31,7 @@ Missing = Literal["error", "absent", "zeros"]
 
 _READ: dict[Form, Callable[[list[Tensor]], Tensor]] = {
     "same": lambda parts: parts[0],
+    "shared": lambda parts: parts[0],
     "stacked": torch.cat,
     "lead1": lambda parts: parts[0].flatten(0, 1),
     "lead2": lambda parts: parts[0].flatten(),
@@ -43,6 +45,7 @@ _READ: dict[Form, Callable[[list[Tensor]], Tensor]] = {
 }
 _WRITE: dict[Form, Callable[[Tensor, int], list[Tensor]]] = {
     "same": lambda tensor, count: [tensor],
+    "shared": lambda tensor, count: [tensor],
     "stacked": lambda tensor, count: [part.clone() for part in tensor.chunk(count)],
     "lead1": lambda tensor, count: [tensor.unsqueeze(0)],
     "lead2": lambda tensor, count: [tensor.view(1, 1, -1)],
@@ -63,6 +66,7 @@ _DIMENSIONS: dict[Form, int] = {"lead1": 3, "lead2": 3, "transposed": 2, "pixels
 class Rule:
     """One tensor of ours and the tensors of theirs that it is made of ("{i}" stands for the block number).
 
+    One of theirs may be the same tensor of every block of ours ("shared").
     Two of ours may be parts of one of theirs (`PARTS`); the rule of the first rows comes first.
 
     `missing` says what happens when theirs has no such tensor: an error, nothing ("absent": the part is optional), or

@@ -37,7 +37,7 @@ def _documented(state: State) -> Hints:
     pooling: Any = "average" if "fc_norm.weight" in state else "class"
     common = Hints(heads, "silu" if gated else "gelu", 1e-6, pooling, "fc_norm.weight" in state, True, None)
     if "pos_embed" not in state:
-        for name in ("blocks.0.gamma_1", "cls_token"):
+        for name in ("blocks.0.gamma_1", "cls_token", "reg_token"):
             if name not in state:
                 raise WeightsError(f"incomplete checkpoint (timm Eva): pos_embed is missing, and so is {name}")
         return replace(common, norm_eps=1e-5, preprocess=NORMALISATIONS["imagenet"], more={"rotary": Rotary()})
@@ -45,15 +45,13 @@ def _documented(state: State) -> Hints:
     return replace(common, preprocess=NORMALISATIONS["clip"], more={"rotary": rotary})
 
 
-_SCALES = tuple(Rule(f"blocks.{{i}}.scale{n}.gamma", (f"blocks.{{i}}.gamma_{n}",), missing="absent") for n in (1, 2))
+SCALES = tuple(Rule(f"blocks.{{i}}.scale{n}.gamma", (f"blocks.{{i}}.gamma_{n}",), missing="absent") for n in (1, 2))
+ATTENTION = (
+    Rule(_QKV + "weight", (_ATTN + "qkv.weight",)),
+    Rule(_QKV + "bias", (_ATTN + "q_bias", _ATTN + "v_bias"), "without key", "absent"),
+)
 _SPELLINGS: dict[str, tuple[tuple[Rule, ...], str]] = {
-    "": (
-        (
-            Rule(_QKV + "weight", (_ATTN + "qkv.weight",)),
-            Rule(_QKV + "bias", (_ATTN + "q_bias", _ATTN + "v_bias"), "without key", "absent"),
-        ),
-        "blocks.0.attn.q_bias",
-    ),
+    "": (ATTENTION, "blocks.0.attn.q_bias"),
     "-plain": ((Rule(_QKV + "weight", (_ATTN + "qkv.weight",)),), "blocks.0.gamma_1"),
     "-split": (
         (
@@ -69,7 +67,7 @@ LAYOUTS: tuple[Converter, ...] = tuple(
     for end, (rules, anchor) in _SPELLINGS.items()
     for converter in layout(
         f"timm-eva{end}",
-        (Rule("position", ("pos_embed",), "lead1", "absent"), *rules, *_SCALES),
+        (Rule("position", ("pos_embed",), "lead1", "absent"), *rules, *SCALES),
         (anchor,),
         _documented,
         title=_TITLE,

@@ -1,8 +1,8 @@
 """Export to transformers: a folder for `from_pretrained`, written by the library itself.
 
-ViT, DINOv2 and I-JEPA become image classifiers with their labels. For DINOv3, SigLIP's pooling and AIMv2 the library
-has none, and its CLIP classifier averages patches, which is another function than ours: these become their vision
-models, with the head in a file of its own (`heads`).
+ViT, DINOv2, BEiT and I-JEPA become image classifiers with their labels. For DINOv3, SigLIP's pooling and AIMv2 the
+library has none, and its CLIP classifier averages patches, which is another function than ours: these become their
+vision models, with the head in a file of its own (`heads`).
 """
 
 from __future__ import annotations
@@ -60,12 +60,15 @@ _DINOV3, _DINOV3_GATED = (
 )
 _SIGLIP = Family("SiglipVisionConfig", "SiglipVisionModel", ("hf-siglip",), classifies=False)
 _AIMV2 = Family("Aimv2VisionConfig", "Aimv2VisionModel", ("hf-aimv2",), classifies=False)
+_BEIT = Family("BeitConfig", "BeitForImageClassification", ("hf-beit", "hf-beit-memory"), "beit.")
 _WITH_PARTS: dict[frozenset[str], Family] = {
     frozenset({"pool_heads"}): _SIGLIP,
     frozenset({"gated"}): _SWIGLU,
     frozenset({"rotary", "positions"}): _DINOV3,
     frozenset({"rotary", "positions", "gated"}): _DINOV3_GATED,
     frozenset({"norm", "patch_norm", "gated", "linear_bias"}): _AIMV2,
+    frozenset({"relative_grid"}): _BEIT,
+    frozenset({"relative_grid", "positions"}): _BEIT,
 }
 
 
@@ -75,7 +78,8 @@ def _with_parts(config: ViTConfig, parts: frozenset[str]) -> Family:
     pool = (config.pool_heads, config.pool_hidden or 4 * config.width, config.prefix)
     same_pool = family is not _SIGLIP or pool == (config.heads, config.mlp_width, 0)
     same_angles = config.rotary is None or config.rotary == Rotary(config.rotary.temperature)
-    if family is None or not (same_pool and same_angles) or config.projection or config.norm_after_pool:
+    same_end = not config.projection and config.norm_after_pool == (family is _BEIT)
+    if family is None or not (same_pool and same_angles and same_end):
         raise NotApplicable(f"no model of transformers has {min(parts)} like this; export --to timm or onnx")
     return family
 
@@ -153,6 +157,9 @@ def _settings(config: ViTConfig, family: Family) -> dict[str, Any]:
         settings |= {"rope_theta": theta, "use_gated_mlp": config.gated, **bias}
     if family is _AIMV2:
         settings["use_head"] = False
+    if family is _BEIT:
+        settings |= {"use_relative_position_bias": True, "use_absolute_position_embeddings": config.positions}
+        settings["layer_scale_init_value"] = 0.1 if config.layer_scale else 0
     if config.projection:
         settings["projection_dim"] = config.projection
     if config.registers:
@@ -181,7 +188,7 @@ def _state_for(model: nn.Module, vit: ViT, family: Family) -> tuple[dict[str, Te
 
 def _classifier(config: ViTConfig, family: Family, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
     """The head in the library's place for it: DINOv2's classifier reads class token and patch average side by side."""
-    if family is _IJEPA:
+    if family in (_IJEPA, _BEIT):
         return {"classifier.weight": weight, "classifier.bias": bias}
     if family is _VIT:
         if config.pooling != "class":

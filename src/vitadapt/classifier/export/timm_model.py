@@ -13,6 +13,7 @@ _EVA = {1e-6: "eva02_tiny_patch14_224", 1e-5: "vit_small_patch16_dinov3"}
 """eps of the layer norms -> an architecture that has it, which arguments cannot say in JSON."""
 _GIANT, _AIMV2 = "vit_giant_patch14_dinov2", "aimv2_large_patch14_224"
 """Likewise for gated MLPs: packed, and unpacked with RMS norms."""
+_NOT_OF_BEIT = ("qk_norm", "class_token", "no_embed_class")
 _POOLS = {"class": "token", "average": "avg", "attention": "map"}
 _KNOWN = {"positions", "rotary", "qk_norm", "attention_norm", "mlp_norm", "gated", "pool_heads", "channels"}
 _KNOWN |= {"projection_bias"}  # the projection is folded into the head
@@ -29,9 +30,13 @@ class TimmModel:
 
 def model_for(config: ViTConfig) -> TimmModel:
     """The model that computes the same. Raises WeightsError naming what timm has no place for."""
-    model = _eva(config) if config.rotary else _vision_transformer(config)
-    end = "-fc-norm" if config.norm_after_pool else ""
-    return TimmModel(model.architecture, _common(config) | model.arguments, model.layout + end)
+    common, end = _common(config), "-fc-norm" if config.norm_after_pool else ""
+    if config.relative_grid:
+        model = _beit(config)
+        common = {name: value for name, value in common.items() if name not in _NOT_OF_BEIT}
+    else:
+        model = _eva(config) if config.rotary else _vision_transformer(config)
+    return TimmModel(model.architecture, common | model.arguments, model.layout + end)
 
 
 def _common(config: ViTConfig) -> dict[str, Any]:
@@ -97,6 +102,14 @@ def _vision_transformer(config: ViTConfig) -> TimmModel:
         packed = {"mlp_ratio": 2 * config.mlp_width / config.width}
         return TimmModel(_with_eps(config, {1e-6: _GIANT}), arguments | packed, "timm")
     return TimmModel(_with_eps(config, _VIT), arguments, "timm")
+
+
+def _beit(config: ViTConfig) -> TimmModel:
+    _lacking(config, {"positions", "channels", "projection_bias", "relative_grid"})
+    if config.activation != "gelu":
+        raise WeightsError(f"timm's BEiT has no activation {config.activation}; export --to onnx")
+    arguments = {"use_abs_pos_emb": config.positions, "use_rel_pos_bias": True, "use_fc_norm": config.norm_after_pool}
+    return TimmModel(_with_eps(config, {1e-6: "beit_base_patch16_224"}), arguments, "timm-beit")
 
 
 def _eva(config: ViTConfig) -> TimmModel:
