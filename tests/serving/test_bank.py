@@ -66,9 +66,9 @@ def trained(backbone: nn.Module, method: va.Method, classes: int, seed: int, spe
     return model
 
 
-def is_held(method: va.Method) -> bool:
+def is_held(method: va.Method, family: str = "deit-like") -> bool:
     """Does a bank compute this method for many adapters at once? It refuses the others by name."""
-    backbone = common("deit-like")
+    backbone = common(family)
     try:
         va.Bank(backbone, {"x": trained(backbone, method, 2, 0)})
     except NotApplicable as error:
@@ -110,9 +110,12 @@ def assert_same(found: list[Tensor], expected: list[Tensor], tolerance: float = 
 def mixture(family: str) -> dict[str, Classifier]:
     """Two classifiers of every method that shares something, heads of all kinds and many sizes."""
     backbone, specs = common(family), list(HEADS.values())
+    held = SHARING  # of tables of relative positions a bank has one
+    if family == "beit-like":
+        held = {name: method for name, method in SHARING.items() if is_held(method, family)}
     return {
         f"{name} {twin}": trained(backbone, method, 2 + (7 * i + 3 * twin) % 90, 2 * i + twin, specs[i % len(specs)])
-        for i, (name, method) in enumerate(SHARING.items())
+        for i, (name, method) in enumerate(held.items())
         for twin in (0, 1)
     }
 

@@ -46,7 +46,7 @@ def shaken(module: nn.Module, seed: int = 0, size: float = 0.1) -> Any:
 def timm_model(name: str, **changes: Any) -> nn.Module:
     timm = pytest.importorskip("timm")
     tiny = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4}
-    tiny |= {} if name.startswith("beit") else {"dynamic_img_size": True}
+    tiny |= {} if name.startswith(("beit", "naflex")) else {"dynamic_img_size": True}
     with seeded(0):
         return shaken(timm.create_model(name, pretrained=False, **{**tiny, **changes}))
 
@@ -220,6 +220,10 @@ PARTS: tuple[Case, ...] = (
         *("MetaClip2VisionModelWithProjection", "MetaClip2VisionConfig", "hf-clip", _embeds(), _embeds(**_AT)),
         activation="quick_gelu",
         norm_eps=1e-5,
+    ),
+    _parts(
+        *("naflexvit_base_patch16_siglip", "timm-naflex", Hints(preprocess=UNUSUAL, heads=4), False),
+        **{"pos_embed_grid_size": (4, 4), "num_classes": 0},
     ),
     _parts("beit_base_patch16_224", "timm-beit-fc-norm", Hints(preprocess=UNUSUAL), resized=False, num_classes=0),
     _parts(

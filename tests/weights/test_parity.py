@@ -262,6 +262,7 @@ UNCONVERTIBLE = {
     "activation 'mish'": lambda: cases.hf_model("ViTModel", "ViTConfig", hidden_act="mish"),
     "patches beside other tokens": lambda: cases.timm_model("vit_base_patch16_224", global_pool="map"),
     "the setting is_native": lambda: cases.hf_model("Aimv2VisionModel", "Aimv2VisionConfig", is_native=True),
+    "aligned corners": lambda: cases.timm_model("naflexvit_base_patch16_radio_v3", pos_embed_grid_size=(8, 8)),
     "positions of class RotaryEmbeddingMixed": lambda: cases.timm_model("vit_small_patch16_rope_mixed_224"),
     "the class Data2VecVisionModel": lambda: cases.hf_model("Data2VecVisionModel", "Data2VecVisionConfig"),
     "use_mean_pooling=False": lambda: cases.hf_model("BeitModel", "BeitConfig", use_mean_pooling=False),
@@ -298,3 +299,28 @@ def test_a_module_that_does_not_tell_its_normalisation_needs_one() -> None:
     with pytest.raises(WeightsError, match="preprocess=Preprocess"):
         from_module(vit)
     assert from_module(vit, Preprocess()).config.heads == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("naflexvit_base_patch16_siglip", {"pos_embed_grid_size": (4, 4)}),
+        ("naflexvit_huge_patch16_radio_v4", {"pos_embed_grid_size": (8, 8), "reg_tokens": 3}),
+    ],
+)
+def test_naflex_at_other_sizes_and_aspects(name: str, changes: dict[str, Any]) -> None:
+    module = cases.timm_model(name, num_classes=0, **changes)
+    if "radio" in name:
+        module.pretrained_cfg["input_size"] = (3, 32, 32)
+    vit = from_module(module, cases.UNUSUAL)
+    for size in ((32, 32), (24, 40), (56, 32)):
+        x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            assert largest(cases.timm_features(module, vit.normalise(x)), vit(x)) <= TOLERANCE
+
+
+def test_relative_positions_at_other_aspects() -> None:
+    module: Any = cases.model("hf BeitModel")
+    vit, x = from_module(module, cases.UNUSUAL), torch.rand(2, 3, 40, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert largest(module(pixel_values=vit.normalise(x)).pooler_output, vit(x)) <= TOLERANCE

@@ -21,6 +21,7 @@ from . import (
     timm,
     timm_beit,
     timm_eva,
+    timm_naflex,
 )
 from .converter import Converted, Converter
 from .hints import NO_HINTS, Hints, Live, build, expect
@@ -33,6 +34,7 @@ CONVERTERS: dict[str, Converter] = {
         *timm_beit.LAYOUTS,
         *timm_eva.LAYOUTS,
         *timm.LAYOUTS,
+        *timm_naflex.LAYOUTS,
         *open_clip_timm.LAYOUTS,
         *hugging_face_parts.LAYOUTS,
         *hugging_face.LAYOUTS,
@@ -43,6 +45,7 @@ CONVERTERS: dict[str, Converter] = {
 _DESCRIBE: tuple[Callable[[nn.Module], Live | None], ...] = (
     timm_beit.describe,
     timm_eva.describe,
+    timm_naflex.describe,
     timm.describe,
     open_clip_timm.describe,
     openai_clip.describe,

@@ -22,6 +22,8 @@ Form = Literal[
     "transposed",
     "without key",
     "pixels",
+    "last pixels",
+    "places",
     "first third",
     "other thirds",
     "first row",
@@ -38,6 +40,8 @@ _READ: dict[Form, Callable[[list[Tensor]], Tensor]] = {
     "transposed": lambda parts: parts[0].T.contiguous(),
     "without key": lambda parts: torch.cat([parts[0], torch.zeros_like(parts[0]), parts[1]]),
     "pixels": lambda parts: _kernel(parts[0]),
+    "last pixels": lambda parts: _kernel(parts[0], channels_last=True),
+    "places": lambda parts: parts[0].flatten(0, 2),
     "first third": lambda parts: parts[0][: len(parts[0]) // 3].clone(),
     "other thirds": lambda parts: parts[0][len(parts[0]) // 3 :].clone(),
     "first row": lambda parts: parts[0][0].clone(),
@@ -52,6 +56,8 @@ _WRITE: dict[Form, Callable[[Tensor, int], list[Tensor]]] = {
     "transposed": lambda tensor, count: [tensor.T.contiguous()],
     "without key": lambda tensor, count: _without_key(tensor),
     "pixels": lambda tensor, count: [tensor.flatten(1)],
+    "last pixels": lambda tensor, count: [tensor.permute(0, 2, 3, 1).flatten(1)],
+    "places": lambda tensor, count: [tensor.view(1, isqrt(len(tensor)), isqrt(len(tensor)), -1)],
     "first third": lambda tensor, count: [tensor.clone()],
     "other thirds": lambda tensor, count: [tensor.clone()],
     "first row": lambda tensor, count: [tensor.unsqueeze(0)],
@@ -59,7 +65,7 @@ _WRITE: dict[Form, Callable[[Tensor, int], list[Tensor]]] = {
 }
 PARTS: tuple[Form, ...] = ("first third", "other thirds", "first row", "other rows")
 """Two of our tensors are neighbouring rows of one of theirs."""
-_DIMENSIONS: dict[Form, int] = {"lead1": 3, "lead2": 3, "transposed": 2, "pixels": 2}
+_DIMENSIONS: dict[Form, int] = {"lead1": 3, "lead2": 3, "transposed": 2, "pixels": 2, "last pixels": 2, "places": 4}
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ class Rule:
     def read(self, parts: list[Tensor]) -> Tensor:
         """Their tensors -> ours. Raises WeightsError when they do not fit together."""
         wanted = _DIMENSIONS.get(self.form, parts[0].ndim)
-        lead = parts[0].shape[: {"lead1": 1, "lead2": 2}.get(self.form, 0)]
+        lead = parts[0].shape[: {"lead1": 1, "lead2": 2, "places": 1}.get(self.form, 0)]
         if parts[0].ndim != wanted or any(size != 1 for size in lead) or len({p.shape[1:] for p in parts}) > 1:
             shapes = ", ".join(f"{name} {tuple(p.shape)}" for name, p in zip(self.theirs, parts, strict=True))
             raise WeightsError(f"tensors of unexpected shape: {shapes}")
@@ -98,11 +104,13 @@ class Rule:
         return {prefix + name: part for name, part in zip(self.theirs, parts, strict=True)}
 
 
-def _kernel(weight: Tensor) -> Tensor:
-    """A linear layer of flattened patches (D, C P P), with C = 3 -> the kernel of a convolution (D, C, P, P)."""
+def _kernel(weight: Tensor, channels_last: bool = False) -> Tensor:
+    """A linear layer of flattened RGB patches (D, C P P), or (D, P P C) -> a convolution's kernel (D, C, P, P)."""
     side = isqrt(weight.shape[1] // 3)
     if weight.shape[1] != 3 * side * side:
         raise WeightsError(f"a patch embedding of shape {tuple(weight.shape)} is not of square RGB patches")
+    if channels_last:
+        return weight.view(-1, side, side, 3).permute(0, 3, 1, 2).contiguous()
     return weight.view(-1, 3, side, side)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ...nn.block import BEHIND, Block, Slot, SlotLinear
 from ...nn.deltas import Delta, references
+from ...nn.relative import RelativeBias
 from ...nn.surgery import copy_sharing_weights, require_vit
 from ...nn.vit import ViT
 from ...utils.errors import NotApplicable, WeightsError
@@ -165,7 +166,7 @@ def _pieces(template: ViT, names: TensorNames) -> Iterator[tuple[str, Piece]]:
 def _of_the_backbone(path: str, module: nn.Module) -> bool:
     """Is this one of the plain network's modules, and none that is dealt with elsewhere?"""
     created = {"inserted", "deltas", "shared"}.intersection(path.split("."))
-    return not created and not isinstance(module, (SlotLinear, ViT))
+    return not created and not isinstance(module, (SlotLinear, ViT, RelativeBias))
 
 
 def _slot_piece(layer: SlotLinear, names: TensorNames, alone: bool) -> SlotPiece | None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...nn.block import BEHIND, Block, Slot, SlotLinear
+from ...nn.relative import RelativeBias
 from ...nn.surgery import copy_sharing_weights
 from ...nn.vit import ViT
 from .calls import Call
@@ -161,7 +162,7 @@ def host_of(plain: ViT) -> ViT:
                 module.inserted[place] = InsertedSite(f"{path}.inserted.{place}", path)
         elif isinstance(module, SlotLinear):
             _replace(host, path, SlotSite(module, path))
-        elif not isinstance(module, ViT) and any(True for _ in module.parameters(recurse=False)):
+        elif not isinstance(module, (ViT, RelativeBias)) and any(True for _ in module.parameters(recurse=False)):
             _replace(host, path, Site(module, path))
     return host
 
