@@ -395,6 +395,10 @@ OF_PARTS: dict[str, tuple[Method, ...]] = {
     "open_clip siglip tower": (KAdaptation(n=8), BitFit()),
     "open_clip eva02 tower": (LoRA(targets=("q", *GATED)), BitFit()),
     "timm beit_base_patch16_224 num_classes": (LoRA(targets=ALL_SLOTS), Adapter(bottleneck=8), FineTune()),
+    "timm naflexvit_base_patch16_siglip pos_embed_grid_size num_classes": (
+        LoRA(targets=ALL_SLOTS),
+        Adapter(bottleneck=8),
+    ),
     "hf BeitModel": (KAdaptation(n=8), LoRA(targets=ALL_SLOTS), BitFit()),
     "hf DINOv3ViTModel": (LoRA(targets=ALL_SLOTS), Adapter(bottleneck=8), FineTune()),
     "hf DINOv3ViTModel use_gated_mlp": (LoRA(targets=GATED),),
@@ -436,3 +440,35 @@ def test_a_place_that_is_no_module_of_the_model_is_named() -> None:
     pytest.importorskip("transformers")
     with pytest.raises(NotApplicable, match="where a BeitLayer has no module of its own; use load_backbone"):
         va.adapt(weights_cases.model("hf BeitModel"), Adapter(bottleneck=8))
+
+
+def tensors_of(out: Any) -> dict[str, torch.Tensor]:
+    """What a model gives, by the names that it has there."""
+    if isinstance(out, torch.Tensor):
+        return {"": out}
+    return {name: value for name, value in out.items() if isinstance(value, torch.Tensor)}
+
+
+@pytest.mark.parametrize("name", [case.name for case in weights_cases.PARTS])
+def test_a_training_loop_sees_the_librarys_own_outputs_and_moves_the_adapter_alone(name: str) -> None:
+    case, images = weights_cases.BY_NAME[name], weights_cases.images()
+    pytest.importorskip(case.library)
+    live: Any = weights_cases.model(name)
+    adapted: Any = va.adapt(live, LoRA())
+    inputs: dict[str, Any] = {"pixel_values": images} if case.library == "transformers" else {"x": images}
+    with torch.no_grad():
+        plain, out = (model(*inputs.values()) if "x" in inputs else model(**inputs) for model in (live, adapted))
+    assert type(out) is type(plain)
+    wanted, found = tensors_of(plain), tensors_of(out)
+    assert wanted.keys() == found.keys()
+    for key, tensor in wanted.items():
+        torch.testing.assert_close(found[key], tensor, atol=1e-6, rtol=1e-6)
+    before = {key: tensor.clone() for key, tensor in adapted.train().state_dict().items()}
+    optimiser = torch.optim.AdamW(inside(adapted).values(), lr=1e-2)
+    for _ in range(2):  # A moves only once B is no longer zero
+        optimiser.zero_grad()
+        features(name, adapted, images).square().mean().backward()
+        optimiser.step()
+    moved = {key for key, tensor in adapted.state_dict().items() if not torch.equal(tensor, before[key])}
+    assert moved == inside(adapted).keys()
+    assert all(p.grad is None for key, p in adapted.named_parameters() if key not in moved and "head." not in key)

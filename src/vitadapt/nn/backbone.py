@@ -97,7 +97,7 @@ def digest_of(config: Any, state: Mapping[str, Tensor]) -> str:
     whole = hashlib.blake2b(json.dumps(_settings(config), sort_keys=True).encode(), digest_size=16)
     for name, tensor in sorted(state.items()):
         whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        whole.update(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+        whole.update(memoryview(cast(Any, tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())))
     return whole.hexdigest()
 
 
