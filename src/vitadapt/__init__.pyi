@@ -14,6 +14,7 @@ from .data import open_dataset as open_dataset
 from .data import sample_few_shot as sample_few_shot
 from .data import validation_split as validation_split
 from .methods import BOFT as BOFT
+from .methods import CLIPSVD as CLIPSVD
 from .methods import DTL as DTL
 from .methods import IA3 as IA3
 from .methods import METHODS as METHODS
@@ -26,6 +27,7 @@ from .methods import AdapterPlus as AdapterPlus
 from .methods import AdaptFormer as AdaptFormer
 from .methods import Attention as Attention
 from .methods import BitFit as BitFit
+from .methods import CLIPLoRA as CLIPLoRA
 from .methods import Compacter as Compacter
 from .methods import Convpass as Convpass
 from .methods import DiffFit as DiffFit
@@ -46,6 +48,7 @@ from .methods import PHMAdapter as PHMAdapter
 from .methods import RepAdapter as RepAdapter
 from .methods import SideTuning as SideTuning
 from .methods import Together as Together
+from .methods import TwoStage as TwoStage
 from .methods import VeRA as VeRA
 from .methods import ZeroShot as ZeroShot
 from .methods.spec import parse_method as parse_method

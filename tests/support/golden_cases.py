@@ -22,6 +22,8 @@ from vitadapt.benchmark.results.store import Store
 from vitadapt.benchmark.runner import run
 from vitadapt.benchmark.sweep import expand
 from vitadapt.methods import METHODS
+from vitadapt.nn.surgery import towers_of
+from vitadapt.training.config import default_head
 from vitadapt.training.features import Environment
 from vitadapt.utils.files import bytes_digest
 
@@ -35,9 +37,11 @@ SHOWN = 6  # test images whose probabilities are in the table
 
 TINY = {"backbone": "random:tiny", "dataset": "digits", "shots": 5}
 SHORT = {"epochs": 3, "probe_epochs": 5}
-PLAIN = [name for name, kind in METHODS.items() if kind.trains_head and not kind.breaks]
+PLAIN = [name for name, kind in METHODS.items() if not kind.breaks and default_head("fixed", kind()).start != "text"]
+TWO_TOWERS = [name for name, kind in METHODS.items() if towers_of(kind()) != "image"]
 ROWS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     **{f"fixed {name}": ({**TINY, "method": name}, SHORT) for name in PLAIN},
+    **{f"fixed {name}": ({**TINY, "backbone": "random:tiny-clip", "method": name}, SHORT) for name in TWO_TOWERS},
     "fixed zero-shot": ({**TINY, "backbone": "random:tiny-clip", "method": "zero-shot"}, {}),
     "fixed lora, text": ({**TINY, "backbone": "random:tiny-clip", "method": "lora", "head": "text"}, SHORT),
     "fixed linear-probe, DINOv2": (

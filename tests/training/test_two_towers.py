@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from documented import documented_count
 from families import build
 
-from vitadapt.methods import KAdaptation, LoRA, Method, VeRA
+from vitadapt.methods import METHODS, KAdaptation, LoRA, Method, VeRA
 from vitadapt.methods.spec import parse_method
 from vitadapt.nn.backbone import backbone_digest
 from vitadapt.nn.class_texts import ClassTexts
 from vitadapt.nn.head import TextStart
 from vitadapt.nn.head_spec import ZERO
 from vitadapt.nn.setting import Setting
-from vitadapt.nn.surgery import merge, trainable
+from vitadapt.nn.surgery import adapt, merge, trainable
 from vitadapt.nn.text_transformer import TextConfig
 from vitadapt.nn.vit import ViTConfig
 from vitadapt.text import TextTower, text_matrix
@@ -150,9 +150,9 @@ def test_the_adapted_text_tower_merges_and_goes_to_other_libraries(tower, layout
 
 
 PUBLISHED = {  # on CLIP ViT-B/16, both towers together
-    "lora:rank=2,targets=q+k+v,towers=both": 184_320,
-    "svd:towers=both": 92_160,
-    "layernorm:towers=both": 65_536,
+    "clip-lora": 184_320,
+    "clip-svd": 92_160,
+    "2sfs": 65_536,
 }
 
 
@@ -161,6 +161,35 @@ def test_the_counts_are_those_of_the_papers(text):
     image = ViTConfig(768, 12, 12, 16, patch_bias=False, ln_pre=True, projection=512)
     both = (image, TextConfig(512, 12, 8, projection=512))
     assert sum(documented_count(config, parse_method(text)) for config in both) == PUBLISHED[text]
+
+
+def test_clip_lora_divides_by_the_root_of_the_rank():
+    adapted = adapt(build("clip-text-like"), METHODS["clip-lora"]())
+    delta = adapted.blocks[0].attention.qkv.deltas["k"]
+    with torch.no_grad():
+        delta.b.normal_()
+        torch.testing.assert_close(delta.matrix(), delta.b @ delta.a / 2**0.5)
+
+
+def test_the_second_stage_trains_the_class_vectors_alone(tower):
+    method = METHODS["2sfs"](head_share=0.5)
+    made, model = trained(tower, method)
+    first = made.build(0)
+    made.fit(first, made.recipe, 0, until=made.recipe.epochs - 1)  # no second stage yet
+    assert first.head.linear.weight.requires_grad is False
+    vectors = model.head.texts()
+    assert made.score(model) == 100.0 and not torch.allclose(model.head.linear.weight, vectors)
+    weight = model.head.linear.weight.clone()
+    model.train().eval()
+    assert torch.equal(model.head.linear.weight, weight)  # what it learnt is not made of the text again
+    info = AdapterInfo(method, "clip-like", 32, ("a", "b", "c"), backbone_digest(made.backbone), made.config.head)
+    assert b"text.norm.weight" in adapter_bytes(model, info)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_share_is_one(share):
+    with pytest.raises(ConfigError, match="head_share"):
+        METHODS["2sfs"](head_share=share)
 
 
 def test_without_a_text_tower_there_is_no_method_on_it(tower):

@@ -29,6 +29,7 @@ from .adapter_plus import AdapterPlus
 from .adaptformer import AdaptFormer
 from .audit import probe
 from .boft import BOFT
+from .both_towers import CLIPSVD, CLIPLoRA, TwoStage
 from .compacter import Compacter, PHMAdapter
 from .convpass import Convpass
 from .depth import BlockMethod
@@ -70,6 +71,7 @@ __all__ = [
     "SVD",
     "VPT",
     "Together",
+    "TwoStage",
     "AdaptFormer",
     "Adapter",
     "AdapterPlus",
@@ -78,6 +80,8 @@ __all__ = [
     "Attention",
     "BitFit",
     "BlockMethod",
+    "CLIPLoRA",
+    "CLIPSVD",
     "Case",
     "ChannelScale",
     "Compacter",

@@ -50,6 +50,11 @@ class LoRA(BlockMethod):
     alpha: float = 4.0
     targets: tuple[Slot, ...] = ("q", "v")
 
+    @property
+    def scale(self) -> float:
+        """Factor of B A."""
+        return self.alpha / self.rank
+
     def adapt(self, vit: ViT) -> None:
         layers = self.chosen_blocks(vit)
         check_slots(self.targets)
@@ -57,4 +62,4 @@ class LoRA(BlockMethod):
             for slot in self.targets:
                 shape = slot_shape(block, slot)
                 check_rank("lora", self.rank, shape)
-                add_delta(block, slot, LowRank(shape, self.rank, self.alpha / self.rank))
+                add_delta(block, slot, LowRank(shape, self.rank, self.scale))

@@ -24,6 +24,9 @@ _KNOWN: dict[str, tuple[Tensor, Tensor]] = {}
 def directions(weight: Tensor) -> tuple[Tensor, Tensor]:
     """U (D_out, K) and V (D_in, K) of a weight, on the CPU; computed once in a process for the same numbers."""
     matrix = weight.detach().float()
+    if matrix.is_meta:  # holds no numbers, only its shape is asked for
+        u, _, vt = torch.linalg.svd(matrix, full_matrices=False)
+        return u, vt.mT
     key = bytes_digest(matrix.cpu().numpy().tobytes() + repr(matrix.shape).encode())
     if key not in _KNOWN:
         u, _, vt = torch.linalg.svd(matrix, full_matrices=False)

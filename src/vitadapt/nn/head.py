@@ -84,7 +84,7 @@ class Head(nn.Module):
         """As of every module; the weights are made of the text tower's new class vectors when training ends."""
         learnt = self.training and not mode
         super().train(mode)
-        if learnt and self.texts is not None:
+        if learnt and self.texts is not None and not self.linear.weight.requires_grad:
             with torch.no_grad():
                 self.start_from(self.texts())
         return self
@@ -95,7 +95,9 @@ class Head(nn.Module):
         return {name: tensor for name, tensor in self.state_dict().items() if name not in inner}
 
     def follow(self, texts: ClassTexts) -> None:
-        """From now on the class vectors are those of `texts`, whose tower learns; the linear layer does not."""
+        """From now on the class vectors are those of `texts`, whose tower learns; the linear layer does not, as long as
+        its tensors are frozen.
+        """
         self.linear.requires_grad_(False)
         self.texts = texts.train(self.training)
 
@@ -168,7 +170,7 @@ class Head(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             g: Tensor = self.normalised(features)
             linear: tuple[Tensor, Tensor] = (self.linear.weight, self.linear.bias)
-            if self.texts is not None and self.training:
+            if self.texts is not None and self.training and not self.linear.weight.requires_grad:
                 linear = self._of_text(self.texts())
             logits = F.linear(g, *linear)
             return logits * self.log_scale.exp() if hasattr(self, "log_scale") else logits

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.pixels.pixels import Pixels
 from ..metrics.scores import METRICS
@@ -161,10 +161,22 @@ class Task:
             return FitLog()
         if recipe.head_start == "probe" and model.head.texts is None:
             self.fit_head(model, replace(recipe, epochs=recipe.probe_epochs), seed, "head")
+        network: nn.Module = model
+        inputs: Inputs = self.images
         if self.views is not None:
-            rest = FromBlock(model, self.views.first)
-            return fit(rest, self.views, self.labels, recipe, seed=seed, setting=self.setting, label=label, **options)
-        return fit(model, self.images, self.labels, recipe, seed=seed, setting=self.setting, label=label, **options)
+            network, inputs = FromBlock(model, self.views.first), self.views
+        log = fit(network, inputs, self.labels, recipe, seed=seed, setting=self.setting, label=label, **options)
+        share = getattr(self.config.method, "head_share", 0.0)
+        if not share or until not in (None, recipe.epochs):
+            return log
+        return self._second_stage(model, replace(recipe, epochs=round(recipe.epochs * share / (1 - share))), seed, log)
+
+    def _second_stage(self, model: Classifier, recipe: Recipe, seed: int, log: FitLog) -> FitLog:
+        """Go on with the head alone, on the features of the network as it is now."""
+        features = self.features_of(model)
+        model.head.linear.requires_grad_(True)
+        more = self._fit_on(features, model, recipe, seed, "head")
+        return FitLog([*log.losses, *more.losses], log.steps + more.steps)
 
     def _solved(self, head: Head) -> tuple[np.ndarray, np.ndarray] | None:
         def normalised(features: Tensor) -> np.ndarray:
@@ -177,7 +189,12 @@ class Task:
 
     def fit_head(self, model: Classifier, recipe: Recipe, seed: int, label: str, **options: Any) -> FitLog:
         """Train the head alone on the frozen backbone's features. `options` as `train.fit` has them."""
-        features = self.features.to(self.setting.device)
+        return self._fit_on(self.features, model, recipe, seed, label, **options)
+
+    def _fit_on(
+        self, features: Tensor, model: Classifier, recipe: Recipe, seed: int, label: str, **options: Any
+    ) -> FitLog:
+        features = features.to(self.setting.device)
         self.setting.report(label, 0, 1)  # as a whole: it takes a second
         quiet = replace(self.setting, progress=None)
         return fit(model.head, features, self.labels, recipe, seed=seed, setting=quiet, label=label, **options)
