@@ -39,7 +39,7 @@ def measure(config: RunConfig, environment: Environment, limit: int) -> dict[str
     test = ready.dataset.splits["test"]
     test = test.take(np.sort(np.random.default_rng(0).permutation(len(test))[:limit]))
     pixels = pixels_of(test, ready.task.backbone, environment, ready.dataset.squash)
-    probabilities = predict(trained, ready.task.digest, pixels, ready.dataset, environment, environment.setting)
+    probabilities = predict(trained, ready.task.digest, pixels, test.multilabel, environment, environment.setting)
     accuracy = 100 * float((probabilities.argmax(1) == test.labels).mean())
     losses = trained.log.losses  # none where the head is computed, not trained
     return {"score": accuracy, "loss": losses[-1] if losses else None, "seconds": round(seconds, 1)}

@@ -20,6 +20,7 @@ from vitadapt.data.sampling.manifests import make_manifest, manifest_digest
 from vitadapt.methods import LinearProbe, LoRA
 from vitadapt.metrics.scores import METRICS
 from vitadapt.nn.backbone import backbone_digest
+from vitadapt.nn.head_spec import ZERO
 from vitadapt.nn.setting import Setting
 from vitadapt.training.adapter_file import load_adapter
 from vitadapt.training.features import Environment
@@ -203,7 +204,7 @@ def test_frozen_features_are_computed_once(photos, tmp_path, environment, monkey
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize("protocol", ["fixed", "elevater", "halving", "cv"])
+@pytest.mark.parametrize("protocol", ["fixed", "elevater", "halving", "cv", "few-shot-clip"])
 def test_no_protocol_sees_the_test_images(photos, tmp_path, environment, protocol):
     """Other test images and labels: the same adapter, of the same bytes, by the same search."""
     other = tmp_path / "other"
@@ -213,7 +214,7 @@ def test_no_protocol_sees_the_test_images(photos, tmp_path, environment, protoco
     runs = []
     for root in (photos, other):
         recipe = dataclasses.replace(recipe_for(protocol, LinearProbe()), epochs=2)
-        cell = config(root, LinearProbe(), recipe=recipe, shots=2, protocol=protocol)
+        cell = config(root, LinearProbe(), recipe=recipe, shots=2, protocol=protocol, head=ZERO)
         store = Store(tmp_path / root.name)
         record = run(cell, store, environment)
         adapter = load_adapter(store.path("adapters", record.digest), load_backbone("random:tiny"))

@@ -63,6 +63,8 @@ def _options(config: RunConfig) -> Options:
             options.append(("knowledge", _fields(config.prompts.knowledge)))
     if config.subset:
         options.append(("subset", f"subset-{config.subset}.json"))
+    if config.test is not None:
+        options.append(("test", config.test))
     return tuple(options)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..methods import METHODS, Together
 from ..methods.spec import method_of
-from ..nn.head_spec import HeadSpec
+from ..nn.head_spec import TEXT, HeadSpec
 from ..nn.surgery import Method
 from ..text.prompts import Prompts, build_prompts
 from ..training.config import (
@@ -36,6 +36,7 @@ class RunConfig:
     shots: labelled images per class, or None for all of them. image_size: pixels, None for the backbone's own.
     head: None for a head at zero, or of class names when the method trains none. prompts: None for the built-in ones.
     subset: digest of the manifest whose images are used; None draws them by `shots` and `seed`.
+    test: None for the test images of the dataset; base-to-new, or other datasets joined by +, as `transfer.py` says.
     """
 
     backbone: str
@@ -50,6 +51,7 @@ class RunConfig:
     head: HeadSpec | None = None
     prompts: Prompts | None = None
     subset: str | None = None
+    test: str | None = None
 
     def __post_init__(self) -> None:
         check_head(self.method, self.head)
@@ -66,7 +68,7 @@ class RunConfig:
             self.protocol,
             recipe=self.recipe,
             head=self.head,
-            prompts=prompts_for(self.head_spec, self.prompts),
+            prompts=prompts_for(TEXT if self.test else self.head_spec, self.prompts),
             seed=self.seed,
             image_size=self.image_size,
             precision=self.precision,
@@ -89,9 +91,7 @@ class RunConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; the method as its name and fields."""
         plain = plain_config(self)
-        if plain["subset"] is None:
-            del plain["subset"]
-        return plain
+        return {name: value for name, value in plain.items() if value is not None or name not in ("subset", "test")}
 
     @staticmethod
     def from_dict(plain: Mapping[str, Any]) -> RunConfig:

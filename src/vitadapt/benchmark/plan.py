@@ -28,6 +28,7 @@ from .prepare import training_pool
 from .protocols.base import Budget
 from .protocols.registry import PROTOCOLS
 from .results.store import Store
+from .transfer import trained_on
 
 Clock = Callable[[], float]
 SECONDS = 1.0
@@ -130,7 +131,7 @@ def _first(seen: set[tuple[Any, ...]], key: tuple[Any, ...]) -> bool:
 def images_of(config: RunConfig, environment: Environment) -> Images:
     """The images of a cell; those of a named dataset that is not here are taken from its sizes in the catalog."""
     try:
-        dataset = open_dataset(config.dataset, environment.data_root)
+        dataset = trained_on(config, open_dataset(config.dataset, environment.data_root))
     except DataError:
         row = resolve(config.dataset)
         if row is None:
@@ -148,7 +149,7 @@ def _representative(config: RunConfig) -> RunConfig:
     """A cell of the same pace, the same for all cells that share it: dataset, seed and head do not matter for it."""
     method = config.method
     head = ZERO if method.trains_head and default_head("fixed", method).start != "text" else None
-    return replace(config.resolved(), dataset="", seed=0, shots=None, subset=None, head=head, prompts=None)
+    return replace(config.resolved(), dataset="", seed=0, shots=None, subset=None, test=None, head=head, prompts=None)
 
 
 @lru_cache(maxsize=256)

@@ -14,12 +14,13 @@ from ..data.pixels.pixels import Pixels
 from ..data.sampling.manifests import manifest_digest, read_manifest, subset_rows
 from ..methods.audit import TensorReport, probe
 from ..nn.surgery import towers_of
-from ..text.class_features import cached_text_tower, sentences, text_start
+from ..text.class_features import cached_text_tower, text_start
 from ..training.features import Environment, cached_backbone, pixels_of
 from ..training.task import Task, make_task
 from ..utils.errors import ConfigError
 from .config import RunConfig
 from .protocols.registry import PROTOCOLS
+from .transfer import sentences_of, trained_on
 
 
 class Clock:
@@ -54,12 +55,13 @@ def prepare(config: RunConfig, environment: Environment, clock: Clock | None = N
     clock, training, notes, text = clock or Clock(), config.training, list[str](), None
     with clock.phase("data"):
         backbone, _ = cached_backbone(training.backbone, training.image_size, environment.setting.device)
-        dataset = open_dataset(config.dataset, environment.data_root)
+        full = open_dataset(config.dataset, environment.data_root)
+        dataset = trained_on(config, full)
         pool = training_pool(config, dataset, environment)
         images = pixels_of(pool, backbone, environment, dataset.squash)
     with clock.phase("features"):
         if training.head.start == "text":
-            texts = sentences(config.dataset, dataset.classes, training.prompts)
+            texts = sentences_of(config, full, dataset)
             text, notes = text_start(training.backbone, backbone, texts, environment.cache, environment.setting)
         labels, key = pool.labels, config.digest()
         task = make_task(
@@ -84,6 +86,8 @@ def training_pool(config: RunConfig, dataset: Dataset, environment: Environment)
     A method that trains nothing uses none. Raises ConfigError when the environment does not have the subset that the
     configuration names.
     """
+    if "train" not in dataset.splits:
+        raise ConfigError(f"{config.dataset} has images to test on alone; train on another dataset, with this in test=")
     train = dataset.splits["train"]
     if not config.method.trains_head:
         return train.take([])

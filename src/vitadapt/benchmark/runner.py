@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -34,6 +35,7 @@ from .protocols.base import TrainedOnTest
 from .protocols.registry import PROTOCOLS
 from .results.record import Record, label_of
 from .results.store import Store
+from .transfer import Target, combined, targets_of
 
 
 class SingleUseLabels:
@@ -84,10 +86,10 @@ def _run(config: RunConfig, digest: str, store: Store, environment: Environment)
         require_learnable(cached_probe(config.backbone, config.image_size, cast(Any, config.method)))
     ready = prepare(config, environment, clock)
     task = replace(ready.task, checkpoint=store.path("checkpoints", digest), trials=store.path("trials", digest))
-    dataset = ready.dataset
+    dataset, examples = ready.dataset, ready.dataset.splits["test"]
     with clock.phase("data"):
-        test = pixels_of(dataset.splits["test"], task.backbone, environment, dataset.squash)
-    labels = dataset.splits["test"].labels
+        test = pixels_of(examples, task.backbone, environment, dataset.squash)
+    labels, targets = examples.labels, targets_of(config, dataset, environment)
     record = _blank_record(config, digest, dataset, ready.pool)
     record = replace(record, notes=[*record.notes, *ready.notes])
     try:
@@ -103,8 +105,11 @@ def _run(config: RunConfig, digest: str, store: Store, environment: Environment)
             probabilities, score, by_class = trained.probabilities, trained.score, 100 * trained.per_class(labels)
             record = replace(record, scores=trained.scores)
         else:
-            probabilities = predict(trained, task.digest, test, dataset, environment, task.setting)
+            probabilities = predict(trained, task.digest, test, examples.multilabel, environment, task.setting)
             score, by_class = SingleUseLabels(labels, dataset.metric).score(probabilities)
+        others, notes = _elsewhere(targets, trained, task, environment)
+        scores, score = combined(config, score, others)
+        record = replace(record, scores={**record.scores, **scores}, notes=[*record.notes, *notes])
     record = replace(record, images=_image_digests(ready.images, test))  # last: by now every image has been read
     record = _finished(record, trained, score, by_class, clock)
     # The adapter file says nothing of when and how fast, so that equal cells give equal bytes.
@@ -127,9 +132,9 @@ def _train(task: Task, config: RunConfig, test: LabelledImages) -> Trained:
 
 
 def predict(
-    trained: Trained, base: str, test: Pixels, dataset: Dataset, environment: Environment, setting: Setting
+    trained: Trained, base: str, test: Pixels, several: bool, environment: Environment, setting: Setting
 ) -> np.ndarray:
-    """Test probabilities (N, C), in one pass.
+    """Test probabilities (N, C), in one pass. several: may an image have several labels?
 
     A head that was never trained has no threshold per class: with several labels, too, it gives a softmax.
     """
@@ -139,9 +144,23 @@ def predict(
     else:
         features = frozen_features(model.backbone, base, test, environment, "test")
         logits = model.head(features.to(setting.device)).detach().cpu()
-    multilabel = dataset.splits["test"].multilabel and bool(trainable(model))
+    multilabel = several and bool(trainable(model))
     probabilities: np.ndarray = probabilities_of(logits.float(), multilabel).numpy()
     return probabilities
+
+
+def _elsewhere(
+    targets: Sequence[Target], trained: Trained, task: Task, environment: Environment
+) -> tuple[dict[str, float], list[str]]:
+    """Name -> score of what is tested besides the trained classes, each once, and a note for the record."""
+    scores, by_name = dict[str, float](), list[str]()
+    for target in targets:
+        images = pixels_of(target.examples, task.backbone, environment, target.dataset.squash)
+        answering = target.classifier(trained)
+        found = predict(answering, task.digest, images, target.examples.multilabel, environment, task.setting)
+        scores[target.name] = target.score(found)
+        by_name += [target.name] if target.text else []
+    return scores, [f"by a head of class names: {', '.join(by_name)}"] if by_name else []
 
 
 def _image_digests(train: Pixels, test: Pixels) -> dict[str, Any]:

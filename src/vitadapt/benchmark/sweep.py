@@ -28,11 +28,14 @@ from .parallel.executor import Executor, in_process
 from .parallel.watch import Outcome, Watch
 from .results.record import Record
 from .results.store import Store
+from .transfer import parts_of
 
 Of = TypeVar("Of")
 
 MOST = 100_000  # cells of one part of a benchmark file
-AXES = ("backbone", "dataset", "method", "shots", "seed", "image_size", "protocol", "precision", "head", "subset")
+_INNER = ("shots", "seed", "backbone", "image_size", "protocol", "precision", "head", "method")
+AXES = ("dataset", "test", "subset", *_INNER)
+"""The keys of [bench], outermost first."""
 
 
 def read_bench(path: Path) -> list[RunConfig]:
@@ -137,8 +140,7 @@ def expand(
     for name in ("backbone", "dataset", "method"):
         if not lists.get(name):
             raise ConfigError(f"[bench] needs {name}")
-    order = ("dataset", "subset", "shots", "seed", "backbone", "image_size", "protocol", "precision", "head", "method")
-    names = [name for name in order if name in lists]
+    names = [name for name in AXES if name in lists]
     if (count := math.prod(len(lists[name]) for name in names)) > MOST:
         raise ConfigError(f"[bench] multiplies into {count:,} cells, more than {MOST:,}; split it into several files")
     products = itertools.product(*(lists[name] for name in names))
@@ -181,7 +183,7 @@ def check_names(configs: Iterable[RunConfig]) -> None:
     cells = list(configs)
     for backbone in dict.fromkeys(config.backbone for config in cells):
         check_name(backbone)
-    for dataset in dict.fromkeys(config.dataset for config in cells):
+    for dataset in dict.fromkeys(name for config in cells for name in (config.dataset, *parts_of(config.test))):
         check_spec(dataset)
 
 

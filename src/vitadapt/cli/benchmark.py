@@ -48,6 +48,7 @@ def run(
     template: opt.Template = None,
     knowledge: opt.Knowledge = "",
     subset: Annotated[Path | None, Option(help="A manifest with the images to train on.")] = None,
+    test: Annotated[str, Option(help="base-to-new, or other data sets joined by +, to test on besides.")] = "",
     out: opt.Out = Path("runs"),
     track: opt.Track = None,
     cache: opt.Cache = None,
@@ -67,6 +68,8 @@ def run(
         axes["image_size"] = image_size
     if head:
         axes["head"] = head
+    if test:
+        axes["test"] = test
     if subset is not None:
         axes |= _subset_axes(subset)
     prompts: dict[str, Any] = {"class_names": class_names, "templates": template, "knowledge": parse_fields(knowledge)}

@@ -130,11 +130,13 @@ def fetch_missing(configs: Sequence[RunConfig], out: Path, data_root: Path | Non
     """What --download does: fetch the named datasets that cells without a record in `out` lack; names come first."""
     from ..benchmark.results.store import Store
     from ..benchmark.sweep import check_names
+    from ..benchmark.transfer import parts_of
     from ..data.download.datasets import fetch_missing as download
 
     check_names(configs)
     store = Store(out)
-    names = [config.dataset for config in configs if not store.path("records", config.digest()).exists()]
+    lacking = [config for config in configs if not store.path("records", config.digest()).exists()]
+    names = [name for config in lacking for name in (config.dataset, *parts_of(config.test))]
     with _download_bar() as (report, _):
         download(names, data_root, report)
 

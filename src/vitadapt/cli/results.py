@@ -39,12 +39,15 @@ def results(
     format: opt.Form = "text",
     reliability: Annotated[bool, Option(help="Show how far probabilities can be trusted.")] = False,
     optimism: Annotated[bool, Option(help="Show what looking at the test set adds.")] = False,
+    parts: Annotated[bool, Option(help="Show the scores on base and new classes, or on other data sets.")] = False,
     as_json: opt.AsJson = False,
 ) -> None:
     """Print the table of all records in a folder: dataset x method, mean +- sd over seeds, average, PE."""
     format = "json" if as_json else format
     if optimism:
         print_optimism(opt.records_of(runs), format)
+    elif parts:
+        print_parts(opt.records_of(runs), format)
     elif reliability:
         print_reliability(runs, opt.records_of(runs), format)
     else:
@@ -104,6 +107,31 @@ def print_reliability(runs: Path, records: Sequence[Record], form: opt.TableForm
     _print(head, body, [*MEASURED, *random_weights(rows)], form, left=("method", *settings))
 
 
+def print_parts(records: Sequence[Record], form: opt.TableFormat) -> None:
+    """The scores of which each record's score is made. Raises ConfigError when no record has several."""
+    from ..benchmark.analysis.groups import varying
+    from ..benchmark.analysis.parts import parts_of_scores
+    from ..report.figure import short_names
+    from ..report.table import random_weights, setting_text
+
+    rows = parts_of_scores(records)
+    if not rows:
+        raise ConfigError("no record has several scores; run some with --test base-to-new")
+    if form == "json":
+        echo_json([{**asdict(row), "setting": dict(row.setting), "mean": row.mean, "sd": row.sd} for row in rows])
+        return
+    settings, names = varying(rows), short_names(list(dict.fromkeys(row.dataset for row in rows)))
+    head = [*settings, "method", "dataset", "part", "runs", "mean", "sd"]
+    body = [
+        [setting_text(name, dict(row.setting)[name]) for name in settings]
+        + [row.method, names[row.dataset], row.name, str(len(row.scores)), number(row.mean, ".1f")]
+        + [number(row.sd, ".1f")]
+        for row in rows
+    ]
+    remarks = ["score: the harmonic mean of base and new, or the mean over the other data sets"]
+    _print(head, body, [*remarks, *random_weights(rows)], form, (*settings, "method", "dataset", "part"))
+
+
 def print_optimism(records: Sequence[Record], form: opt.TableFormat) -> None:
     """How many points of each published-style number come from looking at the test set. Raises ConfigError."""
     from ..benchmark.analysis.selection_bias import optimism_of
@@ -112,7 +140,9 @@ def print_optimism(records: Sequence[Record], form: opt.TableFormat) -> None:
 
     rows = optimism_of(records)
     if not rows:
-        raise ConfigError("no records of protocol elevater-released; run some with -m kadaptation-released")
+        raise ConfigError(
+            "no records of a protocol that sees the test set: elevater-released or few-shot-clip-released"
+        )
     if form == "json":
         echo_json([{**asdict(row), "setting": dict(row.setting), "selection": row.selection} for row in rows])
         return

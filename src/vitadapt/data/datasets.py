@@ -113,7 +113,7 @@ def catalog() -> Registry[CatalogRow]:
     editions = tables.pop("editions")
     for name, table in tables.items():
         fields = dict(table)
-        lines = fields.pop("classes", None) or _lines_of(name)
+        lines = fields.pop("classes", None) or _lines_of(name, fields.get("edition_of", ""))
         classes, spellings = _spellings(lines)
         fields |= {key: tuple(fields.get(key, ())) for key in ("sources", "also")}
         rows.register(name)(CatalogRow(name=name, classes=classes, spellings=spellings, **fields))
@@ -123,8 +123,11 @@ def catalog() -> Registry[CatalogRow]:
     return rows
 
 
-def _lines_of(name: str) -> list[str]:
-    return files(__package__).joinpath("classes").joinpath(f"{name}.txt").read_text(encoding="utf-8").splitlines()
+def _lines_of(name: str, other: str) -> list[str]:
+    folder = files(__package__).joinpath("classes")
+    own = folder.joinpath(f"{name}.txt")
+    found = own if own.is_file() else folder.joinpath(f"{other}.txt")
+    return found.read_text(encoding="utf-8").splitlines()
 
 
 def _of_edition(row: CatalogRow, name: str, table: Mapping[str, Any], facts: Mapping[str, Any]) -> CatalogRow:

@@ -67,7 +67,7 @@ def _headline(records: Sequence[Record], subject: Subject) -> dict[str, Any]:
         "diverged": sum(record.score is None for record in records),
         "first": created[0][:10] if created else "",
         "last": created[-1][:10] if created else "",
-        "common": [(name.replace("_", " "), setting_text(name, records[0].config[name])) for name in VARYING],
+        "common": [(name.replace("_", " "), setting_text(name, records[0].config.get(name))) for name in VARYING],
         "varying": [name.replace("_", " ") for name in subject.varying],
     }
 
@@ -86,7 +86,7 @@ def _failures(store: Store) -> list[str]:
 
 def _about(record: Record, subject: Subject) -> dict[str, str]:
     """Filter -> value of a record."""
-    settings = {name: setting_text(name, record.config[name]) for name in VARYING}
+    settings = {name: setting_text(name, record.config.get(name)) for name in VARYING}
     return {
         "method": subject.called[record.digest],
         "dataset": record.config["dataset"],

@@ -60,7 +60,9 @@ def _changed(rows: Sequence[TableRow]) -> list[str]:
     """A line per dataset whose images were not always the same, such as a folder that lost one meanwhile."""
     tested, drawn = defaultdict[str, set[tuple[str, int]]](set), defaultdict[str, dict[str, set[str]]](dict)
     for row in rows:
-        for name, cell in row.cells.items():
+        for dataset, cell in row.cells.items():
+            other = dict(row.setting).get("test")
+            name = f"{dataset}, {other}" if other else dataset
             tested[name] |= cell.tested
             for draw, digest in cell.drawn:
                 drawn[name].setdefault(draw, set()).add(digest)
@@ -81,7 +83,7 @@ def _changed(rows: Sequence[TableRow]) -> list[str]:
 def setting_text(name: str, value: Any) -> str:
     """A value of a setting as people read it: no limit of shots is all of them, no size is the backbone's own."""
     if value is None:
-        return "all" if name == "shots" else "own"
+        return "all" if name == "shots" else "own"  # size, test images
     return str(value)
 
 

@@ -100,11 +100,11 @@ class TrainConfig:
 
 def default_head(protocol: str, method: Method) -> HeadSpec:
     """The head of a configuration that names none."""
+    if method.default_head is not None:
+        return method.default_head
     prescribed = protocol_table().get(protocol, {}).get("head")
     if prescribed:
         return parse_head(prescribed)
-    if method.default_head is not None:
-        return method.default_head
     return ZERO if method.trains_head else TEXT
 
 

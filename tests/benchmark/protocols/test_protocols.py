@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from vitadapt.benchmark.config import RunConfig
+from vitadapt.benchmark.protocols.few_shot_clip import FewShotCLIP
 from vitadapt.benchmark.protocols.registry import PROTOCOLS
 from vitadapt.benchmark.protocols.search import Grid
 from vitadapt.benchmark.protocols.standard import CrossValidation, Elevater, Fixed, Halving
@@ -17,6 +18,7 @@ from vitadapt.benchmark.protocols.trials import Trials
 from vitadapt.data.sampling.few_shot import validation_split
 from vitadapt.data.sampling.folds import stratified_folds
 from vitadapt.methods import BitFit, LinearProbe, ZeroShot
+from vitadapt.nn.head_spec import ZERO
 from vitadapt.nn.setting import Setting
 from vitadapt.nn.surgery import trainable_state
 from vitadapt.training.loop import TensorInputs
@@ -30,9 +32,10 @@ SMALL = {
     "fixed": Fixed(),
     "elevater": Elevater(GRID, epochs=2),
     "halving": Halving(GRID, per_lr=3, rungs=(2, 3, 4)),
+    "few-shot-clip": FewShotCLIP(),
     "cv": CrossValidation(folds=3, lr_factors=(1.0, 3.0), decay_factors=(1.0,)),
 }
-SEARCHES = [name for name in SMALL if name != "fixed"]
+SEARCHES = [name for name in SMALL if name not in ("fixed", "few-shot-clip")]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,11 @@ class Counted(TensorInputs):
 
 def configured(protocol, method=None, shots=5):
     recipe = dataclasses.replace(recipe_for(protocol, method or LinearProbe()), epochs=5, head_start="zero")
-    return RunConfig("random:tiny", method or LinearProbe(), "x", shots=shots, protocol=protocol, recipe=recipe)
+    if protocol == "few-shot-clip":  # as many steps for each of 5 shots as an epoch of 15 images has
+        recipe = dataclasses.replace(recipe, batch_size=3)
+    method = method or LinearProbe()
+    head = ZERO if protocol == "few-shot-clip" and method.trains_head else None
+    return RunConfig("random:tiny", method, "x", shots=shots, protocol=protocol, recipe=recipe, head=head)
 
 
 def task(images, protocol, method=None, *, labels=None, progress=None, **fields):
@@ -235,7 +242,7 @@ def test_the_budget_holds(images, tmp_path, name):
     seen = Counted.asked
     assert 0 < seen <= budget.trained + budget.scored
     assert seen >= 0.5 * (budget.trained + budget.scored), "a budget that nobody uses is no estimate"
-    if name in ("fixed", "cv"):
+    if name in ("fixed", "few-shot-clip", "cv"):
         assert seen == budget.trained + budget.scored
     assert trained.chosen.get("trials", 0) <= budget.trials
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torchvision.datasets as tv
 from elevater_cases import Copy, write_shards
-from native_cases import CASES, SEEDED, SPLITS, rgb, split_json, vtab1k
+from native_cases import CASES, SEEDED, SPLITS, Painter, rgb, split_json, vtab1k
 
 from vitadapt.data import Dataset, Examples, open_dataset
 from vitadapt.data.class_names import class_key
@@ -120,6 +120,20 @@ def test_a_split_file_of_coop_is_read_with_its_numbering(name: str, tmp_path: Pa
         expected = [(row.classes.index(own[names.index(said)]), pixels) for said, pixels in truth[split]]
         same(dataset.splits[split], expected, name)
     assert dataset.order == (() if options.get("numbered") else tuple(row.classes.index(label) for label in own))
+
+
+def test_other_images_of_imagenets_classes_are_for_testing_alone(tmp_path: Path) -> None:
+    row, paint = catalog()["imagenet-r"], Painter()
+    for name, wnid in {meant: other for other, meant in row.spellings.items()}.items():
+        paint.save(tmp_path / "imagenet-rendition" / "imagenet-r" / wnid / f"{row.classes.index(name)}.png")
+    for number in (0, 999, 10):
+        paint.save(tmp_path / "imagenetv2" / "imagenetv2-matched-frequency-format-val" / str(number) / "x.png")
+    rendered, numbered = open_dataset("imagenet-r", tmp_path), open_dataset("imagenet-v2", tmp_path)
+    assert rendered.splits.keys() == numbered.splits.keys() == {"test"}
+    found = [int(Path(ref.name).stem) for ref in rendered.splits["test"].refs]
+    assert rendered.splits["test"].labels.tolist() == found and set(found) == set(range(200))
+    assert numbered.splits["test"].labels.tolist() == [0, 10, 999] and len(numbered.classes) == 1000
+    assert set(rendered.classes) < set(numbered.classes) == set(catalog()["imagenet-1k"].classes)
 
 
 def test_finer_levels_are_grouped_by_vtabs_rule(tmp_path: Path) -> None:

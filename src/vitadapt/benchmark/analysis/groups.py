@@ -17,7 +17,7 @@ from ..results.record import RecordSummary
 Of = TypeVar("Of", bound=RecordSummary)
 
 
-VARYING = ("backbone", "image_size", "shots", "protocol", "precision")
+VARYING = ("backbone", "image_size", "shots", "protocol", "precision", "test")
 
 
 class OverSeeds:
@@ -111,7 +111,7 @@ def groups_of(records: Sequence[Of]) -> list[Group[Of]]:
     groups: dict[tuple[Any, ...], list[Of]] = defaultdict(list)
     variants: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = defaultdict(dict)
     for record in sorted(records, key=lambda r: (r.created, r.digest)):
-        who = (tuple((name, record.config[name]) for name in VARYING), record.method)
+        who = (tuple((name, record.config.get(name)) for name in VARYING), record.method)
         details = _details(record.config)
         text = json.dumps(details, sort_keys=True)
         variants[who][text] = details
@@ -176,7 +176,7 @@ def _row(setting: Setting, method: str, records: Sequence[RecordSummary], datase
 
 def _draw(config: dict[str, Any]) -> str:
     """What decides which images of a dataset are trained on, as text."""
-    return json.dumps([config.get(name) for name in ("shots", "protocol", "subset", "seed")])
+    return json.dumps([config.get(name) for name in ("shots", "protocol", "subset", "seed", "test")])
 
 
 def varying(rows: Sequence[InSetting]) -> list[str]:

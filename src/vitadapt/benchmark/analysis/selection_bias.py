@@ -14,7 +14,7 @@ from ...training.recipe import protocol_table
 from ..protocols.released import BEST, LAST
 from ..results.record import Record
 
-SAME = ("backbone", "image_size", "shots", "precision", "dataset", "seed", "subset")
+SAME = ("backbone", "image_size", "shots", "precision", "dataset", "seed", "subset", "test")
 SETTING = SAME[:4]
 _Key = tuple[Any, ...]
 _Run = tuple[float, float, float | None]  # best epoch, last epoch, the honest score where there is one
@@ -53,7 +53,9 @@ def optimism_of(records: Sequence[Record]) -> list[Optimism]:
         if BEST not in record.scores:
             continue
         protocol = table[record.config["protocol"]]
-        corrected = protocol["methods"][record.config["method"]["name"]]["corrected"]
+        rows = protocol.get("methods", {})  # only published methods have defects to be corrected
+        name, own = record.config["method"]["name"], record.label.partition(" ")[0]
+        corrected = rows[name]["corrected"] if name in rows else own
         setting = tuple((name, record.config.get(name)) for name in SETTING)
         honest = known.get((protocol["honest"], corrected, _cell(record)))
         run = record.scores[BEST], record.scores[LAST], honest

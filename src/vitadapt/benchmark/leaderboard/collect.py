@@ -60,7 +60,7 @@ def candidates(records: Sequence[Record]) -> list[SubmissionRuns]:
 
 
 def _setting(record: Record) -> dict[str, object]:
-    setting = {name: record.config[name] for name in VARYING}
+    setting = {name: record.config.get(name) for name in VARYING}
     setting["shots"] = "all" if setting["shots"] is None else setting["shots"]
     return {"method": record.method, **setting}
 

@@ -33,6 +33,7 @@ from ...utils.files import bytes_digest
 from ..config import RunConfig
 from ..results.record import Record
 from ..results.store import Store
+from ..transfer import trained_on
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -133,7 +134,7 @@ def _points(record: Record, store: Store, environment: Environment, scales: Sequ
     config = RunConfig.from_dict(record.config)
     setting = replace(environment.setting, precision=config.precision)
     backbone, base = cached_backbone(config.backbone, config.image_size, setting.device)
-    dataset = open_dataset(config.dataset, environment.data_root)
+    dataset = trained_on(config, open_dataset(config.dataset, environment.data_root))
     images = pixels_of(dataset.splits["test"], backbone, environment, dataset.squash)
     if bytes_digest("\n".join(images.digests).encode()) != record.images["test"]:
         raise ConfigError(f"{dataset.name}: the test images are not those of run {record.digest}; nothing to repeat")

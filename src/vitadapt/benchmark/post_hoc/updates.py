@@ -33,6 +33,7 @@ from ...utils.errors import ConfigError, NotApplicable
 from ..config import RunConfig
 from ..results.record import Record
 from ..results.store import Store
+from ..transfer import trained_on
 
 NEIGHBOURS = 20
 BATCH = 32
@@ -76,7 +77,7 @@ def analyse(record: Record, store: Store, environment: Environment | None = None
     bare = backbone_of(backbone, config.head_spec)
     if not (isinstance(adapted, ViT) and isinstance(bare, ViT)):
         raise NotApplicable(f"{type(adapted).__name__} has no blocks to look into")
-    split = open_dataset(config.dataset, environment.data_root)
+    split = trained_on(config, open_dataset(config.dataset, environment.data_root))
     pixels = pixels_of(split.splits["test"], backbone, environment, split.squash)
     rows = torch.linspace(0, len(pixels) - 1, min(images, len(pixels))).long()
     return updates_of(adapted, bare, [pixels.gather(part).to(device) for part in rows.split(BATCH)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...utils.registry import Registry
 from .base import Protocol
+from .few_shot_clip import FewShotCLIP, FewShotCLIPReleased
 from .released import ElevaterReleased
 from .standard import CrossValidation, Elevater, Fixed, Halving
 
@@ -12,4 +13,6 @@ PROTOCOLS.register("fixed")(Fixed())
 PROTOCOLS.register("elevater")(Elevater())
 PROTOCOLS.register("halving")(Halving())
 PROTOCOLS.register("cv")(CrossValidation())
+PROTOCOLS.register("few-shot-clip")(FewShotCLIP())
+PROTOCOLS.register("few-shot-clip-released")(FewShotCLIPReleased())
 PROTOCOLS.register("elevater-released")(ElevaterReleased())

@@ -12,21 +12,27 @@ from pathlib import Path
 from ...utils.errors import DataError
 from ..examples import hexdigest
 from ..sampling.splits import check_known
-from .helpers import Stored, register
+from .helpers import Stored, first_of, register
 from .image_folder import Files, Skipped, class_examples, files_by_class
 from .reader import Options
 
 
 def load_splits(folder: Path, options: Options) -> Stored:
-    """Classes are the folders of train, sorted. Raises DataError when another split has a class that train lacks."""
-    found = {split: class_files(folder / below) for split, below in options["splits"].items()}
-    classes = tuple(sorted(found["train"]))
+    """Classes are the folders of train, or of test without a train, sorted; by number where they are `numbered`.
+
+    Raises DataError when another split has a class that these lack.
+    """
+    places = {split: first_of(folder, below) for split, below in options["splits"].items()}
+    found = {split: class_files(place) for split, place in places.items()}
+    names = found.get("train", found["test"])
+    numbered = bool(options.get("numbered"))
+    if numbered and (strange := next((name for name in names if not (name.isascii() and name.isdigit())), None)):
+        raise DataError(f"{folder} has {strange!r} where folders are called by number; get the data again")
+    classes = tuple(map(str, range(max(map(int, names)) + 1))) if numbered else tuple(sorted(names))
     for split, files in found.items():
-        check_known(str(folder / options["splits"][split]), files, classes)
-    splits = {
-        split: class_examples(folder / options["splits"][split], files, classes) for split, files in found.items()
-    }
-    return Stored(splits, classes)
+        check_known(str(places[split]), files, classes)
+    splits = {split: class_examples(places[split], files, classes) for split, files in found.items()}
+    return Stored(splits, () if numbered else classes)
 
 
 def load_whole(folder: Path, options: Options) -> Stored:

@@ -38,6 +38,8 @@ class CatalogRow:
     @property
     def split(self) -> str:
         """The rule behind the splits of the original archives."""
+        if "train" not in self.sizes:
+            return "undivided"
         if not self.leaderboard:
             return "given"
         return "elevater" if self.rebuildable else "native"
