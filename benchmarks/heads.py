@@ -22,7 +22,7 @@ from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 
 from vitadapt.data import Examples, default_cache, open_dataset
-from vitadapt.methods import Discriminant
+from vitadapt.methods import Discriminant, Support
 from vitadapt.nn.head import Head, backbone_of
 from vitadapt.nn.head_spec import HeadSpec
 from vitadapt.nn.setting import Setting
@@ -59,7 +59,7 @@ def discriminant(versions: np.ndarray, y: np.ndarray, test: np.ndarray, classes:
         return head.normalised(features).numpy()
 
     more = normalised(torch.from_numpy(versions)) if spread else None
-    head.set_linear(*Discriminant().solve_head(normalised(x), y, classes, more))
+    head.set_solution(Discriminant().solve_head(Support(normalised(x), y, classes, more)))
     return np.asarray(head(torch.from_numpy(test)).softmax(dim=1).detach())
 
 

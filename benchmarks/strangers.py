@@ -21,7 +21,7 @@ from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
 from vitadapt.data import Examples, default_cache, open_dataset
-from vitadapt.methods import Discriminant
+from vitadapt.methods import Discriminant, Support
 from vitadapt.nn.backbone import backbone_digest
 from vitadapt.nn.head import Head, backbone_of
 from vitadapt.nn.head_spec import HeadSpec
@@ -47,7 +47,7 @@ class Known:
     @cached_property
     def logits(self) -> np.ndarray:
         """(M, C) of the discriminant."""
-        weight, bias = Discriminant().solve_head(self.x, self.y, self.classes)
+        weight, bias = Discriminant().solve_head(Support(self.x, self.y, self.classes)).linear()
         return np.asarray(self.others @ weight.T + bias)
 
     def distances(self, own: bool, share: float | None, axes: int = 10**6) -> np.ndarray:

@@ -22,7 +22,7 @@ from scipy.special import softmax
 from vitadapt.classifier.embedding import Embedder, find_collection
 from vitadapt.classifier.suggest import RULES, Rule, doubt, ranked
 from vitadapt.data import default_cache
-from vitadapt.methods import Discriminant
+from vitadapt.methods import Discriminant, Support
 from vitadapt.nn.head import Head, backbone_of
 from vitadapt.nn.setting import Setting
 from vitadapt.training.features import cached_backbone, geometry_of
@@ -57,7 +57,8 @@ def answers(x: np.ndarray, y: np.ndarray, every: np.ndarray, classes: int) -> tu
     head = Head(x.shape[1], classes, spec)
     head.standardise(torch.from_numpy(x))
     directions = head.normalised(torch.from_numpy(every)).numpy()
-    weight, bias = Discriminant().solve_head(head.normalised(torch.from_numpy(x)).numpy(), y, classes)
+    own = Support(head.normalised(torch.from_numpy(x)).numpy(), y, classes)
+    weight, bias = Discriminant().solve_head(own).linear()
     return softmax(directions @ weight.T + bias, axis=1), directions
 
 

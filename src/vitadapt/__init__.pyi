@@ -15,6 +15,7 @@ from .data import sample_few_shot as sample_few_shot
 from .data import validation_split as validation_split
 from .methods import BOFT as BOFT
 from .methods import CLIPSVD as CLIPSVD
+from .methods import CLAP as CLAP
 from .methods import DTL as DTL
 from .methods import IA3 as IA3
 from .methods import METHODS as METHODS
@@ -28,6 +29,7 @@ from .methods import AdaptFormer as AdaptFormer
 from .methods import Attention as Attention
 from .methods import BitFit as BitFit
 from .methods import CLIPLoRA as CLIPLoRA
+from .methods import CLIPAdapter as CLIPAdapter
 from .methods import Compacter as Compacter
 from .methods import Convpass as Convpass
 from .methods import DiffFit as DiffFit
@@ -35,6 +37,7 @@ from .methods import DoRA as DoRA
 from .methods import FactTK as FactTK
 from .methods import FactTT as FactTT
 from .methods import FineTune as FineTune
+from .methods import GDAClip as GDAClip
 from .methods import Houlsby as Houlsby
 from .methods import KAdaptation as KAdaptation
 from .methods import LayerNorm as LayerNorm
@@ -42,11 +45,19 @@ from .methods import LinearProbe as LinearProbe
 from .methods import LoHa as LoHa
 from .methods import LoKr as LoKr
 from .methods import LoRA as LoRA
+from .methods import LPPlusPlus as LPPlusPlus
 from .methods import PartialK as PartialK
 from .methods import Pfeiffer as Pfeiffer
 from .methods import PHMAdapter as PHMAdapter
+from .methods import ProKeR as ProKeR
+from .methods import ProLIP as ProLIP
 from .methods import RepAdapter as RepAdapter
 from .methods import SideTuning as SideTuning
+from .methods import SSText as SSText
+from .methods import TaskRes as TaskRes
+from .methods import TextDiscriminant as TextDiscriminant
+from .methods import TipAdapter as TipAdapter
+from .methods import TipAdapterF as TipAdapterF
 from .methods import Together as Together
 from .methods import TwoStage as TwoStage
 from .methods import VeRA as VeRA

@@ -11,7 +11,7 @@ import torch
 import vitadapt as va
 from vitadapt.classifier.answer import Rules, answer, can_refuse
 from vitadapt.classifier.novelty import RATE, CrossValidated, calibrate, novelty_of, strangers
-from vitadapt.methods import Discriminant
+from vitadapt.methods import Discriminant, Support
 from vitadapt.methods.class_statistics import ClassStatistics
 from vitadapt.metrics.conformal import class_sets, coverage, least_rate, nonconformity, thinned, threshold, typicality
 from vitadapt.nn.backbone import backbone_digest
@@ -37,7 +37,7 @@ def cross_validated(each: int = 30) -> CrossValidated:
     probabilities = np.zeros((len(labels), CLASSES))
     for number in range(5):
         rest = fold != number
-        weight, bias = Discriminant().solve_head(x[rest].numpy(), labels[rest], CLASSES)
+        weight, bias = Discriminant().solve_head(Support(x[rest].numpy(), labels[rest], CLASSES)).linear()
         probabilities[~rest] = torch.from_numpy(x[~rest].numpy() @ weight.T + bias).softmax(dim=1).numpy()
     return CrossValidated(labels, fold, probabilities, [x] * 5)
 
@@ -48,7 +48,7 @@ def classifier() -> Classifier:
     x, labels = clusters(150)
     head = Head(WIDTH, CLASSES, HeadSpec(length="unit"))
     head.standardise(x)
-    head.set_linear(*Discriminant().solve_head(head.normalised(x).detach().numpy(), labels, CLASSES))
+    head.set_solution(Discriminant().solve_head(Support(head.normalised(x).detach().numpy(), labels, CLASSES)))
     return calibrate(Classifier(torch.nn.Identity(), head), x, labels, cross_validated(150)).model  # type: ignore[arg-type]
 
 

@@ -11,7 +11,7 @@ from families import build, random_images
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 import vitadapt as va
-from vitadapt.methods import Discriminant
+from vitadapt.methods import Discriminant, Support
 from vitadapt.methods.discriminant import SPREAD, deviations, discriminants
 from vitadapt.nn.head import backbone_of
 from vitadapt.utils.errors import ConfigError
@@ -38,7 +38,7 @@ def test_it_is_the_shrunk_discriminant_of_scikit_learn(count: int, width: int, s
 
 def test_one_image_of_some_classes_gives_a_row_for_every_class() -> None:
     x = np.random.default_rng(0).normal(size=(2, 8))
-    weight, bias = Discriminant().solve_head(x, np.array([3, 1]), 4)
+    weight, bias = Discriminant().solve_head(Support(x, np.array([3, 1]), 4)).linear()
     assert weight.shape == (4, 8) and np.argmax(x @ weight.T + bias, axis=1).tolist() == [3, 1]
     assert set(np.argmax(-x @ weight.T + bias, axis=1)) <= {1, 3}
 
@@ -48,17 +48,17 @@ def test_images_left_out_choose_an_honest_temperature() -> None:
     noise, y = np.random.default_rng(1).normal(0, 1, (90, 8)), np.arange(90) % 3
     plain, _ = clusters(30)
     for x, low, high in ((noise, 0.33, 0.5), (plain, 0.95, 1.0)):
-        weight, bias = Discriminant().solve_head(x, y, 3)
+        weight, bias = Discriminant().solve_head(Support(x, y, 3)).linear()
         logits = torch.from_numpy(x @ weight.T + bias)
         assert low <= float(logits.softmax(dim=1).amax(dim=1).mean()) < high
 
 
 def test_a_class_without_images_is_never_answered_and_single_images_are_enough() -> None:
     x, y = clusters(5)
-    weight, bias = Discriminant().solve_head(x, y, 4)
+    weight, bias = Discriminant().solve_head(Support(x, y, 4)).linear()
     assert np.isfinite(weight).all() and np.isfinite(bias).all()
     assert not ((x @ weight.T + bias).argmax(axis=1) == 3).any()
-    weight, bias = Discriminant().solve_head(x[:3], y[:3], 3)
+    weight, bias = Discriminant().solve_head(Support(x[:3], y[:3], 3)).linear()
     assert ((x[:3] @ weight.T + bias).argmax(axis=1) == y[:3]).all()
 
 
@@ -66,14 +66,14 @@ def test_the_scale_of_a_head_changes_no_answer() -> None:
     x, y = clusters(5)
     plain, scaled = va.Head(8, 3), va.Head(8, 3, va.HeadSpec(scale=100.0))
     for head in (plain, scaled):
-        head.set_linear(*Discriminant().solve_head(x, y, 3))
+        head.set_solution(Discriminant().solve_head(Support(x, y, 3)))
     features = torch.from_numpy(x).float()
     torch.testing.assert_close(scaled(features), plain(features), atol=1e-4, rtol=1e-4)
 
 
 def test_several_labels_per_image_are_refused() -> None:
     with pytest.raises(ConfigError, match="one label per image"):
-        Discriminant().solve_head(np.zeros((2, 4)), np.zeros((2, 3)), 3)
+        Discriminant().solve_head(Support(np.zeros((2, 4)), np.zeros((2, 3)), 3))
 
 
 @pytest.mark.parametrize("family", ["clip-like", "dinov2-like", "gap-like"])

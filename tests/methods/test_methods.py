@@ -23,6 +23,7 @@ from vitadapt.methods import (
     AdapterPlus,
     Attention,
     BitFit,
+    CLIPAdapter,
     Compacter,
     Convpass,
     DoRA,
@@ -36,8 +37,10 @@ from vitadapt.methods import (
     LoRA,
     PartialK,
     PHMAdapter,
+    ProLIP,
     RepAdapter,
     SideTuning,
+    TextPrior,
     Together,
     VeRA,
 )
@@ -65,6 +68,7 @@ VARIANTS: list[Method] = [
     PHMAdapter(bottleneck=32, n=8),
 ]
 NETWORK_FREE = {"discriminant", "linear-probe", "zero-shot", "bitfit", "layernorm", "fine-tune"}  # need no slots
+HEADS = {name for name, kind in METHODS.items() if issubclass(kind, TextPrior) and kind.adapt is TextPrior.adapt}
 OF_PARTS: dict[str, list[Method]] = {  # a family with unusual parts -> what could go wrong with them
     "dinov3-like": [KAdaptation(), BitFit(), FineTune(), VPT()],
     "dinov3-plus-like": [LoRA(targets=SLOTS), more_methods.Scaled(targets=("gate", "fc2"))],
@@ -76,7 +80,7 @@ OF_PARTS: dict[str, list[Method]] = {  # a family with unusual parts -> what cou
 }
 FIRST = ["kadaptation", "lora", "adapter", "compacter", "phm-adapter", "attention", *sorted(NETWORK_FREE)]
 PRESETS = {"clip-lora", "clip-svd", "2sfs"}  # other methods with other defaults
-NEWER = [name for name, kind in METHODS.items() if name not in (*FIRST, *PRESETS) and not kind.breaks]
+NEWER = [name for name, kind in METHODS.items() if name not in (*FIRST, *PRESETS, "prolip") and not kind.breaks]
 OF_TEXT: list[Method] = [
     *(kind(towers="text") for kind in (LoRA, KAdaptation, LayerNorm, Adapter)),
     SVD(towers="both", blocks="last:1"),
@@ -108,6 +112,10 @@ NEWER_VARIANTS: list[tuple[Method, str]] = [
     (PartialK(k=2), "dinov2-like"),
     (SideTuning(reduction=4, blocks=(1,)), "class+average"),
     (DTL(rank=1, blocks=(0,)), "clip-like"),
+    (ProLIP(), "clip-like"),
+    (ProLIP(), "pe-like"),
+    (CLIPAdapter(reduction=2), "clip-like"),
+    (CLIPAdapter(), "siglip-like"),
 ]
 
 
@@ -146,7 +154,7 @@ def test_a_newer_method_keeps_every_law(method: Method, family: str) -> None:
     check_method(method, common(family), expected_count(method, family))
 
 
-@pytest.mark.parametrize("name", sorted(METHODS.keys() - NETWORK_FREE - {"2sfs"}))
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - NETWORK_FREE - HEADS - {"2sfs"}))
 def test_checking_a_method_on_a_network_it_cannot_adapt_says_not_applicable(name: str) -> None:
     with pytest.raises(NotApplicable):
         check_method(METHODS[name](), build("convnet"))
@@ -186,6 +194,7 @@ FIGURES = {
     "adapter-plus": 165_984,  # these as published: docs/methods.md
     "dtl": 36_864,
     "fact-tk": 30_976,
+    "prolip": 393_216,
     "svd": 55_296,
     "vpt": 92_160,
 }
@@ -274,6 +283,7 @@ def test_documented_count_does_not_depend_on_the_patch_size(name: str) -> None:
         (PartialK(k=3), r"k must be in 1\.\.2, got 3"),
         (SideTuning(reduction=5), "reduction=5 must divide the width 64"),
         (DTL(rank=0), r"rank must be in 1\.\.64"),
+        (CLIPAdapter(reduction=65), r"reduction must be in 1\.\.64, got 65"),
     ],
     ids=str,
 )

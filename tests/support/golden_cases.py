@@ -21,7 +21,7 @@ from vitadapt.benchmark.config import RunConfig
 from vitadapt.benchmark.results.store import Store
 from vitadapt.benchmark.runner import run
 from vitadapt.benchmark.sweep import expand
-from vitadapt.methods import METHODS
+from vitadapt.methods import METHODS, TextPrior
 from vitadapt.nn.surgery import towers_of
 from vitadapt.training.config import default_head
 from vitadapt.training.features import Environment
@@ -39,9 +39,18 @@ TINY = {"backbone": "random:tiny", "dataset": "digits", "shots": 5}
 SHORT = {"epochs": 3, "probe_epochs": 5}
 PLAIN = [name for name, kind in METHODS.items() if not kind.breaks and default_head("fixed", kind()).start != "text"]
 TWO_TOWERS = [name for name, kind in METHODS.items() if towers_of(kind()) != "image"]
+OF_TEXTS = {  # with few epochs, where there are some
+    name: f"{name}:epochs=8" if "epochs" in kind.__dataclass_fields__ else name
+    for name, kind in METHODS.items()
+    if issubclass(kind, TextPrior)
+}
 ROWS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     **{f"fixed {name}": ({**TINY, "method": name}, SHORT) for name in PLAIN},
     **{f"fixed {name}": ({**TINY, "backbone": "random:tiny-clip", "method": name}, SHORT) for name in TWO_TOWERS},
+    **{
+        f"fixed {name}": ({**TINY, "backbone": "random:tiny-clip", "method": text}, {})
+        for name, text in OF_TEXTS.items()
+    },
     "fixed zero-shot": ({**TINY, "backbone": "random:tiny-clip", "method": "zero-shot"}, {}),
     "fixed lora, text": ({**TINY, "backbone": "random:tiny-clip", "method": "lora", "head": "text"}, SHORT),
     "fixed linear-probe, DINOv2": (

@@ -59,6 +59,17 @@ def methods() -> list[va.Method]:
     adapters: list[va.Method] = [va.Adapter(), va.Compacter(), va.PHMAdapter()]
     newer: list[va.Method] = [
         va.DTL(),
+        va.SSText(),
+        va.TipAdapter(),
+        va.TipAdapterF(),
+        va.GDAClip(),
+        va.ProKeR(),
+        va.LPPlusPlus(),
+        va.CLAP(),
+        va.ProLIP(),
+        va.TaskRes(),
+        va.CLIPAdapter(),
+        va.TextDiscriminant(),
         va.IA3(),
         va.OFT(),
         va.BOFT(),

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load, load_file, save
 
 import vitadapt as va
-from vitadapt.methods import METHODS, Compacter, KAdaptation, LinearProbe, LoRA, ZeroShot
+from vitadapt.methods import METHODS, Compacter, KAdaptation, LinearProbe, LoRA, TextPrior, ZeroShot
 from vitadapt.nn.backbone import backbone_digest
 from vitadapt.nn.head import Classifier, Head
+from vitadapt.nn.head_spec import ZERO
 from vitadapt.nn.surgery import adapt, trainable
 from vitadapt.training.adapter_checks import enlarged
 from vitadapt.training.adapter_file import (
@@ -34,13 +35,17 @@ IMAGES = torch.arange(2 * 3 * 32 * 32).mul(131).remainder(251).reshape(2, 3, 32,
 
 def trained(method, backbone=None, classes=CLASSES):
     """A classifier whose every trainable tensor has moved, and what its file says."""
-    backbone = backbone or load_backbone("random:tiny")
-    model = Classifier(adapt(backbone, method, 1), Head(backbone.features, len(classes))).eval()
+    of_texts = isinstance(method, TextPrior)
+    name, spec = ("random:tiny-clip", method.default_head) if of_texts else ("random:tiny", ZERO)
+    backbone = backbone or load_backbone(name)
+    model = Classifier(adapt(backbone, method, 1), Head(backbone.features, len(classes), spec, count=5)).eval()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in trainable(model).values():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
-    return model, AdapterInfo(method, "random:tiny", backbone.image_size, classes, backbone_digest(backbone))
+        if of_texts:
+            model.head.linear.weight.add_(torch.randn(len(classes), backbone.features, generator=generator))
+    return model, AdapterInfo(method, name, backbone.image_size, classes, backbone_digest(backbone), spec)
 
 
 @pytest.fixture
@@ -70,9 +75,9 @@ def test_what_was_saved_is_loaded_to_the_bit(name, tmp_path):
     model, info = trained(METHODS[name]())
     path = tmp_path / "a.safetensors"
     path.write_bytes(adapter_bytes(model, info))
-    backbone = load_backbone("random:tiny")
+    backbone = load_backbone(info.backbone)
     again = load_adapter(path, backbone)
-    assert torch.equal(again(IMAGES), model(IMAGES))
+    assert torch.equal(again(IMAGES), model(IMAGES)) and model(IMAGES).any()
     assert adapter_bytes(again, read_adapter(path)[0]) == path.read_bytes()
 
 

@@ -49,14 +49,15 @@ METHODS: dict[str, Method] = {
     **SMALL,
     **more_methods.BY_NAME,
 }
-LACKING = ["ssf", "side", "dtl"]
+LACKING = ["ssf", "side", "dtl", "clip-adapter"]
 PAIRS = [(case, method) for case in CASES for method in [*FIRST, *SMALL, *more_methods.BY_NAME]]
 PAIRS += [
     (list(CASES)[i % len(CASES)], method)
     for i, method in enumerate(
-        name for name in METHODS if name not in (*FIRST, *SMALL, *more_methods.BY_NAME, "side", "dtl")
+        name for name in METHODS if name not in (*FIRST, *SMALL, *more_methods.BY_NAME, *LACKING[1:], "prolip")
     )
 ]
+PAIRS += [("open_clip quick gelu", "prolip"), ("hf CLIPVisionModelWithProjection", "prolip")]
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from ..data import Dataset, Examples, open_dataset, sample_few_shot
 from ..data.pixels.pixels import Pixels
 from ..data.sampling.manifests import manifest_digest, read_manifest, subset_rows
 from ..methods.audit import TensorReport, probe
+from ..methods.spec import method_text
 from ..nn.surgery import towers_of
 from ..text.class_features import cached_text_tower, text_start
 from ..training.features import Environment, cached_backbone, pixels_of
 from ..training.task import Task, make_task
-from ..utils.errors import ConfigError
+from ..utils.errors import ConfigError, NotApplicable
 from .config import RunConfig
 from .protocols.registry import PROTOCOLS
 from .transfer import sentences_of, trained_on
@@ -62,7 +63,10 @@ def prepare(config: RunConfig, environment: Environment, clock: Clock | None = N
     with clock.phase("features"):
         if training.head.start == "text":
             texts = sentences_of(config, full, dataset)
-            text, notes = text_start(training.backbone, backbone, texts, environment.cache, environment.setting)
+            try:
+                text, notes = text_start(training.backbone, backbone, texts, environment.cache, environment.setting)
+            except NotApplicable as error:
+                raise NotApplicable(f"{method_text(config.method)}: {error}") from error
         labels, key = pool.labels, config.digest()
         task = make_task(
             training, images, labels, len(dataset.classes), environment, text=text, metric=dataset.metric, key=key

@@ -18,7 +18,8 @@ from scipy.special import softmax
 from ..data.sampling.folds import FOLDS
 from ..methods import Discriminant
 from ..methods.class_statistics import ClassStatistics
-from ..methods.discriminant import SINGLE, parts_of
+from ..methods.discriminant import SINGLE
+from ..methods.left_out import parts_of
 from ..metrics.conformal import nonconformity
 from ..nn.head import Classifier, Head
 from ..nn.head_spec import HeadSpec

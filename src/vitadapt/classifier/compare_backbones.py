@@ -17,6 +17,7 @@ from ..metrics.scores import share_interval
 from ..nn.head import backbone_of
 from ..nn.head_spec import HeadSpec
 from ..nn.setting import Setting
+from ..nn.support import Support
 from ..training.features import geometry_of
 from ..training.loop import forward_all
 from ..utils.errors import ConfigError, NotApplicable, WeightsError
@@ -101,6 +102,6 @@ def _answers(features: Floats, labels: Floats, classes: int, fold: Floats) -> Fl
         centre, spread = features[rest].mean(axis=0), features[rest].std(axis=0) + 1e-6
         x = (features - centre) / spread
         x /= np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12)
-        weight, bias = Discriminant().solve_head(x[rest], labels[rest], classes)
+        weight, bias = Discriminant().solve_head(Support(x[rest], labels[rest], classes)).linear()
         answers[own] = (x[own] @ weight.T + bias).argmax(axis=1)
     return answers

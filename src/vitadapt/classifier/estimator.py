@@ -141,7 +141,10 @@ class ImageClassifier(NamedFeatures, TransformerMixin, ClassifierMixin, BaseEsti
             precision=cast(Any, self.precision),
         )
         if config.head.start == "text":
-            raise ConfigError("this method trains no head; use a method that does, such as LinearProbe()")
+            raise ConfigError(
+                "this method makes its head of class names; use `vitadapt fit` on a folder of images, or a method that "
+                "needs none, such as LinearProbe()"
+            )
         backbone, _ = cached_backbone(self.backbone, self.image_size, self.device)
         images = pixels_of(examples, backbone, environment)
         if examples.multilabel and not config.method.several_labels:

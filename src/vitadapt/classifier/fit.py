@@ -16,6 +16,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from ..data import open_dataset
+from ..methods.spec import method_text
 from ..nn.head import TextStart
 from ..text import prompts_of
 from ..text.class_features import sentences, text_start
@@ -192,7 +193,7 @@ def _text(config: FitConfig, data: TrainTestSplit, environment: Environment) -> 
         return text, "; ".join(notes)
     except NotApplicable as error:
         if asked.head.start == "text":
-            raise
+            raise NotApplicable(f"{method_text(asked.method)}: {error}") from error
         return None, "" if config.prompts is None else str(error)
     except WeightsError as error:
         return None, f"zero-shot is left out: {error}"

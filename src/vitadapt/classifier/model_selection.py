@@ -17,7 +17,7 @@ from scipy.stats import t as student
 
 from ..methods import LinearProbe
 from ..metrics.calibration import fit_temperature, with_temperature
-from ..nn.surgery import Method, trainable
+from ..nn.surgery import Method, solves_head, trainable
 from ..training.cross_validation import fold_answers
 from ..training.task import Task
 from ..utils.errors import Diverged
@@ -68,7 +68,7 @@ def candidate_of(name: str, task: Task) -> Candidate:
     model = task.build(0)
     parameters = sum(p.numel() for p in trainable(model).values())
     trains = bool(trainable(model.backbone))
-    closed = not trains and type(task.config.method).solve_head is not Method.solve_head
+    closed = not trains and solves_head(task.config.method)
     return Candidate(name, task, parameters, trains_backbone=trains, closed_form=closed)
 
 

@@ -20,6 +20,7 @@ from ..metrics.conformal import coverage, least_rate, nonconformity, thinned, ty
 from ..metrics.scores import accuracy, share_interval
 from ..nn.head import Classifier
 from ..nn.novelty import Novelty
+from ..nn.support import Support
 from ..nn.surgery import trainable
 from ..training.task import Task
 from .model_selection import Candidate
@@ -153,7 +154,8 @@ def solved_heads(statistics: ClassStatistics, shrinkages: tuple[float, ...]) -> 
 def chosen_of(statistics: ClassStatistics) -> tuple[float, float]:
     """The shrinkage and the temperature of the discriminant, by the images that are kept by themselves."""
     x, labels, classes = statistics.x, statistics.labels, statistics.classes
-    return chosen(x, labels, classes, lambda rest: solved_heads(statistics.take(rest), SHRINKAGES))
+    found = chosen(x, labels, classes, lambda rest: solved_heads(statistics.take(rest), SHRINKAGES))
+    return found.shrinkage, found.temperature
 
 
 def novelty_of(statistics: ClassStatistics, left_out: np.ndarray, unfit: np.ndarray) -> Novelty:
@@ -202,7 +204,7 @@ def closed_form(found: CrossValidated) -> tuple[np.ndarray, float]:
     for own, features in found.folds():
         centre = features[~own].float().mean(dim=0)
         x = directions_of(features[~own], centre)
-        weight, bias = Discriminant().solve_head(x, found.labels[~own], found.classes)
+        weight, bias = Discriminant().solve_head(Support(x, found.labels[~own], found.classes)).linear()
         logits[own] = directions_of(features[own], centre) @ weight.T + bias
     temperature = fit_temperature(found.labels, softmax(logits, axis=1))
     return softmax(logits / temperature, axis=1), temperature

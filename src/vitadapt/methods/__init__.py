@@ -7,6 +7,7 @@ file or in an installed package (docs/new-method.md).
 
 from ..nn.block import PLACES, SLOTS, Place, Slot
 from ..nn.deltas import Affine, ChannelScale, Delta, Referring, ScaleShift, ThinDelta, WeightTransform
+from ..nn.support import Solution, Support
 from ..nn.surgery import (
     Method,
     add_delta,
@@ -30,6 +31,8 @@ from .adaptformer import AdaptFormer
 from .audit import probe
 from .boft import BOFT
 from .both_towers import CLIPSVD, CLIPLoRA, TwoStage
+from .clap import CLAP
+from .clip_adapter import CLIPAdapter
 from .compacter import Compacter, PHMAdapter
 from .convpass import Convpass
 from .depth import BlockMethod
@@ -37,6 +40,7 @@ from .discriminant import Discriminant
 from .dora import DoRA
 from .dtl import DTL
 from .fact import FactTK, FactTT
+from .gda_clip import GDAClip
 from .houlsby import Houlsby, Pfeiffer
 from .ia3 import IA3
 from .kadaptation import KAdaptation
@@ -44,22 +48,44 @@ from .laws import LAWS, check_method
 from .loha import LoHa
 from .lokr import LoKr
 from .lora import LoRA
+from .lp_plus_plus import LPPlusPlus
 from .oft import OFT
 from .partial import DiffFit, PartialK
+from .proker import ProKeR
+from .prolip import ProLIP
 from .registry import METHODS
 from .released import AdapterReleased, CompacterReleased, KAdaptationReleased, LoRAReleased
 from .repadapter import RepAdapter
 from .selective import Attention, BitFit, FineTune, LayerNorm, LinearProbe, ZeroShot
 from .side import SideTuning
+from .ss_text import SSText
 from .ssf import SSF
 from .svd import SVD
+from .taskres import TaskRes
 from .testing import Case
+from .text_discriminant import TextDiscriminant
+from .text_prior import TextPrior
+from .tip_adapter import TipAdapter, TipAdapterF
 from .together import Together
 from .vera import VeRA
 from .vpt import VPT
 
 __all__ = [
     "BOFT",
+    "CLAP",
+    "CLIPAdapter",
+    "GDAClip",
+    "LPPlusPlus",
+    "ProKeR",
+    "ProLIP",
+    "SSText",
+    "TaskRes",
+    "TextDiscriminant",
+    "TextPrior",
+    "TipAdapter",
+    "TipAdapterF",
+    "Solution",
+    "Support",
     "DTL",
     "IA3",
     "LAWS",

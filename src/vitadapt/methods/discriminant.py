@@ -18,19 +18,18 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy.special import log_softmax
 
 from ..nn.head_spec import HeadSpec
+from ..nn.support import Solution, Support
 from ..nn.surgery import Method
-from ..utils.errors import ConfigError
 from .class_statistics import Array, principal_axes
+from .left_out import judges, left_out_logits, losses, parts_of
 from .registry import METHODS
 
 Heads = Callable[[np.ndarray], list[tuple[Array, Array]]]
 """A mask (N,) of images -> weight and bias for each of SHRINKAGES, made of these images."""
 SHRINKAGES = (0.003, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 0.95)
 TEMPERATURES = np.geomspace(0.25, 2000, 90)
-PARTS = 10  # a tenth of the images is left out at a time
 SPREAD = 4.0  # weight of the covariance of versions
 SINGLE = 10.0  # factor of the cosine where every class has one image
 FAR = -1e9  # bias of a class without images, which is then never answered
@@ -49,25 +48,25 @@ class Discriminant(Method):
     def adapt(self, vit: object) -> None:
         return None
 
-    def solve_head(
-        self, features: np.ndarray, labels: np.ndarray, classes: int, versions: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Weight (C, E) and bias (C,). Raises ConfigError for several labels per image."""
-        if labels.ndim != 1:
-            raise ConfigError("discriminant takes one label per image; use linear-probe for several")
-        x = features.astype(np.float64)
-        if np.bincount(labels).max() < 2:  # nothing tells how images of one class differ
-            weight, bias = np.zeros((classes, x.shape[1])), np.full(classes, FAR)
-            weight[labels], bias[labels] = SINGLE * x, 0.0
-            return weight, bias
-        spread = None if versions is None else deviations(versions.astype(np.float64))
+    def solve_head(self, support: Support) -> Solution:
+        x, labels, classes = support.features.astype(np.float64), support.labels, support.classes
+        if np.bincount(labels).max() < 2:
+            return Solution(*single(x, labels, classes))
+        spread = None if support.versions is None else deviations(support.versions.astype(np.float64))
 
         def heads(rest: np.ndarray) -> list[tuple[Array, Array]]:
             return discriminants(x[rest], labels[rest], classes, SHRINKAGES, None if spread is None else spread[rest])
 
-        shrinkage, temperature = chosen(x, labels, classes, heads)
-        ((weight, bias),) = discriminants(x, labels, classes, (shrinkage,), spread)
-        return weight / temperature, bias / temperature
+        found = chosen(x, labels, classes, heads)
+        ((weight, bias),) = discriminants(x, labels, classes, (found.shrinkage,), spread)
+        return Solution(weight / found.temperature, bias / found.temperature)
+
+
+def single(x: Array, labels: np.ndarray, classes: int) -> tuple[Array, Array]:
+    """Weight (C, E) and bias (C,) where no class has two images: nothing tells how images of one class differ."""
+    weight, bias = np.zeros((classes, x.shape[1])), np.full(classes, FAR)
+    weight[labels], bias[labels] = SINGLE * x, 0.0
+    return weight, bias
 
 
 def deviations(versions: Array) -> Array:
@@ -111,28 +110,34 @@ def heads_of(
     return found
 
 
-def parts_of(labels: np.ndarray) -> np.ndarray:
-    """(N,) the number of the part with which each image is left out; every part has its share of every class."""
-    part = np.empty(len(labels), dtype=np.int64)
-    part[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % min(len(labels), PARTS)
-    return part
-
-
-def chosen(x: Array, labels: np.ndarray, classes: int, heads: Heads) -> tuple[float, float]:
-    """The shrinkage and the temperature that predict images left out best; heads: those made of some images, a mask.
+@dataclass(frozen=True)
+class Chosen:
+    """The shrinkage and the temperature that predict images left out best; rows (n,) of these and their logits (n, C).
 
     Without these images a class mean is less sure, and the logits are smaller: the temperature is lowered for it.
     """
-    logits = np.zeros((len(SHRINKAGES), len(x), classes))
-    part = parts_of(labels)
-    for number in np.unique(part):
-        out = part == number
-        for i, (weight, bias) in enumerate(heads(~out)):
-            logits[i, out] = x[out] @ weight.T + bias
-    rows = np.flatnonzero(np.bincount(labels)[labels] > 1)  # an image alone in its class cannot be known without it
-    right, doubt = np.eye(classes)[labels[rows]], 1 / (len(rows) + 1)  # no more certain than so many images allow
-    target = (1 - doubt) * right + doubt / classes
-    losses = [[-(target * log_softmax(own / t, axis=1)).sum() for t in TEMPERATURES] for own in logits[:, rows]]
-    best, temperature = np.unravel_index(np.argmin(losses), (len(SHRINKAGES), len(TEMPERATURES)))
-    left = 1 - max(len(np.unique(labels)) / len(x), 1 / (part.max() + 1))  # share of a class that is not left out
-    return SHRINKAGES[best], float(TEMPERATURES[temperature]) * left
+
+    shrinkage: float
+    temperature: float
+    rows: np.ndarray
+    logits: np.ndarray
+
+
+def chosen(x: Array, labels: np.ndarray, classes: int, heads: Heads) -> Chosen:
+    """Of x (N, E) and labels (N,), one class of which has two images at least; heads: those of some images, a mask."""
+    rows = judges(labels, classes)
+
+    def solve(rest: np.ndarray, out: np.ndarray) -> np.ndarray:
+        return np.stack([x[out] @ weight.T + bias for weight, bias in heads(rest)])
+
+    logits = left_out_logits(labels, classes, rows, solve)  # (S, n, C)
+    table = np.stack([losses(own, labels[rows], TEMPERATURES) for own in logits])
+    best, temperature = np.unravel_index(np.argmin(table), table.shape)
+    # the share of a class that is not left out
+    left = 1 - max(len(np.unique(labels)) / len(x), 1 / (parts_of(labels).max() + 1))
+    return Chosen(
+        SHRINKAGES[best],
+        float(TEMPERATURES[temperature]) * left,
+        rows,
+        logits[best] / TEMPERATURES[temperature],
+    )

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
-
+from ..nn.support import Solution, Support
 from ..nn.surgery import Method, acts_on, towers_of
 from ..nn.vit import ViT
 from ..utils.errors import ConfigError
@@ -26,6 +25,7 @@ class Together(Method):
             "methods": every,
             "trains_head": all(part.trains_head for part in every),
             "reads_versions": any(part.reads_versions for part in every),
+            "reads_pooled": any(part.reads_pooled for part in every),
             "breaks": frozenset[str]().union(*(part.breaks for part in every)),
             "default_head": next((part.default_head for part in every if part.default_head is not None), None),
         }
@@ -52,8 +52,6 @@ class Together(Method):
             if any(shared[name] is not module for name, module in before.items()):
                 raise ConfigError(f"{METHODS.name_of(self)}: {METHODS.name_of(part)} shares tensors by the same name")
 
-    def solve_head(
-        self, features: np.ndarray, labels: np.ndarray, classes: int, versions: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        solved = (part.solve_head(features, labels, classes, versions) for part in self.methods)
+    def solve_head(self, support: Support) -> Solution | None:
+        solved = (part.solve_head(support) for part in self.methods)
         return next((head for head in solved if head is not None), None)

@@ -26,13 +26,13 @@ Place = Literal[
     "attention-parallel", "mlp-parallel", "attention-residual", "mlp-residual",
 ]  # fmt: skip
 
-EndPlace = Literal["patches", "norm"]
+EndPlace = Literal["patches", "norm", "features"]
 
 SLOTS: tuple[Slot, ...] = get_args(Slot)
 """All of them; "gate" is in gated MLPs alone."""
 PLACES: tuple[Place, ...] = get_args(Place)
 ENDS: tuple[EndPlace, ...] = get_args(EndPlace)
-"""Places of a whole network: behind the embedding of the patches, and behind the final norm."""
+"""Places of a whole network: behind the embedding of the patches, the final norm, and the output projection."""
 BEHIND: tuple[Place, ...] = ("attention", "mlp")
 CHANGING: tuple[Place | EndPlace, ...] = (*BEHIND, "block", "attention-input", "mlp-input", *ENDS)
 """The places whose module is given what it changes; the output of a module at another place is added."""

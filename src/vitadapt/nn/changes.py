@@ -39,6 +39,15 @@ def unchanged_blocks(backbone: nn.Module) -> int | None:
     return next((number for number, block in enumerate(blocks) if _is_changed(block)), limit)
 
 
+def trains_end_alone(backbone: nn.Module) -> bool:
+    """Does nothing train, or nothing but the output projection of a ViT and what stands behind it?"""
+    ends: list[nn.Module] = []
+    if isinstance(backbone, ViT):
+        ends = [backbone.projection, *(m for place, m in backbone.inserted.items() if place == "features")]
+    known = {id(parameter) for end in ends for parameter in end.parameters()}
+    return all(id(parameter) in known for parameter in backbone.parameters() if parameter.requires_grad)
+
+
 def _is_changed(block: Block) -> bool:
     created = [block.inserted, *(layer.deltas for layer in slot_layers(block))]
     thawed = any(parameter.requires_grad for parameter in block.parameters())
@@ -100,7 +109,7 @@ def _check_mergeable(vit: Transformer) -> None:
 
 def _check_ends(vit: Transformer) -> None:
     at_ends = [module for module in vit.inserted.values() if not isinstance(module, Affine)]
-    if at_ends or vit.side is not None or ("norm" in vit.inserted and not _scales(vit)):
+    if at_ends or vit.side is not None or "features" in vit.inserted or ("norm" in vit.inserted and not _scales(vit)):
         raise NotMergeable("what stands beside the blocks or behind the norm cannot be folded; keep the adapter")
     if "patches" not in vit.inserted:
         return

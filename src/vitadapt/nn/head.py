@@ -17,6 +17,7 @@ from .backbone import Backbone
 from .class_texts import ClassTexts
 from .head_spec import ZERO, HeadSpec
 from .novelty import Novelty
+from .support import Solution
 from .surgery import HALF, Method, adapt, require_vit
 from .vit import ViT
 
@@ -54,14 +55,23 @@ class Head(nn.Module):
     With `texts` the class vectors are those that a text tower gives while it trains; whenever training is over, they
     become the weights. `to_linear` gives the equivalent plain linear layer. `pretrained` is what scale "pretrained"
     stands for. Raises ConfigError when that is asked for and not known.
+
+    With learnt=keys the logits are scale * (W g + b) + V^T exp(s (K g - 1)), with `count` keys K (count, E), their
+    values V (count, C) and a sharpness s; then W and b stay as they start, and with learnt=nothing as well.
     """
 
-    def __init__(self, features: int, classes: int, spec: HeadSpec = ZERO, pretrained: float | None = None) -> None:
+    def __init__(
+        self, features: int, classes: int, spec: HeadSpec = ZERO, pretrained: float | None = None, count: int = 0
+    ) -> None:
         super().__init__()
         self.spec = spec
         self.linear = nn.Linear(features, classes)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
+        self.linear.requires_grad_(spec.learnt == "linear")
+        if spec.learnt == "keys":
+            self.keys, self.values = (nn.Parameter(torch.zeros(count, width)) for width in (features, classes))
+            self.register_buffer("sharpness", torch.zeros(()))
         self.register_buffer("centre", torch.zeros(features))
         self.register_buffer("spread", torch.ones(()))
         self.channels = ChannelNorm(features) if spec.norm == "batch" else None
@@ -156,10 +166,20 @@ class Head(nn.Module):
         self.linear.bias.copy_(torch.from_numpy(bias) / self.scale.cpu())
 
     @torch.no_grad()
+    def set_solution(self, solution: Solution) -> None:
+        """The head in closed form."""
+        if solution.weight is not None:
+            self.set_linear(*solution.linear())
+        if self.spec.learnt == "keys":
+            for name in ("keys", "values", "sharpness"):
+                own = getattr(self, name)
+                own.copy_(torch.as_tensor(getattr(solution, name)).to(own))
+
+    @torch.no_grad()
     def divide_logits(self, temperature: float) -> None:
         """Divide all logits by a number, for good."""
-        self.linear.weight.div_(temperature)
-        self.linear.bias.div_(temperature)
+        for part in (self.linear.weight, self.linear.bias, *([self.values] if self.spec.learnt == "keys" else [])):
+            part.div_(temperature)
 
     @torch.no_grad()
     def shift_logits(self, shift: np.ndarray) -> None:
@@ -173,7 +193,10 @@ class Head(nn.Module):
             if self.texts is not None and self.training and not self.linear.weight.requires_grad:
                 linear = self._of_text(self.texts())
             logits = F.linear(g, *linear)
-            return logits * self.log_scale.exp() if hasattr(self, "log_scale") else logits
+            logits = logits * self.log_scale.exp() if hasattr(self, "log_scale") else logits
+            if self.spec.learnt == "keys":
+                logits = logits + key_logits(g, self.keys, self.values, cast(Tensor, self.sharpness))
+            return logits
 
     def to_linear(self) -> nn.Linear:
         """A plain linear layer with the same logits. Raises NotMergeable when features are brought to unit length."""
@@ -188,6 +211,11 @@ class Head(nn.Module):
             plain.weight.copy_(self.scale * self.linear.weight / spread)
             plain.bias.copy_(self.scale * self.linear.bias - plain.weight @ centre)
         return plain
+
+
+def key_logits(g: Tensor, keys: Tensor, values: Tensor, sharpness: Tensor | float) -> Tensor:
+    """V^T exp(s (K g - 1)): directions g (B, E), keys (K, E) and values (K, C) -> (B, C)."""
+    return (sharpness * (g @ keys.T - 1)).exp() @ values
 
 
 def _scale(spec: HeadSpec, classes: int, pretrained: float | None) -> float:

@@ -27,6 +27,8 @@ class HeadSpec:
     blocks: the head reads the pooled features of the last so many blocks of a vision transformer, one behind another;
       it reads all of them where there are fewer, and the features of other networks as they are.
     mirror: it reads the mean of the features of an image and of its mirror image.
+    learnt: the "linear" layer; or it stays as it starts, and "keys" whose logits are added to its own are learnt (see
+      `Head`), or "nothing".
     Raises ConfigError for parts that exclude each other.
     """
 
@@ -38,6 +40,7 @@ class HeadSpec:
     projection: Literal["kept", "merged"] = "kept"
     blocks: int = 1
     mirror: bool = False
+    learnt: Literal["linear", "keys", "nothing"] = "linear"
 
     def __post_init__(self) -> None:
         if self.start == "text" and (self.norm, self.length) == ("standard", "unit"):
@@ -50,6 +53,12 @@ class HeadSpec:
             raise ConfigError(f"head: blocks must be at least 1, got {self.blocks}")
         if self.start == "text" and self.blocks > 1:
             raise ConfigError("head: text features fit the last block only; leave blocks out")
+        if self.learnt == "nothing" and self.start != "text":
+            raise ConfigError(
+                "head: learnt=nothing leaves a head at zero, which tells no classes apart; start from text"
+            )
+        if self.learnt == "keys" and self.length != "unit":
+            raise ConfigError("head: keys are compared with features of length 1; add length=unit")
         if isinstance(self.scale, (int, float)) and not 0 < self.scale < math.inf:
             raise ConfigError(f"head: scale must be a positive number, got {self.scale}")
 
@@ -62,7 +71,7 @@ HEADS = {"zero": ZERO, "text": TEXT}
 
 def plain_head(head: HeadSpec) -> dict[str, object]:
     """The fields as plain values. Those that the first files did not have are left out at their defaults."""
-    young = {"blocks": ZERO.blocks, "mirror": ZERO.mirror}
+    young = {"blocks": ZERO.blocks, "mirror": ZERO.mirror, "learnt": ZERO.learnt}
     return {name: value for name, value in dataclasses.asdict(head).items() if young.get(name) != value}
 
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,9 +20,11 @@ from .block import ENDS, PLACES, SLOTS, Block, EndPlace, Place, Slot, SlotLinear
 from .block import check_slots as check_slots
 from .changes import has_tokens, other_changes, slot_layers
 from .changes import merge as merge
+from .changes import trains_end_alone as trains_end_alone
 from .changes import unchanged_blocks as unchanged_blocks
 from .deltas import Delta, WeightTransform
 from .head_spec import HeadSpec
+from .support import Solution, Support
 from .text_transformer import TextTransformer
 from .transformer import Transformer
 from .vit import ViT
@@ -42,6 +43,7 @@ class Method(Protocol):
     `trains_head` is False only for methods that leave even the classifier head as it was initialised. `breaks` names
     the laws of `vitadapt.methods.laws` that a method is known to break; it then runs under a protocol of its own only.
     `reads_versions`: its `solve_head` uses the features of several versions of each image.
+    `reads_pooled`: it uses those before the output projection, and what it trains is this projection or behind it.
     `several_labels` is False for methods whose heads give one label per image.
     `learns_prior` is False where every class counts as equally likely, however many images it has in training.
     """
@@ -50,22 +52,23 @@ class Method(Protocol):
     breaks: ClassVar[frozenset[str]] = frozenset()
     default_head: ClassVar[HeadSpec | None] = None
     reads_versions: ClassVar[bool] = False
+    reads_pooled: ClassVar[bool] = False
     several_labels: ClassVar[bool] = True
     learns_prior: ClassVar[bool] = True
 
     def adapt(self, vit: Any) -> None:
         """Edit the frozen `vit`, or text tower, in place. Raises NotApplicable when it lacks what the method needs."""
 
-    def solve_head(
-        self, features: np.ndarray, labels: np.ndarray, classes: int, versions: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Weight (C, E) and bias (C,) of a head in closed form; None for a head that is trained.
-
-        features (N, E) as the linear layer of the head gets them; labels (N,), or (N, C) of several per image.
-        versions (V, N, E): features of several versions of each image, where `reads_versions` and the backbone is a
-        ViT.
-        """
+    def solve_head(self, support: Support) -> Solution | None:
+        """A head in closed form, or learnt by the method itself on cached features; None for one that is trained."""
         return None
+
+
+def solves_head(method: Method) -> bool:
+    """Does the method give a head in closed form, so that no recipe matters?"""
+    return any(
+        type(part).solve_head is not Method.solve_head for part in cast(Any, getattr(method, "methods", (method,)))
+    )
 
 
 def towers_of(method: Method) -> Towers:
@@ -196,12 +199,13 @@ def insert(part: Block | Transformer, place: Place | EndPlace, module: nn.Module
     Where f is the attention or the MLP, with its input n, which is the norm of the tokens x, and its output y before
     the residual sum: "attention" and "mlp" stand behind, y -> module(y); "f-input" before, n -> module(n); "f-parallel"
     beside, y -> y + module(n); "f-residual" beside the norm, too, y -> y + module(x). "block" stands behind the whole
-    block, x -> module(x). A network has two more places, of which the module also changes what it gets: "patches"
-    behind their embedding, before the positions are added, and "norm" behind the final norm.
+    block, x -> module(x). A network has three more places, of which the module also changes what it gets: "patches"
+    behind their embedding, before the positions are added, "norm" behind the final norm, and "features" (B, E) behind
+    the output projection.
     Raises ValueError for another place, and for one that is taken.
     """
     places: tuple[str, ...] = PLACES if isinstance(part, Block) else ENDS
-    if place == "patches":
+    if place in ("patches", "features"):
         require_vit(part)
     if place not in places or place in part.inserted:
         raise ValueError(f"cannot insert at {place!r}: unknown or occupied; the places are {', '.join(places)}")

@@ -151,7 +151,7 @@ class ViT(Transformer, Backbone):
         """Tokens (B, N, D) -> features (B, E): final norm, pooling (by attention: as `attend` does), projection."""
         pooling, after = self.config.pooling, self.config.norm_after_pool
         if pooling == "class":
-            return cast(Tensor, self.projection(self._normed(x[:, : self.config.class_tokens]).flatten(1)))
+            return self._projected(self._normed(x[:, : self.config.class_tokens]).flatten(1))
         x = x if after else self._normed(x)
         end = None if self.tokens is None else -len(self.tokens)
         if pooling == "attention":
@@ -160,7 +160,11 @@ class ViT(Transformer, Backbone):
             pooled = x[:, self.config.prefix : end].mean(dim=1)
         if pooling == "class+average":
             pooled = torch.cat([x[:, 0], pooled], dim=-1)
-        return cast(Tensor, self.projection(self._normed(pooled) if after else pooled))
+        return self._projected(self._normed(pooled) if after else pooled)
+
+    def _projected(self, pooled: Tensor) -> Tensor:
+        features = self.projection(pooled)
+        return cast(Tensor, self.inserted["features"](features) if "features" in self.inserted else features)
 
     def _normed(self, x: Tensor) -> Tensor:
         y = self.norm(x)

@@ -56,7 +56,7 @@ def no_text_tower(name: str) -> NotApplicable:
     """The error for a backbone without language."""
     return NotApplicable(
         f"{name} has no text tower to make a head of class names from; choose a CLIP backbone (clip-vit-b32, "
-        "open_clip:ARCH/TAG, hf:REPO, file:PATH), or a method that trains its head, with --head zero"
+        "open_clip:ARCH/TAG, hf:REPO, file:PATH), or a method that needs none, such as discriminant, with --head zero"
     )
 
 

@@ -290,7 +290,8 @@ def _load_constants(adapted: nn.Module, stored: dict[str, Tensor], info: Adapter
 
 
 def _head(info: AdapterInfo, stored: dict[str, Tensor], backbone: Backbone) -> Head:
-    head = Head(backbone.features, len(info.classes), info.head, pretrained=1.0)
+    count = len(stored["keys"]) if "keys" in stored and stored["keys"].ndim else 0
+    head = Head(backbone.features, len(info.classes), info.head, pretrained=1.0, count=count)
     if not stored and info.names and info.templates:
         return _head_of_words(info, backbone)
     try:

@@ -13,7 +13,7 @@ from ..data.datasets import names_of
 from ..methods import METHODS
 from ..methods.spec import plain_method
 from ..nn.head_spec import TEXT, ZERO, HeadSpec, parse_head, plain_head
-from ..nn.surgery import Method, towers_of
+from ..nn.surgery import Method, solves_head, towers_of
 from ..text.prompts import Prompts
 from ..utils.errors import ConfigError
 from .recipe import Recipe, protocol_table, recipe_for
@@ -114,12 +114,15 @@ def prompts_for(head: HeadSpec, prompts: Prompts | None) -> Prompts | None:
 
 
 def check_head(method: Method, head: HeadSpec | None) -> None:
-    """Raises ConfigError for a head that nothing would train."""
+    """Raises ConfigError for a head that nothing would train, and for one that the method cannot make."""
     if not method.trains_head and head is not None and head.start != "text":
         raise ConfigError("this method trains no head, so that it must start from text; leave --head out")
     towers = towers_of(method)
     if towers != "image" and head is not None and (head.start != "text" or head.projection == "merged"):
         raise ConfigError(f"towers={towers}: the head is made of the text tower; leave --head out")
+    own = method.default_head if solves_head(method) else None
+    if own is not None and own.start == "text" and head is not None and replace(head, scale=own.scale) != own:
+        raise ConfigError(f"{METHODS.name_of(method)} is made of the texts of the classes; leave --head out")
 
 
 def check_method(protocol: str, method: Method) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,18 @@ from ..metrics.scores import METRICS
 from ..nn.backbone import Backbone, backbone_digest
 from ..nn.head import Classifier, Head, TextStart, backbone_of, without_projection
 from ..nn.setting import Setting
-from ..nn.surgery import adapt, require_vit, towers_of, trainable, unchanged_blocks
+from ..nn.support import Solution, Support
+from ..nn.surgery import (
+    adapt,
+    load_trainable_state,
+    require_vit,
+    solves_head,
+    towers_of,
+    trainable,
+    trainable_state,
+    trains_end_alone,
+    unchanged_blocks,
+)
 from ..nn.vit import ViT
 from ..utils.errors import ConfigError, Diverged
 from ..utils.files import bytes_digest
@@ -51,6 +62,7 @@ class Task:
     digest: of `backbone`; base: of the backbone as it was loaded, which may have had a projection more.
     views: versions of the images behind the blocks that training leaves as they are, see `with_views`.
     versions: (V, N, E) features of several versions of each image, for a head in closed form that reads them.
+    pooled: (V, N, F) the same before the output projection, of one version or several.
     """
 
     config: TrainConfig
@@ -70,6 +82,7 @@ class Task:
     test: LabelledImages | None = None
     views: Views | None = None
     versions: Tensor | None = None
+    pooled: Tensor | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -81,8 +94,9 @@ class Task:
         images = SelectedInputs(self.images, rows)
         part = replace(self, images=images, labels=self.labels[rows], features=self.features[rows])
         views = self.views.take(rows) if self.views else None
-        versions = None if self.versions is None else self.versions[:, rows]
-        return replace(part, checkpoint=None, trials=None, test=None, views=views, versions=versions)
+        versions, pooled = (None if one is None else one[:, rows] for one in (self.versions, self.pooled))
+        part = replace(part, views=views, versions=versions, pooled=pooled)
+        return replace(part, checkpoint=None, trials=None, test=None)
 
     def with_views(self, cache: Path | None, shared: Views | None = None) -> Task:
         """The same with `recipe.views` jittered versions of each image, where the method leaves the first blocks alone.
@@ -90,7 +104,8 @@ class Task:
         shared: versions that there are already. Raises StorageError when there is no room for them in `cache`.
         """
         adapted = adapt(self.backbone, self.config.method)
-        first = unchanged_blocks(adapted) if self.recipe.views and trainable(adapted) else None
+        trains = trainable(adapted) and not solves_head(self.config.method)
+        first = unchanged_blocks(adapted) if self.recipe.views and trains else None
         if not first:
             return self
         views, versions = shared if shared and shared.first <= first else None, 2 + self.recipe.views
@@ -123,7 +138,8 @@ class Task:
 
     def _head(self) -> Head:
         spec, text = self.config.head, self.text
-        head = Head(self.features.shape[1], self.classes, spec, text.scale if text else None)
+        scale = text.scale if text else None
+        head = Head(self.features.shape[1], self.classes, spec, scale, count=len(self.labels))
         if spec.norm == "standard":
             head.standardise(self.features)
         if spec.start == "text":
@@ -153,12 +169,16 @@ class Task:
         if not trainable(model):
             return FitLog()
         options: dict[str, Any] = {"checkpoint": self.checkpoint, "until": until, "after_epoch": after_epoch}
-        if not trainable(model.backbone):
-            solved = self._solved(model.head)
-            if solved is None:
-                return self.fit_head(model, recipe, seed, label, **options)
-            model.head.set_linear(*solved)
+        solution = self._solution(model, seed) if trains_end_alone(model.backbone) else None
+        if solution is not None:
+            model.head.set_solution(solution)
+            learnt = {name: torch.from_numpy(tensor) for name, tensor in solution.backbone.items()}
+            load_trainable_state(model.backbone, learnt)
             return FitLog()
+        if self.config.head.learnt == "keys":
+            raise ConfigError("head: keys are for methods that solve for them on a frozen backbone, such as proker")
+        if not trainable(model.backbone) and model.head.texts is None:
+            return self.fit_head(model, recipe, seed, label, **options)
         if recipe.head_start == "probe" and model.head.texts is None:
             self.fit_head(model, replace(recipe, epochs=recipe.probe_epochs), seed, "head")
         network: nn.Module = model
@@ -178,14 +198,27 @@ class Task:
         more = self._fit_on(features, model, recipe, seed, "head")
         return FitLog([*log.losses, *more.losses], log.steps + more.steps)
 
-    def _solved(self, head: Head) -> tuple[np.ndarray, np.ndarray] | None:
+    def _solution(self, model: Classifier, seed: int) -> Solution | None:
+        """The head that the method gives by itself. Raises ConfigError for several labels per image."""
+        method, head = self.config.method, model.head
+        if not solves_head(method):
+            return None
+
         def normalised(features: Tensor) -> np.ndarray:
             return np.asarray(head.normalised(features.to(self.setting.device)).detach().cpu().numpy())
 
-        labels, method = self.labels.numpy(), self.config.method
-        if self.versions is None:
-            return method.solve_head(normalised(self.features), labels, self.classes)
-        return method.solve_head(normalised(self.features), labels, self.classes, normalised(self.versions))
+        support = Support(
+            normalised(self.features),
+            self.labels.numpy(),
+            self.classes,
+            None if self.versions is None else normalised(self.versions),
+            self.text.features.cpu().numpy() if self.text and self.config.head.start == "text" else None,
+            float(head.scale),
+            None if self.pooled is None else self.pooled.cpu().numpy(),
+            {name: tensor.numpy() for name, tensor in trainable_state(model.backbone).items()},
+            seed,
+        )
+        return method.solve_head(support)
 
     def fit_head(self, model: Classifier, recipe: Recipe, seed: int, label: str, **options: Any) -> FitLog:
         """Train the head alone on the frozen backbone's features. `options` as `train.fit` has them."""
@@ -249,25 +282,30 @@ def make_task(
 
     views: versions of these images, from which the features are computed faster.
     """
-    backbone, base = cached_backbone(config.backbone, config.image_size, environment.setting.device)
+    plain, base = cached_backbone(config.backbone, config.image_size, environment.setting.device)
     if config.head.projection == "merged" and text:  # the head is to hold it
-        _, projection = without_projection(backbone)
+        _, projection = without_projection(plain)
         text = replace(text, features=text.features.to(projection) @ projection)  # (C, E) (E, D)
-    used = backbone_of(backbone, config.head)
-    backbone, digest = used, base if used is backbone else backbone_digest(used)
+    backbone = backbone_of(plain, config.head)
+    read = without_projection(backbone)[0] if config.method.reads_pooled else backbone  # whose features are computed
+    digest = base if backbone is plain else backbone_digest(backbone)
     setting = replace(environment.setting, precision=config.precision)
-    if config.method.reads_versions and views is None and isinstance(backbone, ViT):
-        first, seed = shared_block(backbone, backbone.config.pooled_blocks), derive(config.seed, "views")
-        views = make_views(backbone, images, first, 2 + VERSIONS, seed, environment.setting, environment.cache)
-    versions = None
+    if config.method.reads_versions and views is None and isinstance(read, ViT):
+        first, seed = shared_block(read, read.config.pooled_blocks), derive(config.seed, "views")
+        views = make_views(read, images, first, 2 + VERSIONS, seed, environment.setting, environment.cache)
+    versions, pooled = None, None
     if views is None:
-        features = frozen_features(backbone, digest, images, environment, "features")
+        own = digest if read is backbone else backbone_digest(read)
+        features = frozen_features(read, own, images, environment, "features")
     else:
-        vit = require_vit(backbone)
+        vit = require_vit(read)
         wanted = len(views.tokens) if config.method.reads_versions else 2 if vit.config.mirror else 1
         found = version_features(vit, views, environment.setting, wanted)
         features = found[: 2 if vit.config.mirror else 1].mean(dim=0)
         versions = found if config.method.reads_versions else None
+    if config.method.reads_pooled:
+        pooled = features[None] if versions is None else versions
+        features, versions = _projected(backbone, features), None
     return Task(
         config=config,
         backbone=backbone,
@@ -282,7 +320,16 @@ def make_task(
         digest=digest,
         base=base,
         versions=versions,
+        pooled=pooled,
     )
+
+
+@torch.no_grad()
+def _projected(backbone: Backbone, pooled: Tensor) -> Tensor:
+    """Features (..., E) behind the output projection, of those before it (..., F)."""
+    projection = cast(nn.Linear, require_vit(backbone).projection)
+    features: Tensor = projection(pooled.to(projection.weight)).cpu()
+    return features
 
 
 def adapter_info(task: Task, classes: Sequence[str], training: Mapping[str, Any], **more: Any) -> AdapterInfo:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...data.images import Geometry
 from ...nn.backbone import Backbone
-from ...nn.head import Classifier, Head, backbone_of
+from ...nn.head import Classifier, Head, backbone_of, key_logits
 from ...nn.surgery import merge
 from ...nn.vit import ViT
 from ...training.adapter_file import AdapterInfo
@@ -56,7 +56,8 @@ class TrainedModel:
 class PlainHead(nn.Module):
     """features (B, E) -> logits (B, C): W g + b with g = (f - centre) / spread, divided by its length if `unit`.
 
-    The same numbers as a `Head` in eval mode, from four tensors that any program can read.
+    The same numbers as a `Head` in eval mode, from four tensors that any program can read; and three more for a head
+    with keys, whose logits are added.
     """
 
     def __init__(self, head: Head) -> None:
@@ -72,13 +73,13 @@ class PlainHead(nn.Module):
             spread = (spread + norm.eps).sqrt() if norm else spread.expand(plain.in_features)
             scale = head.scale.detach()
         tensors = {"weight": scale * plain.weight, "bias": scale * plain.bias, "centre": centre, "spread": spread}
+        if head.spec.learnt == "keys":
+            tensors |= {"keys": head.keys, "values": head.values, "sharpness": cast(Tensor, head.sharpness)}
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor.detach().float().cpu().clone())
 
     def forward(self, features: Tensor) -> Tensor:
-        weight, bias, centre, spread = self.buffers()
-        scaled = (features - centre) / spread
-        return F.linear(F.normalize(scaled, dim=-1) if self.unit else scaled, weight, bias)
+        return plain_logits(dict(self.named_buffers()), features, self.unit)
 
     def linear(self) -> tuple[Tensor, Tensor]:
         """W (C, E) and b (C,) of the plain linear layer. Raises NotMergeable for a head that is none."""
@@ -88,6 +89,14 @@ class PlainHead(nn.Module):
                 "classifier cannot; export --to onnx, torch-export or open_clip, which keep it"
             )
         return cast(Tensor, self.weight), cast(Tensor, self.bias)
+
+
+def plain_logits(t: Mapping[str, Tensor], features: Tensor, unit: bool) -> Tensor:
+    """Logits (B, C) of features (B, E) by the tensors of a `PlainHead`."""
+    scaled = (features - t["centre"]) / t["spread"]
+    g = F.normalize(scaled, dim=-1) if unit else scaled
+    logits = F.linear(g, t["weight"], t["bias"])
+    return logits + key_logits(g, t["keys"], t["values"], t["sharpness"]) if "keys" in t else logits
 
 
 class DeployedModel(nn.Module):
@@ -139,14 +148,17 @@ def merged_if_possible(trained: TrainedModel) -> nn.Module:
 FILE = "head.safetensors"
 
 
-FORMULA = "logits = weight @ g + bias, g = (features - centre) / spread"
+FORMULA, GIVEN = "logits = weight @ g + bias", ", g = (features - centre) / spread"
+KEYS = " + values^T @ exp(sharpness * (keys @ g - 1))"
 
 
 def write_head(head: PlainHead, folder: Path, classes: tuple[str, ...]) -> None:
     """head.safetensors; its metadata say the formula and the classes."""
-    formula = FORMULA + (", divided by its Euclidean length" if head.unit else "")
+    tensors = head.state_dict()
+    formula = FORMULA + (KEYS if "keys" in tensors else "") + GIVEN
+    formula += ", divided by its Euclidean length" if head.unit else ""
     about = {"formula": formula, "unit": json.dumps(head.unit), "classes": json.dumps(classes)}
-    save_file({name: t.contiguous() for name, t in head.state_dict().items()}, folder / FILE, about)
+    save_file({name: t.contiguous() for name, t in tensors.items()}, folder / FILE, about)
 
 
 def read_head(folder: Path) -> Callable[[Tensor], Tensor] | None:
@@ -154,11 +166,6 @@ def read_head(folder: Path) -> Callable[[Tensor], Tensor] | None:
     if not (folder / FILE).is_file():
         return None
     with safe_open(str(folder / FILE), framework="pt") as file:
-        t = {name: file.get_tensor(name) for name in ("weight", "bias", "centre", "spread")}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         unit = json.loads(file.metadata()["unit"])
-
-    def logits(features: Tensor) -> Tensor:
-        g = (features - t["centre"]) / t["spread"]
-        return F.linear(F.normalize(g, dim=-1) if unit else g, t["weight"], t["bias"])
-
-    return logits
+    return lambda features: plain_logits(tensors, features, unit)

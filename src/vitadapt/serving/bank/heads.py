@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ...nn.head import Head
-from ...utils.errors import ConfigError, WeightsError
+from ...utils.errors import ConfigError, NotApplicable, WeightsError
 from .calls import Call, Layout, TensorNames
 
 WEIGHT, BIAS = "linear.weight", "linear.bias"
@@ -78,6 +78,8 @@ def dissect_head(head: nn.Module, features: int, projected: bool) -> tuple[HeadF
     """The family of a classifier's head, and the head's tensors. Raises ConfigError, WeightsError."""
     if not isinstance(head, Head):
         raise ConfigError(f"has a head of type {type(head).__name__}; a bank answers with those of vitadapt.Head")
+    if head.spec.learnt == "keys":
+        raise NotApplicable("has a head of keys, as many as it had images; serve it as a model of its own")
     if head.linear.in_features != features:
         raise WeightsError(f"its head takes {head.linear.in_features} features, and the backbone gives {features}")
     own = {name: t for name, t in head.own_state().items() if t.is_floating_point()}
