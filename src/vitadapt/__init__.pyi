@@ -14,8 +14,8 @@ from .data import open_dataset as open_dataset
 from .data import sample_few_shot as sample_few_shot
 from .data import validation_split as validation_split
 from .methods import BOFT as BOFT
-from .methods import CLIPSVD as CLIPSVD
 from .methods import CLAP as CLAP
+from .methods import CLIPSVD as CLIPSVD
 from .methods import DTL as DTL
 from .methods import IA3 as IA3
 from .methods import METHODS as METHODS
@@ -28,8 +28,8 @@ from .methods import AdapterPlus as AdapterPlus
 from .methods import AdaptFormer as AdaptFormer
 from .methods import Attention as Attention
 from .methods import BitFit as BitFit
-from .methods import CLIPLoRA as CLIPLoRA
 from .methods import CLIPAdapter as CLIPAdapter
+from .methods import CLIPLoRA as CLIPLoRA
 from .methods import Compacter as Compacter
 from .methods import Convpass as Convpass
 from .methods import DiffFit as DiffFit
