@@ -135,15 +135,15 @@ def test_unknown_programs_and_those_that_cannot_begin_are_told(monkeypatch):
 
 @pytest.mark.parametrize("kind", list(TRACKERS))
 def test_each_program_keeps_what_it_is_told_without_a_network(kind, tmp_path, monkeypatch):
-    try:
-        tracker_of(kind)
-    except MissingPackage:
-        pytest.skip(f"{kind} is not installed")
     monkeypatch.chdir(tmp_path)
     offline = {"MLFLOW_ALLOW_FILE_STORE": "true", "WANDB_MODE": "offline", "TRACKIO_DIR": str(tmp_path / "kept")}
     offline |= {"WANDB_DATA_DIR": str(tmp_path / "kept"), "HF_HUB_OFFLINE": "1"}
     for name, value in offline.items():
         monkeypatch.setenv(name, value)
+    try:
+        tracker_of(kind)
+    except MissingPackage:
+        pytest.skip(f"{kind} is not installed")
     Image.new("RGB", (8, 8), "red").save("picture.png")
     Path("adapter.bin").write_bytes(b"weights")
     where = {"mlflow": "mlflow:file:./kept", "tensorboard": "tensorboard:kept", "wandb": "wandb:kept"}.get(kind, kind)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from picture_cases import tiff
+from PIL import Image
 
 import vitadapt as va
 from vitadapt.utils.errors import ConfigError
@@ -52,3 +53,19 @@ def test_a_fit_sees_what_only_the_fifth_channel_shows(vitadapt, tmp_path):
     assert accuracy["channels:5/random:tiny"] == 100 > accuracy["random:tiny"]
     done = vitadapt("predict", "m", "photos/light", "--json")
     assert {row["class"] for row in json.loads(done.stdout)} == {"light"}
+    half = np.concatenate([np.full((32, 32, 5), 40, np.uint8), np.full((32, 32, 5), 200, np.uint8)], axis=1)
+    (tmp_path / "half.tif").write_bytes(tiff(half))
+    done = vitadapt("predict", "m", "half.tif", "--tiles", "1x2", "--top", "2", "--json")
+    (answer,) = json.loads(done.stdout)
+    parts = []
+    for i, part in enumerate((half[:, :32], half[:, 32:])):
+        (tmp_path / f"{i}.tif").write_bytes(tiff(part))
+        (found,) = json.loads(vitadapt("predict", "m", f"{i}.tif", "--top", "2", "--json").stdout)
+        parts.append(found["top"]["light"])
+    assert answer["top"]["light"] == pytest.approx(np.mean(parts), abs=1e-5) and abs(parts[0] - parts[1]) > 0.1
+    Image.new("RGB", (64, 64)).save(tmp_path / "rgb.png")
+    for words in (("predict", "m", "rgb.png"), ("predict", "m", "rgb.png", "--tiles", "2x2")):
+        done = vitadapt(*words)
+        assert done.returncode == 1 and "3 channels, and the backbone is for 5" in done.stderr
+    assert vitadapt("explain", "m", "photos/light/0.tif").returncode == 0
+    assert "RGB" in vitadapt("export", "m", "--to", "onnx").stderr

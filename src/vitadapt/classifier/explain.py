@@ -74,7 +74,7 @@ def explain_pixels(
 
 def visible_part(picture: Image.Image, geometry: Geometry, name: str, side: int) -> Image.Image:
     """The part of the picture that the model sees, finely enough to be looked at. Raises UnreadableImage."""
-    fine = replace(geometry, size=geometry.size * math.ceil(side / geometry.size))
+    fine = replace(geometry, size=geometry.size * math.ceil(side / geometry.size), channels=3)
     return Image.fromarray(np.ascontiguousarray(to_pixels(picture, fine, name).transpose(1, 2, 0)))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..data import Dataset, Examples, FileRef, open_dataset
 from ..data.examples import ImageObjectRef, ImageRef
-from ..data.images import UnreadableImage, to_upright_rgb
+from ..data.images import UnreadableImage, cropped, to_pixels, to_upright_rgb
 from ..data.readers.image_folder import Skipped, images_below
 from ..data.sampling.splits import normal
 from ..methods.spec import method_text
@@ -94,7 +94,7 @@ def tiles_of(ref: ImageRef, rows: int, columns: int) -> list[ImageRef]:
         raise UnreadableImage(ref.name, f"{wide} x {high} pixels cannot be cut into {rows} x {columns} parts")
     x, y = ([side * i // count for i in range(count + 1)] for side, count in ((wide, columns), (high, rows)))
     boxes = [(x[j], y[i], x[j + 1], y[i + 1]) for i in range(rows) for j in range(columns)]
-    return [ImageObjectRef(image.crop(box), ref.name) for box in boxes]
+    return [ImageObjectRef(cropped(image, box), ref.name) for box in boxes]
 
 
 def predict_readable(
@@ -108,8 +108,13 @@ def predict_readable(
     def scores(some: Sequence[ImageRef]) -> np.ndarray:
         """(n, C + 1), the novelty in the last column; NaN where it is not known."""
         if tiles != (1, 1):  # one image at a time: it may be large
-            return np.stack([whole(tiles_of(ref, *tiles)).mean(axis=0) for ref in some])
+            return np.stack([of_parts(ref) for ref in some])
         return whole(some)
+
+    def of_parts(ref: ImageRef) -> np.ndarray:
+        parts = tiles_of(ref, *tiles)
+        to_pixels(parts[0].read(), model.geometry, ref.name)  # what is wrong with one is wrong with all
+        return np.asarray(whole(parts).mean(axis=0))
 
     def whole(some: Sequence[ImageRef]) -> np.ndarray:
         probabilities, novelty = model.scores(model.pixels(some))

@@ -143,6 +143,14 @@ def to_square(image: Image.Image, geometry: Geometry, name: str) -> Pixel8:
     return np.ascontiguousarray(np.asarray(fit(image, geometry)).transpose(2, 0, 1))  # (S, S, 3) -> (3, S, S)
 
 
+def cropped(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    """The part of an image from (left, top) to (right, bottom), with all its channels."""
+    part, (left, top, right, bottom) = image.crop(box), box
+    if CHANNELS in image.info:
+        part.info[CHANNELS] = image.info[CHANNELS][top:bottom, left:right]
+    return part
+
+
 def upright(image: Image.Image) -> Image.Image:
     """`image` turned as its EXIF orientation asks."""
     turn = _TURNS.get(orientation(image))

@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from ...utils.atomic import atomic_folder, make_folder
-from ...utils.errors import ConfigError, StorageError
+from ...utils.errors import ConfigError, NotApplicable, StorageError
 from ...utils.files import read_text, sha256_of, storage_error
 from . import graphs, hugging_face, open_clip, peft_lora, timm  # noqa: F401 - each registers its target
 from .certificate import TARGETS, Certificate, certify, read_certificate, source_of, write_json
@@ -26,6 +26,8 @@ def export(trained: TrainedModel, to: str, folder: Path | str) -> Certificate:
     the model, WeightsError when its library is missing or computes something else, and StorageError.
     """
     target, folder = TARGETS[to], Path(folder)
+    if trained.base.channels != 3:
+        raise NotApplicable(f"exports are for RGB pictures, and this model sees {trained.base.channels} channels")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if finished := _finished(folder, to, trained):
             return finished

@@ -22,7 +22,7 @@ from ..sampling.few_shot import class_sizes
 from .images import TWELVE, Scan, scan
 
 _NAMED = 5  # images or classes that a finding names
-_TWELVE = "use fewer than 16 bits (12 unless they say otherwise) and are scaled by that range; darker 16-bit ones, too"
+_TWELVE = "have no value above 4095, or say that they use fewer than 16 bits, and are scaled by that range"
 _RANK = {"error": 0, "warning": 1, "note": 2}
 
 
