@@ -34,7 +34,7 @@ EXPLAINED = (
 
 @opt.command(app, opt.BENCHMARK, "vitadapt run --dataset photos/ --method lora --method kadaptation --shots 5")
 def run(
-    dataset: Annotated[str, Option("--dataset", "-d", help="A name, a folder of class folders, or a CSV file.")],
+    dataset: Annotated[str, Option("--dataset", "-d", help="A name, a folder of class folders, or a list (.csv ...).")],
     method: Annotated[list[str], Option("--method", "-m", help="For example lora, or lora:rank=8; repeatable.")],
     backbone: opt.Backbone = opt.OFFLINE,
     shots: Annotated[str, Option(help="Labelled images per class, or 'all'.")] = "5",

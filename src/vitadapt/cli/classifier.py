@@ -27,7 +27,7 @@ HeatKind = Literal["gradient", "input", "rollout"]
 
 @opt.command(app, opt.IMAGES, "vitadapt fit photos/ --out my-model")
 def fit(
-    data: Annotated[str, Argument(help="A folder of class folders, a CSV file, a name, or hf:REPO.")],
+    data: Annotated[str, Argument(help="A folder of class folders, a list (.csv, .json, .xml), a name, or hf:REPO.")],
     backbone: opt.Backbone = opt.OFFLINE,
     method: Annotated[str | None, Option("--method", "-m", help="Compared with simpler ones.")] = None,
     out: Annotated[Path, Option("--out", "-o", help="The folder to make.")] = Path("my-model"),
@@ -208,7 +208,7 @@ def _print_answers(answers: list[dict[str, Any]]) -> None:
 @opt.command(app, opt.IMAGES, "vitadapt evaluate my-model labelled-photos/")
 def evaluate(
     model: opt.ModelFolder,
-    data: Annotated[str, Argument(help="A folder of class folders, a CSV file, or a name.")],
+    data: Annotated[str, Argument(help="A folder of class folders, a list (.csv, .json, .xml), or a name.")],
     label_separator: opt.Separator = None,
     as_json: opt.AsJson = False,
     data_root: opt.DataRoot = None,

@@ -33,7 +33,7 @@ Runs = Annotated[Path, Argument(help="A folder made by run or bench.")]
 Digests = Annotated[list[str] | None, Argument(help="Digests of records, or how they begin (default: all).")]
 ModelFolder = Annotated[Path, Argument(help="A folder made by fit, or an adapter file.")]
 BenchmarkFile = Annotated[Path, Argument(help="A benchmark file (TOML), or a name from 'vitadapt list recipes'.")]
-DatasetName = Annotated[str, Argument(help="A name, a folder of class folders, or a CSV file.")]
+DatasetName = Annotated[str, Argument(help="A name, a folder of class folders, or a list (.csv .json .xml).")]
 
 Backbone = Annotated[str, Option("--backbone", "-b", help="See 'vitadapt list backbones'.")]
 MovedBackbone = Annotated[
