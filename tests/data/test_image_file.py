@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import struct
 import zlib
 from pathlib import Path
@@ -147,6 +148,22 @@ def test_channels_that_cannot_be_used_are_named() -> None:
     for words, data in wrong.items():
         with pytest.raises(UnreadableImage, match=words):
             open_image(data, "x.tif")
+
+
+@pytest.mark.parametrize("kind", DATA)
+def test_whatever_is_damaged_the_file_is_named_and_nothing_else_happens(
+    kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng, outcomes = random.Random(0), set()
+    for _ in range(60):
+        data = bytearray(DATA[kind])
+        for _ in range(rng.choice((1, 2, 9))):
+            data[rng.randrange(len(data))] = rng.choice((0, 255, rng.randrange(256)))
+        try:
+            outcomes.add(to_pixels(open_image(bytes(data), "x"), Geometry(8), "x").shape)
+        except UnreadableImage as error:
+            outcomes.add(error.name)
+    assert outcomes == {(3, 8, 8), "x"} and not capsys.readouterr().err
 
 
 def test_grey_is_what_a_network_of_one_channel_sees() -> None:

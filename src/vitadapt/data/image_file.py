@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -30,7 +31,7 @@ _SAMPLES, _EXTRA, _KIND, _TURN = (
 )  # TIFF tags: SamplesPerPixel, ExtraSamples, Photometric, Orientation
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # a DICOM file that would be unfolded without a bound
 _WINDOW = ("WindowCenter", "WindowWidth")
-_opening = threading.Lock()
+_opening, _QUIET = threading.Lock(), logging.NullHandler()
 
 
 def open_image(data: bytes, name: str, most: int | None = None) -> Image.Image:
@@ -178,6 +179,7 @@ def _open_channels(data: bytes, name: str, most: int | None) -> Image.Image:
     """The first three channels of a TIFF image that has more, as RGB, with all of them in `info`."""
     with _optional(name):
         tifffile = package("tifffile", "tiff")
+    logging.getLogger("tifffile").addHandler(_QUIET)  # a damaged file is told by our error alone
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages[0]
         check_size((page.imagewidth, page.imagelength * (1 + page.samplesperpixel // 4)), name, most)
