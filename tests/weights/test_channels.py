@@ -24,7 +24,7 @@ def test_channels_that_repeat_red_green_and_blue_keep_the_features():
 @pytest.mark.parametrize("count", [1, 4, 5])
 def test_the_filters_of_a_channel_are_those_of_its_colour_scaled(count):
     rgb, wide = va.load_backbone("random:tiny"), va.load_backbone(f"channels:{count}/random:tiny", image_size=64)
-    assert wide.channels == count and wide.image_size == 64
+    assert wide.preprocess.channels == count and wide.image_size == 64
     for k in range(count):
         torch.testing.assert_close(wide.patches.weight[:, k] * count / 3, rgb.patches.weight[:, k % 3])
         assert wide.preprocess.mean[k] == rgb.preprocess.mean[k % 3]

@@ -82,7 +82,7 @@ class Schedule:
 @torch.inference_mode()
 def seconds_per_image(backbone: Backbone, setting: Setting) -> float:
     """What one image's way through the frozen network takes here, in seconds."""
-    shape = (_BATCH, backbone.channels, backbone.image_size, backbone.image_size)
+    shape = (_BATCH, backbone.preprocess.channels, backbone.image_size, backbone.image_size)
     images = torch.zeros(shape, dtype=torch.uint8, device=setting.device)
     times = []
     for _ in range(2):  # the first one allocates memory

@@ -26,6 +26,11 @@ class Preprocess:
     resize: float = 1.0
     squash: bool = False
 
+    @property
+    def channels(self) -> int:
+        """Of an image: 3 are red, green and blue."""
+        return len(self.mean)
+
     def settings(self) -> dict[str, Any]:
         """The fields as plain values. `squash`, which the first files did not have, only where it is true."""
         return {name: value for name, value in asdict(self).items() if name != "squash" or value}
@@ -69,11 +74,6 @@ class Backbone(nn.Module):
     @property
     def preprocess(self) -> Preprocess:
         return self.config.preprocess
-
-    @property
-    def channels(self) -> int:
-        """Of an image: 3 are red, green and blue."""
-        return len(self.config.preprocess.mean)
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 0..255 or float 0..1 images -> the scale the weights were trained on; same shape, floating point."""

@@ -102,7 +102,8 @@ def logits_of(model: Classifier, pictures: Tensor) -> Tensor:
     """Logits (N, C) in fp32 of small pictures (N, h, w, 3)."""
     was, _ = model.training, model.eval()
     device = next(model.parameters()).device
-    logits: Tensor = model(enlarged(pictures, model.backbone.image_size, model.backbone.channels).to(device)).float()
+    images = enlarged(pictures, model.backbone.image_size, model.backbone.preprocess.channels)
+    logits: Tensor = model(images.to(device)).float()
     model.train(was)
     return logits
 
@@ -113,7 +114,7 @@ def require_change(model: Classifier, backbone: Backbone) -> None:
     nothing = WeightsError("changes nothing: what it holds leaves every output as it was; train it, and save it again")
     if trainable(model.backbone):
         size, device = backbone.image_size, next(backbone.parameters()).device
-        images = enlarged(pictures_of_the_test(), size, backbone.channels).to(device)
+        images = enlarged(pictures_of_the_test(), size, backbone.preprocess.channels).to(device)
         if torch.equal(model.backbone(images), backbone(images)):
             raise nothing
     elif not model.head.linear.weight.any():

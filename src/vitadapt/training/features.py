@@ -48,8 +48,8 @@ def pixels_of(examples: Examples, backbone: Backbone, environment: Environment, 
 
 def geometry_of(backbone: Backbone, squash: bool = False) -> Geometry:
     """How images become the squares that `backbone` wants."""
-    squash = squash or backbone.preprocess.squash
-    return Geometry(backbone.image_size, backbone.preprocess.resize, squash, backbone.channels)
+    preprocess = backbone.preprocess
+    return Geometry(backbone.image_size, preprocess.resize, squash or preprocess.squash, preprocess.channels)
 
 
 def frozen_features(backbone: Backbone, base: str, images: Pixels, environment: Environment, label: str) -> Tensor:

@@ -60,8 +60,8 @@ GENERAL_FORMS = {
     "hf:REPO": "a Hugging Face repository (or folder) with a CLIP, ViT or DINOv2 model",
     "file:PATH": "a local checkpoint, or a folder with one; file:PATH?like=ARCH tells what its tensors do not, "
     "?weights=ema or raw which of two sets",
-    "channels:K/NAME": "a ViT of this list for images of K channels (TIFF), e.g. channels:5/dinov2-s14-offline",
     "random:ARCH": "random weights, always the same: random:tiny, random:clip-vit-b32@7, random:timm/resnet18",
+    "channels:K/NAME": "a ViT of this list for images of K channels (TIFF), e.g. channels:5/dinov2-s14-offline",
 }
 """Names that are not rows, for help texts."""
 

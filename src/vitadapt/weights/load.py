@@ -60,12 +60,12 @@ def inflated(vit: ViT, count: int) -> ViT:
     So an image whose channels are red, green and blue over and over keeps its tokens where K is a multiple of 3. Mean
     and deviation of channel k are those of colour k modulo 3.
     """
-    colours = [k % vit.channels for k in range(count)]
     old = vit.config.preprocess
+    colours = [k % old.channels for k in range(count)]
     preprocess = replace(old, mean=tuple(old.mean[k] for k in colours), std=tuple(old.std[k] for k in colours))
     wide = ViT(replace(vit.config, channels=count, preprocess=preprocess))
     state = vit.state_dict()
-    state["patches.weight"] = state["patches.weight"][:, colours] * (vit.channels / count)  # (D, K, P, P)
+    state["patches.weight"] = state["patches.weight"][:, colours] * (old.channels / count)  # (D, K, P, P)
     wide.load_state_dict(state)
     return wide
 

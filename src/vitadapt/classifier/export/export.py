@@ -26,8 +26,8 @@ def export(trained: TrainedModel, to: str, folder: Path | str) -> Certificate:
     the model, WeightsError when its library is missing or computes something else, and StorageError.
     """
     target, folder = TARGETS[to], Path(folder)
-    if trained.base.channels != 3:
-        raise NotApplicable(f"exports are for RGB pictures, and this model sees {trained.base.channels} channels")
+    if trained.geometry.channels != 3:
+        raise NotApplicable(f"exports are for RGB pictures, and this model sees {trained.geometry.channels} channels")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if finished := _finished(folder, to, trained):
             return finished
