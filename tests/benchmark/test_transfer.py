@@ -187,6 +187,8 @@ def test_the_field_is_an_axis_that_old_records_lack() -> None:
     plain = RunConfig("random:tiny", LoRA(), "digits")
     assert "test" not in plain.to_dict() and len({plain.digest(), *(cell.digest() for cell in cells)}) == 3
     check_names(cells)
+    with pytest.raises(ConfigError, match="write base-to-new, or names of datasets joined by"):
+        check_names(expand({"backbone": "random:tiny", "dataset": "digits", "method": "lora", "test": "dtd+"}))
     with pytest.raises(UnknownName, match="'svhm'; did you mean svhn"):
         check_names(expand({"backbone": "random:tiny", "dataset": "digits", "method": "lora", "test": "dtd+svhm"}))
 

@@ -69,8 +69,11 @@ class Target:
 
 
 def parts_of(test: str | None) -> tuple[str, ...]:
-    """The names of the datasets in the field `test`."""
-    return () if test in (None, BASE_TO_NEW) else tuple(str(test).split("+"))
+    """The names of the datasets in the field `test`. Raises ConfigError for an empty one."""
+    names = () if test in (None, BASE_TO_NEW) else tuple(str(test).split("+"))
+    if not all(names):
+        raise ConfigError(f"test = {test!r}: write base-to-new, or names of datasets joined by +")
+    return names
 
 
 def trained_on(config: RunConfig, dataset: Dataset) -> Dataset:
