@@ -188,11 +188,11 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
-            g: Tensor = self.normalised(features)
-            linear: tuple[Tensor, Tensor] = (self.linear.weight, self.linear.bias)
+            g = self.normalised(features)
             if self.texts is not None and self.training and not self.linear.weight.requires_grad:
-                linear = self._of_text(self.texts())
-            logits = F.linear(g, *linear)
+                logits = F.linear(g, *self._of_text(self.texts()))
+            else:
+                logits = cast(Tensor, self.linear(g))
             logits = logits * self.log_scale.exp() if hasattr(self, "log_scale") else logits
             if self.spec.learnt == "keys":
                 logits = logits + key_logits(g, self.keys, self.values, cast(Tensor, self.sharpness))
