@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -12,7 +12,7 @@ from ..nn.vit import Rotary
 from ..utils.errors import WeightsError
 from . import timm
 from .converter import Converter
-from .hints import NORMALISATIONS, UNKNOWN, Hints, Live, expect, heads_of_64, square
+from .hints import NORMALISATIONS, UNKNOWN, Hints, Live, expect, heads_of_64, refuse_unknown, square
 from .rules import Rule
 from .timm import check_patches, layout, live_of, pooling_of
 
@@ -117,7 +117,12 @@ def _rotary(vit: Any) -> Rotary | None:
 
 
 def hints_of_config(config: dict[str, Any]) -> Hints:
-    """What the config.json of a timm repository tells, the name of its architecture included."""
+    """What the config.json of a timm repository tells, the name of its architecture included.
+
+    Raises WeightsError for settings that are not known.
+    """
+    if (config.get("model_args") or {}).get("use_rot_pos_emb"):
+        return _of_arguments(config, config["model_args"])
     _, perception, rest = config.get("architecture", "").partition("vit_pe_core_")
     told = timm.hints_of_config(config)
     if not perception:
@@ -127,3 +132,37 @@ def hints_of_config(config: dict[str, Any]) -> Hints:
     more = {"rotary": perception_encoder(grid), "pool_heads": 8}
     widths = {"tiny": 192, "small": 384, "base": 768, "large": 1024, "gigantic": 1536}
     return told.over(Hints(widths[name] // 64, "gelu", 1e-5, "attention", False, True, more=more))
+
+
+_EPS = {"eva02_tiny_patch14_224": 1e-6, "vit_small_patch16_dinov3": 1e-5}
+"""The architectures that exports name, for the eps of their layer norms."""
+
+
+def _of_arguments(config: dict[str, Any], settings: dict[str, Any]) -> Hints:
+    """What an Eva's own arguments tell, where they are all given as in an export."""
+    refuse_unknown(settings, "timm_eva", "timm's model_args")
+    name, kind = config.get("architecture"), settings.get("rope_type")
+    expect(name in _EPS and kind in ("cat", "dinov3"), f"the architecture {name} with positions of type {kind}")
+    relative, reference = kind == "dinov3", settings.get("ref_feat_shape")
+    rotary = Rotary(
+        float(settings["rope_temperature"]),
+        "relative" if relative else "patches",
+        square(reference) if reference and not relative else 0,
+        0.0 if relative else float(settings["rope_grid_offset"]),
+        "xy" if settings["rope_grid_indexing"] == "xy" else "yx",
+        "halves" if settings["rope_rotate_half"] else "neighbours",
+    )
+    more: dict[str, Any] = {"rotary": rotary, "image_size": square(settings["img_size"])}
+    if settings.get("attn_pool_num_heads"):
+        more["pool_heads"] = settings["attn_pool_num_heads"]
+    pooling: dict[str, Any] = {"token": "class", "avg": "average", "map": "attention"}
+    return Hints(
+        heads=settings["num_heads"],
+        activation="silu" if settings["swiglu_mlp"] else "gelu",
+        norm_eps=_EPS[cast(str, name)],
+        pooling=pooling[config["global_pool"]],
+        norm_after_pool=bool(settings["use_fc_norm"]),
+        antialias=True,
+        preprocess=timm.preprocess_of(config["pretrained_cfg"]),
+        more=more,
+    )

@@ -281,6 +281,24 @@ def test_exported_weights_come_back_as_a_backbone(to: str, tmp_path: Path) -> No
         torch.testing.assert_close(back(images), trained.classifier.backbone(images), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("to", "family"),
+    [
+        *(("timm", name) for name in families.PARTS if name not in ("radio-like", "pe-like")),
+        *(("hf", n) for n in ("dinov3-like", "dinov3-plus-like", "siglip-like", "aimv2-like", "beit-like")),
+    ],
+)
+def test_exported_parts_come_back_as_the_same_backbone(to: str, family: str, tmp_path: Path) -> None:
+    for package in NEEDS[to]:
+        pytest.importorskip(package)
+    trained = trained_model(family, LoRA())
+    export(trained, to, tmp_path / "out")
+    back: Any = load_backbone(f"file:{tmp_path / 'out'}")
+    images = families.random_images()
+    assert back.image_size == 32 and back.config.parts == trained.base.config.parts
+    torch.testing.assert_close(back(images), trained.classifier.backbone(images), atol=1e-5, rtol=1e-5)
+
+
 def test_onnx_says_its_labels_and_its_preprocessing(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
