@@ -76,6 +76,7 @@ OF_PARTS: dict[str, list[Method]] = {  # a family with unusual parts -> what cou
     "pe-like": [LoRA(), more_methods.Beside(place="attention-parallel"), VPT(deep=False)],
     "eva02-like": [KAdaptation(n=16, targets=("k", "gate"), bias=False), LayerNorm(), Attention()],
     "aimv2-like": [LoRA(targets=SLOTS), LayerNorm(), FineTune(), Adapter(bottleneck=8)],
+    "beit-like": [KAdaptation(), LoRA(targets=PLAIN), Attention(), FineTune(), VPT(), Adapter(bottleneck=8)],
     "radio-like": [LoRA(), FineTune(), VPT(deep=False)],
 }
 FIRST = ["kadaptation", "lora", "adapter", "compacter", "phm-adapter", "attention", *sorted(NETWORK_FREE)]
