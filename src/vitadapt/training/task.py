@@ -177,7 +177,14 @@ class Task:
             return FitLog()
         if self.config.head.learnt == "keys":
             raise ConfigError("head: keys are for methods that solve for them on a frozen backbone, such as proker")
-        if not trainable(model.backbone) and model.head.texts is None:
+        log = self._fit_network(model, recipe, seed, label, **options)
+        share = getattr(self.config.method, "head_share", 0.0)
+        if not share or until not in (None, recipe.epochs):
+            return log
+        return self._second_stage(model, replace(recipe, epochs=round(recipe.epochs * share / (1 - share))), seed, log)
+
+    def _fit_network(self, model: Classifier, recipe: Recipe, seed: int, label: str, **options: Any) -> FitLog:
+        if not trainable(model.backbone):
             return self.fit_head(model, recipe, seed, label, **options)
         if recipe.head_start == "probe" and model.head.texts is None:
             self.fit_head(model, replace(recipe, epochs=recipe.probe_epochs), seed, "head")
@@ -185,11 +192,7 @@ class Task:
         inputs: Inputs = self.images
         if self.views is not None:
             network, inputs = FromBlock(model, self.views.first), self.views
-        log = fit(network, inputs, self.labels, recipe, seed=seed, setting=self.setting, label=label, **options)
-        share = getattr(self.config.method, "head_share", 0.0)
-        if not share or until not in (None, recipe.epochs):
-            return log
-        return self._second_stage(model, replace(recipe, epochs=round(recipe.epochs * share / (1 - share))), seed, log)
+        return fit(network, inputs, self.labels, recipe, seed=seed, setting=self.setting, label=label, **options)
 
     def _second_stage(self, model: Classifier, recipe: Recipe, seed: int, log: FitLog) -> FitLog:
         """Go on with the head alone, on the features of the network as it is now."""
