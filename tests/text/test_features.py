@@ -113,7 +113,8 @@ COUNTS = {
     **{"caltech-101": 34, "cifar-10": 18, "cifar-100": 18, "country211": 5, "dtd": 8, "eurosat": 3, "fer-2013": 6},
     **{"fgvc-aircraft": 2, "food-101": 1, "gtsrb": 3, "hateful-memes": 1, "kitti-distance": 1, "mnist": 1},
     **{"oxford-flowers-102": 1, "oxford-pets": 1, "patch-camelyon": 1, "rendered-sst2": 1, "resisc45": 18},
-    **{"stanford-cars": 8, "voc-2007": 1, "imagenet-1k": 80},
+    **{"stanford-cars": 8, "voc-2007": 1, "imagenet-1k": 80, "sun397": 2, "svhn": 6, "ucf101": 1, "retinopathy": 1},
+    **{"clevr-count": 1, "clevr-distance": 1, "dmlab": 1},
 }
 
 
@@ -139,6 +140,7 @@ def test_spellings_of_the_sources_lead_to_the_same_words():
     assert prompts_of("caltech-101", ["Faces", "Faces_easy"])[0] == ["off-center face", "centered face"]
     assert prompts_of("fer-2013", ["anger", "disgust"])[0] == ["angry", "disgusted"]
     assert prompts_of("gtsrb", ["00014"])[0] == ["stop"]
+    assert prompts_of("clevr-count", ["3 objects"]) == (["three"], ["a picture of {} objects"])
     assert prompts_of("country211", ["CH"])[0] == ["Switzerland"]
     assert prompts_of("digits", ["3"]) == (["3"], ['a photo of the number: "{}".'])
 

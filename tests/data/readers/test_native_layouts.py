@@ -136,6 +136,13 @@ def test_other_images_of_imagenets_classes_are_for_testing_alone(tmp_path: Path)
     assert set(rendered.classes) < set(numbered.classes) == set(catalog()["imagenet-1k"].classes)
 
 
+def test_a_class_that_its_publisher_calls_nothing_is_read(tmp_path: Path) -> None:
+    row = catalog()["clevr-distance"]
+    copy = Copy(row, {split: [(i, (i,)) for i in range(6)] for split in ("train", "test")})
+    write_shards(tmp_path, copy, ["very nearby", "nearby", "near", "", "distant", "very distant"])
+    assert open_dataset("clevr-distance", tmp_path).splits["test"].labels.tolist() == list(range(6))
+
+
 def test_finer_levels_are_grouped_by_vtabs_rule(tmp_path: Path) -> None:
     for name, levels in (("dsprites-location", 32), ("dsprites-orientation", 40)):
         row = catalog()[name]
