@@ -10,6 +10,7 @@ from text_cases import open_clip_clip, openai_file
 from vitadapt.data.class_names import class_key
 from vitadapt.data.datasets import catalog
 from vitadapt.text import Prompts, class_texts, fill, load_text_tower, prompts_of, read_class_names, text_matrix
+from vitadapt.text.class_features import sentences
 from vitadapt.text.prompts import prompt_sets
 from vitadapt.utils.errors import ConfigError
 from vitadapt.weights import load_backbone
@@ -133,6 +134,16 @@ def test_every_class_of_the_catalog_finds_its_words(name):
     classes, words = catalog()[name].classes, prompt_sets()[name].words
     assert [label for label in classes if class_key(label) not in words] == []
     assert sorted(prompts_of(name, classes)[0]) == sorted(set(words.values()))
+
+
+def test_an_edition_has_its_own_templates_or_those_of_what_it_publishes():
+    assert sentences("coop-dtd", ["banded"], None) == [["banded texture."]]
+    assert sentences("vtab1k-dtd", ["banded"], None) == sentences("dtd", ["banded"], None)
+    assert len(sentences("imagenet-r", ["tench"], None)[0]) == 80
+    for name, row in catalog().items():
+        if name.startswith("coop-"):  # their own template, and the words of the data set for its classes
+            assert len(prompt_sets()[name].templates) == 1
+            assert prompts_of(name, row.classes)[0] == prompts_of(row.edition_of, row.classes)[0]
 
 
 def test_spellings_of_the_sources_lead_to_the_same_words():

@@ -14,6 +14,7 @@ from ..nn.head import TextStart
 from ..nn.setting import Setting
 from ..utils.errors import WeightsError
 from . import Prompts, TextTower, class_texts, load_text_tower, overlong, prompts_of, text_matrix
+from .prompts import prompt_sets
 from .tokenisers import CONTEXT, any_tokeniser
 
 SHOWN = 60  # characters of a text that a note repeats
@@ -42,7 +43,7 @@ def sentences(spec: str, classes: Sequence[str], prompts: Prompts | None) -> lis
 def _known_as(spec: str) -> str:
     """The name under which there are built-in prompts; empty for data of one's own."""
     row = resolve(spec)
-    return (row.edition_of or row.name) if row else ""
+    return next((name for name in (row.name, row.edition_of) if name in prompt_sets()), row.name) if row else ""
 
 
 def prompt_findings(spec: str, classes: Sequence[str], prompts: Prompts | None = None) -> list[Finding]:

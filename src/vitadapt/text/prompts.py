@@ -1,8 +1,9 @@
 """The texts about the classes of a data set: their names in words, and the sentences with a place for a name.
 
 prompts/NAME.json, one file per data set: `templates` with one "{}" each; `classes`, the name in words first and then
-other spellings that data sources use (absent: the data set's own names are the words); `also`, further data sets with
-the same classes; and where both lists come from. Python knows none of the names.
+other spellings that data sources use (absent: the data set's own names are the words), or `classes_of`, another file
+that has them; `also`, further data sets with the same classes; and where both lists come from. Python knows none of
+the names.
 """
 
 from __future__ import annotations
@@ -74,10 +75,13 @@ def fill(template: str, name: str) -> str:
 @cache
 def prompt_sets() -> Mapping[str, PromptSet]:
     """Data set -> its prompts."""
-    found = {}
+    found, rows = {}, {}
     for file in sorted(resources.files(__package__).joinpath("prompts").iterdir(), key=lambda entry: entry.name):
         row = json.loads(file.read_text(encoding="utf-8"))
-        words = {class_key(spelling): names[0] for names in row.get("classes", ()) for spelling in names}
+        rows[row["dataset"]] = row
+    for row in rows.values():
+        named = rows[row.get("classes_of", row["dataset"])]
+        words = {class_key(spelling): names[0] for names in named.get("classes", ()) for spelling in names}
         source = "; ".join(dict.fromkeys((row["classes_source"], row["templates_source"])))
         for name in (row["dataset"], *row.get("also", ())):
             found[name] = PromptSet(name, tuple(row["templates"]), words, source)
