@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from ...data.images import Geometry
 from ...nn.backbone import Backbone
 from ...nn.head import Classifier, Head, backbone_of, key_logits
-from ...nn.surgery import merge
+from ...nn.surgery import merge, towers_of
 from ...nn.vit import ViT
-from ...training.adapter_file import AdapterInfo
+from ...text import TextTower
+from ...training.adapter_file import AdapterInfo, adapted_text_tower
 from ...training.features import cached_backbone, geometry_of
 from ...utils.errors import NotApplicable, NotMergeable
 from ..model import load_model
@@ -30,13 +31,20 @@ from ..model import load_model
 class TrainedModel:
     """A trained classifier, in eval mode and not merged, and the frozen backbone that it changes.
 
-    folder: where it was read from.
+    folder: where it was read from. adapter: the file.
     """
 
     classifier: Classifier
     base: Backbone
     info: AdapterInfo
     folder: Path | None = None
+    adapter: Path | None = None
+
+    def text_tower(self) -> TextTower | None:
+        """The text tower, adapted and not merged; None where the method does not act on it. Raises as its loader."""
+        if self.adapter is None or towers_of(self.info.method) == "image":
+            return None
+        return adapted_text_tower(self.adapter, self.base)
 
     @property
     def image_size(self) -> int:
@@ -115,7 +123,7 @@ def load_trained(path: Path | str, backbone: str | None = None) -> TrainedModel:
     model = load_model(path, backbone=backbone)
     info = model.info
     plain, _ = cached_backbone(info.backbone, info.image_size, "cpu")
-    return TrainedModel(model.classifier, backbone_of(plain, info.head), info, model.path.parent)
+    return TrainedModel(model.classifier, backbone_of(plain, info.head), info, model.path.parent, model.path)
 
 
 def plain_vit(backbone: nn.Module, trained: TrainedModel, what: str) -> ViT:

@@ -25,6 +25,7 @@ from ..documents import CARD, fitted_of, split_of
 from ..fit_record import RECORD, read_record
 from .certificate import TARGETS, Run, Target, normaliser, write_json
 from .deployed import PlainHead, TrainedModel, merged, read_head, write_head
+from .text import write_text
 
 _ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}
 _ACTIVATIONS |= {"relu": "relu", "silu": "silu"}
@@ -227,6 +228,7 @@ def _write(trained: TrainedModel, folder: Path) -> None:
     with quiet_transformers():
         library.model.save_pretrained(folder)
     write_processor(trained, folder)
+    write_text(trained, folder, "hf")
     if not library.family.classifies:
         write_head(head, folder, trained.info.classes)
     elif trained.folder is not None and (trained.folder / RECORD).exists():  # what is known of it, for the hub

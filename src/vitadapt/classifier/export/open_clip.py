@@ -1,7 +1,7 @@
 """Export to open_clip: the image tower in its names, for `create_model(ARCH, pretrained_image_path=...)`, and the head.
 
-Only the image tower was adapted; the text tower stays where it was, and `visual.safetensors` is loaded over the image
-tower of a model of the same architecture (open_clip_config.json says which).
+`visual.safetensors` is loaded over the image tower of a model of the same architecture (open_clip_config.json says
+which). The text tower stays where it was, or, where the method changed it, is loaded from `text.safetensors`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ...weights import CONVERTERS
 from ...weights.checkpoint_files import load_state_file, read_json
 from .certificate import TARGETS, Run, Target, normaliser, write_json
 from .deployed import PlainHead, TrainedModel, merged, read_head, write_head
+from .text import write_text
 
 WEIGHTS = "visual.safetensors"
 _NO_TEXT = {"context_length": 8, "vocab_size": 8, "width": 32, "heads": 1, "layers": 1}
@@ -35,6 +36,7 @@ def _write(trained: TrainedModel, folder: Path) -> None:
     save_file({name: t.contiguous() for name, t in theirs.items()}, folder / WEIGHTS, {"format": "pt"})
     write_json(folder / "open_clip_config.json", _config(config, trained.geometry.squash))
     write_head(PlainHead(trained.classifier.head), folder, trained.info.classes)
+    write_text(trained, folder, "open_clip")
 
 
 def _with_projection(vit: ViT) -> tuple[ViTConfig, dict[str, Tensor]]:
