@@ -137,6 +137,29 @@ def test_what_is_saved_is_loaded_with_the_same_answers(images, labels, tmp_path)
     assert loaded.save(tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
 
 
+def test_of_several_backbones_the_best_in_cross_validation_is_taken(images, tmp_path):
+    pictures, numbers = images
+    names = ["random:tiny-clip", "random:tiny", "file:/nowhere.pt"]
+    model = probe(seed=2).set_params(backbone=names).fit(pictures, NAMES[numbers])
+    check_get_params_invariance("ImageClassifier", probe().set_params(backbone=names))
+    assert clone(model).backbone == names and not hasattr(clone(model), "backbone_")
+    shares = {one.backbone: one.accuracy for one in model.comparison_}
+    assert shares.keys() == set(names) and shares[names[2]] is None
+    assert shares[model.backbone_] == max(shares[name] for name in names[:2])
+    only = probe(seed=2).set_params(backbone=model.backbone_).fit(pictures, NAMES[numbers])
+    np.testing.assert_array_equal(only.predict_proba(pictures), model.predict_proba(pictures))
+    loaded = ImageClassifier.load(model.save(tmp_path))
+    assert loaded.backbone == loaded.backbone_ == model.backbone_
+    compared = model_facts(tmp_path)["training"]["compared"]
+    assert compared[model.backbone_] == shares[model.backbone_] and "nowhere" in compared[names[2]]
+    with pytest.raises(VitadaptError, match="backbone names none"):
+        probe().set_params(backbone=[]).fit(pictures, numbers)
+    with pytest.raises(VitadaptError, match="no such file"):
+        probe().set_params(backbone=names[2:]).fit(pictures, numbers)
+    with pytest.raises(VitadaptError, match="every class needs at least 2 images"):
+        probe().set_params(backbone=names).fit(pictures[:4], numbers[:4])
+
+
 def test_a_fitted_one_can_be_pickled(fitted, images):
     np.testing.assert_array_equal(
         pickle.loads(pickle.dumps(fitted)).predict_proba(images[0]),  # noqa: S301 - our own bytes

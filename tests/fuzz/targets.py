@@ -428,6 +428,7 @@ def _backbone(folder: Path) -> None:
 
 _HF = {"model_type": "vit", "hidden_size": 64, "num_attention_heads": 4, "hidden_act": "gelu", "layer_norm_eps": 1e-6}
 _PROCESSOR = {
+    "image_processor_type": "CLIPImageProcessor",
     "image_mean": [0.1, 0.2, 0.3],
     "image_std": [1.0, 1.0, 0.5],
     "size": {"shortest_edge": 40},

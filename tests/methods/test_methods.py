@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from itertools import product
 
@@ -52,7 +53,7 @@ from vitadapt.methods.spec import method_text, parse_method
 from vitadapt.methods.testing import Case
 from vitadapt.nn.block import SLOTS
 from vitadapt.nn.surgery import Method, adapt, trainable
-from vitadapt.nn.vit import ViT, ViTConfig
+from vitadapt.nn.vit import Preprocess, ViT, ViTConfig
 from vitadapt.utils.errors import ConfigError, MethodDefect, NotApplicable
 
 PLAIN = tuple(slot for slot in SLOTS if slot != "gate")
@@ -127,11 +128,9 @@ def name_in_report(value: object) -> str | None:
 
 
 def expected_count(method: Method, family: str) -> int | None:
-    """None where docs/methods.md has no formula: for other methods, and thawed parts that no plain ViT has."""
-    documented = family in FAMILIES or (family in ALL and hasattr(method, "targets"))
+    """None where docs/methods.md has no formula: for other methods, and networks that are no ViTs."""
     named = type(method).__module__ != more_methods.__name__
-    if family in TEXTS:
-        documented, named = True, hasattr(method, "targets")
+    documented = family in ALL or (family in TEXTS and hasattr(method, "targets"))
     return documented_count((ALL | TEXTS)[family], method) if documented and named else None
 
 
@@ -230,6 +229,24 @@ PUBLISHED = {  # on ViT-B/16: inserted parameters in the result files of the com
     "bitfit": 102_912,
     "layernorm": 38_400,
 }
+
+
+ODD = replace(
+    PARTS["pe-like"],
+    **{"channels": 5, "preprocess": Preprocess((0.5,) * 5, (0.5,) * 5), "norm": "rms", "projection_bias": True},
+    **{"patch_norm": True, "pool_hidden": 48, "qk_norm": True, "gated": True, "hidden": 96},
+)
+"""Parts that no family has together."""
+
+
+@pytest.mark.parametrize("family", [*ALL, "odd"])
+def test_documented_counts_hold_for_every_family(family: str) -> None:
+    config = ODD if family == "odd" else ALL[family]
+    vit, found = ViT(config).requires_grad_(False), {}
+    for name, kind in METHODS.items():
+        with suppress(NotApplicable, ConfigError):
+            found[name] = sum(parameter.numel() for parameter in trainable(adapt(vit, kind())).values())
+    assert found == {name: documented_count(config, METHODS[name]()) for name in found} and len(found) > 25
 
 
 def test_counts_are_those_of_published_comparisons() -> None:

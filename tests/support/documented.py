@@ -30,6 +30,7 @@ def variables(config: ViTConfig | TextConfig, method: Method) -> dict[str, int]:
     """What docs/methods.md says its variables mean."""
     fields = asdict(method)
     part = isinstance(method, BlockMethod) and method.blocks != "all"
+    inner = config.attention_norm * config.width + config.qk_norm * 2 * (config.width // config.heads)
     shapes = [shape(config, slot) for slot in fields.pop("targets", ())]
     network = TextTransformer if isinstance(config, TextConfig) else ViT
     own = _of_images(config) if isinstance(config, ViTConfig) else _OF_TEXT
@@ -39,8 +40,10 @@ def variables(config: ViTConfig | TextConfig, method: Method) -> dict[str, int]:
         "D": config.width,
         "M": config.mlp_width,
         "E": config.projection,
-        "qkv_bias": config.qkv_bias,
-        "layer_scale": config.layer_scale,
+        "norm": 2 if config.norm == "layer" else 1,
+        "norms": 2 * config.width + inner + config.mlp_norm * config.mlp_width,
+        "inner": inner,
+        **{name: getattr(config, name) for name in ("qkv_bias", "linear_bias", "layer_scale", "gated")},
         **own,
         "slots": len(shapes),
         "rows": sum(rows for rows, _ in shapes),
@@ -51,17 +54,22 @@ def variables(config: ViTConfig | TextConfig, method: Method) -> dict[str, int]:
     }
 
 
-_OF_TEXT = {"final_norm": 1, "ln_pre": 0, "patch_bias": 0}
+_OF_TEXT = {"final_norm": 1, "outer": 1, "patch_bias": 0, "projection_bias": 0, "pooled": 0, "Q": 0}
 """Of these formulas, what a text tower has of an image tower's ends."""
 
 
 def _of_images(config: ViTConfig) -> dict[str, int]:
+    pooled, final = int(config.pooling == "attention"), int(config.final_norm == "affine")
     return {
         "P": config.patch,
-        "N": config.grid**2 + (config.class_token and config.class_position),
-        "F": config.width * (2 if config.pooling == "class+average" else 1),
-        "final_norm": int(config.final_norm == "affine"),
-        **{name: getattr(config, name) for name in ("class_token", "registers", "patch_bias", "ln_pre")},
+        "N": config.positions * (config.table_grid**2 + (config.class_token and config.class_position)),
+        "F": config.pooled_width,
+        "Q": pooled * (config.pool_hidden or 4 * config.width),
+        "pooled": pooled,
+        "final_norm": final,
+        "outer": config.patch_norm + config.ln_pre + final + pooled,
+        **{name: getattr(config, name) for name in ("class_token", "registers", "patch_bias", "channels")},
+        "projection_bias": config.projection_bias,
     }
 
 

@@ -327,7 +327,8 @@ def test_hugging_face_folder(tmp_path: Path, kind: str, scheme: str) -> None:
     model: Any = cases.model(case.name)
     model.save_pretrained(tmp_path)
     processor = {"image_mean": [0.1, 0.2, 0.3], "image_std": [1.0, 1.0, 0.5], "size": {"shortest_edge": 40}}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**processor, "crop_size": {"height": 32}}))
+    processor |= {"image_processor_type": "CLIPImageProcessor", "crop_size": {"height": 32, "width": 32}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
     vit, x = load_backbone(f"{scheme}:{tmp_path}"), images()
     assert isinstance(vit, ViT) and vit.preprocess.mean == (0.1, 0.2, 0.3) and vit.preprocess.resize == 1.25
     with torch.no_grad():

@@ -6,7 +6,9 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,7 @@ def test_a_size_that_is_no_multiple_of_the_patch_size_is_refused_with_near_ones(
     ("name", "message"),
     [
         ("clip-vit-b23", "did you mean clip-vit-b32"),
+        ("nope", r"unknown backbone 'nope'; none of the \d+ known ones is called like it \(vitadapt list backbones"),
         ("/data/model.pt", "file:PATH"),
         ("ftp:somewhere", "unknown backbone 'ftp:somewhere'"),
         ("random:tyni", "unknown architecture 'tyni'; did you mean tiny"),
@@ -183,6 +186,45 @@ def test_without_a_connection_nothing_is_tried_again_and_again(
     with pytest.raises(WeightsError, match=r"could not fetch.*no connection to .*dinov2-s14-offline"):
         load_backbone(name)
     assert hub.HF_HUB_OFFLINE is False
+
+
+class _Gate(BaseHTTPRequestHandler):
+    """A hub whose every repository is gated: what the real one answers to a user without access."""
+
+    def do_GET(self) -> None:
+        self.send_response(403)
+        for name, value in (("X-Error-Code", "GatedRepo"), ("X-Error-Message", "Ask."), ("Content-Length", "0")):
+            self.send_header(name, value)
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize(
+    ("name", "repository"),
+    [
+        ("dinov3-s16", "timm/vit_small_patch16_dinov3.lvd1689m"),
+        ("hf:facebook/dinov3-vits16-pretrain-lvd1689m", "facebook/dinov3-vits16-pretrain-lvd1689m"),
+        ("open_clip:ViT-B-16-SigLIP2/webli", "timm/ViT-B-16-SigLIP2"),
+    ],
+)
+def test_a_gated_repository_says_where_to_ask(
+    name: str, repository: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hub = _empty_hub(monkeypatch, tmp_path)
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
+    with HTTPServer(("127.0.0.1", 0), _Gate) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(hub, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(
+            hub, "HUGGINGFACE_CO_URL_TEMPLATE", hub.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        with pytest.raises(WeightsError, match=f"on request; ask at https://huggingface.co/{repository}, then log in"):
+            load_backbone(name)
+        server.shutdown()
 
 
 def _empty_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Any:

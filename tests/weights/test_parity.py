@@ -16,6 +16,7 @@ from weights_cases import CASES, Case, images, largest
 from vitadapt.nn.vit import Preprocess
 from vitadapt.utils.errors import VitadaptError, WeightsError
 from vitadapt.weights import CONVERTERS, build, from_module, read_state, write_state
+from vitadapt.weights.catalog import backbones
 from vitadapt.weights.hints import hints_of_config
 
 TOLERANCE = 1e-5
@@ -86,14 +87,15 @@ def test_copy_shares_no_memory_and_leaves_the_module_as_it_was(case: Case) -> No
     [
         ("blocks.0.attn.gate.weight", "gated attention"),
         ("dist_token", "a distillation token"),
-        ("something.else", "a tensor that a plain ViT lacks: something"),
+        ("something.else", "a tensor that a plain ViT lacks"),
     ],
 )
 def test_a_tensor_that_no_plain_vit_has_is_refused(case: Case, name: str, feature: str) -> None:
     state = cases.model(case.name).state_dict()
     prefix = read_state(state, case.hints).prefix
-    with pytest.raises(WeightsError, match=feature):
+    with pytest.raises(WeightsError, match=f"{feature}.*{re.escape(name)}.*the nearest backbone that can: ") as raised:
         read_state(state | {prefix + name: torch.zeros(2)}, case.hints)
+    assert str(raised.value).rpartition(": ")[2].rstrip(")") in backbones()
 
 
 @pytest.mark.parametrize(

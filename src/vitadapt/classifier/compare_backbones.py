@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data import open_dataset, open_pixels
+from ..data import Examples, open_dataset, open_pixels
 from ..data.sampling.folds import stratified_folds
 from ..methods.discriminant import Discriminant
 from ..metrics.scores import share_interval
@@ -57,17 +57,32 @@ def compare_backbones(
 ) -> list[Comparison]:
     """The backbones from the best to the worst on the labelled images that `spec` names (as for `open_dataset`).
 
-    A backbone that cannot be had is last, with the reason; without `download`, what is not in the cache cannot be had.
-    Raises ConfigError for no name, and for a class with one image; NotApplicable for several labels per image.
+    As `ranked`, with the images of a folder, a table or a dataset of the catalog.
     """
     if not names:
         raise ConfigError("name the backbones to compare, e.g. --backbones dinov2-s14-offline clip-vit-b16")
     dataset = open_dataset(spec, root, whole=True)
-    examples = dataset.splits["train"]
+    return ranked(dataset.splits["train"], len(dataset.classes), names, setting, download, seed)
+
+
+def ranked(
+    examples: Examples,
+    classes: int,
+    names: Sequence[str],
+    setting: Setting,
+    download: bool = False,
+    seed: int = 0,
+    image_size: int | None = None,
+) -> list[Comparison]:
+    """The backbones from the best to the worst on these images of so many classes; of equal ones the first named.
+
+    A backbone that cannot be had is last, with the reason; without `download`, what is not in the cache cannot be had.
+    Raises ConfigError for a class with one image, and NotApplicable for several labels per image.
+    """
     labels = np.asarray(examples.labels)
     if labels.ndim != 1:
         raise NotApplicable("backbones are compared on images with one label each; use fit for several")
-    smallest = int(np.bincount(labels, minlength=len(dataset.classes)).min())
+    smallest = int(np.bincount(labels, minlength=classes).min())
     if smallest < 2:
         raise ConfigError("every class needs at least 2 images for cross-validation; add some, or leave the class out")
     fold = stratified_folds(labels, min(FOLDS, smallest), seed)
@@ -75,7 +90,7 @@ def compare_backbones(
     for name in dict.fromkeys(names):
         try:
             with nullcontext() if download else cache_alone():
-                backbone = load_backbone(name, device=setting.device)
+                backbone = load_backbone(name, image_size, setting.device)
         except WeightsError as error:
             found.append(Comparison(name, note=str(error)))
             continue
@@ -85,7 +100,7 @@ def compare_backbones(
         start = time.perf_counter()
         features = forward_all(network, pixels, setting, name).numpy().astype(np.float64)
         milliseconds = 1000 * (time.perf_counter() - start) / len(labels)
-        right = int((_answers(features, labels, len(dataset.classes), fold) == labels).sum())
+        right = int((_answers(features, labels, classes, fold) == labels).sum())
         row = backbones().get(name)
         parameters = sum(p.numel() for p in backbone.parameters()) / 1e6
         licence = row.licence if row else ""

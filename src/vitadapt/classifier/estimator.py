@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +32,7 @@ from ..utils.errors import ConfigError, DataError, NotApplicable, VitadaptError,
 from ..utils.fields import build
 from ..utils.files import write_atomic
 from .answer import CANNOT, can_refuse, is_unknown
+from .compare_backbones import ranked
 from .embedding import embedder_of
 from .estimator_labels import label_names, read_labels
 from .model import Model, absolute_backbone, image_refs, load_model, training_summary
@@ -45,6 +47,8 @@ class ImageClassifier(NamedFeatures, TransformerMixin, ClassifierMixin, BaseEsti
     integers; or, where an image may have several labels, 0 and 1 in (N, C), as an array or a table whose columns name
     the classes. Fields of the method and of the recipe are parameters too: `method__rank`, `recipe__epochs`.
 
+    backbone: a name, or several: then `fit` compares them by cross-validation of frozen features and a head in closed
+    form, takes the best, and says what it found in `comparison_` and `backbone_`, and in the file that `save` writes.
     method: a method, or its text, "lora:rank=8". image_size: pixels; None for the backbone's own. recipe: None for the
     one that suits the method. seed: of initialisation and order. cache: folder for decoded images and features; None
     keeps them in memory.
@@ -52,7 +56,7 @@ class ImageClassifier(NamedFeatures, TransformerMixin, ClassifierMixin, BaseEsti
 
     def __init__(
         self,
-        backbone: str = "dinov2-s14-offline",
+        backbone: str | Sequence[str] = "dinov2-s14-offline",
         method: Method | str = KAdaptation(),  # noqa: B008 - frozen
         *,
         image_size: int | None = None,
@@ -115,10 +119,12 @@ class ImageClassifier(NamedFeatures, TransformerMixin, ClassifierMixin, BaseEsti
             self.classes_, numbers = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise DataError(f"y has one class only ({self.classes_[0]!r}); at least two are needed")
-        task = self._task(Examples(refs, numbers.astype(np.int64)))
+        examples = Examples(refs, numbers.astype(np.int64))
+        self.backbone_, compared = self._choose(examples)
+        task = self._task(examples)
         trained = train_final(task, task.recipe)
-        training = training_summary(task, trained, labels=self.classes_.dtype.kind)
-        classes, backbone = tuple(map(str, self.classes_.tolist())), absolute_backbone(self.backbone)
+        training = training_summary(task, trained, labels=self.classes_.dtype.kind) | compared
+        classes, backbone = tuple(map(str, self.classes_.tolist())), absolute_backbone(self.backbone_)
         thresholds = (0.5,) * len(classes) if labels.ndim == 2 else ()
         info = adapter_info(task, classes, training, backbone=backbone, thresholds=thresholds)
         self._set_model(Model(trained.model, info, Path(), Setting(self.device, self.precision)))
@@ -129,11 +135,29 @@ class ImageClassifier(NamedFeatures, TransformerMixin, ClassifierMixin, BaseEsti
         self.n_features_in_ = 3 * model.info.image_size**2
         self._n_features_out = model.classifier.backbone.features
 
+    def _choose(self, examples: Examples) -> tuple[str, dict[str, Any]]:
+        """The name of the backbone to use, and what is recorded where it was chosen among several.
+
+        Raises ConfigError for no name or a class with one image, and WeightsError when no backbone can be had.
+        """
+        if isinstance(self.backbone, str):
+            return self.backbone, {}
+        if not len(self.backbone):
+            raise ConfigError("backbone names none; give at least one, e.g. backbone=['dinov2-s14-offline']")
+        setting = Setting(self.device, self.precision)
+        self.comparison_ = ranked(
+            examples, len(self.classes_), self.backbone, setting, True, self.seed, self.image_size
+        )
+        best = self.comparison_[0]
+        if best.accuracy is None:
+            raise WeightsError("; ".join(f"{one.backbone}: {one.note}" for one in self.comparison_))
+        return best.backbone, {"compared": {one.backbone: one.note or one.accuracy for one in self.comparison_}}
+
     def _task(self, examples: Examples) -> Task:
         setting = Setting(self.device, self.precision)
         environment = Environment(cache=Path(self.cache) if self.cache else None, setting=setting)
         config = TrainConfig.of(
-            self.backbone,
+            self.backbone_,
             self._method(),
             recipe=self.recipe,
             seed=self.seed,
@@ -145,7 +169,7 @@ class ImageClassifier(NamedFeatures, TransformerMixin, ClassifierMixin, BaseEsti
                 "this method makes its head of class names; use `vitadapt fit` on a folder of images, or a method that "
                 "needs none, such as LinearProbe()"
             )
-        backbone, _ = cached_backbone(self.backbone, self.image_size, self.device)
+        backbone, _ = cached_backbone(self.backbone_, self.image_size, self.device)
         images = pixels_of(examples, backbone, environment)
         if examples.multilabel and not config.method.several_labels:
             raise ConfigError("this method gives one label per image; use another for several, such as LinearProbe()")
@@ -233,6 +257,7 @@ class ImageClassifier(NamedFeatures, TransformerMixin, ClassifierMixin, BaseEsti
         seed = training.get("seed", 0)
         loaded = cls(info.backbone, info.method, image_size=info.image_size, recipe=recipe, seed=seed, device=device)
         classes = np.array(info.classes)
+        loaded.backbone_ = info.backbone
         loaded.classes_ = classes if kind is None else classes == "True" if kind is np.bool_ else classes.astype(kind)
         loaded._set_model(model)
         return loaded

@@ -1,8 +1,8 @@
 """From a decoded image to the uint8 square a backbone looks at.
 
 The order is fixed: decode (`image_file.py`), turn upright (EXIF), RGB, resize, crop. On images without EXIF or
-transparency the result is bit-equal to torchvision's `Resize(bicubic)` followed by `CenterCrop` on PIL images,
-extremely long ones excepted.
+transparency the result is bit-equal to torchvision's `Resize` followed by `CenterCrop` on PIL images, extremely long
+ones excepted.
 """
 
 from __future__ import annotations
@@ -59,15 +59,16 @@ class TooManyPixels(UnreadableImage):
 class Geometry:
     """How an image becomes a square of `size` pixels.
 
-    The shorter side is resized to round(size * resize) pixels (bicubic) and the centre is cropped; with `squash` the
-    image is resized straight to the square and its aspect ratio is lost. channels: 1 for grey, 3 for RGB, or all that a
-    file of more has. Raises ValueError when the crop cannot fit.
+    The shorter side is resized to round(size * resize) pixels and the centre is cropped; with `squash` both sides are,
+    and the aspect ratio is lost. channels: 1 for grey, 3 for RGB, or all that a file of more has. `interpolation` is
+    Pillow's filter of that name. Raises ValueError when the crop cannot fit, and for an unknown filter.
     """
 
     size: int
     resize: float = 1.0
     squash: bool = False
     channels: int = field(default=3, repr=False)
+    interpolation: str = field(default="bicubic", repr=False)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -77,6 +78,20 @@ class Geometry:
     def __post_init__(self) -> None:
         if self.size < 1 or not self.resize >= 1:
             raise ValueError(f"size and resize must be at least 1: {self}")
+        if self.interpolation.upper() not in Image.Resampling.__members__:
+            raise ValueError(f"unknown interpolation {self.interpolation!r}")
+
+    @property
+    def side(self) -> int:
+        """Pixels of the shorter side, or of both, before the crop."""
+        return round(self.size * self.resize)
+
+    @property
+    def identity(self) -> str:
+        """Text that names it: what the first caches did not have is only in it where it makes other pixels."""
+        more = [f"{self.channels} channels"] if self.channels != 3 else []
+        more += [self.interpolation] if self.interpolation != "bicubic" else []
+        return " ".join([repr(self), *more, *(["cropped"] if self.squash and self.side != self.size else [])])
 
 
 def load_image(image: Image.Image, name: str) -> Image.Image:
@@ -210,16 +225,18 @@ def _to_8_bit(grey: npt.NDArray[Any], top: float) -> Pixel8:
 
 def fit(image: Image.Image, geometry: Geometry) -> Image.Image:
     """An RGB image resized and cropped to `geometry`."""
-    size, bicubic = geometry.size, Image.Resampling.BICUBIC
-    if geometry.squash:
-        return image.resize((size, size), bicubic)
+    size, short, filter_ = geometry.size, geometry.side, Image.Resampling[geometry.interpolation.upper()]
     width, height = image.size
-    short = round(size * geometry.resize)
-    wide, high = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+    if geometry.squash:
+        wide, high = short, short
+    elif width <= height:
+        wide, high = short, int(short * height / width)
+    else:
+        wide, high = int(short * width / height), short
     left, top = round((wide - size) / 2), round((high - size) / 2)
     if max(wide, high) <= _ELONGATED * short:
-        return image.resize((wide, high), bicubic).crop((left, top, left + size, top + size))
+        return image.resize((wide, high), filter_).crop((left, top, left + size, top + size))
     # The whole resized strip could take gigabytes (1 x 10000 pixels at size 224: 1.5 GB), so only the crop is computed.
     x, y = width / wide, height / high
     box = (left * x, top * y, min((left + size) * x, width), min((top + size) * y, height))
-    return image.resize((size, size), bicubic, box=box)
+    return image.resize((size, size), filter_, box=box)

@@ -6,25 +6,28 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+
+Interpolation = Literal["bicubic", "bilinear", "nearest", "lanczos", "box", "hamming"]
 
 
 @dataclass(frozen=True)
 class Preprocess:
     """How an image becomes the tensor a backbone was trained on.
 
-    `resize` is the length in pixels of the shorter side after resizing (bicubic), before the centre crop to the
-    backbone's image size, relative to that size: 1.0 as in CLIP, 256/224 as in DeiT. `mean` and `std` are per channel
-    in the 0..1 scale. With `squash` the image is resized straight to the square.
+    `resize` is the length in pixels of the shorter side after resizing, before the centre crop to the backbone's image
+    size, relative to that size: 1.0 as in CLIP, 256/224 as in DeiT. With `squash` both sides get that length.
+    `interpolation` is Pillow's filter of that name. `mean` and `std` are per channel in the 0..1 scale.
     """
 
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     resize: float = 1.0
     squash: bool = False
+    interpolation: Interpolation = "bicubic"
 
     @property
     def channels(self) -> int:
@@ -32,8 +35,9 @@ class Preprocess:
         return len(self.mean)
 
     def settings(self) -> dict[str, Any]:
-        """The fields as plain values. `squash`, which the first files did not have, only where it is true."""
-        return {name: value for name, value in asdict(self).items() if name != "squash" or value}
+        """The fields as plain values; those that the first files did not have, only at another value than theirs."""
+        later = {"squash": False, "interpolation": "bicubic"}
+        return {name: value for name, value in asdict(self).items() if value != later.get(name)}
 
 
 IMAGENET = Preprocess()

@@ -47,9 +47,9 @@ def pixels_of(examples: Examples, backbone: Backbone, environment: Environment, 
 
 
 def geometry_of(backbone: Backbone, squash: bool = False) -> Geometry:
-    """How images become the squares that `backbone` wants."""
-    preprocess = backbone.preprocess
-    return Geometry(backbone.image_size, preprocess.resize, squash or preprocess.squash, preprocess.channels)
+    """How images become the squares that `backbone` wants. squash: nothing is cropped, whatever it wants."""
+    how, size = backbone.preprocess, backbone.image_size
+    return Geometry(size, 1.0 if squash else how.resize, squash or how.squash, how.channels, how.interpolation)
 
 
 def frozen_features(backbone: Backbone, base: str, images: Pixels, environment: Environment, label: str) -> Tensor:

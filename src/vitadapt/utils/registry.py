@@ -10,13 +10,15 @@ from typing import Generic, TypeVar
 from .errors import UnknownName
 
 T = TypeVar("T")
+_FEW = 12
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UnknownName:
-    """The error for a misspelt `name`, with the nearest known ones (or all of them when few)."""
+    """The error for a misspelt `name`, with the nearest known ones, or all of them when they are few."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:12]
-    return UnknownName(f"unknown {kind} {name!r}; did you mean {', '.join(near)}?{' ' + hint if hint else ''}")
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or (names if len(names) <= _FEW else [])
+    guess = f"did you mean {', '.join(near)}?" if near else f"none of the {len(names)} known ones is called like it"
+    return UnknownName(f"unknown {kind} {name!r}; {guess}{' ' + hint if hint else ''}")
 
 
 class Registry(Mapping[str, T], Generic[T]):

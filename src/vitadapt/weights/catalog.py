@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib import util
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..utils.files import shipped_table
 from ..utils.registry import unknown
+
+if TYPE_CHECKING:  # it would import torch
+    from ..nn.backbone import Interpolation
 
 PERMISSIVE = ("Apache-2.0", "MIT")
 """Licences that allow every use, commercial ones included."""
@@ -24,11 +27,14 @@ class BackboneRow:
     licence: str
     description: str
     parameters: float
-    resize: float | None = None
+    shorter_side: int = 0
+    squash: bool = False
+    interpolation: Interpolation = "bicubic"
     pooling: str | None = None
     gated: bool = False
     normalise: str = "imagenet"
     text: bool = False
+    also: tuple[str, ...] = ()
 
     @property
     def source(self) -> str:
@@ -36,18 +42,23 @@ class BackboneRow:
         return self.sources[0]
 
     @property
+    def resize(self) -> float:
+        """Pixels of the shorter side (`squash`: of both) before the crop, relative to the image size."""
+        return (self.shorter_side or self.image_size) / self.image_size
+
+    @property
     def permissive(self) -> bool:
         return self.licence.startswith(PERMISSIVE)
 
     def is_called(self, text: str) -> bool:
         """Is `text` its name here, or its whole name elsewhere, without what stands behind a dot or a slash?"""
-        elsewhere = [source.partition(":")[2] for source in self.sources]
+        elsewhere = [source.partition(":")[2] for source in (*self.sources, *self.also)]
         stems = [stem for name in elsewhere for stem in (name, name.partition(".")[0], name.rpartition("/")[2])]
         return _plain(text) in map(_plain, (self.name, *stems))
 
     def is_like(self, text: str) -> bool:
         """Does a name of it, here or elsewhere, contain `text`? Hyphens, dots and underscores are all one."""
-        return any(_plain(text) in _plain(name) for name in (self.name, *self.sources))
+        return any(_plain(text) in _plain(name) for name in (self.name, *self.sources, *self.also))
 
 
 def _plain(name: str) -> str:
@@ -121,10 +132,18 @@ def _listed(row: BackboneRow) -> dict[str, str]:
         "licence": row.licence + (" (gated)" if row.gated else ""),
         "parameters": f"{row.parameters:g}M",
         "pixels": str(row.image_size),
+        "resize": _way(row),
         "normalise": row.normalise,
         "text": "yes" if row.text else "",
         "description": row.description,
     }
+
+
+def _way(row: BackboneRow) -> str:
+    """How its images are resized, shortly: 256 to 224, squash bilinear."""
+    side = f"{row.shorter_side} to {row.image_size}" if row.shorter_side else ""
+    filter_ = row.interpolation if row.interpolation != "bicubic" else ""
+    return " ".join(filter(None, ("squash" if row.squash else "", side, filter_)))
 
 
 def names_elsewhere(name: str) -> list[str]:

@@ -14,6 +14,7 @@ from ..nn.vit import ViT, ViTConfig
 from ..utils.errors import WeightsError, damaged
 from .hints import NO_HINTS, Hints, config_of_tensors
 from .layout import Layout, unwrapped
+from .nearest import nearest_backbone
 
 SILENT = frozenset({"rotary", "gated", "class_tokens", "resampling", "position_grid"})
 """Fields of `ViTConfig` with which the tensors of a plain ViT make another network."""
@@ -71,7 +72,7 @@ class Converter(Layout):
         self._refuse_outside([name for name in state if not name.startswith(prefix)], prefix)
         depth = self.depth_of(inside)
         ours, used = self.renamed(inside, depth)
-        self.refuse_foreign(inside.keys() - used)
+        self.refuse_foreign(inside.keys() - used, lambda: nearest_backbone(ours, depth))
         config = self._config(ours, depth, hints.over(self.documented(inside)))
         self.check_shapes(ours, lambda: ViT(config), depth)
         taken = {prefix + name for name in used}

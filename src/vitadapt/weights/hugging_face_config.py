@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from torch import Tensor, nn
 
+from ..nn.backbone import Interpolation
 from ..nn.vit import ACTIVATIONS, Activation, Preprocess, Rotary
 from ..utils.errors import WeightsError
 from .hints import NORMALISATIONS, Hints, Live, expect, refuse_unknown, square
@@ -67,7 +68,7 @@ def hints_of_config(config: Mapping[str, Any], processor: Mapping[str, Any] | No
         pooling="average" if kind in _AVERAGE else "class",
         norm_after_pool=kind == "beit",
         antialias=kind in _SMOOTH,
-        preprocess=preprocess_of(processor or {}, NORMALISATIONS[_NORMALISATION.get(kind, "imagenet")]),
+        preprocess=_preprocess(kind, full, processor or {}),
         more=_parts(kind, full),
     )
 
@@ -95,67 +96,86 @@ def activation_named(name: str) -> Activation:
     return _ACTIVATIONS[name]
 
 
-def preprocess_of(processor: Mapping[str, Any], usual: Preprocess) -> Preprocess:
-    """What preprocessor_config.json says: mean and deviation exactly, of the geometry how much larger than the crop."""
-    shorter, crop = _side(processor.get("size")), _side(processor.get("crop_size"))
-    mean, std = (tuple(processor.get(f"image_{name}", getattr(usual, name))) for name in ("mean", "std"))
-    mean, std = (mean, std) if processor.get("do_normalize", True) else ((0.0,) * 3, (1.0,) * 3)
-    factor = (processor.get("rescale_factor") or 1 / 255) if processor.get("do_rescale", True) else 1.0
-    if abs(255 * factor - 1) > 1e-6:  # (255 factor x - mean) / std for x in 0..1
-        mean, std = (tuple(value / (255 * factor) for value in values) for values in (mean, std))
-    size = processor.get("size")
-    squash = isinstance(size, Mapping) and {"height", "width"} <= size.keys() and not processor.get("do_center_crop")
-    if squash and processor.get("do_resize", True):
-        return Preprocess(mean, std, 1.0, True)
-    return Preprocess(mean, std, shorter / crop if shorter and crop else usual.resize)
-
-
-def _side(size: Any) -> int | None:
-    if isinstance(size, Mapping):
-        size = size.get("shortest_edge", size.get("height"))
-    return size if isinstance(size, int) else None
+def _preprocess(kind: str, config: Mapping[str, Any], settings: Mapping[str, Any]) -> Preprocess:
+    """How images are prepared for a model of this kind, by the settings of its processor, if there are any."""
+    usual = NORMALISATIONS[_NORMALISATION.get(kind, "imagenet")]
+    if kind != "radio":
+        return processor_of(settings, kind).preprocess if settings else usual
+    how = processor_of(settings, kind).preprocess if settings else NORMALISATIONS["none"]
+    expect((how.mean, how.std) == ((0.0,) * 3, (1.0,) * 3), f"a scale of its own and one in {PROCESSOR_FILE}")
+    mean, std = (tuple(config.get(f"norm_{name}") or getattr(usual, name)) for name in ("mean", "std"))
+    return replace(how, mean=mean, std=std)
 
 
 PROCESSOR_FILE = "preprocessor_config.json"
-_PROCESSORS: dict[str, dict[str, Any]] = {
-    "ViT": {"size": {"height": 224, "width": 224}, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
-    "CLIP": {"size": {"shortest_edge": 224}, "resample": 3, "do_center_crop": True, "crop_size": 224},
+_SQUARE = {"size": {"height": 224, "width": 224}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+_CLIP = {"size": {"shortest_edge": 224}, "resample": 3, "do_center_crop": True, "crop_size": 224}
+_CLIP |= {f"image_{name}": getattr(NORMALISATIONS["clip"], name) for name in ("mean", "std")}
+PROCESSORS: dict[str, dict[str, Any]] = {
+    "CLIP": _CLIP,
+    "Bit": _CLIP,
+    "ViT": {**_SQUARE, "resample": 2},
+    "Siglip": {**_SQUARE, "resample": 3},
+    "DeiT": {**_SQUARE, "resample": 3, "size": {"height": 256, "width": 256}, "crop_size": 224, "do_center_crop": True},
+    "DINOv3ViT": {
+        **_SQUARE,
+        "resample": 2,
+        **{f"image_{name}": getattr(NORMALISATIONS["imagenet"], name) for name in ("mean", "std")},
+    },
+    "Tipsv2": {"resample": 2, "size": {"height": 448, "width": 448}, "do_normalize": False},
 }
-_PROCESSORS["Bit"] = _PROCESSORS["CLIP"]
-"""What a field means that preprocessor_config.json leaves out."""
+"""What a field means that preprocessor_config.json leaves out, by the class of the processor."""
+_PROCESSOR_OF = {"dinov2": "Bit", "dinov2_with_registers": "Bit", "dinov3_vit": "DINOv3ViT", "vit": "ViT"}
+_PROCESSOR_OF |= {"ijepa": "ViT", "siglip_vision_model": "Siglip", "tipsv2_vision_model": "Tipsv2"}
+"""Type of a model -> its processor, where the file does not name one; CLIP for all others."""
+_RESAMPLE: tuple[Interpolation, ...] = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+"""Pillow's filters by their numbers."""
 
 
 @dataclass(frozen=True)
 class Processor:
-    """How the library prepares an image: squares of `size` pixels, squashed or resized and cropped, and their scale."""
+    """How the library prepares an image: squares of `size` pixels, and the rest."""
 
     size: int
-    squash: bool
     preprocess: Preprocess
 
 
-def processor_of(settings: Mapping[str, Any]) -> Processor:
-    """preprocessor_config.json, understood completely. Raises WeightsError naming what we would do otherwise."""
-    written = settings.get("image_processor_type", settings.get("feature_extractor_type", ""))
-    kind = written.removesuffix("Fast").removesuffix("ImageProcessor").removesuffix("FeatureExtractor")
-    expect(kind in _PROCESSORS, f"the image processor {written!r}")
-    full = {**_PROCESSORS[kind], **{name: value for name, value in settings.items() if value is not None}}
+def processor_of(settings: Mapping[str, Any], model: str = "") -> Processor:
+    """preprocessor_config.json (of a type of `model`), understood completely; the library crops half pixels downwards.
+
+    Raises WeightsError naming what we would do otherwise.
+    """
+    named = settings.get("image_processor_type") or settings.get("feature_extractor_type")
+    kind = _PROCESSOR_OF.get(model, "CLIP") if named is None and model else str(named or "")
+    for ending in ("Pil", "Fast", "ImageProcessor", "FeatureExtractor"):
+        kind = kind.removesuffix(ending)
+    expect(kind in PROCESSORS, f"the image processor {named!r} in {PROCESSOR_FILE}")
+    full = {**PROCESSORS[kind], **{name: value for name, value in settings.items() if value is not None}}
     refuse_unknown(full, "hugging_face_processor", PROCESSOR_FILE)
     expect(full.get("do_resize", True), f"do_resize=false in {PROCESSOR_FILE}")
-    expect(full["resample"] == 3, f"resample={full['resample']} in {PROCESSOR_FILE} (only 3, bicubic, is known here)")
-    size, crop = full["size"], full["crop_size"] if full.get("do_center_crop") else None
-    size = {"height": size, "width": size} if isinstance(size, int) and kind == "ViT" else size
-    size = {"shortest_edge": size} if isinstance(size, int) else size
+    number = full["resample"]
+    expect(type(number) is int and 0 <= number < len(_RESAMPLE), f"resample={number} in {PROCESSOR_FILE}")
+    size, crop = full["size"], full.get("crop_size") if full.get("do_center_crop") else None
+    both = isinstance(size, int) and "height" in PROCESSORS[kind]["size"]
+    size = ({"height": size, "width": size} if both else {"shortest_edge": size}) if isinstance(size, int) else size
     crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
     squash = size.keys() == {"height", "width"}
-    sides = {*size.values()} if squash else {*(crop or {}).values()}
-    expect(
-        len(sides) == 1 and (crop in (None, size) if squash else size.keys() == {"shortest_edge"}),
-        f"size={full['size']} with the crop {crop} in {PROCESSOR_FILE}",
-    )
-    return Processor(
-        sides.pop(), squash, preprocess_of({**full, "size": size, "crop_size": crop}, NORMALISATIONS["clip"])
-    )
+    lengths, sides = {*size.values()}, {*(crop or size).values()}
+    known = (squash or (crop is not None and size.keys() == {"shortest_edge"})) and len(lengths) == len(sides) == 1
+    expect(known, f"size={full['size']} with the crop {crop} in {PROCESSOR_FILE}")
+    side = sides.pop()
+    return Processor(side, Preprocess(*_scale(full), lengths.pop() / side, squash, _RESAMPLE[number]))
+
+
+def _scale(settings: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation for pixels in 0..1, whatever the rescaling is."""
+    plain = NORMALISATIONS["none"]
+    normalised = settings.get("do_normalize", True)
+    mean, std = (tuple(settings[f"image_{name}"]) if normalised else getattr(plain, name) for name in ("mean", "std"))
+    factor = (settings.get("rescale_factor") or 1 / 255) if settings.get("do_rescale", True) else 1.0
+    if abs(255 * factor - 1) > 1e-6:  # (255 factor x - mean) / std for x in 0..1
+        mean, std = (tuple(value / (255 * factor) for value in values) for values in (mean, std))
+    return mean, std
 
 
 _CLASSES = {

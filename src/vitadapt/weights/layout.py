@@ -126,15 +126,19 @@ class Layout:
             used |= set(rule.theirs)
         return ours, used
 
-    def refuse_foreign(self, names: set[str]) -> None:
-        """Raises WeightsError for one of `names`, which no rule takes, that may have influence on features."""
+    def refuse_foreign(self, names: set[str], nearest: Callable[[], str] | None = None) -> None:
+        """Raises WeightsError for one of `names`, which no rule takes, that may have influence on features.
+
+        `nearest` gives the name of the backbone that is most like this one and can be converted.
+        """
         foreign = shipped_table("vitadapt.weights", "settings.toml")["foreign_tensors"]
         for name in sorted(names):
             if any(fnmatchcase(name, pattern) for pattern in self.spare):
                 continue
             feature = next((what for pattern, what in foreign.items() if fnmatchcase(name, pattern)), "")
             what = f"has {feature} ({name})" if feature else f"has a tensor that a plain ViT lacks: {name}"
-            raise WeightsError(f"this {self.title} network {what}; it cannot be converted exactly")
+            other = f" (the nearest backbone that can: {nearest()})" if nearest else ""
+            raise WeightsError(f"this {self.title} network {what}; it cannot be converted exactly{other}")
 
     def check_shapes(self, ours: State, make: Callable[[], nn.Module], depth: int) -> None:
         """Raises WeightsError unless the network of `depth` blocks that `make` makes has exactly the tensors `ours`."""

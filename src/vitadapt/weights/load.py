@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 from ..nn.backbone import Backbone
 from ..nn.vit import Pooling, ViT
@@ -79,7 +79,7 @@ def check_name(name: str) -> None:
         if found := names_elsewhere(name):
             names = " or ".join(found[:3])
             raise UnknownName(f"unknown backbone {name!r}; what is called so elsewhere is {names} here")
-        raise unknown("backbone", name, backbones(), f"(or {FORMS})")
+        raise unknown("backbone", name, backbones(), f"(vitadapt list backbones shows all; or {FORMS})")
     if scheme == "random" and not rest.startswith("timm/"):
         architecture(rest.partition("@")[0])
 
@@ -117,8 +117,8 @@ def _load_row(row: BackboneRow, image_size: int | None) -> Backbone:
         resize(backbone, image_size or row.image_size)
         if isinstance(backbone, ViT) and row.pooling is not None:
             backbone.config = replace(backbone.config, pooling=cast(Pooling, row.pooling))
-        if isinstance(backbone, ViT) and row.resize is not None:
-            preprocess = replace(backbone.config.preprocess, resize=row.resize)
-            backbone.config = replace(backbone.config, preprocess=preprocess)
+        how: dict[str, Any] = {name: getattr(row, name) for name in ("resize", "squash", "interpolation")}
+        config: Any = backbone.config
+        backbone.config = replace(config, preprocess=replace(backbone.preprocess, **how))
         return backbone
     raise WeightsError(f"{row.name}: {'; or '.join(missing)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -112,10 +111,17 @@ def hints_of_open_clip(model: dict[str, Any], pretrained: dict[str, Any]) -> Hin
 
 
 def preprocess_of(config: dict[str, Any]) -> Preprocess:
-    """How open_clip's preprocess_cfg says that images are prepared; OpenAI's way where it says nothing."""
-    usual = NORMALISATIONS["clip"]
+    """How open_clip's preprocess_cfg says that images are prepared; OpenAI's way where it says nothing.
+
+    Raises WeightsError for a way that we do not have.
+    """
+    usual, mode = NORMALISATIONS["clip"], config.get("resize_mode") or "shortest"
     mean, std = (tuple(config.get(name, getattr(usual, name))) for name in ("mean", "std"))
-    return replace(usual, mean=mean, std=std, squash=config.get("resize_mode") == "squash")
+    expect(mode in ("shortest", "squash"), f"images prepared with resize_mode={mode!r}")
+    square(config.get("size") or 1)
+    # "random" is for training: open_clip evaluates with bicubic then
+    bilinear = config.get("interpolation") == "bilinear"
+    return Preprocess(mean, std, 1.0, mode == "squash", "bilinear" if bilinear else "bicubic")
 
 
 def describe(module: nn.Module) -> Live | None:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
 from math import floor
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor, nn
 
+from ..nn.backbone import Interpolation
 from ..nn.surgery import State
 from ..nn.vit import ACTIVATIONS, Pooling, Preprocess
 from ..utils.errors import WeightsError
@@ -124,6 +125,7 @@ def _documented_dinov2(state: State) -> Hints:
 _ANCHORS = ("patch_embed.proj.weight", "blocks.0.attn.proj.weight")
 SPARE = ("head.*", "head_dist.*", "mask_token", "decoder_*")
 _GATED = frozenset({"gated"})
+_CROP = 0.875  # what timm does where crop_pct is absent
 
 
 def layout(
@@ -203,11 +205,12 @@ def hints_of_config(config: dict[str, Any]) -> Hints:
 
 
 def preprocess_of(config: dict[str, Any]) -> Preprocess:
-    """How timm's pretrained_cfg says that images are prepared."""
-    size = config["input_size"][-1]
-    resize = floor(size / (config.get("crop_pct") or 1.0)) / size
-    squash = config.get("crop_mode") == "squash"
-    return Preprocess(tuple(config["mean"]), tuple(config["std"]), 1.0 if squash else resize, squash)
+    """How timm's pretrained_cfg says that images are prepared. Raises WeightsError for a way that we do not have."""
+    size, mode, filter_ = square(config["input_size"][1:]), config.get("crop_mode"), config.get("interpolation")
+    expect(mode in (None, "", "center", "squash"), f"images prepared with crop_mode={mode!r}")
+    expect(filter_ in (None, "", *get_args(Interpolation)), f"images resized with interpolation={filter_!r}")
+    resize = floor(size / (config.get("crop_pct") or _CROP)) / size
+    return Preprocess(tuple(config["mean"]), tuple(config["std"]), resize, mode == "squash", filter_ or "bicubic")
 
 
 def describe(module: nn.Module) -> Live | None:

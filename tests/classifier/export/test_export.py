@@ -212,13 +212,15 @@ def picture() -> Image.Image:
 
 
 @pytest.mark.parametrize("squash", [False, True])
+@pytest.mark.parametrize("own", [{}, {"squash": True, "interpolation": "bilinear"}], ids=str)
 @pytest.mark.parametrize("to", ["timm", "hf", "open_clip"])
-def test_a_picture_goes_the_same_way_in_every_library(to: str, squash: bool, tmp_path: Path) -> None:
+def test_a_picture_goes_the_same_way_in_every_library(to: str, own: Any, squash: bool, tmp_path: Path) -> None:
     for package in NEEDS[to]:
         pytest.importorskip(package)
     trained = trained_model("clip-like")
     config = trained.base.config
-    longer = replace(config, preprocess=replace(config.preprocess, resize=40 / 32 if to != "open_clip" else 1.0))
+    resize = 40 / 32 if to != "open_clip" else 1.0
+    longer = replace(config, preprocess=replace(config.preprocess, resize=resize, **own))
     base = copy.deepcopy(trained.base)
     base.config = longer
     trained = replace(trained, base=base, info=replace(trained.info, squash=squash))
@@ -311,8 +313,9 @@ def test_onnx_says_its_labels_and_its_preprocessing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("squash", [False, True])
+@pytest.mark.parametrize("own", [{}, {"squash": True, "interpolation": "bilinear"}], ids=str)
 def test_the_program_in_the_docs_prepares_pictures_as_predict_does(
-    squash: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: Any, squash: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for package in NEEDS["onnx"]:
         pytest.importorskip(package)
@@ -320,7 +323,7 @@ def test_the_program_in_the_docs_prepares_pictures_as_predict_does(
     program = next(b for b in page.read_text("utf-8").split("```") if b.startswith("python\nimport json, numpy"))
     trained = trained_model("deit-like", LinearProbe())
     base = copy.deepcopy(trained.base)
-    base.config = replace(base.config, preprocess=replace(base.preprocess, resize=256 / 224))
+    base.config = replace(base.config, preprocess=replace(base.preprocess, resize=256 / 224, **own))
     trained = replace(trained, base=base, info=replace(trained.info, squash=squash))
     export(trained, "onnx", tmp_path / "my-onnx")
     (tmp_path / "photos" / "cats").mkdir(parents=True)

@@ -57,8 +57,8 @@ class TrainedModel:
 
     @property
     def shorter_side(self) -> int:
-        """Pixels of the shorter side before the centre crop."""
-        return round(self.image_size * self.geometry.resize)
+        """Pixels of the shorter side, or of both where the geometry says so, before the centre crop."""
+        return self.geometry.side
 
 
 class PlainHead(nn.Module):

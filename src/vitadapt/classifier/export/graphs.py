@@ -32,14 +32,15 @@ def about(trained: TrainedModel) -> dict[str, str]:
     steps = {
         "input": "uint8 RGB, shape (batch, 3, height, width)",
         "resize_shorter_side": trained.shorter_side,
-        "interpolation": "bicubic",
+        "interpolation": trained.geometry.interpolation,
         "center_crop": size,
         "normalisation": "inside the graph",
         "mean": preprocess.mean,
         "std": preprocess.std,
     }
     if trained.geometry.squash:
-        steps |= {"resize_shorter_side": None, "center_crop": None, "resize_both_sides": size}
+        side = trained.shorter_side
+        steps |= {"resize_shorter_side": None, "center_crop": size if side > size else None, "resize_both_sides": side}
     thresholds = trained.info.thresholds
     output = "logits; " + (
         "sigmoid gives the probability of each label" if thresholds else "softmax gives probabilities"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from ...nn.vit import Rotary, ViT, ViTConfig
@@ -204,14 +205,14 @@ def write_processor(trained: TrainedModel, folder: Path) -> None:
     """preprocessor_config.json: shorter side to a length and centre crop, or both sides squashed; mean and std."""
     size, preprocess = trained.image_size, trained.base.preprocess
     square = {"height": size, "width": size}
-    squash = trained.geometry.squash
+    squash, side = trained.geometry.squash, trained.shorter_side
     content = {
         "image_processor_type": "CLIPImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": square if squash else {"shortest_edge": trained.shorter_side},
-        "resample": 3,
-        "do_center_crop": not squash,
+        "size": {"height": side, "width": side} if squash else {"shortest_edge": side},
+        "resample": int(Image.Resampling[trained.geometry.interpolation.upper()]),
+        "do_center_crop": not squash or side > size,
         "crop_size": square,
         "do_rescale": True,
         "rescale_factor": 1 / 255,

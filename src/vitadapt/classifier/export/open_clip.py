@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ...data.images import Geometry
 from ...nn.vit import ViT, ViTConfig
 from ...utils.errors import NotApplicable
 from ...utils.optional import package
@@ -34,7 +35,7 @@ def _write(trained: TrainedModel, folder: Path) -> None:
     _check(config, trained)
     theirs = CONVERTERS["openai-clip"].write(config, state, "")
     save_file({name: t.contiguous() for name, t in theirs.items()}, folder / WEIGHTS, {"format": "pt"})
-    write_json(folder / "open_clip_config.json", _config(config, trained.geometry.squash))
+    write_json(folder / "open_clip_config.json", _config(config, trained.geometry))
     write_head(PlainHead(trained.classifier.head), folder, trained.info.classes)
     write_text(trained, folder, "open_clip")
 
@@ -48,10 +49,11 @@ def _with_projection(vit: ViT) -> tuple[ViTConfig, dict[str, Tensor]]:
 
 
 def _check(config: ViTConfig, trained: TrainedModel) -> None:
-    cropped = not trained.geometry.squash and trained.shorter_side != trained.image_size
+    cropped, filter_ = trained.shorter_side != trained.image_size, trained.geometry.interpolation
     foreign = {
         **{f"{name} like this": True for name in config.parts},
         f"images resized to {trained.shorter_side} pixels before the crop to {trained.image_size}": cropped,
+        f"images resized with the filter {filter_}": filter_ not in ("bicubic", "bilinear"),
         "registers": bool(config.registers),
         "no class token": not config.class_token,
         "a bias of the patch embedding": config.patch_bias,
@@ -63,7 +65,7 @@ def _check(config: ViTConfig, trained: TrainedModel) -> None:
         raise NotApplicable(f"open_clip cannot hold {found[0]}; export --to timm, hf or onnx")
 
 
-def _config(config: ViTConfig, squash: bool) -> dict[str, Any]:
+def _config(config: ViTConfig, geometry: Geometry) -> dict[str, Any]:
     average = config.pooling == "average"
     vision: dict[str, Any] = {
         "image_size": config.image_size,
@@ -85,8 +87,8 @@ def _config(config: ViTConfig, squash: bool) -> dict[str, Any]:
     preprocess: dict[str, Any] = {"mean": list(config.preprocess.mean), "std": list(config.preprocess.std)}
     preprocess |= {
         "size": config.image_size,
-        "interpolation": "bicubic",
-        "resize_mode": "squash" if squash else "shortest",
+        "interpolation": geometry.interpolation,
+        "resize_mode": "squash" if geometry.squash else "shortest",
     }
     return {"model_cfg": model, "preprocess_cfg": preprocess}
 

@@ -77,7 +77,7 @@ def import_peft(folder: Path | str, backbone: str, image_size: int | None, out: 
             info = AdapterInfo(LoRA(), backbone, base.image_size, (), backbone_digest(base))
             if processor is not None:
                 _check_processor(processor, base)
-                info = replace(info, squash=processor.squash)
+                info = replace(info, squash=processor.preprocess.squash and processor.preprocess.resize == 1)
             updates, classifier = _taken(config, state, base)
             model, method = _adapted(base, updates)
             head = _head(classifier, base)
@@ -122,9 +122,12 @@ def _processor(folder: Path, backbone: str) -> Processor | None:
 def _check_processor(processor: Processor, base: ViT) -> None:
     """Raises NotApplicable unless the backbone prepares images in the same way."""
     ours, theirs, size = base.preprocess, processor.preprocess, base.image_size
+    whole = theirs.squash and theirs.resize == 1  # which any model of ours can be told
     values = {
         "the image size": (size, processor.size),
-        "the shorter side": (None, None) if processor.squash else tuple(round(size * p.resize) for p in (ours, theirs)),
+        "the shorter side": (None, None) if whole else tuple(round(size * p.resize) for p in (ours, theirs)),
+        "squash": (None, None) if whole else (ours.squash, theirs.squash),
+        "interpolation": (ours.interpolation, theirs.interpolation),
         "image_mean": (ours.mean, theirs.mean),
         "image_std": (ours.std, theirs.std),
     }

@@ -48,9 +48,9 @@ def _config(config: ViTConfig, model: TimmModel, trained: TrainedModel) -> dict[
     pretrained = {
         "input_size": [config.channels, size, size],
         "fixed_input_size": True,
-        "interpolation": "bicubic",
+        "interpolation": trained.geometry.interpolation,
         # timm rounds side / crop_pct down: a hair less than the quotient, so that it gets the very number of pixels
-        "crop_pct": 1.0 if squash else nextafter(size / trained.shorter_side, 0),
+        "crop_pct": nextafter(size / trained.shorter_side, 0),
         "crop_mode": "squash" if squash else "center",
         "mean": list(preprocess.mean),
         "std": list(preprocess.std),

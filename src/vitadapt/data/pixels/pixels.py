@@ -183,5 +183,4 @@ def _shape(examples: Examples, geometry: Geometry) -> tuple[int, ...]:
 
 def _key(digests: list[str], geometry: Geometry) -> str:
     codecs = [features.version(codec) for codec in ("jpg", "webp", "jpg_2000")]  # other decoders, other bytes
-    more = "" if geometry.channels == 3 else f" {geometry.channels} channels"
-    return hexdigest(f"{VERSION} {_DEEP} {PIL.__version__} {codecs} {geometry}{more}\n", "\n".join(digests))
+    return hexdigest(f"{VERSION} {_DEEP} {PIL.__version__} {codecs} {geometry.identity}\n", "\n".join(digests))

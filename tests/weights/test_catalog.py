@@ -1,0 +1,96 @@
+"""Every named backbone with random weights: its source's own architecture becomes a ViT of the size that the row says.
+
+Without memory: the networks are on torch's meta device, where tensors have shapes and no values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from vitadapt.nn.vit import ViTConfig
+from vitadapt.weights import config_of, read_state, timm, timm_eva
+from vitadapt.weights.catalog import BackboneRow, backbones
+from vitadapt.weights.hints import Hints, shapes_of
+from vitadapt.weights.hugging_face_config import describe as describe_hugging_face
+from vitadapt.weights.open_clip_timm import hints_of_open_clip
+
+AUTHORS = ("dinov2-", "dinov3-", "eupe-")
+"""Those that are offered at the size of their authors' evaluation, not at that of the last epochs of their training."""
+
+
+def converted(module: nn.Module, hints: Hints, prefix: str = "") -> ViTConfig:
+    """What our ViT for `module` looks like. Positions get values: whether they are sines and cosines is asked."""
+    state = {prefix + name: tensor for name, tensor in module.state_dict().items()}
+    return read_state(
+        {n: torch.ones(t.shape) if n.endswith("pos_embed") else t for n, t in state.items()}, hints
+    ).config
+
+
+@cache
+def from_timm(name: str, **changes: Any) -> ViTConfig:
+    library = pytest.importorskip("timm")
+    with torch.device("meta"):
+        module = library.create_model(name, num_classes=0, **changes)
+    live = timm_eva.describe(module) or timm.describe(module)
+    assert live is not None
+    return converted(module, live.hints)
+
+
+@cache
+def from_open_clip(arch: str, tag: str) -> ViTConfig:
+    library = pytest.importorskip("open_clip")
+    about, weights = library.get_model_config(arch), library.get_pretrained_cfg(arch, tag)
+    with torch.device("meta"):
+        tower = library.model._build_vision_tower(about["embed_dim"], about["vision_cfg"], about.get("quick_gelu"))
+    return converted(tower, hints_of_open_clip(about, weights), "visual.")
+
+
+def from_hugging_face(model: str, config: str, **sizes: Any) -> ViTConfig:
+    library = pytest.importorskip("transformers")
+    with torch.device("meta"):
+        module = getattr(library, model)(getattr(library, config)(**sizes))
+    live = describe_hugging_face(module)
+    assert live is not None
+    return converted(module, live.hints)
+
+
+_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
+_HUGE = {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "intermediate_size": 5120}
+ELSEWHERE: dict[str, Callable[[], ViTConfig]] = {
+    "mocov3-b16": lambda: config_of("mocov3-b16"),
+    "uni-l16": lambda: from_timm("vit_large_patch16_224", init_values=1e-5),
+    "bioclip2-l14": lambda: from_open_clip("ViT-L-14", "laion2b_s32b_b82k"),
+    "ijepa-h14": lambda: from_hugging_face("IJepaModel", "IJepaConfig", **_HUGE, patch_size=14),
+    "phikon-v2-l16": lambda: from_hugging_face("Dinov2Model", "Dinov2Config", **_LARGE, patch_size=16, image_size=224),
+    "c-radio-v4-h16": lambda: from_hugging_face("RadioModel", "RadioConfig"),
+}
+"""Rows whose architecture no library knows by name: as their authors describe it."""
+
+
+@pytest.mark.parametrize("row", backbones().values(), ids=lambda row: row.name)
+def test_a_row_is_what_its_source_builds(row: BackboneRow) -> None:
+    found = []
+    for source in row.sources:
+        scheme, _, rest = source.partition(":")
+        if scheme == "timm":
+            found.append(from_timm(rest))
+        elif scheme == "open_clip":
+            found.append(from_open_clip(*rest.split("/")))
+    if row.name in ELSEWHERE:
+        found.append(ELSEWHERE[row.name]())
+    if row.source.startswith("offline:"):
+        pytest.skip("tests/weights/test_offline.py reads it")
+    for config in found:
+        millions = sum(shape.numel() for shape in shapes_of(config).values()) / 1e6
+        assert millions == pytest.approx(row.parameters, abs=0.06)
+        native = config.image_size // config.patch * config.patch
+        assert row.image_size == native or row.name.startswith(AUTHORS) or row.name in ELSEWHERE
+        assert row.image_size % config.patch == 0
+    assert found and len({config.features for config in found}) == 1
+    assert not row.text or row.source.startswith(("open_clip:", "hf:"))
