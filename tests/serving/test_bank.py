@@ -7,6 +7,7 @@ import gc
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from itertools import product
 
@@ -22,6 +23,7 @@ from vitadapt.nn.backbone import backbone_digest
 from vitadapt.nn.head import Classifier, Head, without_projection
 from vitadapt.nn.head_spec import HeadSpec
 from vitadapt.nn.surgery import adapt, blocks, insert, merge, seeded, trainable
+from vitadapt.nn.vit import Preprocess, ViT
 from vitadapt.serving.bank.factors import merging_pays
 from vitadapt.training.adapter_file import AdapterInfo, adapter_bytes, load_adapter
 from vitadapt.utils.errors import ConfigError, DataError, NotApplicable, UnknownName, WeightsError
@@ -136,6 +138,21 @@ def test_every_method_mixed_in_one_batch_answers_as_its_own_model(family, active
     scattered = torch.randperm(len(models), generator=torch.Generator().manual_seed(1)).tolist()
     found = bank.logits(images[scattered], [list(models)[i] for i in scattered])
     assert_same(found, [expected[i] for i in scattered])
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_images_of_other_channels_are_answered_as_by_their_own_models(channels):
+    scale = (0.5,) * channels
+    backbone = ViT(replace(PARTS["pe-like"], channels=channels, preprocess=Preprocess(scale, scale)))
+    backbone.requires_grad_(False).eval()
+    methods = {"lora": LoRA(rank=2), "kadaptation": va.KAdaptation(), "bitfit": va.BitFit(), "probe": va.LinearProbe()}
+    models = {name: trained(backbone, method, 3 + i, i) for i, (name, method) in enumerate(methods.items())}
+    bank, size = va.Bank(backbone, models), (len(models), channels, SIDE, SIDE)
+    images = torch.randint(0, 256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    expected = [alone(model, images[i : i + 1])[0] for i, model in enumerate(models.values())]
+    assert_same(bank.logits(images, list(models)), expected)
+    with pytest.raises(DataError, match=rf"expected images \(B, {channels}, 32, 32\)"):
+        bank.logits(pictures(1), ["lora"])
 
 
 @pytest.mark.parametrize("name", SHARING)

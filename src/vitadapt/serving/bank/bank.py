@@ -243,9 +243,10 @@ class Bank:
     def _check(self, images: Tensor, names: Sequence[str]) -> None:
         if not isinstance(images, Tensor):
             raise DataError(f"expected images as a tensor, got {type(images).__name__}; see torch.as_tensor")
-        side = self._plain.image_size
-        if images.ndim != 4 or tuple(images.shape[1:]) != (3, side, side):
-            raise DataError(f"expected images (B, 3, {side}, {side}), got {tuple(images.shape)}; resize them first")
+        side, channels = self._plain.image_size, self._plain.config.channels
+        if images.ndim != 4 or tuple(images.shape[1:]) != (channels, side, side):
+            expected = f"(B, {channels}, {side}, {side})"
+            raise DataError(f"expected images {expected}, got {tuple(images.shape)}; resize them first")
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise DataError(f"expected uint8 images 0..255 or floating ones 0..1, got {images.dtype}; convert them")
         if isinstance(names, str) or len(names) != len(images):
