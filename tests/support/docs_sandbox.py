@@ -43,7 +43,8 @@ SMALLER = {
     "epochs=20": "epochs=2",  # the first step moves the head alone: it is zero before
     "epochs = 20": "epochs = 1",
 }
-_TINY, _SHORT = ["--backbone", "random:tiny"], ["--recipe", "epochs=1,probe_epochs=1", "--no-cache"]
+_TINY, _CLIP = ["--backbone", "random:tiny"], ["--backbone", "random:tiny-clip"]
+_SHORT = ["--recipe", "epochs=1,probe_epochs=1", "--no-cache"]
 SHORTER = {
     "run": [*_SHORT, *_TINY],
     "fit": [*_SHORT, *_TINY],
@@ -51,6 +52,8 @@ SHORTER = {
     "count": _TINY,
     "embed": _TINY,
     "similar": _TINY,
+    "search": _CLIP,
+    "zero-shot": _CLIP,
 }
 SHORT_BENCH = "[recipe]\nepochs = 1\nprobe_epochs = 1\n"  # of a benchmark file that has no [recipe] itself
 FEW = 12  # cells; a benchmark with more is expanded and its names are checked, and a part of it runs

@@ -36,13 +36,27 @@ def nearest(
 
     Raises DataError when `picture` cannot be read.
     """
-    own = _unit(embedder.features([picture]))[0]
+    return closest(embedder, unit(embedder.features([picture]))[0], collection, top, progress, picture)
+
+
+def closest(
+    embedder: Embedder,
+    direction: np.ndarray,
+    collection: Collection,
+    top: int,
+    progress: Progress | None = None,
+    picture: Path | None = None,
+) -> tuple[list[Neighbour], list[str]]:
+    """The `top` images of `collection` whose features have the largest cosine with the unit vector `direction` (E,).
+
+    The file `picture` is left out. Also a line per unreadable image.
+    """
     rows: list[int] = []
     scores = [np.zeros(0, dtype=np.float32)]
     unreadable: list[str] = []
     for batch in embedder.batches(collection.refs, progress):
         rows += batch.rows
-        scores += [_unit(found) @ own for found in batch.outputs]
+        scores += [unit(found) @ direction for found in batch.outputs]
         unreadable += batch.unreadable
     best = _best(np.concatenate(scores), [collection.refs[row].name for row in rows], picture, top)
     found = [(rows[i], score) for i, score in best]
@@ -54,26 +68,37 @@ def nearest_in_file(embedder: Embedder, picture: Path, stored: FeaturesFile, top
 
     Raises ConfigError when another network made them, DataError when `picture` cannot be read.
     """
+    _check_network(embedder, stored)
+    return closest_in_file(embedder, unit(embedder.features([picture]))[0], stored, top, picture)
+
+
+def closest_in_file(
+    embedder: Embedder, direction: np.ndarray, stored: FeaturesFile, top: int, picture: Path | None = None
+) -> list[Neighbour]:
+    """As `closest`, of the images whose features are `stored`. Raises ConfigError when another network made them."""
+    _check_network(embedder, stored)
+    best = _best(unit(stored.features) @ direction, stored.path, picture, top)
+    return [Neighbour(FileRef(stored.path[i]), score, stored.label[i]) for i, score in best]
+
+
+def _check_network(embedder: Embedder, stored: FeaturesFile) -> None:
     if stored.info.digest != embedder.digest:
         raise ConfigError(
             f"these features were made by {stored.info.network} at {stored.info.image_size} pixels, which is not the "
             f"same network as {embedder.name} at {embedder.network.image_size}; name it with --backbone and "
             "--image-size, or --model"
         )
-    own = _unit(embedder.features([picture]))[0]
-    best = _best(_unit(stored.features) @ own, stored.path, picture, top)
-    return [Neighbour(FileRef(stored.path[i]), score, stored.label[i]) for i, score in best]
 
 
-def _unit(features: np.ndarray) -> np.ndarray:
+def unit(features: np.ndarray) -> np.ndarray:
     """Rows (N, E) of length 1; what is zero stays zero."""
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     return np.asarray(features / np.maximum(lengths, np.finfo(np.float32).tiny))
 
 
-def _best(scores: np.ndarray, names: Sequence[str], picture: Path, top: int) -> list[tuple[int, float]]:
+def _best(scores: np.ndarray, names: Sequence[str], picture: Path | None, top: int) -> list[tuple[int, float]]:
     """(row, score) of the highest scores, without the file `picture` itself."""
-    own = os.path.realpath(picture)
+    own = None if picture is None else os.path.realpath(picture)
     order = (int(i) for i in np.argsort(-scores, kind="stable"))
     found: list[tuple[int, float]] = []
     while len(found) < top and (row := next(order, None)) is not None:

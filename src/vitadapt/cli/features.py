@@ -160,14 +160,15 @@ def similar(
             complain(line)
     if page is not None:
         _write_page(page, picture, found, embedder.name)
-    _print_neighbours(found, as_json, as_csv)
+    print_neighbours(found, as_json, as_csv)
     if page is not None and not (as_json or as_csv):
         echo(page)
     if broken:
         raise typer.Exit(1)
 
 
-def _print_neighbours(found: Sequence[Neighbour], as_json: bool, as_csv: bool) -> None:
+def print_neighbours(found: Sequence[Neighbour], as_json: bool, as_csv: bool) -> None:
+    """Rank, file, label and similarity of each."""
     rows: list[dict[str, Any]] = [
         {"rank": rank, "image": one.path, "label": one.label, "similarity": one.similarity}
         for rank, one in enumerate(found, start=1)
