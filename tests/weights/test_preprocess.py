@@ -57,7 +57,7 @@ class Plain(Backbone):
 
 
 class BackboneConfig:
-    image_size, features = SIDE, 1
+    image_size, features, channels = SIDE, 1, 3
 
     def __init__(self, preprocess: Preprocess) -> None:
         self.preprocess = preprocess
@@ -201,7 +201,7 @@ def test_every_row_prepares_images_as_its_source_does(row: BackboneRow) -> None:
 def test_what_names_cached_pixels_is_as_it_was_for_what_there_was() -> None:
     was = "Geometry(size=8, resize=1.25, squash=False)", "Geometry(size=8, resize=1.0, squash=True)"
     assert (Geometry(8, 1.25).identity, Geometry(8, squash=True).identity) == was
-    others = [Geometry(8, *more) for more in product((1.0, 1.25), (False, True), FILTERS)]
+    others = [Geometry(8, *more) for more in product((1.0, 1.25), (False, True), (1, 3), FILTERS)]
     assert len({other.identity for other in others}) == len(others)
     with pytest.raises(ValueError, match="unknown interpolation 'cubic'"):
         Geometry(8, interpolation="cubic")
