@@ -116,6 +116,8 @@ PROCESSORS: dict[str, dict[str, Any]] = {
     "Bit": _CLIP,
     "ViT": {**_SQUARE, "resample": 2},
     "Siglip": {**_SQUARE, "resample": 3},
+    "Beit": {**_SQUARE, "resample": 3, "crop_size": 224},
+    "ConvNext": {**_SQUARE, "resample": 3, "size": {"shortest_edge": 384}, "crop_pct": 224 / 256},
     "DeiT": {**_SQUARE, "resample": 3, "size": {"height": 256, "width": 256}, "crop_size": 224, "do_center_crop": True},
     "DINOv3ViT": {
         **_SQUARE,
@@ -126,7 +128,9 @@ PROCESSORS: dict[str, dict[str, Any]] = {
 }
 """What a field means that preprocessor_config.json leaves out, by the class of the processor."""
 _PROCESSOR_OF = {"dinov2": "Bit", "dinov2_with_registers": "Bit", "dinov3_vit": "DINOv3ViT", "vit": "ViT"}
-_PROCESSOR_OF |= {"ijepa": "ViT", "siglip_vision_model": "Siglip", "tipsv2_vision_model": "Tipsv2"}
+_PROCESSOR_OF |= {"ijepa": "ViT", "siglip_vision_model": "Siglip", "tipsv2_vision_model": "Tipsv2", "beit": "Beit"}
+_PROCESSOR_OF |= {"swin": "ViT", "swinv2": "ViT", "convnext": "ConvNext", "convnextv2": "ConvNext"}
+_PROCESSOR_OF |= {"dinov3_convnext": "DINOv3ViT"}
 """Type of a model -> its processor, where the file does not name one; CLIP for all others."""
 _RESAMPLE: tuple[Interpolation, ...] = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Pillow's filters by their numbers."""
@@ -159,12 +163,20 @@ def processor_of(settings: Mapping[str, Any], model: str = "") -> Processor:
     both = isinstance(size, int) and "height" in PROCESSORS[kind]["size"]
     size = ({"height": size, "width": size} if both else {"shortest_edge": size}) if isinstance(size, int) else size
     crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
+    if kind == "ConvNext" and size.keys() == {"shortest_edge"}:
+        size, crop = _of_convnext(size["shortest_edge"], full["crop_pct"])
     squash = size.keys() == {"height", "width"}
     lengths, sides = {*size.values()}, {*(crop or size).values()}
     known = (squash or (crop is not None and size.keys() == {"shortest_edge"})) and len(lengths) == len(sides) == 1
     expect(known, f"size={full['size']} with the crop {crop} in {PROCESSOR_FILE}")
     side = sides.pop()
     return Processor(side, Preprocess(*_scale(full), lengths.pop() / side, squash, _RESAMPLE[number]))
+
+
+def _of_convnext(side: int, fraction: float) -> tuple[dict[str, int], dict[str, int]]:
+    """The sizes before and after the crop; from 384 pixels on the library squashes."""
+    square = {"height": side, "width": side}
+    return (square, square) if side >= 384 else ({"shortest_edge": int(side / fraction)}, square)
 
 
 def _scale(settings: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -23,7 +23,7 @@ from .checkpoint_files import load_state_file
 from .converter import BESIDE
 from .feature_extractor import FeatureExtractor, extractor
 from .hints import NORMALISATIONS, Hints, expect, square
-from .hugging_face_config import preprocess_of
+from .hugging_face_config import processor_of
 
 _PREFIXES = ("visual.", "", "module.visual.", "module.", "model.")
 _POSITIONS = "attnpool.positional_embedding"
@@ -152,5 +152,6 @@ def network_of_folder(folder: Path, config: Mapping[str, Any], processor: Mappin
     for what in ("missing", "mismatched", "unexpected"):
         if strange := [name for name in map(str, found[f"{what}_keys"]) if not name.startswith("classifier.")]:
             raise WeightsError(f"{folder}: {strange[0]} is {what}; the file is damaged or of another network")
-    preprocess = preprocess_of(processor, NORMALISATIONS["imagenet"])
+    usual = NORMALISATIONS["imagenet"]
+    preprocess = processor_of(processor, config["model_type"]).preprocess if processor else usual
     return extractor(kind.__name__, Pooled(network.float()).requires_grad_(False), size, preprocess)
