@@ -57,7 +57,7 @@ class Plain(Backbone):
 
 
 class BackboneConfig:
-    image_size, features, channels = SIDE, 1, 3
+    image_size, features = SIDE, 1
 
     def __init__(self, preprocess: Preprocess) -> None:
         self.preprocess = preprocess
