@@ -54,7 +54,7 @@ def variables(config: ViTConfig | TextConfig, method: Method) -> dict[str, int]:
     }
 
 
-_OF_TEXT = {"final_norm": 1, "outer": 1, "patch_bias": 0, "projection_bias": 0, "pooled": 0, "Q": 0}
+_OF_TEXT = {"relative": 0, "final_norm": 1, "outer": 1, "patch_bias": 0, "projection_bias": 0, "pooled": 0, "Q": 0}
 """Of these formulas, what a text tower has of an image tower's ends."""
 
 
@@ -70,6 +70,7 @@ def _of_images(config: ViTConfig) -> dict[str, int]:
         "outer": config.patch_norm + config.ln_pre + final + pooled,
         **{name: getattr(config, name) for name in ("class_token", "registers", "patch_bias", "channels")},
         "projection_bias": config.projection_bias,
+        "relative": config.heads * ((2 * grid - 1) ** 2 + 3) if (grid := config.relative_grid) else 0,
     }
 
 
