@@ -154,7 +154,7 @@ def test_of_several_backbones_the_best_in_cross_validation_is_taken(images, tmp_
     assert compared[model.backbone_] == shares[model.backbone_] and "nowhere" in compared[names[2]]
     with pytest.raises(VitadaptError, match="backbone names none"):
         probe().set_params(backbone=[]).fit(pictures, numbers)
-    with pytest.raises(VitadaptError, match="nowhere.pt does not exist"):
+    with pytest.raises(VitadaptError, match=r"nowhere\.pt does not exist"):
         probe().set_params(backbone=names[2:]).fit(pictures, numbers)
     with pytest.raises(VitadaptError, match="every class needs at least 2 images"):
         probe().set_params(backbone=names).fit(pictures[:4], numbers[:4])
