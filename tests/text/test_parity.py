@@ -91,4 +91,4 @@ def test_the_catalog_says_which_backbones_have_a_text_tower():
         if source:
             arch = source.removeprefix("open_clip:").partition("/")[0]
             assert of_open_clip(open_clip.get_model_config(arch), row.name).fields["heads"] and row.text
-        assert not row.text or row.source.startswith(("open_clip:", "hf:"))
+        assert not row.text or row.source.startswith(("open_clip:", "hf:", "url:"))

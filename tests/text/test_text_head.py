@@ -204,7 +204,7 @@ def test_heads_are_told_apart_and_defaults_are_not():
     assert len({config.digest() for config in others}) == 4
     zero_shot = RunConfig("b", ZeroShot(), "d")
     assert zero_shot.head_spec == TEXT and zero_shot.digest() == dataclasses.replace(zero_shot, head=TEXT).digest()
-    with pytest.raises(ConfigError, match="makes its head of class names"):
+    with pytest.raises(ConfigError, match="must start from text"):
         RunConfig("b", ZeroShot(), "d", head=ZERO)
     with pytest.raises(UnknownName, match="text"):
         parse_head("txt")
