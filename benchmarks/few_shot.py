@@ -46,7 +46,7 @@ def support(classes: int, count: int) -> Support:
 def measure(name: str, classes: int, count: int, epochs: int) -> str:
     """One line of the table."""
     method, made, factor = METHODS[name](), support(classes, count), 1.0
-    wanted = {ProLIP: "projection", CLIPAdapter: "inserted"}.get(type(method), "nothing")  # type: ignore[call-overload]
+    wanted = {ProLIP: "projection", CLIPAdapter: "inserted"}.get(type(method), "nothing")
     made = replace(made, start={key: t for key, t in made.start.items() if key.startswith(wanted)})
     if hasattr(method, "epochs"):
         plain: Any = method
