@@ -27,6 +27,14 @@ def _export(to: str) -> Callable[[Path], Any]:
     return use
 
 
+def _quantisation(folder: Path) -> Any:
+    import torch
+
+    from vitadapt.classifier.export.openvino import quantised
+
+    return quantised(None, torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+
+
 def _hdf5(folder: Path) -> Any:
     from vitadapt.data.readers.hdf5 import open_variable
 
@@ -113,6 +121,11 @@ USES: dict[tuple[str, str], Callable[[Path], Any]] = {
     ("onnx", "onnx"): _export("onnx"),
     ("onnx", "onnxscript"): _export("onnx"),
     ("onnx", "onnxruntime"): _export("onnx"),
+    **{("browser", module): _export("onnx") for module in ("onnx", "onnxscript", "onnxruntime")},
+    ("browser", "playwright"): _export("browser"),
+    **{("openvino", module): _export("onnx") for module in ("onnx", "onnxscript")},
+    ("openvino", "openvino"): _export("openvino"),
+    ("openvino", "nncf"): _quantisation,
     ("knowledge", "nltk"): _words,
     ("plot", "matplotlib"): _plot,
     ("report", "jinja2"): _page,

@@ -13,7 +13,13 @@ from . import options as opt
 from .output import echo, echo_json, echo_result
 
 app = typer.Typer()
-Target = Literal["open_clip", "timm", "hf", "peft", "onnx", "torch-export"]
+Target = Literal["open_clip", "timm", "hf", "peft", "onnx", "torch-export", "browser", "openvino"]
+Quantize = Annotated[Literal["int8", "dynamic"] | None, Option(help="Linear layers in int8, compared with fp32.")]
+StoredPrecision = Annotated[Literal["fp32", "fp16"], Option("--precision", help="Of the stored weights.")]
+Preprocessing = Annotated[Literal["outside", "inside"], Option(help="Is resizing part of the file?")]
+MaxLoss = Annotated[float, Option(min=0, help="Points of accuracy that a smaller file may lose.")]
+Runtime = Annotated[Path | None, Option(help="onnxruntime-web: a folder or archive. Default: fetched from npm.")]
+ComparedData = Annotated[str | None, Option("--data", help="Labelled images to compare a smaller file on.")]
 
 
 @opt.command(app, opt.IMAGES, "vitadapt export my-model --to onnx")
@@ -21,16 +27,27 @@ def export(
     model: opt.ModelFolder,
     to: Annotated[Target, Option(help="For which program.")],
     out: Annotated[Path | None, Option("--out", "-o", help="A new folder. Default: MODEL-TO.")] = None,
+    quantize: Quantize = None,
+    precision: StoredPrecision = "fp32",
+    preprocessing: Preprocessing = "outside",
+    max_loss: MaxLoss = 1.0,
+    data: ComparedData = None,
+    runtime: Runtime = None,
     backbone: opt.MovedBackbone = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Write an adapted model for another program, run it there, and certify that it gives the same answers."""
+    from ..classifier.export.certificate import Options
     from ..classifier.export.deployed import load_trained
     from ..classifier.export.export import export as exported
+    from ..classifier.export.samples import read_samples
 
     stem = model.parent if model.is_file() else model
     out = out or stem.with_name(f"{stem.resolve().name}-{to}")
-    certificate = exported(load_trained(model, backbone), to, out)
+    trained = load_trained(model, backbone)
+    samples = read_samples(stem, trained, data) if quantize or precision != "fp32" else None
+    options = Options(quantize or "", precision, preprocessing, max_loss, runtime, samples)
+    certificate = exported(trained, to, out, options)
     if as_json:
         echo_json(asdict(certificate))
     else:

@@ -40,7 +40,7 @@ _TURNS = {  # not ImageOps.exif_transpose: it writes the other tags again, and f
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_ELONGATED = 32  # a resized side longer than this many short sides is never materialised
+ELONGATED = 32  # a resized side longer than this many short sides is never materialised
 
 
 class UnreadableImage(DataError):
@@ -234,7 +234,7 @@ def fit(image: Image.Image, geometry: Geometry) -> Image.Image:
     else:
         wide, high = int(short * width / height), short
     left, top = round((wide - size) / 2), round((high - size) / 2)
-    if max(wide, high) <= _ELONGATED * short:
+    if max(wide, high) <= ELONGATED * short:
         return image.resize((wide, high), filter_).crop((left, top, left + size, top + size))
     # The whole resized strip could take gigabytes (1 x 10000 pixels at size 224: 1.5 GB), so only the crop is computed.
     x, y = width / wide, height / high

@@ -171,9 +171,10 @@ def test_open_clip_has_no_place_for_a_margin_around_the_crop(tmp_path: Path) -> 
 
 def test_another_function_gets_no_certificate(tmp_path: Path) -> None:
     trained, other = trained_model("deit-like"), trained_model("deit-like", LoRA())
-    run = DeployedModel(other).eval()
+    program = certificate.Program(DeployedModel(other).eval())
+    target = replace(certificate.TARGETS["torch-export"], reopen=lambda folder, trained: program)
     with pytest.raises(WeightsError, match="differ"):
-        certificate.certify("timm", ("torch",), trained, run, tmp_path)
+        certificate.certify("torch-export", target, trained, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -314,34 +315,28 @@ def test_onnx_says_its_labels_and_its_preprocessing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("squash", [False, True])
 @pytest.mark.parametrize("own", [{}, {"squash": True, "interpolation": "bilinear"}], ids=str)
-def test_the_program_in_the_docs_prepares_pictures_as_predict_does(
-    own: Any, squash: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_program_beside_the_file_prepares_pictures_as_predict_does(
+    own: Any, squash: bool, tmp_path: Path
 ) -> None:
     for package in NEEDS["onnx"]:
         pytest.importorskip(package)
-    page = Path(__file__).parents[3] / "docs" / "export.md"
-    program = next(b for b in page.read_text("utf-8").split("```") if b.startswith("python\nimport json, numpy"))
     trained = trained_model("deit-like", LinearProbe())
     base = copy.deepcopy(trained.base)
     base.config = replace(base.config, preprocess=replace(base.preprocess, resize=256 / 224, **own))
     trained = replace(trained, base=base, info=replace(trained.info, squash=squash))
     export(trained, "onnx", tmp_path / "my-onnx")
-    (tmp_path / "photos" / "cats").mkdir(parents=True)
-    file = tmp_path / "photos" / "cats" / "0.jpg"
-    monkeypatch.chdir(tmp_path)
-    Path("program.py").write_text(program.removeprefix("python\n"), "utf-8")
+    file, names = tmp_path / "0.jpg", runpy.run_path(str(tmp_path / "my-onnx" / "example.py"))
     for seed, shape in enumerate([(48, 64), (480, 641), (1023, 333), (37, 38), (33, 500), (32, 32)]):
         noise = np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
         image = Image.fromarray(noise)
         exif = image.getexif()
         exif[0x0112] = 1 + seed  # turned and mirrored
         image.save(file, exif=exif)
-        names = runpy.run_path("program.py")
         ours = to_pixels(open_image(file.read_bytes(), "0.jpg"), trained.geometry)
         assert np.array_equal(names["prepared"](file), ours), shape
         with torch.no_grad():
             wanted = trained.classifier(torch.from_numpy(ours)[None])
-        torch.testing.assert_close(torch.from_numpy(names["logits"]), wanted, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(torch.from_numpy(names["logits"](file))[None], wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_peft_loads_it_on_the_base_model_beside_it(tmp_path: Path) -> None:

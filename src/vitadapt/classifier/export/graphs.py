@@ -1,11 +1,14 @@
 """Export as a graph of operations, normalisation and head included: ONNX, and a program of torch.export.
 
-Both take uint8 images (B, 3, S, S) in RGB, resized and cropped, and hold any model: what cannot be merged is kept.
+Both take uint8 images (B, 3, S, S) in RGB, resized and cropped, and hold any model: what cannot be merged is kept. ONNX
+can have the preprocessing inside, too, linear layers in int8 or weights in fp16; programs that use it are beside it.
 """
 
 from __future__ import annotations
 
 import json
+import runpy
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,10 +17,14 @@ from torch import Tensor, nn
 
 from ...metrics.conformal import least_rate, threshold
 from ...nn.novelty import Novelty
+from ...utils.errors import ConfigError
 from ...utils.optional import package
 from ..answer import can_refuse
-from .certificate import TARGETS, Run, Target
+from .certificate import TARGETS, Options, Program, Target
+from .comparison import Comparison, Layers, accepted, compare
 from .deployed import DeployedModel, TrainedModel
+from .preprocessing import with_preprocessing
+from .quantize import dynamic_int8, folded, fp16_weights, runner, session, static_int8
 
 PROGRAM, ONNX = "model.pt2", "model.onnx"
 _FORMAT = "vitadapt-export/1"
@@ -26,8 +33,8 @@ RATES, SHARES = (0.01, 0.05, 0.1, 0.2), (0.8, 0.9, 0.95)
 _BATCH = torch.export.Dim("batch", max=2**31 - 1)  # torch 2.6 does not trace one without an end (it may be 2**63 - 1)
 
 
-def about(trained: TrainedModel) -> dict[str, str]:
-    """Labels and preprocessing as strings, for the metadata of a file. Values are JSON."""
+def about(trained: TrainedModel, inside: bool = False) -> dict[str, str]:
+    """Labels and preprocessing as strings for the metadata of a file, in JSON. inside: is resizing part of it?"""
     size, preprocess = trained.image_size, trained.base.preprocess
     steps = {
         "input": "uint8 RGB, shape (batch, 3, height, width)",
@@ -41,6 +48,8 @@ def about(trained: TrainedModel) -> dict[str, str]:
     if trained.geometry.squash:
         side = trained.shorter_side
         steps |= {"resize_shorter_side": None, "center_crop": size if side > size else None, "resize_both_sides": side}
+    if inside:
+        steps["input"] = "uint8, an upright picture (height, width, 3 or 4): RGB, alpha; all steps are in the graph"
     thresholds = trained.info.thresholds
     output = "logits; " + (
         "sigmoid gives the probability of each label" if thresholds else "softmax gives probabilities"
@@ -90,12 +99,12 @@ def _program(trained: TrainedModel) -> torch.export.ExportedProgram:
         return torch.export.export(module, (example,), dynamic_shapes={"images": {0: _BATCH}}, strict=False)
 
 
-def _write_program(trained: TrainedModel, folder: Path) -> None:
+def _write_program(trained: TrainedModel, folder: Path, _: Options) -> None:
     extra = {"vitadapt.json": json.dumps(about(trained))}
     torch.export.save(_program(trained), folder / PROGRAM, extra_files=extra)
 
 
-def _reopen_program(folder: Path, trained: TrainedModel) -> Run:
+def _reopen_program(folder: Path, trained: TrainedModel) -> Program:
     module = torch.export.load(folder / PROGRAM).module()
 
     def run(images: Tensor) -> Tensor:
@@ -103,27 +112,88 @@ def _reopen_program(folder: Path, trained: TrainedModel) -> Run:
         logits: Tensor = found[0] if isinstance(found, tuple) else found
         return logits
 
-    return run
+    return Program(run)
 
 
-def _write_onnx(trained: TrainedModel, folder: Path) -> None:
-    onnx = package("onnx", "onnx")
+def write_network(trained: TrainedModel, path: Path) -> None:
+    """The network in fp32 as an ONNX file: uint8 images (B, 3, S, S) -> logits (B, C), and novelty (B,)."""
+    package("onnx", "onnx")
     package("onnxscript", "onnx")
     names = ["logits", NOVELTY] if can_refuse(trained.classifier.novelty) else ["logits"]
     program = torch.onnx.export(
         _program(trained), dynamo=True, input_names=["images"], output_names=names, verbose=False
     )
     assert program is not None, "the exporter returns one when it is given no file"
-    program.save(str(folder / ONNX))
-    model = onnx.load(str(folder / ONNX), load_external_data=False)
-    onnx.helper.set_model_props(model, about(trained))
-    onnx.save(model, str(folder / ONNX))
+    program.save(str(path))
 
 
-def _reopen_onnx(folder: Path, trained: TrainedModel) -> Run:
-    session = package("onnxruntime", "onnx").InferenceSession(str(folder / ONNX), providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+def onnx_model(trained: TrainedModel, folder: Path, options: Options) -> tuple[Any, Comparison | None]:
+    """The model as `options` ask, labels and preprocessing in its metadata; and how it compares with fp32.
+
+    `folder` is used to work in and left as it was.
+    """
+    onnx, path = package("onnx", "onnx"), folder / ONNX
+    write_network(trained, path)
+    model, comparison = onnx.load(str(path), load_external_data=False), None
+    if options.quantize or options.precision != "fp32":
+        model, comparison = smaller(trained, path, options)
+    path.unlink()
+    inside = options.preprocessing == "inside"
+    if inside:
+        model = with_preprocessing(model, trained)
+    onnx.helper.set_model_props(model, about(trained, inside))
+    return model, comparison
 
 
-TARGETS.register("onnx")(Target("ONNX", ("onnxruntime",), _write_onnx, _reopen_onnx))
+def _write_onnx(trained: TrainedModel, folder: Path, options: Options) -> Comparison | None:
+    model, comparison = onnx_model(trained, folder, options)
+    package("onnx", "onnx").save(model, str(folder / ONNX))
+    inside = options.preprocessing == "inside"
+    write_examples(folder, "picture" if inside else "prepared", ("py", "mjs", "cs") if inside else ("py",))
+    return comparison
+
+
+def write_examples(folder: Path, name: str, suffixes: tuple[str, ...]) -> None:
+    """Programs that use the file, one per language."""
+    for suffix in suffixes:
+        shipped = files(__package__) / "examples" / f"{name}.{suffix}.txt"
+        (folder / f"example.{suffix}").write_bytes(shipped.read_bytes())
+
+
+def smaller(trained: TrainedModel, path: Path, options: Options) -> tuple[Any, Comparison]:
+    """The network in the fp32 file `path` as `options` ask, and beside fp32. Raises WeightsError when it is no use."""
+    samples = options.samples
+    if samples is None:
+        raise ConfigError("a file of lower precision is measured on images; give Options(samples=read_samples(...))")
+    model = folded(path)
+    layers: Layers = (0, ())
+    if options.quantize == "int8":
+        model, layers = static_int8(model, samples.calibration, options.max_loss)
+    elif options.quantize:
+        model, layers = dynamic_int8(model, path.parent)
+    if options.precision == "fp16":
+        model = fp16_weights(model)
+    content = model.SerializeToString()
+    sizes, runs = (path.stat().st_size, len(content)), (runner(path), runner(content))
+    found = compare(*runs, samples, trained.info.thresholds, sizes, layers)
+    return model, accepted(found, options.text, options.max_loss)
+
+
+def _reopen_onnx(folder: Path, trained: TrainedModel) -> Program:
+    """By the program written beside the file."""
+    example = runpy.run_path(str(folder / "example.py"))
+    if "outputs" not in example:
+        return Program(runner(folder / ONNX), lambda file: torch.from_numpy(example["logits"](file)))
+    live = session(folder / ONNX)
+
+    def run(images: Tensor) -> Tensor:
+        pictures = [image.permute(1, 2, 0).contiguous().numpy() for image in images]  # (H, W, 3)
+        return torch.cat([torch.from_numpy(live.run(["logits"], {"image": picture})[0]) for picture in pictures])
+
+    return Program(run, lambda file: torch.from_numpy(example["outputs"](file, ["logits"])[0][0]))
+
+
+TARGETS.register("onnx")(
+    Target("ONNX", ("onnxruntime",), _write_onnx, _reopen_onnx, frozenset(("quantize", "precision", "preprocessing")))
+)
 TARGETS.register("torch-export")(Target("torch.export", ("torch",), _write_program, _reopen_program))

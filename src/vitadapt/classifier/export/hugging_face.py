@@ -24,7 +24,7 @@ from ...weights import CONVERTERS, write_state
 from ...weights.checkpoint_files import read_json
 from ..documents import CARD, fitted_of, split_of
 from ..fit_record import RECORD, read_record
-from .certificate import TARGETS, Run, Target, normaliser, write_json
+from .certificate import TARGETS, Options, Program, Target, normaliser, write_json
 from .deployed import PlainHead, TrainedModel, merged, read_head, write_head
 from .text import write_text
 
@@ -223,7 +223,7 @@ def write_processor(trained: TrainedModel, folder: Path) -> None:
     write_json(folder / "preprocessor_config.json", content)
 
 
-def _write(trained: TrainedModel, folder: Path) -> None:
+def _write(trained: TrainedModel, folder: Path, _: Options) -> None:
     vit, head = merged(trained, "transformers"), PlainHead(trained.classifier.head)
     library = library_model(vit, head, trained.info)
     with quiet_transformers():
@@ -238,30 +238,35 @@ def _write(trained: TrainedModel, folder: Path) -> None:
         (folder / CARD).write_text(model_card(fitted, "transformers"), "utf-8")
 
 
-def _reopen(folder: Path, trained: TrainedModel) -> Run:
+def _reopen(folder: Path, trained: TrainedModel) -> Program:
     transformers = package("transformers", "hf")
     kind = read_json(folder / "config.json")["architectures"][0]
     with quiet_transformers():
         model = getattr(transformers, kind).from_pretrained(folder, local_files_only=True).eval()
-    return runner(model, folder, read_json(folder / "preprocessor_config.json"))
+    return program(model, folder)
 
 
-def runner(model: Any, folder: Path, processor: dict[str, Any]) -> Run:
-    """Logits of a live model: its own, or of the head beside it over its features."""
-    normalised = normaliser({"mean": processor["image_mean"], "std": processor["image_std"]})
-    head = read_head(folder)
+def program(model: Any, folder: Path) -> Program:
+    """Logits of a live model: its own, or of the head beside it; pictures are prepared by its processor."""
+    transformers, about = package("transformers", "hf"), read_json(folder / "preprocessor_config.json")
+    normalised = normaliser({"mean": about["image_mean"], "std": about["image_std"]})
+    head, processor = read_head(folder), transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
 
-    def run(images: Tensor) -> Tensor:
-        out = model(pixel_values=normalised(images))
+    def logits(pixels: Tensor) -> Tensor:
+        out = model(pixel_values=pixels)
         if head is None:
-            logits: Tensor = out.logits
-            return logits
+            found: Tensor = out.logits
+            return found
         if "image_embeds" in out:
             return head(out.image_embeds)
         pooled = getattr(out, "pooler_output", None)
         return head(out.last_hidden_state.mean(dim=1) if pooled is None else pooled)
 
-    return run
+    def answer(file: Path) -> Tensor:
+        image = transformers.image_utils.load_image(str(file))
+        return logits(processor(image, return_tensors="pt")["pixel_values"])[0]
+
+    return Program(lambda images: logits(normalised(images)), answer)
 
 
 TARGETS.register("hf")(Target("Hugging Face transformers", ("transformers",), _write, _reopen))

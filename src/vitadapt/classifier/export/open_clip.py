@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from ...utils.errors import NotApplicable
 from ...utils.optional import package
 from ...weights import CONVERTERS
 from ...weights.checkpoint_files import load_state_file, read_json
-from .certificate import TARGETS, Run, Target, normaliser, write_json
+from .certificate import TARGETS, Options, Program, Target, normaliser, write_json
 from .deployed import PlainHead, TrainedModel, merged, read_head, write_head
 from .text import write_text
 
@@ -29,7 +30,7 @@ _NO_TEXT = {"context_length": 8, "vocab_size": 8, "width": 32, "heads": 1, "laye
 """open_clip builds no image tower alone; the certificate's model gets the smallest of text towers."""
 
 
-def _write(trained: TrainedModel, folder: Path) -> None:
+def _write(trained: TrainedModel, folder: Path, _: Options) -> None:
     vit = merged(trained, "open_clip")
     config, state = _with_projection(vit)
     _check(config, trained)
@@ -93,18 +94,23 @@ def _config(config: ViTConfig, geometry: Geometry) -> dict[str, Any]:
     return {"model_cfg": model, "preprocess_cfg": preprocess}
 
 
-def _reopen(folder: Path, trained: TrainedModel) -> Run:
+def _reopen(folder: Path, trained: TrainedModel) -> Program:
     open_clip = package("open_clip", "clip")
     about = read_json(folder / "open_clip_config.json")
     model = open_clip.CLIP(**about["model_cfg"], text_cfg=_NO_TEXT).eval()
     model.visual.load_state_dict(load_state_file(folder / WEIGHTS))
     normalised, head = normaliser(about["preprocess_cfg"]), read_head(folder)
     assert head is not None, "written above"
+    settings = open_clip.transform.PreprocessCfg(**about["preprocess_cfg"])
+    transform = open_clip.transform.image_transform_v2(settings, is_train=False)
 
     def run(images: Tensor) -> Tensor:
         return head(model.encode_image(normalised(images)))
 
-    return run
+    def answer(file: Path) -> Tensor:
+        return head(model.encode_image(transform(Image.open(file)).unsqueeze(0)))[0]
+
+    return Program(run, answer)
 
 
 TARGETS.register("open_clip")(Target("open_clip", ("open_clip_torch",), _write, _reopen))

@@ -25,10 +25,9 @@ from ...utils.errors import NotApplicable, NotMergeable
 from ...utils.optional import package, quiet_transformers
 from ...weights import CONVERTERS
 from ...weights.catalog import backbones
-from ...weights.checkpoint_files import read_json
-from .certificate import TARGETS, Run, Target
+from .certificate import TARGETS, Options, Program, Target
 from .deployed import PlainHead, TrainedModel, plain_vit, write_head
-from .hugging_face import LibraryModel, library_model, runner, write_processor
+from .hugging_face import LibraryModel, library_model, program, write_processor
 
 BASE = "base"
 LAYERS: dict[Slot, tuple[str, int]] = {
@@ -120,7 +119,7 @@ def _base(trained: TrainedModel) -> LibraryModel:
     return library_model(copy.deepcopy(base).cpu(), PlainHead(trained.classifier.head), trained.info)
 
 
-def _write(trained: TrainedModel, folder: Path) -> None:
+def _write(trained: TrainedModel, folder: Path, _: Options) -> None:
     peft = package("peft", "peft")
     library = _base(trained)
     vit = cast(ViT, trained.classifier.backbone)
@@ -164,11 +163,11 @@ def _fill(layer: Any, update: Update) -> None:
         b.bias.copy_(torch.zeros_like(b.bias) if update.shift is None else update.shift)
 
 
-def _reopen(folder: Path, trained: TrainedModel) -> Run:
+def _reopen(folder: Path, trained: TrainedModel) -> Program:
     peft, base = package("peft", "peft"), _base(trained).model
     with quiet_transformers():
         model = peft.PeftModel.from_pretrained(base, str(folder)).eval()
-    return runner(model, folder, read_json(folder / "preprocessor_config.json"))
+    return program(model, folder)
 
 
 TARGETS.register("peft")(Target("PEFT LoRA", ("peft", "transformers"), _write, _reopen))

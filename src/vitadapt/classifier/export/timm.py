@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -15,12 +16,12 @@ from ...nn.vit import ViT, ViTConfig
 from ...utils.optional import package
 from ...weights import write_state
 from ...weights.checkpoint_files import read_json
-from .certificate import TARGETS, Run, Target, normaliser, write_json
+from .certificate import TARGETS, Options, Program, Target, normaliser, write_json
 from .deployed import PlainHead, TrainedModel, merged
 from .timm_model import TimmModel, model_for
 
 
-def _write(trained: TrainedModel, folder: Path) -> None:
+def _write(trained: TrainedModel, folder: Path, _: Options) -> None:
     vit = merged(trained, "timm")
     weight, bias = PlainHead(trained.classifier.head).linear()
     if vit.config.projection:  # W (P x + c) + b = (W P) x + (W c + b)
@@ -70,15 +71,21 @@ def _config(config: ViTConfig, model: TimmModel, trained: TrainedModel) -> dict[
     }
 
 
-def _reopen(folder: Path, trained: TrainedModel) -> Run:
-    model = package("timm", "timm").create_model(f"local-dir:{folder}", pretrained=True).eval()
+def _reopen(folder: Path, trained: TrainedModel) -> Program:
+    timm = package("timm", "timm")
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     normalised = normaliser(read_json(folder / "config.json")["pretrained_cfg"])
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 
     def run(images: Tensor) -> Tensor:
         logits: Tensor = model(normalised(images))
         return logits
 
-    return run
+    def answer(file: Path) -> Tensor:
+        logits: Tensor = model(transform(Image.open(file).convert("RGB")).unsqueeze(0))[0]
+        return logits
+
+    return Program(run, answer)
 
 
 TARGETS.register("timm")(Target("timm", ("timm",), _write, _reopen))
