@@ -21,7 +21,8 @@ from vitadapt.classifier.export.certificate import Options
 from vitadapt.classifier.export.deployed import TrainedModel
 from vitadapt.classifier.export.export import export
 from vitadapt.classifier.export.samples import Samples
-from vitadapt.data.images import open_image, to_pixels
+from vitadapt.data.image_file import open_image
+from vitadapt.data.images import to_pixels
 from vitadapt.utils.errors import ConfigError, NotApplicable
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,7 +23,8 @@ from vitadapt.classifier.export.deployed import TrainedModel
 from vitadapt.classifier.export.export import export
 from vitadapt.classifier.export.pictures import PHOTOGRAPHS, differences, write_pictures
 from vitadapt.classifier.export.samples import Samples, read_samples
-from vitadapt.data.images import open_image, to_pixels
+from vitadapt.data.image_file import open_image
+from vitadapt.data.images import to_pixels
 from vitadapt.nn.surgery import blocks
 from vitadapt.utils.errors import ConfigError, NotApplicable, WeightsError
 from vitadapt.utils.files import checked_json
@@ -266,9 +268,10 @@ def test_images_that_are_gone_are_named(tmp_path: Path) -> None:
 
 
 def test_the_record_of_an_export_holds_the_comparison(
-    network: tuple[TrainedModel, Samples, Path], tmp_path: Path, same_speed: None
+    network: tuple[TrainedModel, Samples, Path], tmp_path: Path, same_speed: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained, samples, _ = network
+    trained, samples, path = network
+    monkeypatch.setattr(graphs(), "write_network", lambda trained, new: shutil.copyfile(path, new))  # made already
     options = Options("int8", max_loss=10.0, samples=samples)
     found = export(trained, "onnx", tmp_path / "out", options)
     assert found.comparison is not None and "agreement" in "".join(found.lines())

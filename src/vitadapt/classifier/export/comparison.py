@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from .samples import Samples
 Run = Callable[[Tensor], Tensor]
 """uint8 images (B, 3, S, S) -> logits (B, C)."""
 _BATCH, _REPEATS = 8, 15
-_SLOWER = 1.1  # times of equally fast models differ by so much on a busy machine
+_SLOWER = 1.1  # the times of equally fast models differ by so much
 Pair = tuple[float, float]
 Layers = tuple[int, tuple[str, ...]]
 """How many linear layers there are, and the names of those that stay in fp32."""
@@ -119,14 +118,14 @@ def in_batches(run: Run, images: Tensor) -> Tensor:
 
 
 def milliseconds(runs: tuple[Run, Run], images: Tensor) -> Pair:
-    """The median times of both for the same images, taken in turn, so that a busy machine delays them alike."""
+    """The least time of each for the same images, of runs in turn: what a busy machine adds says nothing of a model."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(_REPEATS):
         for run, times in zip(runs, seconds, strict=True):
             start = time.perf_counter()
             run(images)
             times.append(time.perf_counter() - start)
-    return 1000 * median(seconds[0]), 1000 * median(seconds[1])
+    return 1000 * min(seconds[0]), 1000 * min(seconds[1])
 
 
 def _answers(logits: Tensor, thresholds: Sequence[float]) -> np.ndarray:

@@ -181,6 +181,7 @@ def smaller(trained: TrainedModel, path: Path, options: Options) -> tuple[Any, C
 
 def _reopen_onnx(folder: Path, trained: TrainedModel) -> Program:
     """By the program written beside the file."""
+    package("onnxruntime", "onnx")
     example = runpy.run_path(str(folder / "example.py"))
     if "outputs" not in example:
         return Program(runner(folder / ONNX), lambda file: torch.from_numpy(example["logits"](file)))

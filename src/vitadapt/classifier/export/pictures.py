@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...data.images import open_image, to_pixels
+from ...data.image_file import open_image
+from ...data.images import to_pixels
 from ...training.loop import probabilities_of
 from ...utils.errors import WeightsError
 from .deployed import TrainedModel
