@@ -162,7 +162,7 @@ def test_a_picture_of_any_size_goes_in_and_probabilities_come_out(
     base = replace_config(trained, preprocess=replace(config.preprocess, resize=40 / 32))
     trained = replace(base, info=replace(trained.info, squash=squash))
     live = session(preprocessing_model(trained).SerializeToString())
-    for files in write_pictures(tmp_path, trained.shorter_side).values():
+    for files in write_pictures(tmp_path, trained.geometry).values():
         for file in files:
             image = open_image(file.read_bytes(), file.name)
             if image.mode not in ("RGB", "RGBA") or image.getexif():

@@ -13,14 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from ...data.image_file import open_image
-from ...data.images import to_pixels
+from ...data.images import Geometry, to_pixels
 from ...training.loop import probabilities_of
 from ...utils.errors import WeightsError
 from .deployed import TrainedModel
 
 Answer = Callable[[Path], Tensor]
 """A picture file -> logits (C,), read and prepared by the program itself."""
-PHOTOGRAPHS = "photographs"
+PHOTOGRAPHS, MARGIN = "photographs", "margin of 3 pixels"
 TOLERANCE = 0.25
 """Largest difference of a probability of a photograph that is let through: more is no rounding."""
 _SHOWN = 0.01
@@ -48,9 +48,10 @@ def differences(
     Raises WeightsError when `strict` and a photograph gets probabilities that another preparation alone explains.
     """
     with TemporaryDirectory(prefix="vitadapt-") as folder:
-        kinds = write_pictures(Path(folder), trained.shorter_side)
-        kinds[PHOTOGRAPHS] += [own[i * len(own) // _REAL] for i in range(_REAL)] if len(own) > _REAL else own
-        found = {kind: _difference(trained, answer, files) for kind, files in kinds.items()}
+        kinds = write_pictures(Path(folder), trained.geometry)
+        for file in (own[i * len(own) // _REAL] for i in range(min(len(own), _REAL))):
+            kinds[_kind(Image.open(file).size, trained.geometry)].append(file)
+        found = {kind: _difference(trained, answer, files) for kind, files in kinds.items() if files}
     photographs = found[PHOTOGRAPHS]
     if photographs.failed or (strict and not photographs.probability <= TOLERANCE):
         raise WeightsError(
@@ -96,23 +97,18 @@ def _read(answer: Answer, file: Path) -> Tensor | None:
         return None
 
 
-def write_pictures(folder: Path, short: int) -> dict[str, list[Path]]:
-    """Files of every kind into `folder`, for a model that resizes the shorter side to `short` pixels.
-
-    The photographs are upright and lying, larger and smaller than the model's. Libraries round half a pixel in two
-    ways, which makes a difference where the margin around the crop leaves 3 divided by 4.
-    """
+def write_pictures(folder: Path, geometry: Geometry) -> dict[str, list[Path]]:
+    """Files of every kind into `folder`; the photographs are upright and lying, larger and smaller than the model's."""
+    short = round(geometry.size * geometry.resize)
     shapes = [(short, short), (short + 6, short), (short + 1, short), (short, short + 5), (short * 7, short)]
     shapes += [(2 * short + 5, 3 * short // 2), (5 * short // 4, 3 * short + 1), (short // 2, short // 3)]
-    rng = np.random.default_rng(0)
-    images = [_scene(rng, width, height) for width, height in shapes]
-    found: dict[str, list[Path]] = {PHOTOGRAPHS: [folder / f"photograph-{i}.png" for i in range(len(images))]}
-    for image, path in zip(images, found[PHOTOGRAPHS], strict=True):
-        image.save(path)
-    usual = images[5]
-    found["margin of 3 pixels"] = [folder / f"margin-{i}.png" for i in range(2)]
-    for size, path in zip(((short + 3, short), (short, short + 7)), found["margin of 3 pixels"], strict=True):
-        _scene(rng, *size).save(path)
+    shapes += [(short + margin, short) for margin in range(2, 5)] + [(short, short + 7)]
+    rng, found = np.random.default_rng(0), {PHOTOGRAPHS: list[Path](), MARGIN: list[Path]()}
+    for number, shape in enumerate(shapes):
+        path = folder / f"photograph-{number}.png"
+        _scene(rng, *shape).save(path)
+        found[_kind(shape, geometry)].append(path)
+    usual = _scene(rng, 3 * short // 2, 2 * short)
     turned = Image.Exif()
     turned[0x0112] = 6
     alpha = Image.linear_gradient("L").resize(usual.size)
@@ -130,6 +126,16 @@ def write_pictures(folder: Path, short: int) -> dict[str, list[Path]]:
         image.save(path, **options)
         found[kind] = [path]
     return found
+
+
+def _kind(shape: tuple[int, int], geometry: Geometry) -> str:
+    """Which photograph a picture of (width, height) is.
+
+    Libraries round half a pixel in two ways, which makes a difference where the margin around the crop leaves 3 by 4.
+    """
+    short = round(geometry.size * geometry.resize)
+    margins = [int(short * side / min(shape)) - geometry.size for side in shape]
+    return MARGIN if not geometry.squash and any(margin % 4 == 3 for margin in margins) else PHOTOGRAPHS
 
 
 def _scene(rng: np.random.Generator, width: int, height: int) -> Image.Image:
