@@ -178,8 +178,7 @@ def certify(
                 f"export to {to}: the exported model's answers differ by {max(apart.values()):.2g} (largest logit "
                 f"{largest:.2g}); nothing was written; please report it with the backbone and the method"
             )
-        reads = program.answer if trained.geometry.channels == 3 else None
-        pictures = differences(trained, reads, own, comparison is None) if reads else {}
+        pictures = differences(trained, program.answer, own, comparison is None) if program.answer else {}
         random = _random_images(trained.image_size)
         times = _milliseconds(DeployedModel(trained).eval(), random), _milliseconds(program.run, random)
     finally:
