@@ -315,9 +315,7 @@ def test_onnx_says_its_labels_and_its_preprocessing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("squash", [False, True])
 @pytest.mark.parametrize("own", [{}, {"squash": True, "interpolation": "bilinear"}], ids=str)
-def test_the_program_beside_the_file_prepares_pictures_as_predict_does(
-    own: Any, squash: bool, tmp_path: Path
-) -> None:
+def test_the_program_beside_the_file_prepares_pictures_as_predict_does(own: Any, squash: bool, tmp_path: Path) -> None:
     for package in NEEDS["onnx"]:
         pytest.importorskip(package)
     trained = trained_model("deit-like", LinearProbe())

@@ -99,7 +99,7 @@ def _read(answer: Answer, file: Path) -> Tensor | None:
 
 def write_pictures(folder: Path, geometry: Geometry) -> dict[str, list[Path]]:
     """Files of every kind into `folder`; the photographs are upright and lying, larger and smaller than the model's."""
-    short = round(geometry.size * geometry.resize)
+    short = geometry.side
     shapes = [(short, short), (short + 6, short), (short + 1, short), (short, short + 5), (short * 7, short)]
     shapes += [(2 * short + 5, 3 * short // 2), (5 * short // 4, 3 * short + 1), (short // 2, short // 3)]
     shapes += [(short + margin, short) for margin in range(2, 5)] + [(short, short + 7)]
@@ -133,7 +133,7 @@ def _kind(shape: tuple[int, int], geometry: Geometry) -> str:
 
     Libraries round half a pixel in two ways, which makes a difference where the margin around the crop leaves 3 by 4.
     """
-    short = round(geometry.size * geometry.resize)
+    short = geometry.side
     margins = [int(short * side / min(shape)) - geometry.size for side in shape]
     return MARGIN if not geometry.squash and any(margin % 4 == 3 for margin in margins) else PHOTOGRAPHS
 

@@ -32,7 +32,8 @@ def _graph(trained: TrainedModel) -> str:
         raise NotApplicable(f"--preprocessing inside has no {filter_} resizing; leave it outside")
     return f"""<ir_version: 10, opset_import: ["" : 20]>
 preprocessing (uint8[height, width, channels] {IMAGE}) => (uint8[1, 3, {size}, {size}] images)
-<int64[2] pre_sides = {{{size}, {size}}}, int64[2] pre_square = {{{short}, {short}}}, int64[1] pre_short = {{{short}}}, int64[1] pre_zero = {{0}},
+<int64[2] pre_sides = {{{size}, {size}}}, int64[2] pre_square = {{{short}, {short}}},
+ int64[1] pre_short = {{{short}}}, int64[1] pre_zero = {{0}},
  int64[1] pre_two = {{2}}, int64[1] pre_three = {{3}}, int64[1] pre_four = {{4}}, int64[1] pre_long = {{{ELONGATED}}},
  int64[2] pre_both = {{0, 1}}, int64[2] pre_spatial = {{2, 3}}, float pre_white = {{255.0}}>
 {{
