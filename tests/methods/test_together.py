@@ -49,6 +49,11 @@ def test_two_methods_at_one_place_are_refused(text: str, why: str) -> None:
         adapt(build("clip-like"), parse_method(text))
 
 
+def test_two_methods_that_compute_the_head_are_refused() -> None:
+    with pytest.raises(ConfigError, match="discriminant and proker each make the whole head; name one of them"):
+        parse_method("discriminant+lora+proker")
+
+
 def test_together_they_have_the_head_and_the_recipe_that_suits_both() -> None:
     from vitadapt.training.recipe import recipe_for
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from ..nn.support import Solution, Support
-from ..nn.surgery import Method, acts_on, towers_of
+from ..nn.surgery import Method, acts_on, solves_head, towers_of
 from ..nn.vit import ViT
 from ..utils.errors import ConfigError
 from .registry import METHODS
@@ -14,13 +14,18 @@ from .registry import METHODS
 
 @dataclass(frozen=True, init=False)
 class Together(Method):
-    """Several methods at once, each at places of its own; counted, audited, saved and merged as one."""
+    """Several methods at once, each at places of its own; counted, audited, saved and merged as one.
+
+    Raises ConfigError for two that compute the head.
+    """
 
     methods: tuple[Method, ...]
 
     def __init__(self, *parts: Method, methods: tuple[Method, ...] = ()) -> None:
         flat = [part.methods if isinstance(part, Together) else (part,) for part in (*parts, *methods)]
         every = tuple(method for methods in flat for method in methods)
+        if len(heads := [METHODS.name_of(part) for part in every if solves_head(part)]) > 1:
+            raise ConfigError(f"{' and '.join(heads)} each make the whole head; name one of them")
         facts = {
             "methods": every,
             "trains_head": all(part.trains_head for part in every),
