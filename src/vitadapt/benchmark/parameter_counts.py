@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
+
+import torch
 
 from ..methods import METHODS
 from ..methods.audit import TensorReport, probe
@@ -43,22 +47,48 @@ def count_methods(backbone: str, methods: list[str], audit: bool = False) -> lis
     """Count `methods` (texts such as "lora:rank=8"; all when empty) on the named backbone. Raises UnknownName."""
     table = shipped_table(__package__, "published.toml")
     published = table["trained"] if backbone in table["backbones"]["names"] else {}
-    model = load_backbone(backbone)
+    towers = _Towers(backbone)
     rows = []
     for text in methods or list(METHODS):
         method, trained, tensors = parse_method(text), None, list[TensorReport]()
         try:
-            networks = [tower for tower in _towers(model, backbone, method) if acts_on(method, tower)]
-            trained = sum(p.numel() for tower in networks for p in trainable(adapt(tower, method)).values())
-            tensors = [report for tower in networks for report in probe(tower, method)] if audit else []
+            trained = towers.trained(method)
+            tensors = [report for tower in towers.of(method) for report in probe(tower, method)] if audit else []
         except NotApplicable:
             pass
         trains_head = method.trains_head and towers_of(method) == "image"
-        head = (model.features + 1) * MEAN_CLASSES if trains_head else 0.0
+        head = (towers.image.features + 1) * MEAN_CLASSES if trains_head else 0.0
         rows.append(CountRow(text, trained, head, published.get(text), tensors))
     return rows
 
 
-def _towers(model: Backbone, name: str, method: Method) -> list[Any]:
-    """The image tower and, where the method acts on it, the text tower beside it. Raises NotApplicable without one."""
-    return [model] if towers_of(method) == "image" else [model, load_text_tower(name, model).network]
+@dataclass
+class _Towers:
+    """The image tower of a name, and the text tower beside it where a method asks for it, each made once."""
+
+    name: str
+    _shapes: dict[int, Any] = field(default_factory=dict)
+
+    @cached_property
+    def image(self) -> Backbone:
+        return load_backbone(self.name)
+
+    @cached_property
+    def text(self) -> Any:
+        """Raises NotApplicable where there is none."""
+        return load_text_tower(self.name, self.image).network
+
+    def of(self, method: Method) -> list[Any]:
+        """Those that the method acts on."""
+        both = [self.image] if towers_of(method) == "image" else [self.image, self.text]
+        return [tower for tower in both if acts_on(method, tower)]
+
+    def trained(self, method: Method) -> int:
+        """How many numbers the method trains; only shapes are computed."""
+        count = 0
+        for tower in self.of(method):
+            if id(tower) not in self._shapes:
+                self._shapes[id(tower)] = copy.deepcopy(tower).to("meta")
+            with torch.device("meta"):
+                count += sum(p.numel() for p in trainable(adapt(self._shapes[id(tower)], method)).values())
+        return count

@@ -27,8 +27,8 @@ def read(row: CatalogRow, options: Options, place: str) -> Contents:
     table = parsed(str(index), text_of(index))
     names: dict[int, str] = {}
     splits = {}
-    for split in _SPLITS:
-        entries = _entries(index, table, split)
+    lists = {split: _entries(index, table, split) for split in _SPLITS}
+    for split, entries in lists.items():
         for _, label, name in entries:
             if names.setdefault(label, name) != name:
                 raise DataError(f"{index} calls class {label} {names[label]!r} and {name!r}; get the file again")
