@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vitadapt.classifier.export.certificate import TARGETS
+from vitadapt.classifier.export.certificate import TARGETS, Options
 from vitadapt.classifier.export.deployed import PlainHead, TrainedModel, load_trained
 from vitadapt.classifier.export.hugging_face import library_model
 from vitadapt.classifier.export.peft_import import import_peft
@@ -293,7 +293,7 @@ def test_pictures_are_prepared_as_by_the_processor_of_the_base(change: dict[str,
     [
         ({"resample": 6}, "resample=6"),
         ({"do_resize": False}, "do_resize=false"),
-        ({"image_processor_type": "ConvNextImageProcessor"}, "ConvNextImageProcessor"),
+        ({"image_processor_type": "LevitImageProcessor"}, "LevitImageProcessor"),
         ({"do_pad": True}, "do_pad=True"),
         ({"size": {"height": 32, "width": 40}}, "size="),
         ({"size": {"shortest_edge": 32}}, "size="),
@@ -337,4 +337,4 @@ def test_a_head_on_other_features_than_those_of_the_library_is_not_exported(spec
     model = Classifier(adapt(base, LoRA(rank=2)), Head(base.features, 2, spec))
     info = AdapterInfo(LoRA(rank=2), BACKBONE, base.image_size, ("a", "b"), "", head=spec)
     with pytest.raises(NotApplicable, match="features of several blocks or of the mirror image"):
-        TARGETS["peft"].write(TrainedModel(model, base, info), tmp_path)
+        TARGETS["peft"].write(TrainedModel(model, base, info), tmp_path, Options())

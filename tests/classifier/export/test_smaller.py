@@ -169,7 +169,7 @@ def test_a_picture_of_any_size_goes_in_and_probabilities_come_out(
                 continue  # turning and converting are the program's
             found = live.run(None, {"image": np.asarray(image)})[0][0]
             apart = np.abs(found.astype(int) - to_pixels(image, trained.geometry))
-            assert apart.max() <= 2 and apart.mean() < 0.5, (file.name, apart.max(), apart.mean())
+            assert apart.max() <= 3 and apart.mean() < 0.5, (file.name, apart.max(), apart.mean())
     long = np.random.default_rng(0).integers(0, 256, (4, 3000, 3), dtype=np.uint8)
     assert live.run(None, {"image": long})[0].shape == (1, 3, 32, 32), "without the memory of the whole strip"
 
