@@ -75,7 +75,7 @@ def smaller(text: str) -> str:
 
 
 def make_photos(folder: Path) -> None:
-    """Two classes of ten photos (of a sort) each, as README supposes them, and three without a class; a list of names."""
+    """Two classes of ten photos (of a sort) each, as README supposes them, three without a class, a list of names."""
     (folder / "names.txt").write_text("cat\ndog\n")
     rng = np.random.default_rng(0)
     for place, (level, count) in {"photos/cats": (60, 10), "photos/dogs": (190, 10), "more-photos": (120, 3)}.items():
