@@ -21,7 +21,8 @@ fuzz-guided: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/fuzz/guided.py $(FUZZ)
 
 test-faults: $(VENV)/.dev
-	VITADAPT_KILLS=240 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -rP tests/faults tests/benchmark/parallel/test_ray.py tests/utils/test_atomic.py
+	VITADAPT_KILLS=240 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -rP tests/faults tests/benchmark/parallel/test_ray.py tests/utils/test_atomic.py \
+		tests/weights/test_catalog.py
 
 # Releases. The dates in the archives are those of the last commit, so that anybody builds the same bytes (SECURITY.md).
 wheel: export SOURCE_DATE_EPOCH := $(shell git log -1 --format=%ct 2>/dev/null || echo 1577836800)
