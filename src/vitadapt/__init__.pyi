@@ -32,6 +32,7 @@ from .methods import CLIPAdapter as CLIPAdapter
 from .methods import CLIPLoRA as CLIPLoRA
 from .methods import Compacter as Compacter
 from .methods import Convpass as Convpass
+from .methods import CoOp as CoOp
 from .methods import DiffFit as DiffFit
 from .methods import DoRA as DoRA
 from .methods import FactTK as FactTK
@@ -40,6 +41,7 @@ from .methods import FineTune as FineTune
 from .methods import GDAClip as GDAClip
 from .methods import Houlsby as Houlsby
 from .methods import KAdaptation as KAdaptation
+from .methods import KgCoOp as KgCoOp
 from .methods import LayerNorm as LayerNorm
 from .methods import LinearProbe as LinearProbe
 from .methods import LoHa as LoHa

@@ -159,6 +159,8 @@ def test_wrong_use_is_told(photos, model, tmp_path):
         ("embed", empty, "-o", tmp_path / "f.npz", *TINY): DataError,  # not one can be read
         ("embed", dog, "-o", tmp_path / "f.npz", "--model", model[2], "--image-size", 32): ConfigError,
         ("similar", empty / "a" / "x.png", photos, *TINY): DataError,
+        ("similar", dog, dog, *TINY): DataError,  # nothing is left to compare with
+        ("similar", dog, empty / "a" / "x.png", *TINY): DataError,
         ("similar", dog, damaged, *TINY): StorageError,
         ("similar", dog, tmp_path / "other.npz", *TINY): StorageError,
         ("similar", dog, photos, "--csv", "--json", *TINY): ConfigError,

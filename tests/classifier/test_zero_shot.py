@@ -18,7 +18,7 @@ import vitadapt as va
 from vitadapt.classifier.zero_shot import load_language_model
 from vitadapt.cli.main import app
 from vitadapt.data import open_dataset
-from vitadapt.utils.errors import ConfigError, NotApplicable
+from vitadapt.utils.errors import ConfigError, DataError, NotApplicable
 
 CLASSES = ("red", "green", "blue")
 EACH = 6
@@ -148,7 +148,11 @@ def test_class_names_that_give_no_labels_are_refused(names, message, photos, tmp
         call("zero-shot", photos / "plain", "--class-names", tmp_path / "names.txt", "-o", tmp_path / "o.csv")
 
 
-def test_a_backbone_without_language_and_an_empty_sentence_are_refused(photos):
+def test_unreadable_images_alone_and_what_has_no_words_are_refused(clip, photos, tmp_path):
+    (tmp_path / "x.png").write_bytes(b"")
+    for asked in (("search", "a cat"), ("zero-shot", "--class-names", photos / "names.txt", "-o", tmp_path / "o.csv")):
+        with pytest.raises(DataError, match="none of the 1 images can be read; name others"):
+            call(asked[0], *asked[1:], tmp_path / "x.png", "-b", clip[1])
     with pytest.raises(NotApplicable, match="has no text tower"):
         call("search", "a cat", photos / "plain", "-b", "random:tiny")
     with pytest.raises(ConfigError, match="the sentence is empty"):

@@ -27,6 +27,7 @@ from vitadapt.methods import (
     CLIPAdapter,
     Compacter,
     Convpass,
+    CoOp,
     DoRA,
     FactTK,
     FineTune,
@@ -52,7 +53,7 @@ from vitadapt.methods.laws import LAWS, Law, check_method
 from vitadapt.methods.spec import method_text, parse_method
 from vitadapt.methods.testing import Case
 from vitadapt.nn.block import SLOTS
-from vitadapt.nn.surgery import Method, adapt, trainable
+from vitadapt.nn.surgery import Method, adapt, towers_of, trainable
 from vitadapt.nn.vit import Preprocess, ViT, ViTConfig
 from vitadapt.utils.errors import ConfigError, MethodDefect, NotApplicable
 
@@ -69,6 +70,7 @@ VARIANTS: list[Method] = [
     PHMAdapter(bottleneck=32, n=8),
 ]
 NETWORK_FREE = {"discriminant", "linear-probe", "zero-shot", "bitfit", "layernorm", "fine-tune"}  # need no slots
+WORDS = {name for name, kind in METHODS.items() if towers_of(kind()) == "text"}
 HEADS = {name for name, kind in METHODS.items() if issubclass(kind, TextPrior) and kind.adapt is TextPrior.adapt}
 OF_PARTS: dict[str, list[Method]] = {  # a family with unusual parts -> what could go wrong with them
     "dinov3-like": [KAdaptation(), BitFit(), FineTune(), VPT()],
@@ -82,7 +84,7 @@ OF_PARTS: dict[str, list[Method]] = {  # a family with unusual parts -> what cou
 }
 FIRST = ["kadaptation", "lora", "adapter", "compacter", "phm-adapter", "attention", *sorted(NETWORK_FREE)]
 PRESETS = {"clip-lora", "clip-svd", "2sfs"}  # other methods with other defaults
-NEWER = [name for name, kind in METHODS.items() if name not in (*FIRST, *PRESETS, "prolip") and not kind.breaks]
+NEWER = [name for name, kind in METHODS.items() if name not in (*FIRST, *PRESETS, *WORDS, "prolip") and not kind.breaks]
 OF_TEXT: list[Method] = [
     *(kind(towers="text") for kind in (LoRA, KAdaptation, LayerNorm, Adapter)),
     SVD(towers="both", blocks="last:1"),
@@ -94,7 +96,7 @@ PAIRS = [
     *product(VARIANTS, ["clip-like", "class+average"]),
     *((method, family) for family, methods in OF_PARTS.items() for method in methods),
     *product(more_methods.OWN.values(), ["dinov2-like", "gap-like"]),
-    *product(OF_TEXT[:2], TEXTS),
+    *product([*OF_TEXT[:2], CoOp(tokens=2)], TEXTS),
     *((method, "clip-text-like") for method in OF_TEXT[2:]),
 ]
 TURNS = [
@@ -130,7 +132,7 @@ def name_in_report(value: object) -> str | None:
 def expected_count(method: Method, family: str) -> int | None:
     """None where docs/methods.md has no formula: for other methods, and networks that are no ViTs."""
     named = type(method).__module__ != more_methods.__name__
-    documented = family in ALL or (family in TEXTS and hasattr(method, "targets"))
+    documented = family in ALL or (family in TEXTS and (hasattr(method, "targets") or isinstance(method, CoOp)))
     return documented_count((ALL | TEXTS)[family], method) if documented and named else None
 
 
@@ -154,7 +156,7 @@ def test_a_newer_method_keeps_every_law(method: Method, family: str) -> None:
     check_method(method, common(family), expected_count(method, family))
 
 
-@pytest.mark.parametrize("name", sorted(METHODS.keys() - NETWORK_FREE - HEADS - {"2sfs"}))
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - NETWORK_FREE - HEADS - WORDS - {"2sfs"}))
 def test_checking_a_method_on_a_network_it_cannot_adapt_says_not_applicable(name: str) -> None:
     with pytest.raises(NotApplicable):
         check_method(METHODS[name](), build("convnet"))

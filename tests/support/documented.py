@@ -45,6 +45,7 @@ def variables(config: ViTConfig | TextConfig, method: Method) -> dict[str, int]:
         "inner": inner,
         **{name: getattr(config, name) for name in ("qkv_bias", "linear_bias", "layer_scale", "gated")},
         **own,
+        "text": int(isinstance(config, TextConfig)),
         "slots": len(shapes),
         "rows": sum(rows for rows, _ in shapes),
         "cols": sum(cols for _, cols in shapes),

@@ -164,7 +164,7 @@ def main() -> None:
             name, row["score"], *(f"{key} {apart:.2g}" for key, apart in sorted(changed.items()) if apart), flush=True
         )
     if options.write:
-        rows = {name: rows.get(name) or read()[name] for name in ROWS}
+        rows = {name: row for name in ROWS if (row := rows.get(name) or read().get(name))}
         head = {"made by": COMMAND, "torch": torch.__version__.partition("+")[0], "tolerances": TOLERANCES}
         TABLE.write_text(readable({**head, "rows": rows}), "utf-8")
     elif any(complaints(row, read().get(name, {})) for name, row in rows.items()):

@@ -78,6 +78,8 @@ def methods() -> list[va.Method]:
         va.CLIPLoRA(),
         va.CLIPSVD(),
         va.TwoStage(),
+        va.CoOp(),
+        va.KgCoOp(),
         va.VPT(),
         va.AdapterPlus(),
         va.AdaptFormer(),

@@ -8,25 +8,26 @@ import torch.nn.functional as F
 from documented import documented_count
 from families import build
 
-from vitadapt.methods import METHODS, KAdaptation, LoRA, Method, VeRA
+from vitadapt.methods import METHODS, CoOp, KAdaptation, KgCoOp, LoRA, Method, VeRA
 from vitadapt.methods.spec import parse_method
 from vitadapt.nn.backbone import backbone_digest
-from vitadapt.nn.class_texts import ClassTexts
+from vitadapt.nn.class_texts import ClassTexts, penalty_of
 from vitadapt.nn.head import TextStart
 from vitadapt.nn.head_spec import ZERO
 from vitadapt.nn.setting import Setting
-from vitadapt.nn.surgery import adapt, merge, trainable
+from vitadapt.nn.surgery import adapt, insert, merge, trainable
 from vitadapt.nn.text_transformer import TextConfig
 from vitadapt.nn.vit import ViTConfig
 from vitadapt.text import TextTower, text_matrix
 from vitadapt.text.layouts import TEXT_LAYOUTS
 from vitadapt.text.layouts import build as build_text
+from vitadapt.text.prompts import Prompts
 from vitadapt.training.adapter_file import AdapterInfo, adapted_text_tower, adapter_bytes, load_adapter
 from vitadapt.training.config import TrainConfig
 from vitadapt.training.loop import TensorInputs
 from vitadapt.training.recipe import Recipe
 from vitadapt.training.task import Task
-from vitadapt.utils.errors import ConfigError
+from vitadapt.utils.errors import ConfigError, NotApplicable
 
 CLASSES, SHOTS = 3, 4
 RECIPE = Recipe(lr=2e-2, epochs=12, batch_size=6, warmup=0.0)
@@ -153,6 +154,8 @@ PUBLISHED = {  # on CLIP ViT-B/16, both towers together
     "clip-lora": 184_320,
     "clip-svd": 92_160,
     "2sfs": 65_536,
+    "coop": 2_048,
+    "kgcoop:tokens=16": 8_192,
 }
 
 
@@ -184,6 +187,94 @@ def test_the_second_stage_trains_the_class_vectors_alone(tower):
     assert torch.equal(model.head.linear.weight, weight)  # what it learnt is not made of the text again
     info = AdapterInfo(method, "clip-like", 32, ("a", "b", "c"), backbone_digest(made.backbone), made.config.head)
     assert b"text.norm.weight" in adapter_bytes(model, info)
+
+
+def read_with_words(tower: TextTower, tokens: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    """Features (B, E) of a text tower of two blocks, learnt words (P, D) in place of those behind the start token."""
+    w, heads = dict(tower.network.named_parameters()), tower.config.heads
+    embedded = w["embedding.weight"][tokens]
+    x = torch.cat([embedded[:, :1], words.expand(len(tokens), -1, -1), embedded[:, 1 + len(words) :]], dim=1)
+    x = x + w["position"]
+    for i in range(2):
+        own = {name.removeprefix(f"blocks.{i}."): tensor for name, tensor in w.items()}
+        n = F.layer_norm(x, (64,), own["norm1.weight"], own["norm1.bias"], 1e-5)
+        q, k, v = (n @ own["attention.qkv.weight"].T + own["attention.qkv.bias"]).chunk(3, dim=-1)
+        q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))
+        scores = q @ k.mT / q.shape[-1] ** 0.5
+        scores = scores.masked_fill(torch.ones(scores.shape[-2:]).triu(1).bool(), float("-inf"))
+        mixed = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+        x = x + mixed @ own["attention.out.weight"].T + own["attention.out.bias"]
+        n = F.layer_norm(x, (64,), own["norm2.weight"], own["norm2.bias"], 1e-5)
+        hidden = n @ own["mlp.fc1.weight"].T + own["mlp.fc1.bias"]
+        x = x + (hidden * torch.sigmoid(1.702 * hidden)) @ own["mlp.fc2.weight"].T + own["mlp.fc2.bias"]
+    end = x[torch.arange(len(x)), (tokens == 39).int().argmax(1)]
+    return F.layer_norm(end, (64,), w["norm.weight"], w["norm.bias"], 1e-5) @ w["projection.weight"].T
+
+
+@pytest.fixture
+def reader():
+    """A text tower whose end token reads the others."""
+    return TextTower(build("clip-text-like"), Letters(), 100.0)
+
+
+def test_learnt_words_stand_in_the_place_of_those_of_the_sentence_and_merge(reader):
+    adapted = adapt(reader.network, CoOp(tokens=2))
+    (change,) = trainable(adapted).values()
+    tokens = reader.tokenise([*SENTENCES, "abcd"])
+    with torch.no_grad():
+        change.copy_(torch.randn(2, 64, generator=torch.Generator().manual_seed(0)))
+        shared = reader.tokenise(["abz"])  # as if every sentence began with these two
+        tokens[:, 1:3] = shared[:, 1:3]
+        words = reader.network.embedding.weight[shared[0, 1:3]] + change
+        expected = read_with_words(reader, tokens, words)
+        torch.testing.assert_close(adapted(tokens), expected)
+        torch.testing.assert_close(merge(adapted)(tokens), expected)
+    assert adapted.state_dict().keys() == reader.network.state_dict().keys()
+    with pytest.raises(NotApplicable, match="towers=text"):
+        insert(build("clip-like"), "positions", torch.nn.Identity())
+    with pytest.raises(ConfigError, match=r"tokens=9 must be in 1\.\.8"):
+        adapt(reader.network, CoOp(tokens=9))
+
+
+@pytest.mark.parametrize("method", [CoOp(tokens=1), KgCoOp(tokens=1)], ids=str)
+def test_words_learn_on_known_features_are_saved_and_read_new_classes(reader, method, tmp_path):
+    made, model = trained(reader, method, Unreadable())
+    before = made.likelihood_of(made.probabilities(made.build(0)))
+    assert made.likelihood_of(made.probabilities(model)) > before + 0.1
+    path, base = tmp_path / "adapter.safetensors", backbone_digest(made.backbone)
+    path.write_bytes(
+        adapter_bytes(model, AdapterInfo(method, "clip-like", 32, ("a", "b", "c"), base, made.config.head))
+    )
+    with torch.no_grad():
+        new = model.head.texts.network(reader.tokenise(["xyz"]))
+    torch.testing.assert_close(adapted_text_tower(path, made.backbone, reader).encode(["xyz"]), new)
+
+
+def test_the_penalty_is_the_mean_distance_of_the_class_vectors_from_the_plain_ones(reader):
+    method = KgCoOp(tokens=1, text_penalty=5.0)
+    made, model = trained(reader, method, Unreadable())
+    vectors, plain = model.head.texts(), made.text.features
+    with torch.no_grad():
+        model.train()(torch.zeros(1, 3, 32, 32))
+        found = penalty_of(model)
+    own = [5 * (1 - F.cosine_similarity(a, b, dim=0)) for a, b in zip(vectors, plain, strict=True)]
+    torch.testing.assert_close(found, torch.stack(own).mean())
+    assert found > 1e-4 and penalty_of(model.eval()) == 0.0
+    _, free = trained(reader, replace(method, text_penalty=0.0), Unreadable())
+    near, far = ((one.head.linear.weight * plain).sum(1).mean() for one in (model, free))
+    assert near > far + 1e-4  # it holds them
+    with pytest.raises(ConfigError, match="text_penalty"):
+        KgCoOp(text_penalty=-1)
+
+
+def test_a_method_that_learns_words_brings_its_sentence():
+    assert TrainConfig.of("clip-like", CoOp()).prompts.templates == ("a photo of a {}.",)
+    assert KgCoOp(tokens=6).templates() == ("X X a photo of a {}.",)
+    named = Prompts(class_names=("cat", "dog"), templates=("a photo of a {}.",))
+    assert TrainConfig.of("clip-like", CoOp(), prompts=named).prompts == named
+    assert parse_method("coop+lora").templates() == CoOp().templates()
+    with pytest.raises(ConfigError, match="coop learns the words in front of the class name; leave --template out"):
+        TrainConfig.of("clip-like", CoOp(), prompts=Prompts(templates=("{} texture.",)))
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])

@@ -91,7 +91,8 @@ def targets_of(config: RunConfig, dataset: Dataset, environment: Environment) ->
         new = halves(full)[1]
         return [_named("new", new, sentences_of(config, full, new), config, environment)]
     known, found = {class_key(name): i for i, name in enumerate(dataset.classes)}, []
-    prompts = replace(config.prompts, class_names=()) if config.prompts else None
+    own = config.training.prompts or config.prompts
+    prompts = replace(own, class_names=()) if own else None
     for spec in parts_of(config.test):
         other = open_dataset(spec, environment.data_root, whole=True)
         rows = tuple(known.get(class_key(name), -1) for name in other.classes)

@@ -49,8 +49,14 @@ class Embedder:
         return np.concatenate([np.zeros((0, self.network.features), dtype=np.float32), *found])
 
     def batches(self, refs: Sequence[ImageRef], progress: Progress | None = None) -> Iterator[Batch]:
-        """Features (n, E) of all readable images, in order."""
-        return batches(refs, self._of_refs, "embed", progress)
+        """Features (n, E) of all readable images, in order. Raises DataError at the end when none of them was."""
+        unreadable, count = list[str](), 0
+        for batch in batches(refs, self._of_refs, "embed", progress):
+            unreadable += batch.unreadable[:1]
+            count += len(batch.rows)
+            yield batch
+        if unreadable and not count:
+            raise DataError(f"none of the {len(refs)} images can be read; name others. The first: {unreadable[0]}")
 
     def _of_refs(self, refs: Sequence[ImageRef]) -> Floats:
         examples = Examples(tuple(refs), np.zeros(len(refs), dtype=np.int64))

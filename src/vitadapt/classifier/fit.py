@@ -187,7 +187,7 @@ def _text(config: FitConfig, data: TrainTestSplit, environment: Environment) -> 
     if asked.head.projection == "merged":
         raise ConfigError("head: projection=merged is for benchmarks; leave it out here")
     backbone, _ = cached_backbone(config.backbone, config.image_size, environment.setting.device)
-    texts = sentences(config.data, data.classes, config.prompts)
+    texts = sentences(config.data, data.classes, asked.prompts)
     try:
         text, notes = text_start(config.backbone, backbone, texts, environment.cache, environment.setting)
         return text, "; ".join(notes)
@@ -203,7 +203,7 @@ def _info(common: Competition, entry: Entry, trained: Trained) -> AdapterInfo:
     task, data = entry.whole, common.data
     config, classes = common.config, data.classes
     from_text = task.config.head.start == "text"
-    names, templates = prompts_of("", classes, config.prompts) if from_text else ([], [])
+    names, templates = prompts_of("", classes, task.config.prompts) if from_text else ([], [])
     prior = {} if common.prior is None else {"prior": common.prior.target.tolist()}
     return adapter_info(
         task,

@@ -1,4 +1,4 @@
-"""The images that are most similar to one: by the cosine of their features."""
+"""The images whose features are nearest to those of an image, or to a direction: by their cosine."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from ..data.examples import FileRef, ImageRef
-from ..utils.errors import ConfigError
+from ..utils.errors import ConfigError, DataError
 from ..utils.progress import Progress
-from .embedding import Collection, Embedder
-from .features_file import FeaturesFile
+from .embedding import Collection, Embedder, find_collection
+from .features_file import SUFFIXES, FeaturesFile, read_features
 
 
 @dataclass(frozen=True)
@@ -29,56 +29,59 @@ class Neighbour:
         return self.ref.name
 
 
-def nearest(
-    embedder: Embedder, picture: Path, collection: Collection, top: int, progress: Progress | None = None
-) -> tuple[list[Neighbour], list[str]]:
-    """The `top` images of `collection` nearest to `picture`, itself left out, and a line per unreadable image.
+Photos = Collection | FeaturesFile
 
-    Raises DataError when `picture` cannot be read.
+
+def open_photos(places: Sequence[str], root: Path | None = None) -> Photos:
+    """The images that `places` name (see `find_collection`), or what is known of them in one file that embed wrote.
+
+    Raises DataError, UnknownName, and StorageError for a damaged file.
     """
-    return closest(embedder, unit(embedder.features([picture]))[0], collection, top, progress, picture)
+    if len(places) == 1 and Path(places[0]).suffix.lower() in SUFFIXES:
+        return read_features(Path(places[0]))
+    return find_collection(places, root)
+
+
+def nearest(
+    embedder: Embedder, picture: Path, photos: Photos, top: int, progress: Progress | None = None
+) -> tuple[list[Neighbour], list[str]]:
+    """The `top` images of `photos` nearest to `picture`, itself left out, and a line per unreadable image.
+
+    Raises DataError when `picture` cannot be read, and what `closest` raises.
+    """
+    return closest(embedder, unit(embedder.features([picture]))[0], photos, top, progress, picture)
 
 
 def closest(
     embedder: Embedder,
     direction: np.ndarray,
-    collection: Collection,
+    photos: Photos,
     top: int,
     progress: Progress | None = None,
     picture: Path | None = None,
 ) -> tuple[list[Neighbour], list[str]]:
-    """The `top` images of `collection` whose features have the largest cosine with the unit vector `direction` (E,).
+    """The `top` images of `photos` whose features have the largest cosine with the unit vector `direction` (E,).
 
-    The file `picture` is left out. Also a line per unreadable image.
+    The file `picture` is left out. Also a line per unreadable image. Raises DataError when none can be read, or is
+    left, and ConfigError for features that another network made.
     """
-    rows: list[int] = []
-    scores = [np.zeros(0, dtype=np.float32)]
-    unreadable: list[str] = []
-    for batch in embedder.batches(collection.refs, progress):
-        rows += batch.rows
-        scores += [unit(found) @ direction for found in batch.outputs]
-        unreadable += batch.unreadable
-    best = _best(np.concatenate(scores), [collection.refs[row].name for row in rows], picture, top)
-    found = [(rows[i], score) for i, score in best]
-    return [Neighbour(collection.refs[row], score, collection.labels[row]) for row, score in found], unreadable
-
-
-def nearest_in_file(embedder: Embedder, picture: Path, stored: FeaturesFile, top: int) -> list[Neighbour]:
-    """As `nearest`, of the images whose features are `stored`.
-
-    Raises ConfigError when another network made them, DataError when `picture` cannot be read.
-    """
-    _check_network(embedder, stored)
-    return closest_in_file(embedder, unit(embedder.features([picture]))[0], stored, top, picture)
-
-
-def closest_in_file(
-    embedder: Embedder, direction: np.ndarray, stored: FeaturesFile, top: int, picture: Path | None = None
-) -> list[Neighbour]:
-    """As `closest`, of the images whose features are `stored`. Raises ConfigError when another network made them."""
-    _check_network(embedder, stored)
-    best = _best(unit(stored.features) @ direction, stored.path, picture, top)
-    return [Neighbour(FileRef(stored.path[i]), score, stored.label[i]) for i, score in best]
+    refs: list[ImageRef]
+    if isinstance(photos, FeaturesFile):
+        _check_network(embedder, photos)
+        refs, labels, unreadable = [FileRef(path) for path in photos.path], photos.label, list[str]()
+        scores = unit(photos.features) @ direction
+    else:
+        rows, parts, unreadable = list[int](), [np.zeros(0, dtype=np.float32)], []
+        for batch in embedder.batches(photos.refs, progress):
+            rows += batch.rows
+            parts += [unit(found) @ direction for found in batch.outputs]
+            unreadable += batch.unreadable
+        refs, labels = [photos.refs[row] for row in rows], [photos.labels[row] for row in rows]
+        scores = np.concatenate(parts)
+    best = _best(scores, [ref.name for ref in refs], picture, top)
+    if not best:
+        raise DataError("no image is left to compare with; name a folder, or a file of embed, with other pictures")
+    return [Neighbour(refs[row], score, labels[row]) for row, score in best], unreadable
 
 
 def _check_network(embedder: Embedder, stored: FeaturesFile) -> None:

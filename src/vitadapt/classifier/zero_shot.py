@@ -28,10 +28,9 @@ from ..text.class_features import cached_text_tower
 from ..training.adapter_file import AdapterInfo
 from ..utils.errors import ConfigError, DataError
 from ..utils.progress import Progress
-from .embedding import Collection, Embedder, load_embedder
-from .features_file import FeaturesFile
+from .embedding import Embedder, load_embedder
 from .predict import labelled_images
-from .similar import Neighbour, closest, closest_in_file, unit
+from .similar import Neighbour, Photos, closest, unit
 
 
 @dataclass(frozen=True)
@@ -63,14 +62,10 @@ class LanguageModel:
         self.embedder, self.tower = embedder, tower
 
     def search(
-        self, sentence: str, collection: Collection, top: int, progress: Progress | None = None
+        self, sentence: str, photos: Photos, top: int, progress: Progress | None = None
     ) -> tuple[list[Neighbour], list[str]]:
-        """The `top` images of `collection` that fit the sentence best, and a line per unreadable image."""
-        return closest(self.embedder, self._directions([[sentence]])[0], collection, top, progress)
-
-    def search_file(self, sentence: str, stored: FeaturesFile, top: int) -> list[Neighbour]:
-        """As `search`, of the images whose features are `stored`. Raises ConfigError when another network made them."""
-        return closest_in_file(self.embedder, self._directions([[sentence]])[0], stored, top)
+        """The `top` images that fit the sentence best, and a line per unreadable image. Raises as `closest`."""
+        return closest(self.embedder, self._directions([[sentence]])[0], photos, top, progress)
 
     def class_directions(self, classes: Sequence[str], prompts: Prompts | None = None) -> np.ndarray:
         """(C, E), one unit vector per class. Raises ConfigError for prompts that do not fit the classes."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
 
-from ..utils.errors import ConfigError, DataError
+from ..utils.errors import ConfigError
 from . import options as opt
 from .output import complain, echo, echo_csv, echo_json, echo_result, print_columns, progress_bar
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ..classifier.embedding import Collection, Embedder
     from ..classifier.features_file import Writer
     from ..classifier.similar import Neighbour
+    from ..report.gallery import Shot
     from ..utils.progress import Progress
 
 app = typer.Typer()
@@ -119,8 +121,6 @@ def _write(
             texts = {name: [values[row] for row in own] for name, values in columns.items()}
             writer.add({"path": [collection.refs[row].name for row in own], **texts}, features)
             count += len(own)
-    if not count:
-        raise DataError(f"none of the {len(collection.refs)} images can be read; the first: {broken[0]}")
     return count, broken
 
 
@@ -139,55 +139,53 @@ def similar(
     as_csv: Annotated[bool, Option("--csv", help="One line per image.")] = False,
 ) -> None:
     """Find the images most similar to one: by the cosine of their features. Status 1 when one could not be read."""
-    from ..classifier.embedding import find_collection
-    from ..classifier.features_file import SUFFIXES, read_features
-    from ..classifier.similar import nearest, nearest_in_file
+    from ..classifier.similar import nearest, open_photos
+    from ..data.examples import FileRef
+    from ..report.gallery import similar_page
 
-    if as_json and as_csv:
-        raise ConfigError("--json and --csv exclude each other")
-    stored = Path(photos[0]) if len(photos) == 1 and Path(photos[0]).suffix.lower() in SUFFIXES else None
-    known = read_features(stored) if stored else None
-    collection = None if stored else find_collection(photos, data_root)
+    check_formats(as_json, as_csv)
+    known = open_photos(photos, data_root)
     embedder = _load(backbone, model, image_size, device)
-    broken: list[str] = []
-    if known is not None:
-        found = nearest_in_file(embedder, picture, known, top)
-    else:
-        assert collection is not None, "one of both was read"
-        with progress_bar() as (progress, _):
-            found, broken = nearest(embedder, picture, collection, top, progress)
-        for line in (*collection.notes, *broken):
-            complain(line)
-    if page is not None:
-        _write_page(page, picture, found, embedder.name)
-    print_neighbours(found, as_json, as_csv)
-    if page is not None and not (as_json or as_csv):
-        echo(page)
+    with progress_bar() as (progress, _):
+        found, broken = nearest(embedder, picture, known, top, progress)
+    html = partial(similar_page, FileRef(picture), network=embedder.name)
+    show_neighbours(found, [*getattr(known, "notes", ()), *broken], page, html, as_json, as_csv)
     if broken:
         raise typer.Exit(1)
 
 
-def print_neighbours(found: Sequence[Neighbour], as_json: bool, as_csv: bool) -> None:
-    """Rank, file, label and similarity of each."""
+def check_formats(as_json: bool, as_csv: bool) -> None:
+    """Raises ConfigError when both are wanted."""
+    if as_json and as_csv:
+        raise ConfigError("--json and --csv exclude each other")
+
+
+def show_neighbours(
+    found: Sequence[Neighbour],
+    complaints: Sequence[str],
+    page: Path | None,
+    html: Callable[[Sequence[Shot]], str],
+    as_json: bool,
+    as_csv: bool,
+) -> None:
+    """Rank, file, label and similarity of each; and a `page` with the pictures, which `html` makes, if wanted."""
+    from ..utils.files import write_atomic
+
+    for line in complaints:
+        complain(line)
+    if page is not None:
+        write_atomic(page, html([(one.ref, f"{one.similarity:.3f}", one.label) for one in found]).encode())
     rows: list[dict[str, Any]] = [
         {"rank": rank, "image": one.path, "label": one.label, "similarity": one.similarity}
         for rank, one in enumerate(found, start=1)
     ]
-    if as_json:
-        echo_json(rows)
-        return
     heads = ["rank", "image", "label", "similarity"]
     cells = [[f"{row[name]:.4f}" if name == "similarity" else str(row[name]) for name in heads] for row in rows]
-    if as_csv:
+    if as_json:
+        echo_json(rows)
+    elif as_csv:
         echo_csv(heads, cells)
     else:
         print_columns(heads, cells, left=("image", "label"))
-
-
-def _write_page(page: Path, picture: Path, found: Sequence[Neighbour], network: str) -> None:
-    from ..data.examples import FileRef
-    from ..report.gallery import similar_page
-    from ..utils.files import write_atomic
-
-    shown = [(one.ref, f"{one.similarity:.3f}", one.label) for one in found]
-    write_atomic(page, similar_page(FileRef(picture), shown, network).encode())
+        if page is not None:
+            echo(page)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ from typer import Argument, Option
 
 from ..utils.errors import ConfigError
 from . import options as opt
-from .features import print_neighbours
+from .features import check_formats, show_neighbours
 from .output import complain, echo, echo_json, print_columns, progress_bar
 
 if TYPE_CHECKING:
@@ -39,33 +40,19 @@ def search(
     as_csv: Annotated[bool, Option("--csv", help="One line per image.")] = False,
 ) -> None:
     """Find the images that fit a sentence: by the cosine of their features. Status 1 when one could not be read."""
-    from ..classifier.embedding import find_collection
-    from ..classifier.features_file import SUFFIXES, read_features
+    from ..classifier.similar import open_photos
     from ..classifier.zero_shot import load_language_model
     from ..report.gallery import search_page
-    from ..utils.files import write_atomic
 
-    if as_json and as_csv:
-        raise ConfigError("--json and --csv exclude each other")
+    check_formats(as_json, as_csv)
     if not sentence.strip():
         raise ConfigError('the sentence is empty; say what to look for, e.g. vitadapt search "a red bicycle" photos/')
-    stored = read_features(Path(photos[0])) if Path(photos[0]).suffix.lower() in SUFFIXES and len(photos) == 1 else None
-    collection = None if stored else find_collection(photos, data_root)
-    model, broken = load_language_model(backbone, image_size, opt.device_of(device)), list[str]()
-    if stored is not None:
-        found = model.search_file(sentence, stored, top)
-    else:
-        assert collection is not None, "one of both was read"
-        with progress_bar() as (progress, _):
-            found, broken = model.search(sentence, collection, top, progress)
-        for line in (*collection.notes, *broken):
-            complain(line)
-    if page is not None:
-        shown = [(one.ref, f"{one.similarity:.3f}", one.label) for one in found]
-        write_atomic(page, search_page(sentence, shown, backbone).encode())
-    print_neighbours(found, as_json, as_csv)
-    if page is not None and not (as_json or as_csv):
-        echo(page)
+    known = open_photos(photos, data_root)
+    model = load_language_model(backbone, image_size, opt.device_of(device))
+    with progress_bar() as (progress, _):
+        found, broken = model.search(sentence, known, top, progress)
+    html = partial(search_page, sentence, network=backbone)
+    show_neighbours(found, [*getattr(known, "notes", ()), *broken], page, html, as_json, as_csv)
     if broken:
         raise typer.Exit(1)
 

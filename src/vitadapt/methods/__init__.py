@@ -35,6 +35,7 @@ from .clap import CLAP
 from .clip_adapter import CLIPAdapter
 from .compacter import Compacter, PHMAdapter
 from .convpass import Convpass
+from .coop import CoOp
 from .depth import BlockMethod
 from .discriminant import Discriminant
 from .dora import DoRA
@@ -44,6 +45,7 @@ from .gda_clip import GDAClip
 from .houlsby import Houlsby, Pfeiffer
 from .ia3 import IA3
 from .kadaptation import KAdaptation
+from .kgcoop import KgCoOp
 from .laws import LAWS, check_method
 from .loha import LoHa
 from .lokr import LoKr
@@ -74,7 +76,9 @@ __all__ = [
     "BOFT",
     "CLAP",
     "CLIPAdapter",
+    "CoOp",
     "GDAClip",
+    "KgCoOp",
     "LPPlusPlus",
     "ProKeR",
     "ProLIP",

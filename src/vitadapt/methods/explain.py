@@ -5,18 +5,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
 from ..nn.block import Block
 from ..nn.changes import slot_layers
-from ..nn.surgery import Method, adapt, blocks, trainable
+from ..nn.surgery import Method, adapt, blocks, towers_of, trainable
+from ..nn.text_transformer import TextConfig, TextTransformer
 from ..nn.vit import ViT, ViTConfig
 from ..utils.errors import NotApplicable
 from ..utils.files import shipped_table
 from .registry import METHODS
 
 SMALL = ViTConfig(width=768, depth=12, heads=12, patch=16)  # drawn on ViT-B/16, without numbers
+TEXT = TextConfig(width=512, depth=12, heads=8, projection=512)
 THAWED = {
     "norm1": ("norm1",),
     "norm2": ("norm2",),
@@ -48,11 +51,14 @@ def about(method: Method) -> About:
 
 
 def drawing(method: Method) -> str:
-    """A block of ViT-B/16 as text, what the method changes or adds in brackets; found by adapting one, not by name."""
+    """A block of ViT-B/16 as text, what the method changes or adds in brackets; found by adapting one, not by name.
+
+    Of a method that changes the text tower alone, a block of that.
+    """
     with torch.device("meta"):
-        plain = ViT(SMALL)
         try:
-            vit = adapt(plain, method)
+            text = towers_of(method) == "text"
+            vit = adapt(cast(ViT, TextTransformer(TEXT)) if text else ViT(SMALL), method)
         except NotApplicable as error:
             return str(error)
     places = set(_places(vit))
@@ -62,7 +68,7 @@ def drawing(method: Method) -> str:
         last = f" to {acting[-1]}" if len(acting) > 1 else ""
         where = f"block {acting[0]}{last} of {SMALL.depth}, counted from 0"
     lines = [f"What it changes or adds, in [brackets]; {where}:", ""]
-    lines += [_chain(places, ["patches", "positions", "tokens"])]
+    lines += [_chain(places, ["words" if text else "patches", "positions", "tokens"])]
     for layer, norm, inside in (
         ("attention", "norm1", ["q", "k", "v", "softmax", "o"]),
         ("mlp", "norm2", ["fc1", "fc2"]),

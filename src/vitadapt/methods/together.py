@@ -57,6 +57,9 @@ class Together(Method):
             if any(shared[name] is not module for name, module in before.items()):
                 raise ConfigError(f"{METHODS.name_of(self)}: {METHODS.name_of(part)} shares tensors by the same name")
 
+    def templates(self) -> tuple[str, ...]:
+        return next((found for part in self.methods if (found := part.templates())), ())
+
     def solve_head(self, support: Support) -> Solution | None:
         solved = (part.solve_head(support) for part in self.methods)
         return next((head for head in solved if head is not None), None)

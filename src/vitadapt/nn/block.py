@@ -26,13 +26,14 @@ Place = Literal[
     "attention-parallel", "mlp-parallel", "attention-residual", "mlp-residual",
 ]  # fmt: skip
 
-EndPlace = Literal["patches", "norm", "features"]
+EndPlace = Literal["patches", "positions", "norm", "features"]
 
 SLOTS: tuple[Slot, ...] = get_args(Slot)
 """All of them; "gate" is in gated MLPs alone."""
 PLACES: tuple[Place, ...] = get_args(Place)
 ENDS: tuple[EndPlace, ...] = get_args(EndPlace)
-"""Places of a whole network: behind the embedding of the patches, the final norm, and the output projection."""
+"""Places of a whole network: behind the embedding of the patches, at the positions of a text tower, behind the final
+norm, and behind the output projection."""
 BEHIND: tuple[Place, ...] = ("attention", "mlp")
 CHANGING: tuple[Place | EndPlace, ...] = (*BEHIND, "block", "attention-input", "mlp-input", *ENDS)
 """The places whose module is given what it changes; the output of a module at another place is added."""

@@ -108,7 +108,7 @@ def _check_mergeable(vit: Transformer) -> None:
 
 
 def _check_ends(vit: Transformer) -> None:
-    at_ends = [module for module in vit.inserted.values() if not isinstance(module, Affine)]
+    at_ends = [m for place, m in vit.inserted.items() if place != "positions" and not isinstance(m, Affine)]
     if at_ends or vit.side is not None or "features" in vit.inserted or ("norm" in vit.inserted and not _scales(vit)):
         raise NotMergeable("what stands beside the blocks or behind the norm cannot be folded; keep the adapter")
     if "patches" not in vit.inserted:
@@ -163,8 +163,11 @@ def _fold_before(layer: nn.Linear, change: Affine) -> None:
 
 @torch.no_grad()
 def _fold_behind(vit: Transformer) -> None:
-    """A (W x + b) + c = (A W) x + (A b + c), behind the embedding of the patches and behind the final norm."""
+    """A (W x + b) + c = (A W) x + (A b + c) behind the patches and the final norm; and the table of positions."""
     for place, inserted in vit.inserted.items():
+        if place == "positions":
+            _set(vit, "position", inserted(vit.position))
+            continue
         layer, change = getattr(vit, place), cast(Any, inserted)
         matrix = change.matrix().diag() if _is_diagonal(change) else change.matrix()
         bias, shift = cast(Any, layer.bias), change.shift()

@@ -59,6 +59,10 @@ class Method(Protocol):
     def adapt(self, vit: Any) -> None:
         """Edit the frozen `vit`, or text tower, in place. Raises NotApplicable when it lacks what the method needs."""
 
+    def templates(self) -> tuple[str, ...]:
+        """The sentences that a method needs whose words it learns, with {} for the name; none for those of the data."""
+        return ()
+
     def solve_head(self, support: Support) -> Solution | None:
         """A head in closed form, or learnt by the method itself on cached features; None for one that is trained."""
         return None
@@ -199,14 +203,16 @@ def insert(part: Block | Transformer, place: Place | EndPlace, module: nn.Module
     Where f is the attention or the MLP, with its input n, which is the norm of the tokens x, and its output y before
     the residual sum: "attention" and "mlp" stand behind, y -> module(y); "f-input" before, n -> module(n); "f-parallel"
     beside, y -> y + module(n); "f-residual" beside the norm, too, y -> y + module(x). "block" stands behind the whole
-    block, x -> module(x). A network has three more places, of which the module also changes what it gets: "patches"
-    behind their embedding, before the positions are added, "norm" behind the final norm, and "features" (B, E) behind
-    the output projection.
+    block, x -> module(x). A network has more places, of which the module also changes what it gets: "patches" behind
+    their embedding, before the positions are added, "positions" (L, D), the table of a text tower, "norm" behind the
+    final norm, and "features" (B, E) behind the output projection.
     Raises ValueError for another place, and for one that is taken.
     """
     places: tuple[str, ...] = PLACES if isinstance(part, Block) else ENDS
     if place in ("patches", "features"):
         require_vit(part)
+    if place == "positions" and not isinstance(part, TextTransformer):
+        raise NotApplicable("the positions are changed in a text tower alone; use towers=text")
     if place not in places or place in part.inserted:
         raise ValueError(f"cannot insert at {place!r}: unknown or occupied; the places are {', '.join(places)}")
     part.inserted[place] = module

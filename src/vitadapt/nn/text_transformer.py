@@ -71,7 +71,8 @@ class TextTransformer(Transformer):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token numbers (B, L) -> tokens (B, L, D) with positions."""
-        return cast(Tensor, self.embedding(tokens) + self.position[: tokens.shape[1]])
+        table = self.inserted["positions"](self.position) if "positions" in self.inserted else self.position
+        return cast(Tensor, self.embedding(tokens) + table[: tokens.shape[1]])
 
     def places(self, tokens: Tensor) -> Tensor:
         """Where each of the sentences (B, L) is read off, (B,)."""

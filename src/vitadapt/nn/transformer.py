@@ -12,9 +12,9 @@ class Transformer(nn.Module):
 
     `shared` holds modules that a method uses in several layers (for example the Kronecker rules of KAdaptation), so
     that they appear, are counted and are saved once. `inserted` holds modules behind the embedding of the "patches" of
-    an image, behind the final "norm", and behind the projection, which gives the "features" of an image. `tokens`
-    (P, D) are learnt tokens that go through all blocks behind the others, and are not pooled. `side` is a network
-    beside the blocks (see `surgery.add_side`).
+    an image or at the "positions" of a text, behind the final "norm", and behind the projection, which gives the
+    "features" of an image. `tokens` (P, D) are learnt tokens that go through all blocks behind the others, and are not
+    pooled. `side` is a network beside the blocks (see `surgery.add_side`).
     """
 
     config: BlockConfig

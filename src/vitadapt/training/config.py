@@ -78,6 +78,12 @@ class TrainConfig:
         """
         check_method(protocol, method)
         check_head(method, head)
+        if own := method.templates():
+            if prompts and prompts.templates not in ((), own):
+                raise ConfigError(
+                    f"{METHODS.name_of(method)} learns the words in front of the class name; leave --template out"
+                )
+            prompts = replace(prompts or Prompts(), templates=own)
         if prompts and prompts.knowledge:
             prompts = replace(prompts, knowledge=prompts.knowledge.pinned(names_of(dataset)))
         recipe, head = recipe or recipe_for(protocol, method), head or default_head(protocol, method)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..nn.class_texts import penalty_of
 from ..nn.setting import Setting
 from ..nn.surgery import trainable
 from ..nn.transformer import Transformer
@@ -216,6 +217,7 @@ def _epoch(
                 with setting.autocast():
                     again = model(batch)
                 loss = loss + recipe.pace * (logits - again).float().square().sum(dim=1).mean()
+            loss = loss + penalty_of(model)
             (loss * (len(rows) / len(chunk))).backward()
             total += loss.detach() * len(rows)
         if recipe.clip_norm:

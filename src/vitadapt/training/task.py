@@ -133,7 +133,8 @@ class Task:
         if towers_of(method) != "image":
             if self.text is None or self.text.texts is None:
                 raise ConfigError(f"{self.config.backbone} has no text tower for towers={towers_of(method)}")
-            head.follow(self.text.texts.of(adapt(self.text.texts.network, method, seed)))
+            held = (self.text.features.to(self.setting.device), getattr(method, "text_penalty", 0.0))
+            head.follow(self.text.texts.of(adapt(self.text.texts.network, method, seed), *held))
         return Classifier(adapt(self.backbone, method, seed), head).eval()
 
     def _head(self) -> Head:
