@@ -1,7 +1,7 @@
 """kill -9 of a benchmark and of its workers, at random moments: nothing is lost, nothing doubled, nobody stays behind.
 
-Three times here; `make test-faults` does it twenty times. Whole processes, started as a person starts them, with
-workers of their own: test_kill.py kills more often, and at every kind of step, what one process does.
+Twenty times, by `make test-faults` alone. Whole processes, started as a person starts them, with workers of their own:
+test_kill.py kills more often, and at every kind of step, what one process does.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from fanout_cases import cells, leftovers, make_photos, recipe_file, results
+from fault_cases import long_form
 
 from vitadapt.benchmark.results.store import Store
 from vitadapt.benchmark.sweep import run_bench
@@ -70,6 +71,7 @@ def cut(line, store, chance):
     return running
 
 
+@long_form
 def test_a_benchmark_that_is_killed_again_and_again_loses_and_doubles_nothing(tmp_path):
     photos, store = make_photos(tmp_path / "photos"), Store(tmp_path / "runs")
     recipe, chance = recipe_file(tmp_path / "b.toml", photos, SEEDS, epochs=8), random.Random(0)

@@ -136,14 +136,16 @@ def test_predictions_in_a_folder_that_cannot_be_listed_are_not_passed_over(
     assert any("cannot be listed" in problem for problem in find_pieces(tmp_path, whole=False).problems)
 
 
-def test_a_store_whose_records_are_all_damaged_does_not_count_as_empty(store: Store) -> None:
+def test_a_store_whose_records_are_all_damaged_does_not_count_as_empty(
+    store: Store, vitadapt: Callable[..., Any]
+) -> None:
     store.path("records", record().digest).write_text("{")
-    found = command("results", store.root, capture_output=True)
+    found = vitadapt("results", store.root)
     assert found.returncode == 1 and found.stdout == ""
     assert len(found.stderr.splitlines()) == 1 and "damaged" in found.stderr
 
 
-def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(store: Store) -> None:
+def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(store: Store, vitadapt: Callable[..., Any]) -> None:
     """Whoever opens a pipe waits until somebody writes into it, perhaps for ever."""
     good, bad = (record(seed=seed).digest for seed in range(2))
     fifos = [
@@ -155,15 +157,15 @@ def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(store: Store) -> Non
         path.parent.mkdir(exist_ok=True)
         path.unlink(missing_ok=True)
         os.mkfifo(path)
-    found = command("report", store.root, capture_output=True)
+    found = vitadapt("report", store.root)
     page = (store.root / "report.html").read_text()
     assert found.returncode == 0 and page.count("not a regular file") >= 2
     predictions = store.path("predictions", good)
     predictions.unlink()
     os.mkfifo(predictions)
-    found = command("report", store.root, capture_output=True)
+    found = vitadapt("report", store.root)
     assert found.returncode == 1 and f"{predictions} cannot be read (not a regular file)" in found.stderr
-    shown = command("results", store.root, capture_output=True)
+    shown = vitadapt("results", store.root)
     assert shown.returncode == 0 and "80.0" in shown.stdout and "not a regular file" in shown.stderr
 
 

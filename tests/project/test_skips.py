@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+pytest_plugins = ["pytester"]
 
 SKIPPING = """
 import pytest
@@ -18,16 +17,27 @@ def test_one():
 
 
 @pytest.mark.parametrize(
-    ("reason", "ci", "status"),
-    [("no Chromium on this machine", "true", 1), ("no Chromium on this machine", "", 0), ("trains no head", "true", 0)],
+    ("reason", "ci", "status", "processes"),
+    [
+        ("no Chromium on this machine", "true", 1, ()),
+        ("no Chromium on this machine", "true", 1, ("-n", "1")),
+        ("no Chromium on this machine", "", 0, ()),
+        ("trains no head", "true", 0, ()),
+    ],
 )
-@pytest.mark.parametrize("processes", [[], ["-n", "1"]], ids=["alone", "xdist"])
 def test_a_skip_for_another_reason_than_the_allowed_fails(
-    reason: str, ci: str, status: int, processes: list[str], tmp_path: Path
+    reason: str,
+    ci: str,
+    status: int,
+    processes: tuple[str, ...],
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "test_skipping.py").write_text(SKIPPING.format(reason=reason))
-    line = [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider", "-rs", *processes, "."]
-    environment = {**os.environ, "CI": ci, "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, env=environment)
-    assert done.returncode == status, done.stdout + done.stderr
-    assert reason in done.stdout
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # for other processes
+    pytester.makepyfile(test_skipping=SKIPPING.format(reason=reason))
+    run = pytester.runpytest_subprocess if processes else pytester.runpytest_inprocess
+    done = run("-p", "conftest", "-p", "no:cacheprovider", "-rs", *processes)
+    assert done.ret == status
+    done.stdout.fnmatch_lines(f"*{reason}*")
