@@ -13,6 +13,7 @@ from . import (
     idx,
     index_files,
     kitti,
+    listed,
     matlab,
     norb,
     numbered_folders,
