@@ -25,7 +25,7 @@ from vitadapt.utils.files import bytes_digest
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "vitadapt"
-SHIPPED = {".py", ".pyi", ".toml", ".json", ".txt", ".html", ".css", ".js"}  # and py.typed
+SHIPPED = {".py", ".pyi", ".toml", ".json", ".txt", ".html", ".css", ".js", ".csv"}  # and py.typed
 SCORES = (
     "run",
     "-d",

@@ -55,7 +55,15 @@ def whole(dataset: Dataset) -> Examples:
 
 
 SHARED = {"hub", "numbered-folders", "webdataset"}  # storages of many data sets
-BUNDLED = {"mnist-5k", "digits", "fashion-mnist", "openclipart", "imagenet-1k"}  # from packages; and one too large
+BUNDLED = {
+    "mnist-5k",
+    "digits",
+    "fashion-mnist",
+    "openclipart",
+    "stellarium",
+    "tuxpaint",
+    "imagenet-1k",
+}  # from packages; and one too large
 
 
 def test_there_is_a_case_for_every_data_set_with_a_storage_of_its_own() -> None:
