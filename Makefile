@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test coverage test-matrix test-wheel wheel sbom audit test-faults fuzz fuzz-guided test-docs docs docs-output lint install clean bench-step bench-protocol bench-curves bench-startup bench-bank soak mutants
+.PHONY: demo test coverage test-matrix test-wheel wheel sbom audit test-faults fuzz fuzz-guided test-docs docs docs-output results lint install clean bench-step bench-protocol bench-curves bench-startup bench-bank soak mutants
 
 demo: $(VENV)/.demo
 	$(BIN)/vitadapt bench recipes/demo.toml --out runs/demo --plot
@@ -77,6 +77,14 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The tables and the picture of docs/results.md and the README, from the records that are kept in docs/results.
+RESULTS := build/results/offline
+results: $(VENV)/.dev
+	rm -rf $(RESULTS) && mkdir -p build/results && tar -xJf docs/results/offline.tar.xz -C build/results
+	$(BIN)/vitadapt results $(RESULTS)
+	$(BIN)/vitadapt compare $(RESULTS) --baseline linear-probe
+	$(BIN)/vitadapt plot $(RESULTS) $(PICTURE) --out docs/images/offline.svg
 
 # Measurements, never part of the tests; docs/speed.md says how to read them. ARGS go to the script.
 bench-step: $(VENV)/.dev

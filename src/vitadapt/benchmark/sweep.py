@@ -26,11 +26,12 @@ from ..weights.load import check_name
 from .config import RunConfig, read_toml
 from .parallel.executor import Executor, in_process
 from .parallel.watch import Outcome, Watch
-from .results.record import Record
+from .results.record import RecordSummary
 from .results.store import Store
 from .transfer import parts_of
 
 Of = TypeVar("Of")
+Found = TypeVar("Found", bound=RecordSummary)
 
 MOST = 100_000  # cells of one part of a benchmark file
 _INNER = ("shots", "seed", "backbone", "image_size", "protocol", "precision", "head", "method")
@@ -69,7 +70,7 @@ def select(configs: Iterable[RunConfig], wanted: Sequence[str]) -> list[RunConfi
     return _select(list(configs), wanted, _axis_text)
 
 
-def select_records(records: Iterable[Record], wanted: Sequence[str]) -> list[Record]:
+def select_records(records: Iterable[Found], wanted: Sequence[str]) -> list[Found]:
     """As `select`, of finished runs, also imported ones and those of a method that is not installed here."""
     return _select(list(records), wanted, _recorded_text)
 
@@ -90,7 +91,7 @@ def _select(cells: list[Of], wanted: Sequence[str], text_of: Callable[[Of, str],
     return fitting
 
 
-def _recorded_text(record: Record, axis: str) -> str:
+def _recorded_text(record: RecordSummary, axis: str) -> str:
     try:
         return _axis_text(RunConfig.from_dict(record.config), axis)
     except VitadaptError:  # not a configuration that can be run here

@@ -34,6 +34,7 @@ EXPLAINED = (
 @opt.command(app, opt.BENCHMARK, "vitadapt compare runs/smoke --baseline linear-probe")
 def compare(
     runs: opt.Runs,
+    only: opt.Cells = None,
     baseline: Annotated[str | None, Option(help="Compare every method with this one, not all pairs.")] = None,
     as_json: opt.AsJson = False,
 ) -> None:
@@ -41,7 +42,7 @@ def compare(
     from ..benchmark.analysis.comparison import compare as compared
     from ..report.table import random_weights
 
-    found = compared(opt.records_of(runs), baseline)
+    found = compared(opt.records_of(runs, only), baseline)
     if as_json:
         echo_json([{**asdict(one), "setting": dict(one.setting)} for one in found])
         return

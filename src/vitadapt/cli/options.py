@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..training.features import Environment
     from ..utils.tracking import Tracker
 
-Found = TypeVar("Found")
+Found = TypeVar("Found", bound="RecordSummary")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 Precision = Literal["fp32", "bf16"]
@@ -104,26 +104,31 @@ def tracked_or_not(spec: str | None, name: str) -> AbstractContextManager[Tracke
     return nullcontext() if spec is None else tracked(spec, name)
 
 
-def records_of(runs: Path) -> list[Record]:
-    """All records of a folder; damaged ones are named. Raises ConfigError when there is none."""
+def records_of(runs: Path, only: Sequence[str] | None = None) -> list[Record]:
+    """The records of a folder that fit `only`; damaged ones are named. Raises ConfigError when there is none."""
     from ..benchmark.results.store import Store
 
-    return _readable(runs, *Store(runs).records())
+    return readable(runs, *Store(runs).records(), only)
 
 
-def summaries_of(runs: Path) -> list[RecordSummary]:
-    """What tables need of all records of a folder, as `records_of`."""
+def summaries_of(runs: Path, only: Sequence[str] | None = None) -> list[RecordSummary]:
+    """What tables need of the records of a folder, as `records_of`."""
     from ..benchmark.results.index import read_summaries
     from ..benchmark.results.store import Store
 
-    return _readable(runs, *read_summaries(Store(runs)))
+    return readable(runs, *read_summaries(Store(runs)), only)
 
 
-def _readable(runs: Path, found: list[Found], damaged: list[str]) -> list[Found]:
+def readable(runs: Path, found: list[Found], damaged: list[str], only: Sequence[str] | None) -> list[Found]:
+    """What was `found` in `runs` and fits `only`; what is damaged is complained of. Raises ConfigError for nothing."""
     require_any(runs, found, damaged)
     for line in damaged:
         complain(line)
-    return found
+    if not only:
+        return found
+    from ..benchmark.sweep import select_records
+
+    return select_records(found, only)
 
 
 def require_any(runs: Path, found: Sized, damaged: Sequence[str]) -> None:

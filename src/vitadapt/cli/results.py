@@ -12,7 +12,7 @@ from typer import Option
 
 from ..utils.errors import ConfigError
 from . import options as opt
-from .output import complain, echo, echo_json, echo_result, number, print_columns
+from .output import echo, echo_json, echo_result, number, print_columns
 
 if TYPE_CHECKING:
     from ..benchmark.results.record import Record, RecordSummary
@@ -36,6 +36,7 @@ REMARKS = (
 @opt.command(app, opt.BENCHMARK, "vitadapt results runs/smoke --format md")
 def results(
     runs: opt.Runs,
+    only: opt.Cells = None,
     format: opt.Form = "text",
     reliability: Annotated[bool, Option(help="Show how far probabilities can be trusted.")] = False,
     optimism: Annotated[bool, Option(help="Show what looking at the test set adds.")] = False,
@@ -45,13 +46,13 @@ def results(
     """Print the table of all records in a folder: dataset x method, mean +- sd over seeds, average, PE."""
     format = "json" if as_json else format
     if optimism:
-        print_optimism(opt.records_of(runs), format)
+        print_optimism(opt.records_of(runs, only), format)
     elif parts:
-        print_parts(opt.records_of(runs), format)
+        print_parts(opt.records_of(runs, only), format)
     elif reliability:
-        print_reliability(runs, opt.records_of(runs), format)
+        print_reliability(runs, opt.records_of(runs, only), format)
     else:
-        print_table(opt.summaries_of(runs), format)
+        print_table(opt.summaries_of(runs, only), format)
 
 
 def print_table(records: Sequence[RecordSummary], form: opt.TableFormat) -> None:
@@ -195,13 +196,7 @@ def plot(
 def _open(runs: Path, only: Sequence[str]) -> tuple[Store, list[Record], list[str]]:
     """The store, the records asked for, and a line for each damaged one, shown, too. Raises ConfigError."""
     from ..benchmark.results.store import Store
-    from ..benchmark.sweep import select_records
 
     store = Store(runs)
     records, damaged = store.records()
-    opt.require_any(runs, records, damaged)
-    for line in damaged:
-        complain(line)
-    if only:
-        records = select_records(records, only)
-    return store, records, damaged
+    return store, opt.readable(runs, records, damaged, only), damaged
