@@ -125,6 +125,12 @@ def test_counts_stand_beside_the_published_figures(vitadapt):
     for name in ("kadaptation", "lora", "adapter", "fine-tune", "linear-probe"):
         assert int(rows[name]["trained"] + rows[name]["head"]) == rows[name]["published"]
     assert "79,699" in vitadapt("count", "--method", "kadaptation").stdout
+    efficiency = {"kadaptation-released": 68.9, "fine-tune": 49.8, "linear-probe": 66.3, "adapter-released": 64.7}
+    assert {name: round(rows[name]["pe"], 1) for name in efficiency} == efficiency
+    other = ["--method", "kadaptation", "--method", "fine-tune"]
+    small, large = json.loads(vitadapt("count", "--json", "--backbone", "random:clip-vit-b16", *other).stdout)
+    assert small["published"] == rows["kadaptation"]["published"] and large["trained"] == 86_192_640
+    assert large["published"] is None and small["score"] is None
 
 
 def test_the_audit_of_a_backbone_names_every_tensor(vitadapt):

@@ -13,6 +13,7 @@ from ..methods import METHODS
 from ..methods.audit import TensorReport, probe
 from ..methods.laws import law_trainable_tensors_learn
 from ..methods.spec import parse_method
+from ..metrics.scores import performance_efficiency
 from ..nn.backbone import Backbone
 from ..nn.surgery import Method, acts_on, adapt, towers_of, trainable
 from ..text import load_text_tower
@@ -27,7 +28,8 @@ MEAN_CLASSES = 57.55  # 1151 classes in the 20 datasets of ELEVATER
 class CountRow:
     """Trainable numbers of one method on one backbone; None where the method does not apply.
 
-    tensors: the status of each after a few probe steps, where that was wanted.
+    pe_factor: what PE takes of a score of 1 with the mean head. score, pe: the published mean score, and its PE with
+    the numbers counted here. tensors: the status of each after a few probe steps, where that was wanted.
     """
 
     method: str
@@ -35,6 +37,9 @@ class CountRow:
     head: float
     published: int | None
     tensors: list[TensorReport]
+    pe_factor: float | None = None
+    score: float | None = None
+    pe: float | None = None
 
     @property
     def sound(self) -> bool:
@@ -45,8 +50,7 @@ class CountRow:
 
 def count_methods(backbone: str, methods: list[str], audit: bool = False) -> list[CountRow]:
     """Count `methods` (texts such as "lora:rank=8"; all when empty) on the named backbone. Raises UnknownName."""
-    table = shipped_table(__package__, "published.toml")
-    published = table["trained"] if backbone in table["backbones"]["names"] else {}
+    published, scores = _published(backbone)
     towers = _Towers(backbone)
     rows = []
     for text in methods or list(METHODS):
@@ -58,8 +62,21 @@ def count_methods(backbone: str, methods: list[str], audit: bool = False) -> lis
             pass
         trains_head = method.trains_head and towers_of(method) == "image"
         head = (towers.image.features + 1) * MEAN_CLASSES if trains_head else 0.0
-        rows.append(CountRow(text, trained, head, published.get(text), tensors))
+        factor = None if trained is None else performance_efficiency(1.0, trained + head)
+        score = scores.get(text)
+        pe = None if factor is None or score is None else score * factor
+        rows.append(CountRow(text, trained, head, published.get(text), tensors, factor, score, pe))
     return rows
+
+
+def _published(backbone: str) -> tuple[dict[str, int], dict[str, float]]:
+    """Method -> trained numbers, and mean score, as published for this backbone."""
+    table = shipped_table(__package__, "published.toml")
+    places = table["backbones"]
+    trained = table["trained"] if backbone in places["trained"] else {}
+    if backbone in places["score"]:
+        return trained, table["score"]
+    return {name: count for name, count in trained.items() if name not in places["by_patch"]}, {}
 
 
 @dataclass

@@ -16,6 +16,7 @@ from ..methods.spec import method_text, parse_method
 from ..nn.head_spec import head_text, parse_head
 from ..text import Prompts, read_class_names
 from ..text.prompts import build_prompts
+from ..training import data_parallel
 from ..training.features import Environment
 from ..training.recipe import Recipe, recipe_for
 from ..utils.errors import ConfigError, VitadaptError
@@ -24,7 +25,7 @@ from ..utils.files import expanded
 from ..utils.registry import unknown
 from ..weights.load import check_name
 from .config import RunConfig, read_toml
-from .parallel.executor import Executor, in_process
+from .parallel.executor import Executor, in_process, together
 from .parallel.watch import Outcome, Watch
 from .results.record import RecordSummary
 from .results.store import Store
@@ -195,11 +196,15 @@ def executor_for(
     gpus_per_cell: float | None = None,
     device: str = "cpu",
 ) -> Executor:
-    """An executor of `workers` processes, or of a Ray cluster, or of this process alone.
+    """An executor of `workers` processes, of a Ray cluster, of the processes of torchrun, or of this process alone.
 
     threads: per cell; None shares out the cores of this machine, and is 1 on a cluster. gpus_per_cell: on a cluster,
     None for one when `device` is a GPU. Raises ConfigError for what does not go together.
     """
+    if data_parallel.asked():
+        if ray or workers != 1:
+            raise ConfigError("the processes of torchrun train one cell together; leave --workers and --ray out")
+        return together
     if ray:
         if workers != 1:
             raise ConfigError("--ray and --workers exclude each other: a cluster runs as many cells as it has room for")

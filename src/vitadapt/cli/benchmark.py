@@ -168,20 +168,23 @@ def _execute(
     track: str | None = None,
 ) -> None:
     """Run the cells under a progress bar, print the table, and leave with status 1 when a cell failed."""
-    from ..benchmark.parallel.executor import in_process
     from ..benchmark.results.store import Store
-    from ..benchmark.sweep import check_names, run_bench
+    from ..benchmark.sweep import check_names, executor_for, run_bench
     from ..methods.spec import method_text
+    from ..training import data_parallel
     from ..utils.tracking import tracker_of
     from .progress import BenchDisplay
 
     check_names(configs)
     store = Store(out)
+    if data_parallel.follows():  # the first process shows and records what all of them do
+        outcomes = run_bench(configs, store, environment, executor=executor or executor_for())
+        raise typer.Exit(int(any(outcome.record is None for outcome in outcomes)))
     if track is not None:
         tracker_of(track)  # what is missing is told at once
     display = BenchDisplay(lambda record: None if track is None else _track(track, record, store))
     with display.progress:
-        outcomes = run_bench(configs, store, environment, display, executor or in_process)
+        outcomes = run_bench(configs, store, environment, display, executor or executor_for())
     records = [outcome.record for outcome in outcomes if outcome.record]
     if records or as_json:
         print_table(records, "json" if as_json else "text")

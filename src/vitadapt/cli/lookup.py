@@ -60,11 +60,12 @@ def count(
     else:
         body = []
         for row in rows:
-            counts = ["does not apply", ""]
+            counts = ["does not apply", "", ""]
             if row.trained is not None:
-                counts = [f"{row.trained:,}", f"{int(row.trained + row.head):,}"]
-            body.append([row.method, *counts, f"{row.published:,}" if row.published else ""])
-        heads = ["method", "without head", "with mean head (513 x 57.55)", "published"]
+                counts = [f"{row.trained:,}", f"{int(row.trained + row.head):,}", f"{row.pe_factor:.4f}"]
+            scores = [f"{value:.2f}" if value else "" for value in (row.score, row.pe)]
+            body.append([row.method, *counts, f"{row.published:,}" if row.published else "", *scores])
+        heads = ["method", "without head", "with mean head (513 x 57.55)", "PE / score", "published", "score", "its PE"]
         print_columns(heads, body, left=("method",))
         for row in (row for row in rows if audit and row.trained is not None):
             lines = [[t.name, "x".join(map(str, t.shape)), t.status, "shared" if t.shared else ""] for t in row.tensors]

@@ -35,8 +35,10 @@ def cayley(upper: Tensor, size: int) -> Tensor:
     rows, columns = torch.triu_indices(size, size, 1, device=upper.device)
     skew = exact.new_zeros(*upper.shape[:-1], size, size)
     skew[..., rows, columns] = exact
-    skew, one = skew - skew.mT, torch.eye(size).to(exact)
-    return cast(Tensor, torch.linalg.solve(one + skew, one - skew, left=False)).to(upper.dtype)
+    skew, one = skew - skew.mT, torch.eye(size, dtype=exact.dtype, device=exact.device)
+    # I + S has an inverse for every S. To check it, a GPU would have to be waited for.
+    solved = torch.linalg.solve_ex(one + skew, one - skew, left=False, check_errors=False)
+    return cast(Tensor, solved.result).to(upper.dtype)
 
 
 def turned(weight: Tensor, rotations: Tensor) -> Tensor:

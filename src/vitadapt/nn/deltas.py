@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .matmul import is_traced, product, switch_off
+from .matmul import is_autocast, is_traced, product, switch_off
 
 
 class Referring(nn.Module):
@@ -182,9 +182,7 @@ def is_thin(delta: nn.Module) -> bool:
 
 def goes_in_place(x: Tensor, weight: Tensor) -> bool:
     """May `thin_linear` compute this layer? In one precision, and outside of any compiler or tracer."""
-    return (
-        x.dtype == weight.dtype and _IN_PLACE.get() and not torch.is_autocast_enabled(x.device.type) and not is_traced()
-    )
+    return x.dtype == weight.dtype and _IN_PLACE.get() and not is_autocast(x.device.type) and not is_traced()
 
 
 def thin_linear(x: Tensor, weight: Tensor, bias: Tensor | None, placed: Sequence[RowsAndDelta]) -> Tensor:

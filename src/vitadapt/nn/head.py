@@ -16,6 +16,7 @@ from ..utils.errors import ConfigError, NotMergeable
 from .backbone import Backbone
 from .class_texts import ClassTexts
 from .head_spec import ZERO, HeadSpec
+from .matmul import full_precision
 from .novelty import Novelty
 from .support import Solution
 from .surgery import HALF, Method, adapt, require_vit
@@ -187,7 +188,7 @@ class Head(nn.Module):
         self.linear.bias.add_(torch.from_numpy(shift).to(self.linear.bias) / self.scale)
 
     def forward(self, features: Tensor) -> Tensor:
-        with torch.autocast(features.device.type, enabled=False):
+        with full_precision(features.device.type):
             g = self.normalised(features)
             if self.texts is not None and self.training and not self.linear.weight.requires_grad:
                 logits = F.linear(g, *self._of_text(self.texts()))
@@ -282,5 +283,9 @@ class Classifier(nn.Module):
         super().__init__()
         self.backbone, self.head, self.novelty = backbone, head, novelty
 
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, E)"""
+        return cast(Tensor, self.backbone(images))
+
     def forward(self, images: Tensor) -> Tensor:
-        return cast(Tensor, self.head(self.backbone(images)))
+        return cast(Tensor, self.head(self.features(images)))

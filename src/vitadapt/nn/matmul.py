@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import cast
 
@@ -46,6 +46,16 @@ def _dense(tensor: Tensor) -> bool:
 def is_traced() -> bool:
     """Does a compiler, an exporter or a tracer follow? It must meet nothing but operators that it can write down."""
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
+def is_autocast(device: str) -> bool:
+    """Is autocast on there? Shapes without numbers ("meta") know none, and torch refuses the question."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def full_precision(device: str) -> AbstractContextManager[None]:
+    """Within the block autocast is off there."""
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)

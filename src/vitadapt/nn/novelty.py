@@ -7,8 +7,9 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
+
+from .matmul import full_precision
 
 
 class Novelty(nn.Module):
@@ -59,7 +60,7 @@ class Novelty(nn.Module):
         return self
 
     def forward(self, features: Tensor) -> Tensor:
-        with torch.autocast(features.device.type, enabled=False):
+        with full_precision(features.device.type):
             centre, means, within, total, scales = (cast(Tensor, getattr(self, name)) for name in _TENSORS)
             h, (a, b) = features.float() - centre, scales.unbind()
             along, means_along = h @ within.T, means @ within.T  # (B, K), (C, K)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ..utils.progress import OnEpoch, Progress
+from .matmul import full_precision
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Setting:
 
     def autocast(self) -> AbstractContextManager[None]:
         kind = torch.device(self.device).type
-        return torch.autocast(kind, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(kind, dtype=torch.bfloat16) if self.precision == "bf16" else full_precision(kind)
 
     def report(self, label: str, done: int, total: int) -> None:
         if self.progress is not None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..nn.backbone import Backbone, backbone_digest
+from ..nn.matmul import full_precision
 from ..nn.text_transformer import TextTransformer
 from ..utils.errors import NotApplicable, WeightsError
 from ..utils.progress import Progress
@@ -64,7 +65,7 @@ class TextTower(nn.Module):
         unique, places = torch.unique(tokens, dim=0, return_inverse=True)
         device = next(self.parameters()).device
         parts = []
-        with torch.autocast(device.type, enabled=False):
+        with full_precision(device.type):
             for start in range(0, len(unique), batch_size):
                 parts.append(self(unique[start : start + batch_size].to(device)).float().cpu())
                 if progress is not None:

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from ..nn.surgery import load_trainable_state, trainable_state
 from ..utils.files import read_cached, write_cached
+from .data_parallel import shared
 
 SECONDS_BETWEEN = 30.0
 
@@ -50,7 +51,7 @@ class Checkpoint:
         return list(saved["losses"])
 
     def _read(self) -> dict[str, Any] | None:
-        body = None if self.path is None else read_cached(self.path)
+        body = None if self.path is None else shared(read_cached(self.path))
         if body is None:  # absent, or damaged: the training starts from the beginning, which is right if slower
             return None
         state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)

@@ -21,6 +21,7 @@ from ..nn.surgery import trainable
 from ..nn.transformer import Transformer
 from ..utils.errors import Diverged
 from .checkpoint import Checkpoint
+from .data_parallel import add_gradients, logits_of, shared
 from .ingredients import at_work, augmented, average, rate_factors
 from .recipe import Recipe
 
@@ -207,25 +208,26 @@ def _epoch(
             batch = batch.to(setting.device, non_blocking=True)
             batch, blend = augmented(batch, recipe, generator)
             with setting.autocast():
-                logits = model(batch)
-            own = labels[rows.to(labels.device)]
+                logits = logits_of(model, batch)
+            own = labels[rows.to(labels.device, non_blocking=True)]
             loss = loss_of(logits.float(), own, recipe.label_smoothing)
             if blend is not None:
                 other = loss_of(logits.float(), own[blend.partner], recipe.label_smoothing)
                 loss = blend.share * loss + (1 - blend.share) * other
             if recipe.pace:
                 with setting.autocast():
-                    again = model(batch)
+                    again = logits_of(model, batch)
                 loss = loss + recipe.pace * (logits - again).float().square().sum(dim=1).mean()
             loss = loss + penalty_of(model)
             (loss * (len(rows) / len(chunk))).backward()
             total += loss.detach() * len(rows)
+        add_gradients(model)
         if recipe.clip_norm:
             nn.utils.clip_grad_norm_(trainable(model).values(), recipe.clip_norm)
         optimizer.step()
         average(model, optimizer, recipe)
         setting.report(label, step + 1, recipe.epochs * per_epoch)
-    return float(total) / count
+    return shared(float(total) / count)
 
 
 @torch.inference_mode()

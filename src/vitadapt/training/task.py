@@ -36,6 +36,7 @@ from ..utils.files import bytes_digest
 from ..weights.catalog import backbones
 from .adapter_file import AdapterInfo
 from .config import TrainConfig
+from .data_parallel import shared
 from .features import Environment, cached_backbone, frozen_features
 from .loop import FitLog, Inputs, SelectedInputs, fit, forward_all, probabilities_of
 from .recipe import Recipe
@@ -249,7 +250,7 @@ class Task:
         """(N, C) for all images of this task; features: those of `features_of`. Raises Diverged for infinite logits."""
         known = self.features_of(model, label) if features is None else features
         with torch.no_grad():
-            logits = model.head(known.to(self.setting.device)).cpu()
+            logits = shared(model.head(known.to(self.setting.device)).cpu())
         if not logits.isfinite().all():
             raise Diverged("the logits are not finite; lower the learning rate or the weight decay")
         return probabilities_of(logits.float(), self.labels.ndim == 2)

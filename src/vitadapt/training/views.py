@@ -72,8 +72,12 @@ class FromBlock(nn.Module):
         super().__init__()
         self.backbone, self.head, self.first = cast(ViT, classifier.backbone), classifier.head, first
 
+    def features(self, tokens: Tensor) -> Tensor:
+        """(B, T, D) -> (B, E)"""
+        return self.backbone.forward_tokens(tokens, self.first)
+
     def forward(self, tokens: Tensor) -> Tensor:
-        return cast(Tensor, self.head(self.backbone.forward_tokens(tokens, self.first)))
+        return cast(Tensor, self.head(self.features(tokens)))
 
 
 def shared_block(vit: ViT, pooled: int) -> int:

@@ -7,7 +7,10 @@ from collections.abc import Callable, MutableSequence, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from ...training import data_parallel
 from ...training.features import Environment
 from ...utils.errors import CellBusy, StorageError, describe
 from ..config import RunConfig
@@ -72,6 +75,21 @@ def _attempt(config: RunConfig, store: Store, environment: Environment, watch: W
         return Outcome(config, run_locked(config, store, replace(environment, setting=setting)))
     except Exception as error:  # noqa: BLE001 - run_locked() has stored the trace; one cell must not stop the others
         return Outcome(config, None, describe(error))
+
+
+def together(configs: Sequence[RunConfig], store: Store, environment: Environment, watch: Watch) -> Outcomes:
+    """One cell after the other by all processes of torchrun; the first writes, and the others' files are dropped."""
+    setting = replace(environment.setting, device=data_parallel.join(environment.setting.device))
+    environment = replace(environment, setting=setting)
+    with TemporaryDirectory(prefix="vitadapt-") as folder:
+        for config in data_parallel.shared(list(configs)):
+            own = Store(Path(folder)) if data_parallel.rank() else store
+            with own.lock(config.digest()):
+                if data_parallel.shared(store.get(config.digest()) is not None):  # by another process, meanwhile
+                    yield Outcome(config, store.get(config.digest()), fresh=False)
+                    continue
+                watch.started(config)
+                yield _attempt(config, own, environment, watch)
 
 
 def failed(config: RunConfig, store: Store, reason: str, trace: str) -> Outcome:

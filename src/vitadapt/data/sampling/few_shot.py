@@ -43,6 +43,7 @@ def sample_few_shot(
     random.Random(seed).shuffle(order)
     owners = _classes_of_each(labels)
     counts, blank, chosen = [0] * len(sizes), 0, []
+    lacking = len(sizes)  # classes with less than `shots`
     for image in order:
         classes_here = owners[image]
         if not classes_here:
@@ -54,7 +55,8 @@ def sample_few_shot(
             chosen.append(image)
             for c in classes_here:
                 counts[c] += 1
-            if min(counts) >= shots:
+                lacking -= counts[c] == shots
+            if not lacking:
                 break
     return np.array(chosen, dtype=np.int64)
 
