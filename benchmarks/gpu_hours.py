@@ -13,7 +13,7 @@ import argparse
 from collections import defaultdict
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -22,7 +22,7 @@ from vitadapt.benchmark.config import RunConfig
 from vitadapt.benchmark.plan import images_of
 from vitadapt.benchmark.protocols.registry import PROTOCOLS
 from vitadapt.benchmark.sweep import find_benchmark_file, read_bench
-from vitadapt.nn.surgery import adapt
+from vitadapt.nn.surgery import Method, adapt
 from vitadapt.nn.vit import ViT
 from vitadapt.training.features import Environment
 from vitadapt.weights.hints import config_of
@@ -39,7 +39,7 @@ BATCH = 8
 
 
 @lru_cache(maxsize=64)
-def gflop(backbone: str, method: Any) -> tuple[float, float]:
+def gflop(backbone: str, method: Method) -> tuple[float, float]:
     """10^9 operations of one image: a training step, and the forward pass alone."""
     with torch.device("meta"):
         vit = ViT(config_of(backbone)).requires_grad_(False)
@@ -59,7 +59,7 @@ def operations(config: RunConfig) -> float:
     """The most 10^9 operations of one cell, its test images included."""
     images = images_of(config, Environment(data_root=Path("none")))
     budget = PROTOCOLS[config.protocol].budget(config, images.labels)
-    trained, forward = gflop(config.backbone, config.method)
+    trained, forward = gflop(config.backbone, cast(Any, config.method))
     return budget.trained * trained + (budget.scored + images.test) * forward
 
 
