@@ -5,7 +5,7 @@
 The 20 data sets are written twice. As their publishers pack them, with a few images. And as the leaderboard's own
 copies, with all their classes, three training images per class and as many test images as the real ones have. The
 file's cells of all shots with CLIP ViT-B/32 are run on both, on the second kind with --search as the file says, which
-takes a CPU half an hour, otherwise with one epoch by the protocol `fixed`; then the second ones are submitted, checked
+takes much longer, otherwise with one epoch by the protocol `fixed`; then the second ones are submitted, checked
 and scored. The backbone is called clip-vit-b32, and its file lies where a download would put it; it is a random CLIP of
 one block and width 96, at 32 pixels. What is proven is that every step goes through; the scores mean nothing. Every
 step is a command of its own.
