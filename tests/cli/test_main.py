@@ -120,7 +120,10 @@ def test_everything_that_can_be_named_is_listed(what, vitadapt):
 
 
 def test_counts_stand_beside_the_published_figures(vitadapt):
-    rows = {row["method"]: row for row in json.loads(vitadapt("count", "--json").stdout)}
+    names = ("kadaptation", "lora", "adapter", "compacter", "fine-tune", "linear-probe")  # all: tests/methods
+    chosen = [word for name in names for word in ("--method", name)]
+    rows = {row["method"]: row for row in json.loads(vitadapt("count", "--json", *chosen).stdout)}
+    assert tuple(rows) == names
     assert rows["kadaptation"]["trained"] == 50_176 and rows["compacter"]["trained"] == 48_448
     for name in ("kadaptation", "lora", "adapter", "fine-tune", "linear-probe"):
         assert int(rows[name]["trained"] + rows[name]["head"]) == rows[name]["published"]
@@ -220,8 +223,8 @@ def test_no_control_character_of_a_name_reaches_the_terminal(tmp_path, vitadapt)
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", done.stdout + done.stderr)
 
 
-def started(process, out, more_than, seconds=60):
-    """Wait until there are more records."""
+def started(process, out, more_than, seconds=300):
+    """Wait until there are more records; so long only where something is broken, or the machine very busy."""
     limit = time.monotonic() + seconds
     while len(list((out / "records").glob("*.json"))) <= more_than:
         assert process.poll() is None and time.monotonic() < limit
@@ -240,17 +243,13 @@ def test_a_bench_that_is_killed_and_interrupted_goes_on_where_it_was(tmp_path, p
         )
         started(process, out, more_than=len(kept))
         process.send_signal(how)
-        _, output = process.communicate(timeout=60)
+        _, output = process.communicate(timeout=300)
         before, kept = kept, {path: path.read_bytes() for path in (out / "records").glob("*.json")}
         assert before.items() < kept.items() and len(kept) < 9
     assert process.returncode == 130 and "goes on from there" in output and "Traceback" not in output
     assert vitadapt(*options).returncode == 0
     assert len(list((out / "records").glob("*.json"))) == 9
-    assert all(path.read_bytes() == data for path, data in kept.items())
-    whole = tmp_path / "whole"
-    assert vitadapt("bench", recipe, "--out", whole, "--no-cache").returncode == 0
-    for path in (whole / "predictions").iterdir():
-        assert path.read_bytes() == (out / "predictions" / path.name).read_bytes()
+    assert all(path.read_bytes() == data for path, data in kept.items())  # the same bytes: tests/faults/test_kill.py
 
 
 def test_a_failed_cell_gives_status_1_and_the_others_are_kept(tmp_path, photos, vitadapt):
@@ -272,7 +271,8 @@ def test_an_unwritable_place_for_results_is_named(photos, vitadapt):
 def test_waiting_threads_sleep_unless_the_user_wants_otherwise(given, expected, tmp_path):
     """OpenMP reads the variable when torch is loaded, so that a plugin must find it set."""
     plugin = tmp_path / "look.py"
-    plugin.write_text("import os, sys\nprint(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules, file=sys.stderr)\n")
+    look = "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules, file=sys.stderr, flush=True)"
+    plugin.write_text(f"import os, sys\n{look}\nos._exit(0)\n")
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     environment |= {"OMP_WAIT_POLICY": given} if given else {}
     line = [sys.executable, "-m", "vitadapt", "--plugin", str(plugin), "list", "protocols"]
