@@ -23,6 +23,7 @@ ALLOWED_SKIPS = re.compile(
     r"|clip-benchmark is not installed|the package is installed here|importing it starts the program"
     r"|(?:mlflow|wandb|trackio) is not installed"
     r"|openvino is not installed|nncf is not installed|executorch is not installed|ONNXRUNTIME_WEB names no"
+    r"|TRANSFORMERS_JS names no"
     r"|its own test reads it|torchvision has other filters than Pillow|its settings are on the hub"
 )
 """Reasons for which a test may be skipped under CI=true; any other fails the run: something is missing there."""

@@ -44,7 +44,7 @@ def test_the_page_about_installing_says_what_each_extra_brings() -> None:
     assert rows == [(name, extra.brings) for name, extra in installation.extras().items()]
 
 
-HEAVY = {"mlflow", "wandb", "trackio", "openvino"}  # large programs, which who uses them has already
+HEAVY = {"mlflow", "wandb", "trackio", "openvino", "executorch"}  # large programs, which who uses them has already
 
 
 def test_all_brings_every_extra_but_the_heavy() -> None:

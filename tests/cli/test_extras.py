@@ -126,6 +126,7 @@ USES: dict[tuple[str, str], Callable[[Path], Any]] = {
     **{("openvino", module): _export("onnx") for module in ("onnx", "onnxscript")},
     ("openvino", "openvino"): _export("openvino"),
     ("openvino", "nncf"): _quantisation,
+    ("executorch", "executorch"): _export("executorch"),
     ("knowledge", "nltk"): _words,
     ("plot", "matplotlib"): _plot,
     ("report", "jinja2"): _page,

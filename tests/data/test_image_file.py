@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import random
-import struct
-import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from picture_cases import DATA, dicom, heic, tiff
+from picture_cases import DATA, chunk, deep_png, dicom, heic, tiff
 from PIL import Image
 
 from vitadapt.data.checks.dataset import check
@@ -93,9 +92,7 @@ def test_a_medical_file_that_is_shown_in_another_way_is_refused_by_name(what: st
 
 def with_significant_bits(data: bytes, bits: int) -> bytes:
     """A PNG file with the chunk sBIT."""
-    body = b"sBIT" + bytes([bits])
-    chunk = struct.pack(">I", 1) + body + struct.pack(">I", zlib.crc32(body))
-    return data[:33] + chunk + data[33:]  # behind the signature and IHDR
+    return data[:33] + chunk(b"sBIT", bytes([bits])) + data[33:]  # behind the signature and IHDR
 
 
 LEVELS = np.array([[0, 255, 511, 1023]], dtype=np.uint16)
@@ -109,6 +106,7 @@ LEVELS = np.array([[0, 255, 511, 1023]], dtype=np.uint16)
         (LEVELS * 5, 65535, {}),
         (LEVELS, 1023, {"bits": 10}),
         (LEVELS, 16383, {"bits": 14}),
+        (LEVELS * 64, 65535, {"bits": 10}),  # stretched to 16 bits
         (LEVELS, 2000, {"largest": 2000}),
         (np.zeros((1, 4), dtype=np.uint16), 65535, {}),
     ],
@@ -121,6 +119,31 @@ def test_values_of_more_than_8_bits_are_scaled_by_the_declared_range_or_12_bits(
     if "bits" in options:
         data = with_significant_bits(data, options["bits"])
     assert grey(data) == np.rint(values[0] * (255.0 / white)).astype(int).tolist()
+
+
+@pytest.mark.parametrize("top", [1000, 4095, 4096, 65535])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colours_of_16_bits_are_scaled_as_grey_is(channels: int, top: int) -> None:
+    values = np.random.default_rng(0).integers(0, top + 1, (9, 7, channels), dtype=np.uint16)
+    values[0, 0], values[..., 3:] = top, 65535
+    expected = np.rint(values[..., :3] * (255.0 / (4095 if top <= 4095 else 65535))).astype(np.uint8)
+    extra: dict[str, Any] = {"photometric": "rgb", "extrasamples": ["unassalpha"] if channels == 4 else None}
+    files = [deep_png(values), *(tiff(values, byteorder=order, **extra) for order in "<>")]
+    for data in (*files, tiff(values, compression="zlib", rowsperstrip=2, **extra)):
+        image = open_image(data, "x")
+        assert image.mode == ("RGB" if channels == 3 else "RGBA")
+        np.testing.assert_array_equal(np.asarray(to_rgb(image)), expected)
+
+
+def test_declared_ranges_of_colours_and_texts_of_the_same_names() -> None:
+    values = np.full((2, 2, 3), 1023, dtype=np.uint16)
+    bits, text = chunk(b"sBIT", bytes([10] * 3)), [chunk(b"tEXt", key + b"\0x") for key in (b"range", b"channels")]
+    files = [(deep_png(values, bits, *text), 255), (deep_png(values * 64, bits), 255), (deep_png(values), 64)]
+    for data, white in files:
+        assert np.asarray(open_image(data, "x")).flatten().tolist() == [white] * 12
+    whole = encoded(Image.new("RGB", (2, 2)), "PNG")
+    plain = open_image(whole[:33] + b"".join(text) + whole[33:], "x")
+    assert to_pixels(plain, Geometry(2)).shape == (3, 2, 2) and not {"range", "channels"} & plain.info.keys()
 
 
 @pytest.mark.parametrize("count", [4, 5, 7])

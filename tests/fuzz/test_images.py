@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from picture_cases import DATA
+from picture_cases import DATA, chunk, deep_png
+from picture_cases import tiff as deep_tiff
 from pictures import image_seeds, moving, picture, saved
 from PIL import Image
 
@@ -22,11 +23,8 @@ from vitadapt.utils.errors import printable
 from vitadapt.utils.limits import IMAGE_FILE
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "input.md"
+DEEP = np.arange(16 * 16 * 3, dtype=np.uint16).reshape(16, 16, 3) * 5
 BOMB = (25_000, 20_000)  # 500 megapixels
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def png(width: int, height: int, depth: int = 8, colour: int = 2) -> bytes:
@@ -84,6 +82,8 @@ CASES: dict[str, Case] = {
     "10000 x 1": (lambda: saved(picture(size=(10000, 1)), "PNG"), ""),
     "16-bit grey": (lambda: image_seeds()["grey16.png"], ""),
     "16-bit grey TIFF": (lambda: image_seeds()["grey16.tif"], ""),
+    "16-bit RGB": (lambda: deep_png(DEEP), ""),
+    "16-bit RGB TIFF": (lambda: deep_tiff(DEEP, photometric="rgb"), ""),
     "1 bit": (lambda: image_seeds()["bit.png"], ""),
     "palette with transparency": (lambda: image_seeds()["palette.png"], ""),
     "grey with alpha (LA)": (lambda: image_seeds()["alpha.png"], ""),

@@ -97,6 +97,30 @@ def test_what_fails_is_told_as_failed(notes):
     assert notes.told == [("close", True)]
 
 
+def test_a_failure_in_mid_run_is_one_warning_and_the_model_is_made(vitadapt, photos, notes, monkeypatch, caplog):
+    def failing(name, value, step=0):
+        raise OSError("disk quota")
+
+    monkeypatch.setattr(notes, "number", failing)
+    done = vitadapt("fit", photos, "-o", "model", *SHORT, "--method", "linear-probe", "--track", "notes")
+    assert done.returncode == 0, done.stderr
+    assert caplog.text.count("disk quota") == 1 and (photos.parent / "model/adapter.safetensors").exists()
+    assert notes.told == [("close", True)]
+
+
+def test_a_benchmark_goes_on_when_no_run_can_begin(vitadapt, photos, monkeypatch):
+    begun = []
+
+    def broken(name, where):
+        begun.append(name)
+        raise ValueError("no key")
+
+    monkeypatch.setitem(TRACKERS._things, "notes", lambda: broken)
+    line = ("run", "-d", photos, "-m", "linear-probe", "--shots", "2", "--seed", "0", "--seed", "1", "-o", "runs")
+    done = vitadapt(*line, *SHORT, "--track", "notes")
+    assert done.returncode == 0 and done.stderr.count("no key") == 1 and len(begun) == 1, done.stderr
+
+
 def test_trainings_of_one_name_are_numbered():
     notes = Notes()
     for epoch in (1, 2, 1):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -182,7 +182,7 @@ def _execute(
         raise typer.Exit(int(any(outcome.record is None for outcome in outcomes)))
     if track is not None:
         tracker_of(track)  # what is missing is told at once
-    display = BenchDisplay(lambda record: None if track is None else _track(track, record, store))
+    display = BenchDisplay((lambda _: None) if track is None else _tracking(track, store))
     with display.progress:
         outcomes = run_bench(configs, store, environment, display, executor or executor_for())
     records = [outcome.record for outcome in outcomes if outcome.record]
@@ -200,14 +200,24 @@ def _execute(
         raise typer.Exit(1)
 
 
-def _track(spec: str, record: Record, store: Store) -> None:
-    """A run of the tracking program for a new record."""
+def _tracking(spec: str, store: Store) -> Callable[[Record], None]:
+    """Makes a run of the tracking program for every new record, until it cannot begin one."""
     from ..report.tracking import track_record
     from ..utils.tracking import tracked
 
-    name = f"{Path(record.config['dataset']).name}-{record.label}-{record.config['seed']}"
-    with tracked(spec, name) as tracker:
-        track_record(tracker, record, store)
+    failed: list[VitadaptError] = []
+
+    def track(record: Record) -> None:
+        name = f"{Path(record.config['dataset']).name}-{record.label}-{record.config['seed']}"
+        try:
+            if not failed:
+                with tracked(spec, name) as tracker:
+                    track_record(tracker, record, store)
+        except VitadaptError as error:
+            failed.append(error)
+            complain(f"{error}; records are kept, and not tracked")
+
+    return track
 
 
 def _plot_if_possible(records: Sequence[Record], store: Store, quiet: bool) -> None:

@@ -13,12 +13,14 @@ from . import options as opt
 from .output import echo, echo_json, echo_result
 
 app = typer.Typer()
-Target = Literal["open_clip", "timm", "hf", "peft", "onnx", "torch-export", "browser", "openvino"]
+Target = Literal[
+    "open_clip", "timm", "hf", "peft", "onnx", "torch-export", "browser", "transformers-js", "openvino", "executorch"
+]
 Quantize = Annotated[Literal["int8", "dynamic"] | None, Option(help="Linear layers in int8, compared with fp32.")]
 StoredPrecision = Annotated[Literal["fp32", "fp16"], Option("--precision", help="Of the stored weights.")]
 Preprocessing = Annotated[Literal["outside", "inside"], Option(help="Is resizing part of the file?")]
 MaxLoss = Annotated[float, Option(min=0, help="Points of accuracy that a smaller file may lose.")]
-Runtime = Annotated[Path | None, Option(help="onnxruntime-web: a folder or archive. Default: fetched from npm.")]
+Runtime = Annotated[Path | None, Option(help="onnxruntime-web (default: from npm), or a folder with transformers.js.")]
 ComparedData = Annotated[str | None, Option("--data", help="Labelled images to compare a smaller file on.")]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -11,10 +12,10 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from ..utils.optional import MissingPackage, package
-from .images import CHANNELS, RANGE, UnreadableImage, check_size, decoding, is_deep, to_8_bit
+from .images import CHANNELS, RANGE, UnreadableImage, check_size, decoding, is_deep, to_8_bit, white
 
 # A closed list: data sets come from others, and some of Pillow's other formats start programs (EPS: Ghostscript).
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
@@ -29,8 +30,10 @@ _SAMPLES, _EXTRA, _KIND, _TURN = (
     262,
     274,
 )  # TIFF tags: SamplesPerPixel, ExtraSamples, Photometric, Orientation
+_ORDERS = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}  # of bytes, and the other one
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # a DICOM file that would be unfolded without a bound
 _WINDOW = ("WindowCenter", "WindowWidth")
+_SWAPPED = {f"{mode};16{order}": f"{mode};16{other}" for mode in ("RGB", "RGBA") for order, other in _ORDERS.items()}
 _opening, _QUIET = threading.Lock(), logging.NullHandler()
 
 
@@ -54,8 +57,13 @@ def open_image(data: bytes, name: str, most: int | None = None) -> Image.Image:
         if image.format == "TIFF" and _is_wide(cast(Any, image).tag_v2):
             return _open_channels(data, name, most)
         check_size(image.size, name, most)
+        deep = bool(image.tile) and all(_raw_mode(tile.args) in _SWAPPED for tile in image.tile)
         image.load()
-        if declared := _declared_range(image, data):
+        for key in (CHANNELS, RANGE, MEASURED):  # a text in the file may have any name
+            image.info.pop(key, None)
+        if deep:
+            _scale(image, _deep_colours(image, data), data, name)
+        elif is_deep(image) and (declared := _declared_range(image, data, np.asarray(image))):
             image.info[RANGE] = declared
     return image
 
@@ -73,7 +81,7 @@ def _canvas_of_webp(data: bytes) -> tuple[int, int]:
     return 1, 1
 
 
-def _open_header(data: bytes) -> Image.Image:
+def _open_header(data: bytes) -> ImageFile.ImageFile:
     # Pillow only warns about a moderate decompression bomb. Warning filters belong to the whole process, so changing
     # them needs the lock; it covers the header alone, decoding runs in parallel. Its other warnings are about formats
     # that it tried in vain.
@@ -84,10 +92,42 @@ def _open_header(data: bytes) -> Image.Image:
         return Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
 
 
-def _declared_range(image: Image.Image, data: bytes) -> int | None:
-    """The largest value that a file of more than 8 bits says it may hold; None where it does not say."""
-    if not is_deep(image):
-        return None
+def _raw_mode(args: Any) -> Any:
+    """How Pillow names the layout of the values that a decoder with these arguments reads, where it names one."""
+    return args[0] if isinstance(args, tuple) and args else args
+
+
+def _deep_colours(image: Image.Image, data: bytes) -> np.ndarray:
+    """uint16 values (H, W, 3 or 4) of an RGB or RGBA image with 16 bits per channel.
+
+    Pillow keeps the upper byte of each value. It is the lower one where the file is read in the other byte order.
+    """
+    other = _open_header(data)
+    for i, tile in enumerate(other.tile):
+        mode = _SWAPPED[_raw_mode(tile.args)]
+        other.tile[i] = tile._replace(args=mode if isinstance(tile.args, str) else (mode, *tile.args[1:]))
+    values: np.ndarray = np.asarray(image).astype(np.uint16) * 256 + np.asarray(other)
+    return values
+
+
+def _scale(image: Image.Image, values: np.ndarray, data: bytes, name: str) -> None:
+    """Give an RGB or RGBA image its 16-bit values (H, W, 3 or 4) in 8 bits; `info` tells what stands for white."""
+    colours, alpha = values[..., :3], values[..., 3:]
+    declared = _declared_range(image, data, colours)
+    image.info[RANGE] = declared or white({}, colours)
+    try:
+        parts = [to_8_bit(image.info, colours), *([to_8_bit({}, alpha)] if alpha.size else [])]
+    except ValueError as error:
+        raise UnreadableImage(name, str(error)) from error
+    image.paste(Image.fromarray(np.concatenate(parts, axis=2)))
+
+
+def _declared_range(image: Image.Image, data: bytes, values: np.ndarray) -> int | None:
+    """The largest value that a file of more than 8 bits says it may hold; None where it does not say.
+
+    values: that it holds. PNG's sBIT tells how many bits there were before the values were stretched to 16 bits, or how
+    many are used where they were not.
+    """
     if image.format == "TIFF":
         tags = cast(Any, image).tag_v2
         largest = tags.get(_LARGEST, 2 ** tags.get(_BITS, (16,))[0] - 1)
@@ -95,6 +135,7 @@ def _declared_range(image: Image.Image, data: bytes) -> int | None:
     else:
         place = data.find(b"sBIT", 8, data.find(b"IDAT")) if image.format == "PNG" else -1
         found = 2 ** data[place + 4] - 1 if place > 0 else 0
+        found = found if values.max() <= found else 0
     return found if 255 < found < 65535 else None
 
 

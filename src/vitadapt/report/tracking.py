@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 
 from ..benchmark.results.record import Record
 from ..benchmark.results.store import Store
+from ..utils.optional import MissingPackage
 from ..utils.tracking import Tracker
 from .figure import Picture
 from .figure_data import Subject
 from .plot import write_picture
 from .training_figures import learning, reliability, search
 
+_log = logging.getLogger(__name__)
 LONGEST = 250  # characters of a value: what all programs take
 
 
@@ -38,11 +41,14 @@ def track_record(tracker: Tracker, record: Record, store: Store) -> None:
 
 
 def track_pictures(tracker: Tracker, pictures: Iterable[Picture]) -> None:
-    """Every picture that has something to show, as PNG. Raises MissingPackage without matplotlib."""
+    """Every picture that has something to show, as PNG; without matplotlib none, and a warning."""
     with tempfile.TemporaryDirectory(prefix="vitadapt-") as folder:
-        for picture in pictures:
-            if picture.panels:
-                tracker.picture(write_picture(picture, Path(folder, f"{picture.name}.png")))
+        try:
+            for picture in pictures:
+                if picture.panels:
+                    tracker.picture(write_picture(picture, Path(folder, f"{picture.name}.png")))
+        except MissingPackage as error:
+            _log.warning("pictures are not tracked: %s", error)
 
 
 def flat(values: Mapping[str, Any], above: str = "") -> dict[str, str]:

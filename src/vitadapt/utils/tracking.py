@@ -7,12 +7,13 @@ colon: mlflow:URI, wandb:PROJECT, tensorboard:FOLDER, trackio:PROJECT. Others ar
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from .errors import ConfigError, describe
 from .optional import package
 from .registry import Registry
 
+_log = logging.getLogger(__name__)
 PROJECT = "vitadapt"
 _UNUSUAL = re.compile(r"[^\w./ -]")  # characters that some program refuses in a name
 
@@ -76,12 +78,13 @@ def tracker_of(spec: str) -> Begin:
 
 @contextmanager
 def tracked(spec: str, name: str) -> Iterator[Tracker]:
-    """A run called `name` of the program that `spec` names. Raises as `tracker_of`, and ConfigError where the program
-    cannot begin a run.
+    """A run called `name` of the program that `spec` names. A failure of the program after that is one warning.
+
+    Raises as `tracker_of`, and ConfigError where the program cannot begin a run.
     """
     begin, (kind, _, where) = tracker_of(spec), spec.partition(":")
     try:
-        tracker = begin(name, where)
+        tracker = _Shielded(kind, begin(name, where))
     except Exception as error:
         raise ConfigError(f"{kind} cannot begin a run ({describe(error)}); see its own documentation") from error
     failed = True
@@ -90,6 +93,44 @@ def tracked(spec: str, name: str) -> Iterator[Tracker]:
         failed = False
     finally:
         tracker.close(failed)
+
+
+@dataclass
+class _Shielded(Tracker):
+    """Passes on what it is told, until the program fails: one warning, and no more, for the work is worth more."""
+
+    kind: str
+    inner: Tracker
+    broken: bool = field(default=False, init=False)
+
+    def _tell(self, call: Callable[..., None], *told: Any) -> None:
+        if self.broken:
+            return
+        try:
+            call(*told)
+        except Exception as error:  # noqa: BLE001 - programs of others
+            self.broken = True
+            _log.warning(
+                "%s failed (%s): this run is not tracked any further, the work goes on", self.kind, describe(error)
+            )
+
+    def parameters(self, values: Mapping[str, str]) -> None:
+        self._tell(self.inner.parameters, values)
+
+    def number(self, name: str, value: float, step: int = 0) -> None:
+        self._tell(self.inner.number, name, value, step)
+
+    def picture(self, path: Path) -> None:
+        self._tell(self.inner.picture, path)
+
+    def file(self, path: Path) -> None:
+        self._tell(self.inner.file, path)
+
+    def close(self, failed: bool) -> None:
+        if self.broken:
+            with suppress(Exception):  # it was told already
+                self.inner.close(True)
+        self._tell(self.inner.close, failed)
 
 
 @dataclass

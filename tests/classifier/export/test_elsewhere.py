@@ -1,12 +1,17 @@
 """Exports that browsers and small devices run: by these themselves, where they are on this machine.
 
-onnxruntime-web is no part of this project: the environment variable ONNXRUNTIME_WEB names a folder or an archive of it.
+JavaScript is no part of this project: the environment variable ONNXRUNTIME_WEB names a folder or an archive of
+onnxruntime-web, and TRANSFORMERS_JS a folder where `npm install @huggingface/transformers` ran.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import subprocess
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +28,7 @@ from vitadapt.classifier.export.export import export
 from vitadapt.classifier.export.samples import Samples
 from vitadapt.data.image_file import open_image
 from vitadapt.data.images import to_pixels
-from vitadapt.utils.errors import ConfigError, NotApplicable
+from vitadapt.utils.errors import ConfigError, NotApplicable, VitadaptError
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +116,42 @@ def test_openvino_runs_what_it_made(
 def test_openvino_has_no_dynamic_int8(tmp_path: Path) -> None:
     with pytest.raises(NotApplicable, match="--quantize int8"):
         export(trained_model("dinov2-like"), "openvino", tmp_path / "out", Options("dynamic"))
+
+
+def test_transformers_js_gives_the_answers_of_python(tmp_path: Path) -> None:
+    """Its certificate compares pictures of all kinds, by its processor and model; here its pipeline answers for one."""
+    place = Path(os.environ.get("TRANSFORMERS_JS", "absent")).resolve()
+    if not (place / "node_modules").is_dir():
+        pytest.skip("TRANSFORMERS_JS names no folder with transformers.js")
+    trained, out = trained_model("clip-like"), tmp_path / "out"
+    found = export(trained, "transformers-js", out, Options(runtime=place))
+    assert found.pictures["photographs"].classes == 0 and found.pictures["transparent"].probability < 0.01
+    assert found.library.startswith("transformers.js ") and "onnx/model.onnx" in found.files
+    file = tmp_path / "picture.png"
+    Image.effect_mandelbrot((70, 50), (-2, -1, 1, 1), 20).convert("RGB").save(file)
+    pixels = torch.from_numpy(to_pixels(open_image(file.read_bytes(), file.name), trained.geometry))[None]
+    with torch.no_grad():
+        wanted = trained.classifier(pixels).softmax(dim=1)[0]
+    (out / "node_modules").symlink_to(place / "node_modules")  # where node looks for what a program imports
+    done = subprocess.run(["node", out / "example.mjs", file], capture_output=True, text=True, check=True)
+    said = dict(part.rsplit(" ", 1) for part in done.stdout.rstrip("\n").split("\t")[1:])
+    assert [float(said[name]) for name in CLASSES] == pytest.approx(wanted.tolist(), abs=1e-3)
+
+
+def test_transformers_js_is_named_with_the_command_that_gets_it(tmp_path: Path) -> None:
+    trained = trained_model("clip-like")
+    words = "npm install @huggingface/transformers" if shutil.which("node") else "node"
+    for place in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(VitadaptError, match=words):
+            export(trained, "transformers-js", tmp_path / "out", Options(runtime=place))
+    several = replace(trained, info=replace(trained.info, thresholds=(0.5,) * len(CLASSES)))
+    with pytest.raises(NotApplicable, match="one class to a picture"):
+        export(several, "transformers-js", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_executorch_runs_what_it_lowered(tmp_path: Path) -> None:
+    pytest.importorskip("executorch", reason="executorch is not installed")
+    found = export(trained_model("dinov2-like"), "executorch", tmp_path / "out")
+    assert set(found.files) == {"labels.json", "model.pte", "vitadapt.json"}
+    assert json.loads((tmp_path / "out" / "vitadapt.json").read_text("utf-8"))["labels"] == list(CLASSES)

@@ -172,7 +172,7 @@ def test_open_clip_has_no_place_for_a_margin_around_the_crop(tmp_path: Path) -> 
 def test_another_function_gets_no_certificate(tmp_path: Path) -> None:
     trained, other = trained_model("deit-like"), trained_model("deit-like", LoRA())
     program = certificate.Program(DeployedModel(other).eval())
-    target = replace(certificate.TARGETS["torch-export"], reopen=lambda folder, trained: program)
+    target = replace(certificate.TARGETS["torch-export"], reopen=lambda folder, trained, options: program)
     with pytest.raises(WeightsError, match="differ"):
         certificate.certify("torch-export", target, trained, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -88,11 +88,17 @@ def test_a_paired_interval_is_never_made_of_few_images() -> None:
     ("quantize", "precision", "most"), [("int8", "fp32", 0.5), ("dynamic", "fp32", 0.5), ("", "fp16", 0.7)]
 )
 def test_a_smaller_file_says_the_same(
-    quantize: Any, precision: Any, most: float, network: tuple[TrainedModel, Samples, Path], same_speed: None
+    quantize: Any,
+    precision: Any,
+    most: float,
+    network: tuple[TrainedModel, Samples, Path],
+    same_speed: None,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     trained, samples, path = network
     options = Options(quantize, precision, max_loss=10.0, samples=samples)
     _, found = graphs().smaller(trained, path, options)
+    assert not caplog.records, "onnxruntime's advice is followed already"
     assert found.agreement >= 90 and found.bytes[1] < most * found.bytes[0]
     assert (found.layers > 0) is bool(quantize) and found.images == 32
 
@@ -150,17 +156,27 @@ def test_int8_is_refused_where_it_hurts_and_nothing_is_left(tmp_path: Path, same
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("squash", [False, True])
-def test_a_picture_of_any_size_goes_in_and_probabilities_come_out(
-    squash: bool, network: tuple[TrainedModel, Samples, Path], tmp_path: Path
+@pytest.mark.parametrize(
+    ("changes", "squash", "side"),
+    [
+        ({}, False, 40),
+        ({}, True, 32),
+        ({"squash": True}, False, 40),  # and then cropped
+        ({"interpolation": "bilinear"}, False, 40),
+        ({"interpolation": "bilinear", "squash": True}, False, 40),
+    ],
+)
+def test_the_preprocessing_inside_a_file_is_ours_for_pictures_of_any_size(
+    changes: dict[str, Any], squash: bool, side: int, network: tuple[TrainedModel, Samples, Path], tmp_path: Path
 ) -> None:
     from vitadapt.classifier.export.preprocessing import preprocessing_model
     from vitadapt.classifier.export.quantize import session
 
     trained = network[0]
     config = trained.base.config
-    base = replace_config(trained, preprocess=replace(config.preprocess, resize=40 / 32))
+    base = replace_config(trained, preprocess=replace(config.preprocess, resize=40 / 32, **changes))
     trained = replace(base, info=replace(trained.info, squash=squash))
+    assert trained.geometry.side == side
     live = session(preprocessing_model(trained).SerializeToString())
     for files in write_pictures(tmp_path, trained.geometry).values():
         for file in files:
@@ -172,6 +188,19 @@ def test_a_picture_of_any_size_goes_in_and_probabilities_come_out(
             assert apart.max() <= 3 and apart.mean() < 0.5, (file.name, apart.max(), apart.mean())
     long = np.random.default_rng(0).integers(0, 256, (4, 3000, 3), dtype=np.uint8)
     assert live.run(None, {"image": long})[0].shape == (1, 3, 32, 32), "without the memory of the whole strip"
+
+
+def test_channels_first_of_one_to_four_are_the_same_picture(network: tuple[TrainedModel, Samples, Path]) -> None:
+    """As transformers.js gives them: grey or RGB, with or without alpha."""
+    from vitadapt.classifier.export.preprocessing import preprocessing_model, with_pixel_values
+    from vitadapt.classifier.export.quantize import session
+
+    plain = preprocessing_model(network[0])
+    first, wanted = session(with_pixel_values(plain).SerializeToString()), session(plain.SerializeToString())
+    pixels = np.random.default_rng(0).integers(0, 256, (41, 50, 4), dtype=np.uint8)
+    for seen, shown in (([0], [0, 0, 0]), ([0, 3], [0, 0, 0, 3]), ([0, 1, 2], [0, 1, 2]), ([0, 1, 2, 3], [0, 1, 2, 3])):
+        (found,) = first.run(None, {"pixel_values": pixels[..., seen].transpose(2, 0, 1)[None].astype(np.float32)})
+        np.testing.assert_array_equal(found, wanted.run(None, {"image": pixels[..., shown]})[0])
 
 
 def replace_config(trained: TrainedModel, **changes: Any) -> TrainedModel:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from elevater_cases import SPLITS, make, options_of, write_hub, write_numbered, write_shards
+from picture_cases import deep_png
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -176,6 +177,10 @@ def test_images_of_12_bits_in_files_of_16_are_named(tmp_path: Path, top: int) ->
         (tmp_path / label).mkdir()
         for i in range(5):
             deep(tmp_path / label / f"{i}.png", top - (1 if i else 0))
+            if label == "dog":
+                colours = np.full((20, 24, 3), top - (1 if i else 0), dtype=np.uint16)
+                colours[:, : i + 4] = i
+                (tmp_path / label / f"{i}.png").write_bytes(deep_png(colours))
     levels = {f.check: f.level for f in check(tmp_path).findings}
     assert levels["16 bits deep"] == "note"
     assert levels.get("12 bits deep") == ("note" if top <= 4096 else None)

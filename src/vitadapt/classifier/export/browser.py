@@ -77,7 +77,7 @@ def chromium() -> str | None:
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
-def _reopen(folder: Path, trained: TrainedModel) -> Program:
+def _reopen(folder: Path, trained: TrainedModel, _: Options) -> Program:
     """By a Chromium without a window, from the disk, as a user opens it."""
     playwright, found = package("playwright.sync_api", "browser"), chromium()
     if found is None:

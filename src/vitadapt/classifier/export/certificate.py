@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from statistics import median
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +21,7 @@ from ...training.adapter_file import adapter_bytes
 from ...utils.errors import NotApplicable, WeightsError
 from ...utils.files import bytes_digest, parse_json, read_text
 from ...utils.registry import Registry
-from .comparison import Comparison, Run
+from .comparison import Comparison, Run, milliseconds
 from .deployed import DeployedModel, TrainedModel
 from .pictures import Answer, Difference, difference_lines, differences
 from .samples import Samples
@@ -82,7 +80,7 @@ class Target:
     title: str
     packages: tuple[str, ...]
     write: Callable[[TrainedModel, Path, Options], Comparison | None]
-    reopen: Callable[[Path, TrainedModel], Program]
+    reopen: Callable[[Path, TrainedModel, Options], Program]
     options: frozenset[str] = frozenset()
     inside: bool = False
 
@@ -122,7 +120,7 @@ class Certificate:
 
     source: digest of the adapter that was exported. self_test, random: largest absolute difference of the logits on the
     two pictures of the adapter's self-test and on random images. largest_logit: what to compare them with. bytes: of
-    all files. milliseconds and speed_ratio: the median time of a batch of random images, ours merged, theirs, and
+    all files. milliseconds and speed_ratio: the least time of a batch of random images, ours merged, theirs, and
     ours / theirs. options: of the export. comparison: of a file of lower precision, with the fp32 one. pictures: by
     their kind, how far the program's own reading and preparing of picture files is from ours.
     """
@@ -169,7 +167,7 @@ def certify(
 
     Raises WeightsError when they differ by more than the tolerance; a file of lower precision was compared already.
     """
-    program, own = target.reopen(folder, trained), options.samples.files if options.samples else ()
+    program, own = target.reopen(folder, trained, options), options.samples.files if options.samples else ()
     try:
         inside = target.inside or options.preprocessing == "inside"
         apart, largest = _logit_differences(trained, program.run, inside)
@@ -180,7 +178,7 @@ def certify(
             )
         pictures = differences(trained, program.answer, own, comparison is None) if program.answer else {}
         random = _random_images(trained.image_size)
-        times = _milliseconds(DeployedModel(trained).eval(), random), _milliseconds(program.run, random)
+        times = milliseconds((DeployedModel(trained).eval(), program.run), random, _REPEATS)
     finally:
         program.close()
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -242,12 +240,3 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _frozen(one) for name, one in value.items()}
     return tuple(_frozen(one) for one in value) if isinstance(value, list) else value
-
-
-def _milliseconds(run: Run, images: Tensor) -> float:
-    seconds = []
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        run(images)
-        seconds.append(time.perf_counter() - start)
-    return 1000 * median(seconds)

@@ -117,10 +117,10 @@ def in_batches(run: Run, images: Tensor) -> Tensor:
     return torch.cat([run(some) for some in images.split(_BATCH)])
 
 
-def milliseconds(runs: tuple[Run, Run], images: Tensor) -> Pair:
+def milliseconds(runs: tuple[Run, Run], images: Tensor, repeats: int = _REPEATS) -> Pair:
     """The least time of each for the same images, of runs in turn: what a busy machine adds says nothing of a model."""
     seconds: tuple[list[float], list[float]] = ([], [])
-    for _ in range(_REPEATS):
+    for _ in range(repeats):
         for run, times in zip(runs, seconds, strict=True):
             start = time.perf_counter()
             run(images)

@@ -10,7 +10,17 @@ from safetensors import SafetensorError
 from ...utils.atomic import atomic_folder, make_folder
 from ...utils.errors import ConfigError, NotApplicable, StorageError
 from ...utils.files import read_text, sha256_of, storage_error
-from . import browser, graphs, hugging_face, open_clip, openvino, peft_lora, timm  # noqa: F401 - each registers its target
+from . import (  # noqa: F401 - each registers its target
+    browser,
+    executorch,
+    graphs,
+    hugging_face,
+    open_clip,
+    openvino,
+    peft_lora,
+    timm,
+    transformers_js,
+)
 from .certificate import TARGETS, Certificate, Options, certify, read_certificate, source_of, write_json
 from .deployed import TrainedModel
 

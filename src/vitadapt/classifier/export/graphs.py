@@ -91,20 +91,23 @@ class _Graph(nn.Module):
         return logits if self.novelty is None else (logits, self.novelty(features))
 
 
-def _program(trained: TrainedModel) -> torch.export.ExportedProgram:
-    """The model for any number of images. Not strict: that is how newer torch traces anyway, and 2.6 follows it so."""
-    size = trained.image_size
-    example, module = torch.zeros(2, 3, size, size, dtype=torch.uint8), _Graph(trained).eval()
+def program_of(trained: TrainedModel, images: int | None = None) -> torch.export.ExportedProgram:
+    """The model for so many images, or for any number.
+
+    Not strict: that is how newer torch traces anyway, and 2.6 follows it so.
+    """
+    size, shapes = trained.image_size, None if images else {"images": {0: _BATCH}}
+    example, module = torch.zeros(images or 2, 3, size, size, dtype=torch.uint8), _Graph(trained).eval()
     with torch.no_grad():
-        return torch.export.export(module, (example,), dynamic_shapes={"images": {0: _BATCH}}, strict=False)
+        return torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
 
 
 def _write_program(trained: TrainedModel, folder: Path, _: Options) -> None:
     extra = {"vitadapt.json": json.dumps(about(trained))}
-    torch.export.save(_program(trained), folder / PROGRAM, extra_files=extra)
+    torch.export.save(program_of(trained), folder / PROGRAM, extra_files=extra)
 
 
-def _reopen_program(folder: Path, trained: TrainedModel) -> Program:
+def _reopen_program(folder: Path, trained: TrainedModel, _: Options) -> Program:
     module = torch.export.load(folder / PROGRAM).module()
 
     def run(images: Tensor) -> Tensor:
@@ -121,7 +124,7 @@ def write_network(trained: TrainedModel, path: Path) -> None:
     package("onnxscript", "onnx")
     names = ["logits", NOVELTY] if can_refuse(trained.classifier.novelty) else ["logits"]
     program = torch.onnx.export(
-        _program(trained), dynamo=True, input_names=["images"], output_names=names, verbose=False
+        program_of(trained), dynamo=True, input_names=["images"], output_names=names, verbose=False
     )
     assert program is not None, "the exporter returns one when it is given no file"
     program.save(str(path))
@@ -179,7 +182,7 @@ def smaller(trained: TrainedModel, path: Path, options: Options) -> tuple[Any, C
     return model, accepted(found, options.text, options.max_loss)
 
 
-def _reopen_onnx(folder: Path, trained: TrainedModel) -> Program:
+def _reopen_onnx(folder: Path, trained: TrainedModel, _: Options) -> Program:
     """By the program written beside the file."""
     package("onnxruntime", "onnx")
     example = runpy.run_path(str(folder / "example.py"))

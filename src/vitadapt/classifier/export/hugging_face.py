@@ -238,7 +238,7 @@ def _write(trained: TrainedModel, folder: Path, _: Options) -> None:
         (folder / CARD).write_text(model_card(fitted, "transformers"), "utf-8")
 
 
-def _reopen(folder: Path, trained: TrainedModel) -> Program:
+def _reopen(folder: Path, trained: TrainedModel, _: Options) -> Program:
     transformers = package("transformers", "hf")
     kind = read_json(folder / "config.json")["architectures"][0]
     with quiet_transformers():

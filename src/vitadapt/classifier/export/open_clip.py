@@ -94,7 +94,7 @@ def _config(config: ViTConfig, geometry: Geometry) -> dict[str, Any]:
     return {"model_cfg": model, "preprocess_cfg": preprocess}
 
 
-def _reopen(folder: Path, trained: TrainedModel) -> Program:
+def _reopen(folder: Path, trained: TrainedModel, _: Options) -> Program:
     open_clip = package("open_clip", "clip")
     about = read_json(folder / "open_clip_config.json")
     model = open_clip.CLIP(**about["model_cfg"], text_cfg=_NO_TEXT).eval()

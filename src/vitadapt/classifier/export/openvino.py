@@ -59,7 +59,7 @@ def _runner(model: Any) -> Run:
     return lambda images: torch.from_numpy(compiled([images.numpy()])["logits"].copy())
 
 
-def _reopen(folder: Path, trained: TrainedModel) -> Program:
+def _reopen(folder: Path, trained: TrainedModel, _: Options) -> Program:
     return Program(_runner(folder / MODEL))
 
 

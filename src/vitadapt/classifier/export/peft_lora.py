@@ -163,7 +163,7 @@ def _fill(layer: Any, update: Update) -> None:
         b.bias.copy_(torch.zeros_like(b.bias) if update.shift is None else update.shift)
 
 
-def _reopen(folder: Path, trained: TrainedModel) -> Program:
+def _reopen(folder: Path, trained: TrainedModel, _: Options) -> Program:
     peft, base = package("peft", "peft"), _base(trained).model
     with quiet_transformers():
         model = peft.PeftModel.from_pretrained(base, str(folder)).eval()

@@ -27,13 +27,13 @@ def _graph(trained: TrainedModel) -> str:
     size, short, squash = trained.image_size, trained.shorter_side, trained.geometry.squash
     scaled = "pre_scaled = Mul (pre_size, pre_short)\n    pre_target = Div (pre_scaled, pre_shortest)"
     target = "pre_target = Identity (pre_square)" if squash else scaled
+    lengths = f"int64[2] pre_square = {{{short}, {short}}}" if squash else f"int64[1] pre_short = {{{short}}}"
     seen = "Identity (pre_whole)" if squash else "Min (pre_whole, pre_longest)"
     if (filter_ := trained.geometry.interpolation) not in _MODES:
         raise NotApplicable(f"--preprocessing inside has no {filter_} resizing; leave it outside")
     return f"""<ir_version: 10, opset_import: ["" : 20]>
 preprocessing (uint8[height, width, channels] {IMAGE}) => (uint8[1, 3, {size}, {size}] images)
-<int64[2] pre_sides = {{{size}, {size}}}, int64[2] pre_square = {{{short}, {short}}},
- int64[1] pre_short = {{{short}}}, int64[1] pre_zero = {{0}},
+<int64[2] pre_sides = {{{size}, {size}}}, {lengths}, int64[1] pre_zero = {{0}},
  int64[1] pre_two = {{2}}, int64[1] pre_three = {{3}}, int64[1] pre_four = {{4}}, int64[1] pre_long = {{{ELONGATED}}},
  int64[2] pre_both = {{0, 1}}, int64[2] pre_spatial = {{2, 3}}, float pre_white = {{255.0}}>
 {{
@@ -69,6 +69,34 @@ preprocessing (uint8[height, width, channels] {IMAGE}) => (uint8[1, 3, {size}, {
         (pre_image, , , pre_target)
     {_CROPPED}
 }}"""
+
+
+_PICTURE = f"""<ir_version: 10, opset_import: ["" : 20]>
+picture (float[1, channels, height, width] pixel_values) => (uint8[height, width, seen] {IMAGE})
+<int64[4, 4] pic_seats = {{0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 2, 0, 0, 1, 2, 3}},
+ int64[1] pic_zero = {{0}}, int64[1] pic_one = {{1}}, int64[1] pic_two = {{2}}, int64[1] pic_four = {{4}}>
+{{
+    pic_bytes = Cast <to = 2> (pixel_values)
+    pic_first = Squeeze (pic_bytes, pic_zero)
+    pic_channels = Shape <start = 0, end = 1> (pic_first)
+    pic_row = Sub (pic_channels, pic_one)
+    pic_rows = Gather (pic_seats, pic_row)
+    pic_flat = Squeeze (pic_rows, pic_zero)
+    pic_odd = Mod (pic_channels, pic_two)
+    pic_count = Sub (pic_four, pic_odd)
+    pic_chosen = Slice (pic_flat, pic_zero, pic_count)
+    pic_planes = Gather (pic_first, pic_chosen)
+    {IMAGE} = Transpose <perm = [1, 2, 0]> (pic_planes)
+}}"""
+"""One picture of 1 to 4 channels (grey or RGB, with or without alpha), 0 to 255 -> as `_graph` takes it."""
+
+
+def with_pixel_values(model: Any) -> Any:
+    """A model with the preprocessing inside -> the same with the input of programs that give floats, channels first."""
+    onnx = package("onnx", "onnx")
+    before = onnx.parser.parse_model(_PICTURE)
+    before.ir_version = model.ir_version
+    return onnx.compose.merge_models(before, model, io_map=[(IMAGE, IMAGE)])
 
 
 def preprocessing_model(trained: TrainedModel) -> Any:

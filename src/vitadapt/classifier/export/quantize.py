@@ -201,6 +201,7 @@ def dynamic_int8(model: Any, folder: Path) -> tuple[Any, Layers]:
     """As `static_int8`, the ranges taken anew from every input (onnxruntime's own dynamic quantisation)."""
     onnx, tools = package("onnx", "onnx"), package("onnxruntime.quantization", "onnx")
     layers, file = linear_layers(model), folder / "dynamic.onnx"
+    onnx.helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})  # `folded` did it: no warning
     tools.quantize_dynamic(
         model,
         file,

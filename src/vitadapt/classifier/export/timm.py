@@ -71,7 +71,7 @@ def _config(config: ViTConfig, model: TimmModel, trained: TrainedModel) -> dict[
     }
 
 
-def _reopen(folder: Path, trained: TrainedModel) -> Program:
+def _reopen(folder: Path, trained: TrainedModel, _: Options) -> Program:
     timm = package("timm", "timm")
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     normalised = normaliser(read_json(folder / "config.json")["pretrained_cfg"])

@@ -21,6 +21,7 @@ from ..examples import Examples, ImageRef, IndexArray, read_with_digest
 from ..image_file import MEASURED
 from ..images import (
     CHANNELS,
+    RANGE,
     Geometry,
     Pixel8,
     UnreadableImage,
@@ -142,12 +143,12 @@ def _scan_one(geometry: Geometry | None, ref: ImageRef) -> tuple[str, ImageCheck
 def _kinds(image: Image.Image, shown: Image.Image, name: str) -> Iterator[str]:
     short, long = sorted(image.size)
     suffix = os.path.splitext(name)[1].lower()
-    deep = is_deep(image)
+    deep, colour = is_deep(image), RANGE in image.info and image.mode in ("RGB", "RGBA")
     odd = {
         "turned by EXIF": orientation(image) != 1,
         "greyscale": deep or image.mode in ("1", "L", "LA", "F"),
-        "16 bits deep": deep or image.mode == "F",
-        TWELVE: deep and white(image.info, np.asarray(image)) < 65535,
+        "16 bits deep": deep or colour or image.mode == "F",
+        TWELVE: (deep or colour) and white(image.info, np.asarray(image)) < 65535,
         "of more than three channels, of which a page shows three": CHANNELS in image.info,
         "scaled by the range of their own values": bool(image.info.get(MEASURED)),
         "transparent": "A" in image.mode or "transparency" in image.info,

@@ -29,7 +29,7 @@ __all__ = ["Geometry", "Pixels", "cache_size", "content_digests", "default_cache
 if TYPE_CHECKING:  # torch takes seconds to import and only `gather` needs it
     from torch import Tensor
 
-_DEEP = 2  # which rule scales images of more than 8 bits
+_DEEP = 3  # which rule scales images of more than 8 bits
 IN_MEMORY = 1 << 30  # bytes of decoded images that streaming keeps
 
 
