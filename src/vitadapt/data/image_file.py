@@ -104,8 +104,9 @@ def _deep_colours(image: Image.Image, data: bytes) -> np.ndarray:
     """
     other = _open_header(data)
     for i, tile in enumerate(other.tile):
-        mode = _SWAPPED[_raw_mode(tile.args)]
-        other.tile[i] = tile._replace(args=mode if isinstance(tile.args, str) else (mode, *tile.args[1:]))
+        args: Any = tile.args
+        mode = _SWAPPED[_raw_mode(args)]
+        other.tile[i] = tile._replace(args=mode if isinstance(args, str) else (mode, *args[1:]))
     values: np.ndarray = np.asarray(image).astype(np.uint16) * 256 + np.asarray(other)
     return values
 

@@ -178,7 +178,7 @@ def test_images_of_12_bits_in_files_of_16_are_named(tmp_path: Path, top: int) ->
         for i in range(5):
             deep(tmp_path / label / f"{i}.png", top - (1 if i else 0))
             if label == "dog":
-                colours = np.full((20, 24, 3), top - (1 if i else 0), dtype=np.uint16)
+                colours = np.full((20, 24, 3), top - 1, dtype=np.uint16)
                 colours[:, : i + 4] = i
                 (tmp_path / label / f"{i}.png").write_bytes(deep_png(colours))
     levels = {f.check: f.level for f in check(tmp_path).findings}
