@@ -9,7 +9,7 @@ demo: $(VENV)/.demo
 	$(BIN)/vitadapt bench recipes/demo.toml --out runs/demo --plot
 
 test: $(VENV)/.dev lint
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 # Files damaged at random, ten minutes of them; docs/input.md says what is expected. FUZZ goes to the script.
 fuzz: $(VENV)/.dev
@@ -21,8 +21,8 @@ fuzz-guided: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/fuzz/guided.py $(FUZZ)
 
 test-faults: $(VENV)/.dev
-	VITADAPT_KILLS=240 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -rP tests/faults tests/benchmark/parallel/test_ray.py tests/utils/test_atomic.py \
-		tests/weights/test_catalog.py
+	VITADAPT_KILLS=240 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -rP tests/faults tests/utils/test_atomic.py tests/methods tests/weights \
+		tests/benchmark
 
 # Releases. The dates in the archives are those of the last commit, so that anybody builds the same bytes (SECURITY.md).
 wheel: export SOURCE_DATE_EPOCH := $(shell git log -1 --format=%ct 2>/dev/null || echo 1577836800)
@@ -69,7 +69,7 @@ mutants: $(VENV)/.dev
 # Lines and branches that the whole suite runs, in all its processes; fails below the figure in pyproject.toml.
 coverage: $(VENV)/.dev
 	$(BIN)/coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n 2 --dist loadfile
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -262,15 +262,12 @@ def title(value: object) -> str | None:
 
 @pytest.mark.parametrize(("mutant", "laws"), MUTANTS, ids=title)
 def test_a_broken_method_breaks_exactly_its_laws(mutant: Method, laws: set[str]) -> None:
-    backbone = build("clip-like")
-    assert broken_laws(mutant, backbone).keys() == laws
-    with pytest.raises(AssertionError, match=min(laws)):
-        check_method(mutant, backbone)
+    assert broken_laws(mutant, build("clip-like")).keys() == laws
 
 
 @pytest.mark.parametrize(
     "method",
-    [WithDelta(LowRank), DeclaredDisturbedStart(), KAdaptation(), Compacter(), TokenStatistics()],
+    [WithDelta(LowRank), DeclaredDisturbedStart(), TokenStatistics()],
     ids=title,
 )
 def test_the_same_methods_unbroken_break_none(method: Method) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ import more_methods
 import pytest
 import torch
 import weights_cases
+from pairs import turns
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils import prune
@@ -20,7 +22,7 @@ import vitadapt as va
 from vitadapt.methods import METHODS as REGISTERED
 from vitadapt.methods import SSF, VPT, Adapter, Attention, BitFit, Compacter, FineTune, KAdaptation, LinearProbe, LoRA
 from vitadapt.methods.released import LoRAReleased
-from vitadapt.nn.surgery import Method, trainable
+from vitadapt.nn.surgery import Method, towers_of, trainable
 from vitadapt.utils.errors import NotApplicable, NotMergeable, WeightsError
 from vitadapt.weights import from_module
 
@@ -41,8 +43,6 @@ SMALL: dict[str, Method] = {
     "adapter": Adapter(bottleneck=8),
     "compacter": Compacter(bottleneck=8),
 }
-FIRST = ["kadaptation", "lora", "adapter", "compacter", "phm-adapter", "bitfit", "layernorm", "attention", "fine-tune"]
-FIRST += ["linear-probe", "discriminant", "zero-shot"]
 METHODS: dict[str, Method] = {
     **{name: kind() for name, kind in REGISTERED.items() if not kind.breaks},  # those of installed plugins, too
     "ssf": SSF(blocks="last:1"),  # of all blocks it has places at both ends, which live models lack
@@ -50,13 +50,9 @@ METHODS: dict[str, Method] = {
     **more_methods.BY_NAME,
 }
 LACKING = ["ssf", "side", "dtl", "clip-adapter"]
-PAIRS = [(case, method) for case in CASES for method in [*FIRST, *SMALL, *more_methods.BY_NAME]]
-PAIRS += [
-    (list(CASES)[i % len(CASES)], method)
-    for i, method in enumerate(
-        name for name in METHODS if name not in (*FIRST, *SMALL, *more_methods.BY_NAME, *LACKING[1:], "prolip")
-    )
-]
+EVERY = [n for n, method in METHODS.items() if n not in (*LACKING[1:], "prolip") and towers_of(method) != "text"]
+PAIRS = [(case, method) for case in CASES for method in ("lora", "kadaptation, full rules", "adapter", "vpt, deep")]
+PAIRS += [(case, method) for method, case in turns(EVERY, list(CASES)) if (case, method) not in PAIRS]
 PAIRS += [("open_clip quick gelu", "prolip"), ("hf CLIPVisionModelWithProjection", "prolip")]
 
 
@@ -246,15 +242,19 @@ class OnTheBackbone(Method):
         vit.gain = nn.Parameter(torch.ones(3))
 
 
+UNMOVABLE: list[tuple[Method, str]] = [
+    (ByHooks(), r"blocks\.0 \(a hook or a forward of its own\)"),
+    (Wraps(), r"blocks\.0\.mlp \(a module of class Sequential\)"),
+    (OwnForward(), r"blocks\.1\.norm1 \(a hook or a forward of its own\)"),
+    (OnTheBackbone(), "gain"),
+]
+
+
 @pytest.mark.parametrize(
-    ("method", "named"),
-    [
-        (ByHooks(), r"blocks\.0 \(a hook or a forward of its own\)"),
-        (Wraps(), r"blocks\.0\.mlp \(a module of class Sequential\)"),
-        (OwnForward(), r"blocks\.1\.norm1 \(a hook or a forward of its own\)"),
-        (OnTheBackbone(), "gain"),
-    ],
-    ids=lambda value: type(value).__name__,
+    ("case", "method", "named"),
+    [(case, *what) for case, what in turns(CASES, UNMOVABLE)],
+    ids=lambda value: type(value).__name__ if isinstance(value, Method) else None,
+    indirect=["case"],
 )
 def test_what_cannot_be_moved_or_merged_is_named(case: str, method: Method, named: str) -> None:
     live = weights_cases.model(case)
@@ -320,6 +320,10 @@ def test_merge_reaches_into_wrapped_models_and_refuses_compiled_ones() -> None:
     assert not [name for name in merged.state_dict() if "delta" in name]
 
 
+HELD = [*turns(CASES, [*SMALL, "shared gain"])]
+HALVES = list(product([*SMALL, *more_methods.BY_NAME], [torch.bfloat16, torch.float16]))
+
+
 def test_a_merged_model_can_be_adapted_again(case: str) -> None:
     live, images = weights_cases.model(case), weights_cases.images()
     once = va.adapt(live, Shaken(KAdaptation(n=8)))
@@ -328,8 +332,11 @@ def test_a_merged_model_can_be_adapted_again(case: str) -> None:
     torch.testing.assert_close(features(case, again, images), wanted, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("method", [*SMALL, *more_methods.BY_NAME])
+@pytest.mark.parametrize(
+    ("case", "method", "dtype"),
+    [(case, method, dtype) for (method, dtype), case in turns(HALVES, list(CASES))],
+    indirect=["case"],
+)
 def test_a_model_in_half_precision_stays_so(case: str, method: str, dtype: torch.dtype) -> None:
     live = copy.deepcopy(weights_cases.model(case)).to(dtype)
     adapted = va.adapt(live, METHODS[method])
@@ -339,7 +346,7 @@ def test_a_model_in_half_precision_stays_so(case: str, method: str, dtype: torch
     found.float().square().sum().backward()
 
 
-@pytest.mark.parametrize("method", [*SMALL, "shared gain"])
+@pytest.mark.parametrize(("case", "method"), HELD, indirect=["case"])
 def test_every_tensor_is_held_once_so_that_safetensors_can_save_it(case: str, method: str, tmp_path: Path) -> None:
     live = weights_cases.model(case)
     adapted = va.adapt(live, Shaken(METHODS[method]))

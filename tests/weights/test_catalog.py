@@ -5,13 +5,13 @@ Without memory: the networks are on torch's meta device, where tensors have shap
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
+from fault_cases import TASTE
 from torch import nn
 
 from vitadapt.nn.vit import ViT, ViTConfig
@@ -83,12 +83,12 @@ ELSEWHERE: dict[str, Callable[[], ViTConfig | float]] = {
 """Rows whose architecture no library knows by name: as their authors describe it."""
 
 
-LARGE = 150  # millions of parameters, above which a row takes half a second
+LARGE = 60  # millions of parameters, above which a row takes a quarter of a second or more
 
 
 @pytest.mark.parametrize("row", backbones().values(), ids=lambda row: row.name)
 def test_a_row_is_what_its_source_builds(row: BackboneRow) -> None:
-    if (row.parameters or 0) > LARGE and "VITADAPT_KILLS" not in os.environ:
+    if (row.parameters or 0) > LARGE and TASTE:
         pytest.skip("takes minutes: make test-faults (or VITADAPT_KILLS=12)")
     found = []
     for source in row.sources:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import weights_cases as cases
+from pairs import turns
 from torch import Tensor
 from weights_cases import images, largest
 
@@ -63,6 +65,7 @@ def clip_resnet() -> tuple[State, Any]:
     return {f"visual.{name}": t for name, t in network.state_dict().items()} | {"logit_scale": torch.ones(())}, network
 
 
+@cache
 def swin() -> Any:
     kind = pytest.importorskip("timm.models.swin_transformer").SwinTransformer
     with seeded(0):
@@ -143,6 +146,7 @@ def test_networks_of_transformers_that_pool_images(kind: str, tmp_path: Path) ->
         load_backbone(f"hf:{tmp_path}")
 
 
+@cache
 def hf_swin() -> Any:
     transformers = pytest.importorskip("transformers")
     config = transformers.SwinConfig(image_size=64, patch_size=4, num_labels=5, **{**STAGES, "depths": [2, 2]})
@@ -155,9 +159,8 @@ def logits(model: Any, x: Tensor) -> Tensor:
     return out if isinstance(out, Tensor) else out.logits
 
 
-@pytest.mark.parametrize("make", [swin, hf_swin], ids=["timm", "transformers"])
-@pytest.mark.parametrize("method", METHODS)
-def test_a_live_swin_takes_what_changes_linear_layers_and_names_the_rest(make: Any, method: str) -> None:
+@pytest.mark.parametrize(("method", "make"), turns(METHODS, [swin, hf_swin]))
+def test_a_live_swin_takes_what_changes_linear_layers_and_names_the_rest(method: str, make: Any) -> None:
     live, x = make(), images(64)
     before = copy.deepcopy(live.state_dict())
     try:

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import pytest
 from fanout_cases import cells, leftovers, make_photos, results
+from fault_cases import long_form
 
 from vitadapt.benchmark.parallel.watch import Watch
 from vitadapt.benchmark.results.store import Store
@@ -69,6 +70,7 @@ def kill_when_busy(cluster, scratch):
     cluster.remove_node(busy[0], allow_graceful=False)
 
 
+@long_form
 def test_a_node_that_is_killed_costs_no_cell_and_changes_no_byte(tmp_path, cluster):
     photos = make_photos(tmp_path / "photos")
     configs = cells(photos, epochs=20)

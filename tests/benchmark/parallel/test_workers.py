@@ -14,6 +14,7 @@ from functools import partial
 
 import pytest
 from fanout_cases import cells, leftovers, make_photos, recipe_file, results
+from fault_cases import long_form
 
 from vitadapt.benchmark.parallel.executor import ATTEMPTS, take_cells
 from vitadapt.benchmark.parallel.processes import in_workers
@@ -248,6 +249,7 @@ def test_a_killed_worker_is_replaced_and_the_bytes_are_those_of_a_serial_run(tmp
     assert multiprocessing.active_children() == []
 
 
+@long_form
 def test_a_cell_that_always_kills_its_worker_is_reported_and_the_others_go_on(tmp_path, photos, monkeypatch):
     monkeypatch.setattr("vitadapt.benchmark.parallel.processes.ATTEMPTS", 2)  # every new worker costs seconds
     monkeypatch.setattr("vitadapt.benchmark.parallel.executor.ATTEMPTS", 2)
@@ -261,6 +263,7 @@ def test_a_cell_that_always_kills_its_worker_is_reported_and_the_others_go_on(tm
     assert [path.stem for path in (store.root / "failures").iterdir()] == [fatal.digest()]
 
 
+@long_form
 def test_ctrl_c_stops_all_workers_at_once_with_one_line(tmp_path, photos):
     recipe, out = recipe_file(tmp_path / "b.toml", photos, seeds=3, epochs=60), tmp_path / "runs"
     line = [sys.executable, "-m", "vitadapt.cli.main", "bench", str(recipe), "--out", str(out), "--no-cache"]

@@ -44,7 +44,7 @@ from vitadapt.data.images import Geometry, to_pixels
 from vitadapt.data.sampling.few_shot import sample_few_shot
 from vitadapt.methods import METHODS
 from vitadapt.methods.audit import probe, require_learnable
-from vitadapt.methods.laws import broken_laws, check_method
+from vitadapt.methods.laws import broken_laws
 from vitadapt.methods.released import scramble
 from vitadapt.nn.backbone import backbone_digest
 from vitadapt.nn.head import Classifier, Head, TextStart
@@ -213,7 +213,6 @@ def test_lora_without_the_scrambling_is_far_from_the_published_probabilities(mon
 def test_a_released_method_breaks_exactly_the_laws_it_names(name: str) -> None:
     method = METHODS[name]()
     assert broken_laws(method, build("clip-like")).keys() == method.breaks
-    check_method(method, build("clip-like"))
 
 
 def test_released_factors_start_at_the_published_sizes() -> None:
