@@ -4,7 +4,8 @@
 
 A page takes part when it says so in a comment, `<!-- outputs: ... -->`. Its titled blocks become files; its commands
 and its Python run one after another in one empty folder, on one thread, so that another number of cores adds no sum in
-another order. Pictures that it shows are taken from there where a comment says `<!-- keep: FILE -> images/NAME -->`.
+another order. Pictures that it shows are taken from there where a comment says `<!-- keep: FILE -> images/NAME -->`,
+and made by a browser where one says `<!-- screen: ... -->` (screens.py).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from docsite import screens
 from docsite.blocks import ROOT, Block, blocks, pages, steps
 from docsite.notebook import printed, run_notebook
 
@@ -54,6 +56,7 @@ def run_page(page: Path, folder: Path) -> str:
     for source, target in KEEP.findall(text):
         (page.parent / target).parent.mkdir(exist_ok=True)
         _picture(folder / source, page.parent / target)
+    screens.take(page, text, folder)
     return text
 
 

@@ -245,6 +245,18 @@ def test_a_permuted_label_file_is_found(folder: Path) -> None:
     assert sum(finding.count for finding in report.findings) == 12
 
 
+def test_a_class_below_another_may_have_files_of_its_name(tmp_path: Path) -> None:
+    for number, name in enumerate(["computer/a.png", "computer/hardware/computer.png"]):
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise(number).save(path)
+    table = tmp_path / "table.csv"
+    table.write_text(
+        "path,label\ndata/computer/a.png,computer\ndata/computer/hardware/computer.png,computer hardware\n"
+    )
+    assert "class order" not in found(check(table))
+
+
 def test_a_renumbered_copy_is_told(tmp_path: Path) -> None:
     copy = make("mnist")
     write_hub(tmp_path, copy, order=[1, 0, *range(2, 10)])

@@ -163,11 +163,19 @@ def _misplaced(dataset: Dataset, row: CatalogRow | None) -> Iterator[Finding]:
             yield finding("error", "class order", what, wrong)
 
 
+_DEEPEST = 4  # folders of a class below one another
+
+
 def _named_class(name: str, ids: dict[str, int], label: int) -> int:
-    """The class that an image's folder, or its file up to the number behind it, is called after; else `label`."""
+    """The class that an image's folder, or its file up to the number behind it, is called after; else `label`.
+
+    A class may be several folders deep ("computer/hardware"), so that the longest end of the path counts.
+    """
     path = PurePath(name.rpartition("@")[2])
-    folder, stem = class_key(path.parent.name), class_key(re.sub(r"\d+$", "", path.stem))
-    return ids.get(folder, label if stem.isdigit() else ids.get(stem, label))
+    stem, parts = class_key(re.sub(r"\d+$", "", path.stem)), path.parent.parts[-_DEEPEST:]
+    folders = (class_key("/".join(parts[start:])) for start in range(len(parts)))
+    named = next((ids[folder] for folder in folders if folder in ids), None)
+    return named if named is not None else label if stem.isdigit() else ids.get(stem, label)
 
 
 def _labelled(part: Examples) -> Iterable[tuple[Any, int]]:
