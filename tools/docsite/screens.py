@@ -52,7 +52,8 @@ def _server(tab: Any, folder: Path, model: str, picture: str, target: Path) -> N
             tab.goto(address)
             tab.wait_for_selector("#model option", state="attached")
             tab.set_input_files("#file", folder / picture)
-            tab.wait_for_function("document.getElementById('heat').naturalWidth > 0")
+            tab.wait_for_selector("#heat:visible")
+            tab.wait_for_load_state("networkidle")
             tab.screenshot(path=target)
         finally:
             server.terminate()
