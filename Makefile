@@ -78,13 +78,13 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The tables and the picture of docs/results.md and the README, from the records that are kept in docs/results.
+# The tables and the picture of docs/results.md and the README, made again from the records in docs/results.
 RESULTS := build/results/offline
 results: $(VENV)/.dev
 	rm -rf $(RESULTS) && mkdir -p build/results && tar -xJf docs/results/offline.tar.xz -C build/results
-	$(BIN)/vitadapt results $(RESULTS)
-	$(BIN)/vitadapt compare $(RESULTS) --baseline linear-probe
-	$(BIN)/vitadapt plot $(RESULTS) $(PICTURE) --out docs/images/offline.svg
+	$(BIN)/python benchmarks/results.py pages README.md docs/results.md
+	$(BIN)/vitadapt plot $(RESULTS) --only shots=5 --out docs/images/offline.svg
+	cat docs/results.md
 
 # Measurements, never part of the tests; docs/speed.md says how to read them. ARGS go to the script.
 bench-step: $(VENV)/.dev

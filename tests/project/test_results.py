@@ -52,3 +52,11 @@ def test_a_cell_gives_its_score_again(records, method, tmp_path):
     again = run(RunConfig.from_dict(kept.config), tmp_path, Environment(None))
     assert again.digest == kept.digest and again.images == kept.images
     assert again.score == pytest.approx(kept.score, abs=1)  # another processor rounds in another way
+
+
+def test_the_pages_show_what_is_printed_from_the_records(records, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with tarfile.open(KEPT.with_suffix(".tar.xz")) as archive:
+        archive.extractall("build/results", filter="data")
+    page = (ROOT / "README.md").read_text("utf-8")
+    assert "<!-- printed by:" in page and SCRIPT["printed"](page) == page
