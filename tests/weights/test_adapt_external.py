@@ -110,6 +110,13 @@ def test_what_stands_at_the_ends_or_beside_the_blocks_cannot_be_moved_and_is_nam
         va.adapt(weights_cases.timm_model("vit_tiny_patch16_224"), REGISTERED[method]())
 
 
+@pytest.mark.parametrize("method", [n for n, method in REGISTERED.items() if towers_of(method()) == "text"])
+def test_a_method_of_the_text_tower_is_refused(method: str) -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(NotApplicable, match="acts on the text tower alone"):
+        va.adapt(weights_cases.timm_model("vit_tiny_patch16_224"), REGISTERED[method]())
+
+
 def test_it_is_still_the_librarys_model(case: str) -> None:
     live = weights_cases.model(case)
     before = {name: tensor.clone() for name, tensor in live.state_dict().items()}

@@ -16,7 +16,7 @@ from torch import nn
 from ..nn import surgery
 from ..nn.block import PLACES, Block, Place, Slot, SlotLinear
 from ..nn.deltas import Delta, WeightTransform
-from ..nn.surgery import Method
+from ..nn.surgery import Method, towers_of
 from ..nn.vit import Preprocess, ViT
 from ..utils.errors import NotApplicable, NotMergeable, WeightsError
 from . import swin
@@ -70,6 +70,11 @@ def adapt(backbone: Module, method: Method, seed: int | None = 0) -> Module:
         return surgery.adapt(backbone, method, seed)
     if method.breaks:
         raise NotApplicable(f"{type(method).__name__} reproduces defects of published code and needs our own ViT")
+    if towers_of(method) == "text":
+        raise NotApplicable(
+            f"{type(method).__name__} acts on the text tower alone, and of a live model the image tower is adapted; "
+            "load the checkpoint by va.load_backbone"
+        )
     try:
         ours = from_module(backbone, _ANY_INPUT)
     except WeightsError as error:
