@@ -121,6 +121,7 @@ def test_everything_that_can_be_named_is_listed(what, vitadapt):
 
 def test_counts_stand_beside_the_published_figures(vitadapt):
     names = ("kadaptation", "lora", "adapter", "compacter", "fine-tune", "linear-probe")  # all: tests/methods
+    names += ("kadaptation-released", "adapter-released")
     chosen = [word for name in names for word in ("--method", name)]
     rows = {row["method"]: row for row in json.loads(vitadapt("count", "--json", *chosen).stdout)}
     assert tuple(rows) == names

@@ -194,12 +194,11 @@ def test_it_is_one_pass_of_the_backbone():
 
 
 def test_files_are_answered_like_by_load_adapter(tmp_path):
-    backbone, models = common("clip-like"), mixture("clip-like")
+    backbone, paths = common("clip-like"), {}
     names = [name for name, method in SHARING.items() if method.trains_head and name in METHODS]
-    paths = {}
-    for name in names:
-        model = models[f"{name} 0"]
-        paths[name] = written(tmp_path / name, model, backbone, METHODS[name](), head=model.head.spec)
+    for i, name in enumerate(names):
+        model = trained(backbone, METHODS[name](), 2 + i % 5, i)
+        paths[name] = written(tmp_path / name, model, backbone, METHODS[name]())
     bank, images = va.Bank(backbone, paths), pictures(len(names))
     expected = [alone(load_adapter(paths[name], backbone), images[i : i + 1])[0] for i, name in enumerate(names)]
     assert_same(bank.logits(images, names), expected)

@@ -29,6 +29,7 @@ from docsite.commands import commands, program
 from vitadapt.benchmark.results.store import Store
 from vitadapt.benchmark.sweep import check_names, read_bench
 from vitadapt.cli.main import main
+from vitadapt.data.datasets import catalog
 from vitadapt.methods import METHODS
 from vitadapt.utils.files import parse_toml
 
@@ -111,7 +112,8 @@ def play(blocks: Iterable[Block], folder: Path) -> str:
         patch.chdir(folder)
         patch.syspath_prepend(str(folder))
         patch.setenv("XDG_CACHE_HOME", str(folder / ".cache"))
-        patch.setattr(METHODS, "_things", dict(METHODS))  # a page may register one of its own
+        for registry in (METHODS, catalog()):  # a page may register one of its own
+            patch.setattr(registry, "_things", dict(registry))
         for block in blocks:
             names = {**NAMES.get(block.page, {}), **names}
             if block.reason:
@@ -168,6 +170,8 @@ def _toml(block: Block) -> None:
 
 def _type(words: list[str], place: str, patch: pytest.MonkeyPatch) -> None:
     """Run one command; installations, make and the scripts of benchmarks/ are checked instead."""
+    if "2>" in words:  # progress, into a file
+        words = [word for i, word in enumerate(words) if "2>" not in words[max(0, i - 1) : i + 1]]
     check_words(words, place)
     if "|" in words:  # what follows only shortens the output
         assert words[words.index("|") + 1] in ("head", "tail"), place
