@@ -317,6 +317,23 @@ def test_the_program_beside_the_file_prepares_pictures_as_predict_does(own: Any,
         torch.testing.assert_close(torch.from_numpy(names["logits"](file))[None], wanted, atol=1e-4, rtol=1e-4)
 
 
+def test_the_program_beside_the_file_reads_all_kinds_of_pictures_as_predict_does(tmp_path: Path) -> None:
+    for package in NEEDS["onnx"]:
+        pytest.importorskip(package)
+    trained = trained_model("deit-like", LinearProbe())
+    export(trained, "onnx", tmp_path / "my-onnx")
+    prepared = runpy.run_path(str(tmp_path / "my-onnx" / "example.py"))["prepared"]
+    grey = np.random.default_rng(0).integers(0, 256, (40, 50), dtype=np.uint16)
+    colours = Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    faded = Image.merge("RGBA", (*colours.split(), Image.linear_gradient("L").resize(colours.size)))
+    kinds = {"12": Image.fromarray(grey * 16), "16": Image.fromarray(grey * 257), "faded": faded}
+    kinds |= {"grey faded": faded.convert("LA"), "palette": colours.quantize(16)}
+    for kind, image in kinds.items():
+        image.save(file := tmp_path / f"{kind}.png")
+        ours = to_pixels(open_image(file.read_bytes(), file.name), trained.geometry)
+        assert np.array_equal(prepared(file), ours), kind
+
+
 def test_peft_loads_it_on_the_base_model_beside_it(tmp_path: Path) -> None:
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
     trained, out = trained_model("dinov2-like"), tmp_path / "out"
