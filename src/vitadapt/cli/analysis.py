@@ -201,9 +201,9 @@ def _chosen(runs: Path, digests: Sequence[str] | None) -> list[Record]:
 def _setting_text(setting: Sequence[tuple[str, Any]]) -> str:
     known = dict(setting)
     shots = "all images" if known.pop("shots") is None else f"{dict(setting)['shots']} shots"
-    size = known.pop("image_size", None)
-    parts = [str(known.pop("backbone")), *([f"{size} px"] if size else []), shots, *map(str, known.values())]
-    return ", ".join(parts)
+    size, backbone = known.pop("image_size", None), str(known.pop("backbone"))
+    rest = [str(value) for value in known.values() if value is not None]  # None: the usual test images
+    return ", ".join([backbone, *([f"{size} px"] if size else []), shots, *rest])
 
 
 def _print_comparison(one: Comparison) -> None:
