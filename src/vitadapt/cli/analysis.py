@@ -200,10 +200,9 @@ def _chosen(runs: Path, digests: Sequence[str] | None) -> list[Record]:
 
 def _setting_text(setting: Sequence[tuple[str, Any]]) -> str:
     known = dict(setting)
-    shots = "all images" if known.pop("shots") is None else f"{dict(setting)['shots']} shots"
-    size, backbone = known.pop("image_size", None), str(known.pop("backbone"))
-    rest = [str(value) for value in known.values() if value is not None]  # None: the usual test images
-    return ", ".join([backbone, *([f"{size} px"] if size else []), shots, *rest])
+    backbone, size, shots = known.pop("backbone"), known.pop("image_size", None), known.pop("shots")
+    first = [backbone, f"{size} px" if size else None, "all images" if shots is None else f"{shots} shots"]
+    return ", ".join(str(value) for value in (*first, *known.values()) if value is not None)
 
 
 def _print_comparison(one: Comparison) -> None:

@@ -73,7 +73,7 @@ def adapt(backbone: Module, method: Method, seed: int | None = 0) -> Module:
     if towers_of(method) == "text":
         raise NotApplicable(
             f"{type(method).__name__} acts on the text tower alone, and of a live model the image tower is adapted; "
-            "load the checkpoint by va.load_backbone"
+            "train it by va.run, which has both towers"
         )
     try:
         ours = from_module(backbone, _ANY_INPUT)

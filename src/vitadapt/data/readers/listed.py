@@ -35,11 +35,12 @@ def has(options: Options, place: str) -> bool:
 def read(row: CatalogRow, options: Options, place: str) -> Mapping[str, Examples]:
     """Train and test, in the order of the list. Raises DataError naming a picture that is missing."""
     found: dict[str, tuple[list[FileRef], list[int]]] = {"train": ([], []), "test": ([], [])}
-    for path, label, split in listing(options["list"]):
-        if not Path(place, path).is_file():
-            raise DataError(f"{Path(place, path)} is missing; install {options['package']} again")
+    for name, label, split in listing(options["list"]):
+        path = Path(place, name)
+        if not path.is_file():
+            raise DataError(f"{path} is missing; install {options['package']} again")
         refs, labels = found[split]
-        refs.append(FileRef(Path(place, path)))
+        refs.append(FileRef(path))
         labels.append(row.classes.index(label))
     return {split: Examples(tuple(refs), np.array(labels, np.int64)) for split, (refs, labels) in found.items()}
 
