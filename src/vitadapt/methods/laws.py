@@ -219,7 +219,7 @@ def _require_same(found: list[Tensor | None], expected: list[Tensor | None], lim
     for i, (a, b) in enumerate(zip(found, expected, strict=True)):
         require((a is None) == (b is None), f"{who} loses a gradient")
         if a is not None and b is not None:
-            require_close(a, b, limit, f"{who} changes {'a gradient' if i else 'the output'}")
+            require_close(a, b, limit, f"{who} changes {f'gradient {i}' if i else 'the output'}")
 
 
 def law_half_precision_works(case: Case) -> None:
