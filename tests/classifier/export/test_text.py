@@ -1,12 +1,13 @@
-"""The text tower that a method changed goes to the libraries with the image tower."""
+"""The text tower that a method changed goes to the libraries with the image tower, and is certified by them."""
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from text_cases import TEXTS, hf_clip, hf_folder, open_clip_clip, openai_file
+from text_cases import hf_folder, openai_file, siglip_folder
 
+from vitadapt.classifier.export import text
+from vitadapt.classifier.export.certificate import read_certificate
 from vitadapt.classifier.export.deployed import load_trained
-from vitadapt.classifier.export.text import FILE, write_text
+from vitadapt.classifier.export.export import export
 from vitadapt.methods import Adapter, LoRA
 from vitadapt.nn.class_texts import ClassTexts
 from vitadapt.nn.head import TextStart
@@ -18,7 +19,7 @@ from vitadapt.training.features import cached_backbone
 from vitadapt.training.loop import TensorInputs
 from vitadapt.training.recipe import Recipe
 from vitadapt.training.task import Task
-from vitadapt.utils.errors import NotMergeable
+from vitadapt.utils.errors import NotApplicable, NotMergeable, WeightsError
 
 
 def saved(name, folder, method):
@@ -40,34 +41,44 @@ def saved(name, folder, method):
     return tower
 
 
-@pytest.mark.parametrize(("to", "make"), [("open_clip", openai_file), ("hf", hf_folder)])
-def test_the_library_computes_what_the_adapted_text_tower_does(tmp_path, to, make):
-    source = tmp_path / "clip"
+def siglip(folder):
+    return siglip_folder(folder)[1]
+
+
+@pytest.mark.parametrize(("to", "make"), [("open_clip", openai_file), ("hf", hf_folder), ("hf", siglip)])
+def test_the_library_computes_what_the_adapted_text_tower_does(tmp_path, monkeypatch, to, make):
+    source, out = tmp_path / "clip", tmp_path / "out"
     source.mkdir()
     plain = saved(make(source), tmp_path, LoRA(towers="both"))
     trained = load_trained(tmp_path)
-    write_text(trained, tmp_path, to)
-    library = open_clip_clip() if to == "open_clip" else hf_clip()
-    known = {name: tensor.clone() for name, tensor in library.state_dict().items()}
-    texts = TEXTS[:3] if to == "open_clip" else ["a cat.", "dogs"]
-    tokens = plain.tokenise(texts)
-    try:
-        assert not library.load_state_dict(load_file(tmp_path / FILE), strict=False).unexpected_keys
-        with torch.no_grad():
-            found = library.encode_text(tokens) if to == "open_clip" else library.get_text_features(input_ids=tokens)
-    finally:
-        library.load_state_dict(known)
-    found = getattr(found, "pooler_output", found)
-    torch.testing.assert_close(found, trained.text_tower().encode(texts), atol=1e-5, rtol=0)
-    assert not torch.allclose(found, plain.encode(texts), atol=1e-4)
+    sentences = text.class_sentences(trained.info)
+    assert sentences == ["a photo of a cat.", "a photo of a dog."]
+    assert not torch.allclose(plain.encode(sentences), trained.text_tower.encode(sentences), atol=1e-4)
+    with monkeypatch.context() as patched:
+        patched.setattr(text, "merge", lambda _: plain.network)  # as if the change were lost
+        with pytest.raises(WeightsError, match="text tower's features differ"):
+            export(trained, to, out)
+    assert not out.exists()
+    found = export(trained, to, out)
+    assert found.text is not None and found.text < 1e-5 and read_certificate(out) == found
+    assert any(line.startswith("text tower") for line in found.lines())
+
+
+def test_what_has_no_place_in_the_library_is_refused(tmp_path):
+    source = tmp_path / "clip"
+    source.mkdir()
+    saved(hf_folder(source, causal=False), tmp_path, LoRA(towers="text"))
+    with pytest.raises(NotApplicable, match="export --to open_clip"):
+        export(load_trained(tmp_path), "hf", tmp_path / "out")
+    assert export(load_trained(tmp_path), "open_clip", tmp_path / "out").text < 1e-5
 
 
 def test_what_does_not_merge_is_refused_and_an_image_tower_alone_has_no_text(tmp_path):
-    source = tmp_path / "clip"
+    source, out = tmp_path / "clip", tmp_path / "out"
     source.mkdir()
     saved(openai_file(source), tmp_path, Adapter(bottleneck=4, towers="text"))
     with pytest.raises(NotMergeable, match="the text tower: "):
-        write_text(load_trained(tmp_path), tmp_path, "open_clip")
+        export(load_trained(tmp_path), "open_clip", out)
     saved(openai_file(source), tmp_path, LoRA())
-    write_text(load_trained(tmp_path), tmp_path, "open_clip")
-    assert not (tmp_path / FILE).exists()
+    assert export(load_trained(tmp_path), "open_clip", out).text is None
+    assert not (out / text.FILE).exists()

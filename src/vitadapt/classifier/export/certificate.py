@@ -25,6 +25,7 @@ from .comparison import Comparison, Run, milliseconds
 from .deployed import DeployedModel, TrainedModel
 from .pictures import Answer, Difference, difference_lines, differences
 from .samples import Samples
+from .text import text_difference
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,15 @@ class Options:
 class Program:
     """An exported model, opened by the program it is for.
 
-    answer: from a picture file on, if it prepares pictures. library: what else is named in the certificate.
+    answer: from a picture file on, if it prepares pictures. library: what else is named in the certificate. text: of
+    token numbers (N, L), where a text tower was exported.
     """
 
     run: Run
     answer: Answer | None = None
     close: Callable[[], None] = lambda: None
     library: tuple[str, ...] = ()
+    text: Run | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,8 @@ class Certificate:
     two pictures of the adapter's self-test and on random images. largest_logit: what to compare them with. bytes: of
     all files. milliseconds and speed_ratio: the least time of a batch of random images, ours merged, theirs, and
     ours / theirs. options: of the export. comparison: of a file of lower precision, with the fp32 one. pictures: by
-    their kind, how far the program's own reading and preparing of picture files is from ours.
+    their kind, how far the program's own reading and preparing of picture files is from ours. text: largest difference
+    of the features of the class sentences, in the largest of them; None where no text tower was exported.
     """
 
     target: str
@@ -138,6 +142,7 @@ class Certificate:
     options: dict[str, str] = field(default_factory=dict)
     comparison: Comparison | None = None
     pictures: dict[str, Difference] = field(default_factory=dict)
+    text: float | None = None
 
     def lines(self) -> list[str]:
         """For people."""
@@ -146,6 +151,7 @@ class Certificate:
             f"run by          {self.library}",
             f"difference      {self.self_test:.1e} on the self-test, {self.random:.1e} on random images "
             f"(largest logit {self.largest_logit:.3g})",
+            *(() if self.text is None else (f"text tower      differs by {self.text:.1e} of its largest feature",)),
             f"size            {self.bytes / 1e6:.2f} MB in {len(self.files)} files: {', '.join(self.files)}",
             f"speed           {theirs:.1f} ms for {_RANDOM_IMAGES} images, vitadapt's own {ours:.1f} ms "
             f"(x {self.speed_ratio:.2f})",
@@ -176,6 +182,12 @@ def certify(
                 f"export to {to}: the exported model's answers differ by {max(apart.values()):.2g} (largest logit "
                 f"{largest:.2g}); nothing was written; please report it with the backbone and the method"
             )
+        text = text_difference(trained, program.text) if program.text else None
+        if text is not None and not text <= TOLERANCE:
+            raise WeightsError(
+                f"export to {to}: the exported text tower's features differ by {text:.2g} of the largest; nothing was "
+                "written; please report it with the backbone and the method"
+            )
         pictures = differences(trained, program.answer, own, comparison is None) if program.answer else {}
         random = _random_images(trained.image_size)
         times = milliseconds((DeployedModel(trained).eval(), program.run), random, _REPEATS)
@@ -187,7 +199,7 @@ def certify(
     certificate = Certificate(
         to, source_of(trained), library, **apart, largest_logit=largest, bytes=bytes_, milliseconds=times,
         speed_ratio=times[0] / times[1], files=tuple(files), options=options.chosen, comparison=comparison,
-        pictures=pictures,
+        pictures=pictures, text=text,
     )  # fmt: skip
     (folder / FILE).write_text(json.dumps(asdict(certificate), indent=1) + "\n", "utf-8")
     return certificate

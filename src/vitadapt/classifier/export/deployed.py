@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -40,6 +41,7 @@ class TrainedModel:
     folder: Path | None = None
     adapter: Path | None = None
 
+    @cached_property
     def text_tower(self) -> TextTower | None:
         """The text tower, adapted and not merged; None where the method does not act on it. Raises as its loader."""
         if self.adapter is None or towers_of(self.info.method) == "image":

@@ -7,7 +7,7 @@ vision models, with the head in a file of its own (`heads`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,18 +15,20 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ...nn.text_transformer import TextConfig
 from ...nn.vit import Rotary, ViT, ViTConfig
 from ...report.model_card import model_card
 from ...training.adapter_file import AdapterInfo
 from ...utils.errors import NotApplicable, WeightsError
 from ...utils.optional import package, quiet_transformers
 from ...weights import CONVERTERS, write_state
-from ...weights.checkpoint_files import read_json
+from ...weights.checkpoint_files import load_state_file, read_json
 from ..documents import CARD, fitted_of, split_of
 from ..fit_record import RECORD, read_record
 from .certificate import TARGETS, Options, Program, Target, normaliser, write_json
+from .comparison import Run
 from .deployed import PlainHead, TrainedModel, merged, read_head, write_head
-from .text import write_text
+from .text import FILE, write_text
 
 _ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}
 _ACTIVATIONS |= {"relu": "relu", "silu": "silu"}
@@ -243,7 +245,45 @@ def _reopen(folder: Path, trained: TrainedModel, _: Options) -> Program:
     kind = read_json(folder / "config.json")["architectures"][0]
     with quiet_transformers():
         model = getattr(transformers, kind).from_pretrained(folder, local_files_only=True).eval()
-    return program(model, folder)
+    found = program(model, folder)
+    return found if trained.text_tower is None else replace(found, text=_text(trained.text_tower.config, folder))
+
+
+def _text_model(config: TextConfig) -> Any:
+    """A model of transformers with a text tower like this, and the smallest of image towers. Raises NotApplicable."""
+    kind, reading, causal = ("Siglip", "last", False) if config.projection_bias else ("CLIP", "end", True)
+    if (config.pooling, config.causal, config.layer_scale) != (reading, causal, False) or not config.projection:
+        raise NotApplicable("transformers' CLIP and SigLIP have no text tower like this; export --to open_clip")
+    text: dict[str, Any] = {
+        "vocab_size": config.vocabulary,
+        "max_position_embeddings": config.context,
+        "hidden_size": config.width,
+        "intermediate_size": config.mlp_width,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "hidden_act": _ACTIVATIONS[config.activation],
+        "layer_norm_eps": config.norm_eps,
+        "eos_token_id": config.end,
+    }
+    size = "projection_size" if config.projection_bias else "projection_dim"
+    vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    transformers, shared = package("transformers", "hf"), {} if config.projection_bias else {size: config.projection}
+    both = {"text_config": {**text, size: config.projection}, "vision_config": vision, **shared}
+    return getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**both)).eval()
+
+
+def _text(config: TextConfig, folder: Path) -> Run:
+    """Token numbers (N, L) -> features (N, E) by the text file, loaded over a model as docs/export.md says."""
+    model = _text_model(config)
+    if strange := model.load_state_dict(load_state_file(folder / FILE), strict=False).unexpected_keys:
+        raise WeightsError(f"this version of transformers names {strange[0]} in a new way; export --to open_clip")
+
+    def run(tokens: Tensor) -> Tensor:
+        found = model.get_text_features(input_ids=tokens)
+        features: Tensor = getattr(found, "pooler_output", found)
+        return features
+
+    return run
 
 
 def program(model: Any, folder: Path) -> Program:

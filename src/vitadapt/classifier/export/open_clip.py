@@ -2,6 +2,7 @@
 
 `visual.safetensors` is loaded over the image tower of a model of the same architecture (open_clip_config.json says
 which). The text tower stays where it was, or, where the method changed it, is loaded from `text.safetensors`.
+It is described by `text_cfg` of open_clip_config.json then.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ...data.images import Geometry
+from ...nn.text_transformer import TextConfig
 from ...nn.vit import ViT, ViTConfig
 from ...utils.errors import NotApplicable
 from ...utils.optional import package
@@ -23,7 +25,7 @@ from ...weights import CONVERTERS
 from ...weights.checkpoint_files import load_state_file, read_json
 from .certificate import TARGETS, Options, Program, Target, normaliser, write_json
 from .deployed import PlainHead, TrainedModel, merged, read_head, write_head
-from .text import write_text
+from .text import FILE, write_text
 
 WEIGHTS = "visual.safetensors"
 _NO_TEXT = {"context_length": 8, "vocab_size": 8, "width": 32, "heads": 1, "layers": 1}
@@ -36,7 +38,10 @@ def _write(trained: TrainedModel, folder: Path, _: Options) -> None:
     _check(config, trained)
     theirs = CONVERTERS["openai-clip"].write(config, state, "")
     save_file({name: t.contiguous() for name, t in theirs.items()}, folder / WEIGHTS, {"format": "pt"})
-    write_json(folder / "open_clip_config.json", _config(config, trained.geometry))
+    about = _config(config, trained.geometry)
+    if (tower := trained.text_tower) is not None:
+        about["model_cfg"]["text_cfg"] = _text_config(tower.config)
+    write_json(folder / "open_clip_config.json", about)
     write_head(PlainHead(trained.classifier.head), folder, trained.info.classes)
     write_text(trained, folder, "open_clip")
 
@@ -94,11 +99,35 @@ def _config(config: ViTConfig, geometry: Geometry) -> dict[str, Any]:
     return {"model_cfg": model, "preprocess_cfg": preprocess}
 
 
+def _text_config(config: TextConfig) -> dict[str, Any]:
+    """What open_clip does not take for granted of a text tower."""
+    last = config.end == config.vocabulary - 1
+    pooling = "argmax" if config.pooling == "end" and last else "eos" if config.pooling == "end" else config.pooling
+    text: dict[str, Any] = {
+        "context_length": config.context,
+        "vocab_size": config.vocabulary,
+        "width": config.width,
+        "heads": config.heads,
+        "layers": config.depth,
+        "mlp_ratio": config.mlp_width / config.width,
+    }
+    text |= {"pool_type": pooling} if pooling != "argmax" else {}
+    text |= {"eos_id": config.end} if pooling == "eos" else {}
+    text |= {"no_causal_mask": True} if not config.causal else {}
+    text |= {"proj_bias": True} if config.projection_bias else {}
+    text |= {"proj_type": "none"} if not config.projection else {}
+    text |= {"ls_init_value": 1.0} if config.layer_scale else {}
+    text |= {"norm_kwargs": {"eps": config.norm_eps}} if config.norm_eps != 1e-5 else {}
+    return text | ({"act_kwargs": {"approximate": "tanh"}} if config.activation == "gelu_tanh" else {})
+
+
 def _reopen(folder: Path, trained: TrainedModel, _: Options) -> Program:
     open_clip = package("open_clip", "clip")
     about = read_json(folder / "open_clip_config.json")
-    model = open_clip.CLIP(**about["model_cfg"], text_cfg=_NO_TEXT).eval()
+    model = open_clip.CustomTextCLIP(**{"text_cfg": _NO_TEXT, **about["model_cfg"]}).eval()
     model.visual.load_state_dict(load_state_file(folder / WEIGHTS))
+    if text := (folder / FILE).is_file():
+        model.text.load_state_dict(load_state_file(folder / FILE))
     normalised, head = normaliser(about["preprocess_cfg"]), read_head(folder)
     assert head is not None, "written above"
     settings = open_clip.transform.PreprocessCfg(**about["preprocess_cfg"])
@@ -110,7 +139,7 @@ def _reopen(folder: Path, trained: TrainedModel, _: Options) -> Program:
     def answer(file: Path) -> Tensor:
         return head(model.encode_image(transform(Image.open(file)).unsqueeze(0)))[0]
 
-    return Program(run, answer)
+    return Program(run, answer, text=model.text if text else None)
 
 
 TARGETS.register("open_clip")(Target("open_clip", ("open_clip_torch",), _write, _reopen))
