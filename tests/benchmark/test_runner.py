@@ -24,7 +24,7 @@ from vitadapt.nn.head_spec import ZERO
 from vitadapt.nn.setting import Setting
 from vitadapt.training.adapter_file import load_adapter
 from vitadapt.training.features import Environment
-from vitadapt.training.loop import forward_all
+from vitadapt.training.loop import forward_all, forward_batches
 from vitadapt.training.recipe import Recipe, recipe_for
 from vitadapt.utils.errors import ConfigError, DataError, MethodDefect, NotApplicable, WeightsError
 from vitadapt.weights import load_backbone
@@ -197,9 +197,9 @@ def test_frozen_features_are_computed_once(photos, tmp_path, environment, monkey
 
     def counted(*arguments, **options):
         calls.append(arguments)
-        return forward_all(*arguments, **options)
+        return forward_batches(*arguments, **options)
 
-    monkeypatch.setattr(features, "forward_all", counted)
+    monkeypatch.setattr(features, "forward_batches", counted)
     run(config(photos, LinearProbe()), tmp_path / "a", environment)
     assert len(calls) == 2
     run(config(photos, LinearProbe(), recipe=Recipe(epochs=3)), tmp_path / "b", environment)

@@ -99,12 +99,13 @@ class Injector:
                 return super().write(data)
 
         def opened(file, mode="r", buffering=-1, encoding=None, errors=None, newline=None, closefd=True, opener=None):
-            if not set(mode) & set("wax") or "+" in mode or isinstance(file, int) or opener or not closefd:
+            changes = mode == "r+b" or (set(mode) & set("wax") and "+" not in mode)
+            if not changes or isinstance(file, int) or opener or not closefd:
                 return plain_open(file, mode, buffering, encoding, errors, newline, closefd, opener)
             raw = Raw(file, mode.replace("b", "").replace("t", ""))
             if buffering == 0:
                 return raw
-            buffered = io.BufferedWriter(raw)
+            buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
             return buffered if "b" in mode else io.TextIOWrapper(buffered, encoding or "utf-8", errors, newline)
 
         def fsync(descriptor):

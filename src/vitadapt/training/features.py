@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,10 +15,10 @@ from ..data import Examples, Geometry, open_pixels
 from ..data.pixels.pixels import Pixels
 from ..nn.backbone import Backbone, backbone_digest
 from ..nn.setting import Setting
-from ..utils.files import read_cached, write_cached
+from ..utils.array_file import open_or_build
 from ..utils.locks import locked
 from ..weights import load_backbone
-from .loop import forward_all
+from .loop import BATCH, forward_all, forward_batches
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,10 @@ def geometry_of(backbone: Backbone, squash: bool = False) -> Geometry:
 
 
 def frozen_features(backbone: Backbone, base: str, images: Pixels, environment: Environment, label: str) -> Tensor:
-    """Features (N, E) of the unadapted backbone in fp32, computed once per (weights, images) with a cache."""
+    """Features (N, E) of the unadapted backbone in fp32, computed once per (weights, images) with a cache.
+
+    With a cache they are written batch by batch, and mapped: a run that was killed goes on where it was.
+    """
     setting = replace(environment.setting, precision="fp32")
     if not len(images):
         return torch.zeros(0, backbone.features)
@@ -61,9 +65,9 @@ def frozen_features(backbone: Backbone, base: str, images: Pixels, environment: 
         return forward_all(backbone, images, setting, label)
     path = environment.cache / "features" / f"{base}-{images.key}.npy"
     lock = path.with_suffix(".lock")  # several workers may ask at once: one computes, the others wait
+
+    def make(starts: Sequence[int]) -> Iterator[np.ndarray]:
+        return (rows.numpy() for rows in forward_batches(backbone, images, setting, label, starts))
+
     with locked(lock, path.parent, "as a cache", "--cache"):
-        features = read_cached(path)
-        if features is None:
-            features = forward_all(backbone, images, setting, label).numpy().astype(np.float32).tobytes()
-            write_cached(path, features)
-    return torch.from_numpy(np.frombuffer(features, dtype=np.float32).reshape(len(images), -1).copy())
+        return torch.from_numpy(open_or_build(path, (len(images), backbone.features), BATCH, make))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -24,6 +24,8 @@ from .checkpoint import Checkpoint
 from .data_parallel import add_gradients, logits_of, shared
 from .ingredients import at_work, augmented, average, rate_factors
 from .recipe import Recipe
+
+BATCH = 64  # inputs that go through a network at once
 
 
 class Inputs(Protocol):
@@ -230,16 +232,34 @@ def _epoch(
     return shared(float(total) / count)
 
 
-@torch.inference_mode()
-def forward_all(model: nn.Module, inputs: Inputs, setting: Setting, label: str, batch_size: int = 64) -> Tensor:
+def forward_all(model: nn.Module, inputs: Inputs, setting: Setting, label: str, batch_size: int = BATCH) -> Tensor:
     """The outputs of `model` for all inputs in order, (N, ...) on the CPU in fp32; rows do not see each other."""
+    found = torch.empty(0)
+    starts = range(0, len(inputs), batch_size)
+    for start, outputs in zip(starts, forward_batches(model, inputs, setting, label, starts, batch_size), strict=True):
+        if not start:
+            found = torch.empty(len(inputs), *outputs.shape[1:])
+        found[start : start + len(outputs)] = outputs
+    return found
+
+
+@torch.inference_mode()
+def forward_batches(
+    model: nn.Module,
+    inputs: Inputs,
+    setting: Setting,
+    label: str,
+    starts: Sequence[int],
+    batch_size: int = BATCH,
+) -> Iterator[Tensor]:
+    """The same, only of the batches that start at these rows, one after the other."""
     model.eval()
-    outputs = []
-    for rows in batches(len(inputs), batch_size):
+    for start in starts:
+        rows = torch.arange(start, min(start + batch_size, len(inputs)))
         with setting.autocast():
-            outputs.append(model(inputs.gather(rows).to(setting.device, non_blocking=True)).float().cpu())
+            outputs = model(inputs.gather(rows).to(setting.device, non_blocking=True)).float().cpu()
         setting.report(label, int(rows[-1]) + 1, len(inputs))
-    return torch.cat(outputs)
+        yield outputs
 
 
 def batches(count: int, size: int) -> Iterator[Tensor]:
