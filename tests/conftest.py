@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +49,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     for line in unexpected_skips(config):
         terminalreporter.write_line(f"SKIPPED WITHOUT PERMISSION (tests/conftest.py) {line}", red=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_backbones_stay() -> Iterator[None]:
+    """A test that changed one would make another fail, or pass, that happens to run behind it."""
+    yield
+    if families := sys.modules.get("families"):
+        assert not (changed := families.changed_backbones()), f"a test of this file changed the common {changed}"
 
 
 @pytest.fixture(scope="session")

@@ -140,7 +140,8 @@ class ConvNet(nn.Module):
 
 @cache
 def common(family: str) -> nn.Module:
-    """The backbone of the family that all tests share, "convnet" included: frozen, in eval mode; for reading only."""
+    """The backbone of the family that all tests share, "convnet" included: frozen, in eval mode; for reading only, which
+    tests/conftest.py checks behind every file of tests: with its memory shared, a copy is not enough to change it."""
     with seeded(0):
         if family in TEXTS:
             model = TextTransformer(TEXTS[family])
@@ -148,7 +149,21 @@ def common(family: str) -> nn.Module:
             model = ViT(ALL[family]) if family in ALL else ConvNet()
         for parameter in model.parameters():  # no tensor at zero or one: a swapped or forgotten one must show
             parameter.data += 0.1 * torch.randn_like(parameter)
-    return model.eval().requires_grad_(False)
+    _SHARED[family] = model.eval().requires_grad_(False), numbers_of(model)
+    return model
+
+
+_SHARED: dict[str, tuple[nn.Module, list[float]]] = {}
+
+
+def numbers_of(model: nn.Module) -> list[float]:
+    """A number for each tensor, that a change of the tensor changes."""
+    return [float(tensor.double().norm()) for tensor in model.state_dict().values()]
+
+
+def changed_backbones() -> list[str]:
+    """The families whose common backbone is not what it was."""
+    return [family for family, (model, before) in _SHARED.items() if numbers_of(model) != before]
 
 
 def build(family: str) -> nn.Module:

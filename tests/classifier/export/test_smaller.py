@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import subprocess
@@ -136,6 +137,7 @@ def edit(model: Any, name: str) -> None:
 
 def outliers(trained: TrainedModel) -> TrainedModel:
     """The same function, with one channel a thousand times as large before every linear layer that a norm feeds."""
+    trained = replace(trained, classifier=copy.deepcopy(trained.classifier))
     with torch.no_grad():
         for block in blocks(trained.classifier.backbone):  # type: ignore[arg-type]
             for norm, layer in ((block.norm1, block.attention.qkv), (block.norm2, block.mlp.fc1)):
