@@ -140,8 +140,10 @@ class ConvNet(nn.Module):
 
 @cache
 def common(family: str) -> nn.Module:
-    """The backbone of the family that all tests share, "convnet" included: frozen, in eval mode; for reading only, which
-    tests/conftest.py checks behind every file of tests: with its memory shared, a copy is not enough to change it."""
+    """The backbone of the family that all tests share, "convnet" included: frozen, in eval mode; for reading only.
+
+    An adapted one shares its memory. tests/conftest.py checks behind every file of tests that it is as it was.
+    """
     with seeded(0):
         if family in TEXTS:
             model = TextTransformer(TEXTS[family])
