@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ from families import build, random_images
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 import vitadapt as va
-from vitadapt.methods import Discriminant, Support
-from vitadapt.methods.discriminant import SPREAD, deviations, discriminants
+from vitadapt.methods import METHODS, Discriminant, Support, class_statistics
+from vitadapt.methods.discriminant import SPREAD, discriminants
 from vitadapt.nn.head import backbone_of
 from vitadapt.utils.errors import ConfigError
 
@@ -28,7 +29,7 @@ def clusters(count: int, classes: int = 3, width: int = 8, seed: int = 0) -> tup
 @pytest.mark.parametrize("shrinkage", [0.01, 0.5, 0.95])
 def test_it_is_the_shrunk_discriminant_of_scikit_learn(count: int, width: int, shrinkage: float) -> None:
     x, y = clusters(count, width=width)
-    ((weight, bias),) = discriminants(x, y, 3, (shrinkage,))
+    ((weight, bias),) = discriminants(Support(x, y, 3), (shrinkage,))
     theirs = LinearDiscriminantAnalysis("lsqr", shrinkage=shrinkage, priors=[1 / 3] * 3).fit(x, y)
     factor = len(x) / (len(x) - 3)  # their covariance divides by N, ours by N - C
     ours, other = (x @ weight.T + bias) * factor, theirs.decision_function(x)
@@ -111,9 +112,37 @@ def test_versions_add_their_covariance_about_the_mean_of_each_image():
     means = np.array([x[y == c].mean(axis=0) for c in range(3)])
     scatter = (x - means[y]).T @ (x - means[y]) / (12 - 3) + SPREAD * within
     shrunk = 0.7 * scatter + 0.3 * np.trace(scatter) / 5 * np.eye(5)
-    ((weight, bias),) = discriminants(x, y, 3, (0.3,), deviations(versions))
+    ((weight, bias),) = discriminants(Support(x, y, 3, versions), (0.3,))
     np.testing.assert_allclose(weight, np.linalg.solve(shrunk, means.T).T, atol=1e-8)
     np.testing.assert_allclose(bias, -0.5 * (weight * means).sum(axis=1), atol=1e-8)
     many = rng.normal(size=(3, 40))  # fewer rows than features take the other way
-    ((weight, _),) = discriminants(many, np.array([0, 1, 1]), 2, (0.3,), deviations(np.stack([many, many + 1])))
+    ((weight, _),) = discriminants(Support(many, np.array([0, 1, 1]), 2, np.stack([many, many + 1])), (0.3,))
     assert weight.shape == (2, 40) and np.isfinite(weight).all()
+
+
+@pytest.mark.parametrize("method", ["discriminant", "gda-clip", "text-discriminant"])
+@pytest.mark.parametrize("versions", [0, 3])
+def test_how_many_images_are_worked_on_at_a_time_does_not_matter(
+    method: str, versions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = clusters(20)
+    many = x + np.random.default_rng(1).normal(size=(versions, *x.shape)) if versions else None
+    support = Support(x.astype(np.float32), y, 3, many, text=np.eye(3, 8))
+    whole = METHODS[method]().solve_head(support).linear()
+    for chunk in (1, 7, 59):
+        monkeypatch.setattr(class_statistics, "CHUNK", chunk)
+        for one, other in zip(METHODS[method]().solve_head(support).linear(), whole, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_memory_does_not_hold_the_images_in_double_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(class_statistics, "CHUNK", 64)
+    x, y = clusters(1000, width=40)
+    support = Support(x.astype(np.float32), y, 3, x[None].astype(np.float32))
+    tracemalloc.start()
+    try:
+        list(discriminants(support, (0.3,)))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < x.nbytes / 2

@@ -315,7 +315,7 @@ def test_clip_adapter_is_descent_behind_the_features() -> None:
 def test_the_text_discriminant_is_the_sum_of_both_logits() -> None:
     support, new = case((6,) * CLASSES)
     solution = TextDiscriminant().solve_head(replace(support, versions=None))
-    candidates, fits = discriminants(support.features, support.labels, CLASSES, SHRINKAGES), []
+    candidates, fits = discriminants(replace(support, versions=None), SHRINKAGES), []
     zero_shot = np.column_stack([support.scale * support.text, np.zeros(CLASSES)])
     for weight, bias in candidates:  # a T + b W for one of the shrinkages, with the same b for the bias
         own = np.stack([zero_shot, np.column_stack([weight, bias])])

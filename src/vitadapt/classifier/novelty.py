@@ -13,7 +13,7 @@ import torch
 from scipy.special import softmax
 from torch import Tensor
 
-from ..methods.class_statistics import Array, ClassStatistics, compact
+from ..methods.class_statistics import Array, ClassStatistics, chunks, compact
 from ..methods.discriminant import SHRINKAGES, Discriminant, chosen, deviations, heads_of
 from ..metrics.calibration import fit_temperature
 from ..metrics.conformal import coverage, least_rate, nonconformity, thinned, typicality
@@ -101,8 +101,8 @@ def calibrate(
     raw = ClassStatistics.of(features.numpy(), labels, classes)
     spread = None
     if versions is not None:
-        rows = deviations(directions_of(versions, centre).astype(np.float64)).reshape(-1, features.shape[1])
-        spread = compact(rows / np.sqrt(len(labels)))
+        parts = (directions_of(versions[:, own], centre) for own in chunks(np.arange(len(labels))))
+        spread = compact(deviations(part) / np.sqrt(len(labels)) for part in parts)
     directions = ClassStatistics.of(directions_of(features, centre), labels, classes, spread)
     unseen, unfit, solved_unfit, correction = np.zeros(0), np.zeros(0), np.zeros(0), 1.0
     owners, record = labels[:0], {}
@@ -146,7 +146,7 @@ def measured(found: CrossValidated, trained: bool) -> dict[str, Any]:
     return {"unknown": unknown, "sets": {**asdict(sets), "interval": interval}}
 
 
-def solved_heads(statistics: ClassStatistics, shrinkages: tuple[float, ...]) -> list[tuple[Array, Array]]:
+def solved_heads(statistics: ClassStatistics, shrinkages: tuple[float, ...]) -> Iterator[tuple[Array, Array]]:
     """Weight (C, E) and bias (C,) of the discriminant for each shrinkage, at temperature 1."""
     return heads_of(statistics.inner(), statistics.means, statistics.counts, shrinkages)
 
@@ -154,7 +154,7 @@ def solved_heads(statistics: ClassStatistics, shrinkages: tuple[float, ...]) -> 
 def chosen_of(statistics: ClassStatistics) -> tuple[float, float]:
     """The shrinkage and the temperature of the discriminant, by the images that are kept by themselves."""
     x, labels, classes = statistics.x, statistics.labels, statistics.classes
-    found = chosen(x, labels, classes, lambda rest: solved_heads(statistics.take(rest), SHRINKAGES))
+    found = chosen(x, labels, classes, lambda rows: solved_heads(statistics.take(rows), SHRINKAGES))
     return found.shrinkage, found.temperature
 
 

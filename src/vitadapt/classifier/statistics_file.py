@@ -128,15 +128,14 @@ def _built(about: dict[str, Any], tensors: dict[str, Tensor]) -> ModelStatistics
             raise ValueError(f"{name} of classes that are not there")
     if any(not np.isfinite(array).all() for array in t.values()) or t["summed"].min() < 0:
         raise ValueError("numbers that cannot be")
-    wide = {name: t[name].astype(np.float64) for name in ("x", *rows, "novelty", "nonconformity")}
+    wide = {name: t[name].astype(np.float64) for name in (*rows, "novelty", "nonconformity") if name != "x"}
 
-    def statistics(x: Array, name: str, versions: Array) -> ClassStatistics:
+    def statistics(x: np.ndarray, name: str, versions: Array) -> ClassStatistics:
         means, factor = wide[f"{name}_means"], wide[f"{name}_factor"]
         return ClassStatistics(x, t["labels"], t["summed"], means, factor, versions)
 
-    features = statistics(wide["x"], "feature", wide["versions"][:0])
-    unit = directions_of(t["x"], tensors["centre"]).astype(np.float64)
-    directions = statistics(unit, "direction", wide["versions"])
+    features = statistics(t["x"], "feature", wide["versions"][:0])
+    directions = statistics(directions_of(t["x"], tensors["centre"]), "direction", wide["versions"])
     shrinkage, temperature, correction = (float(about[name]) for name in ("shrinkage", "temperature", "correction"))
     if not (0 < shrinkage <= 1 and 0 < temperature < np.inf and 0 < correction < np.inf):
         raise ValueError("numbers that cannot be")

@@ -6,12 +6,16 @@ x_i of the N images, the scatter within classes is the sum over i of (x_i - m_y)
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+CHUNK = 4096  # images whose features are in float64 at a time
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,11 @@ class Axes:
 class ClassStatistics:
     """Features of C classes. Each image is kept by itself, or was summed up with others of its class.
 
-    x: (N, E) of the images kept by themselves; labels: (N,). Of the others: how many there are of each class (C,),
-    their means (C, E), and a factor (K, E) whose product with itself is their scatter within classes.
+    x: (N, E) of the images kept by themselves, in any precision; labels: (N,). Of the others: how many there are of
+    each class (C,), their means (C, E), and a factor (K, E) whose product with itself is their scatter within classes.
     """
 
-    x: Array
+    x: np.ndarray
     labels: npt.NDArray[np.int64]
     summed: npt.NDArray[np.int64]
     summed_means: Array
@@ -41,10 +45,9 @@ class ClassStatistics:
     @classmethod
     def of(cls, x: np.ndarray, labels: np.ndarray, classes: int, versions: np.ndarray | None = None) -> ClassStatistics:
         """All images (N, E) by themselves."""
-        wide, nothing = x.astype(np.float64), np.zeros((0, x.shape[1]))
-        none = np.zeros((classes, x.shape[1]))
+        none, nothing = np.zeros((classes, x.shape[1])), np.zeros((0, x.shape[1]))
         more = nothing if versions is None else versions.astype(np.float64)
-        return cls(wide, labels.astype(np.int64), np.zeros(classes, dtype=np.int64), none, nothing, more)
+        return cls(x, labels.astype(np.int64), np.zeros(classes, dtype=np.int64), none, nothing, more)
 
     @property
     def classes(self) -> int:
@@ -58,17 +61,18 @@ class ClassStatistics:
     @property
     def means(self) -> Array:
         """(C, E); zeros for a class without images."""
-        means = self.summed[:, None] * self.summed_means
-        np.add.at(means, self.labels, self.x)
-        return np.asarray(means / np.maximum(self.counts, 1)[:, None])
+        sums = self.summed[:, None] * self.summed_means
+        sums += class_sums(self.x, self.labels, self.classes, np.arange(len(self.x)))
+        return np.asarray(sums / np.maximum(self.counts, 1)[:, None])
 
-    def inner(self) -> Array:
-        """(K, E) rows whose product with themselves is the covariance."""
+    def inner(self) -> Iterator[Array]:
+        """Blocks of rows (K, E) whose product with themselves is the covariance."""
         means, counts = self.means, self.counts
         moved = np.sqrt(self.summed)[:, None] * (self.summed_means - means)
-        parts = [self.x - means[self.labels], self.factor, moved[self.summed > 0]]
-        within = np.concatenate(parts) / np.sqrt(max(counts.sum() - np.count_nonzero(counts), 1))
-        return np.concatenate([within, self.versions])
+        scale = np.sqrt(max(counts.sum() - np.count_nonzero(counts), 1))
+        for rows in chunks(np.arange(len(self.x))):
+            yield (self.x[rows] - means[self.labels[rows]]) / scale
+        yield np.concatenate([self.factor / scale, moved[self.summed > 0] / scale, self.versions])
 
     def axes(self) -> Axes:
         """The covariance."""
@@ -121,22 +125,54 @@ class ClassStatistics:
         return ClassStatistics(nothing, self.labels[:0], counts, self.means, factor, self.versions)
 
 
-def principal_axes(inner: Array) -> tuple[Array, Array]:
-    """Rows (K, E) -> the eigenvalues (L,) and eigenvectors (E, L) of their product with themselves that matter.
+def chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows (N,) in pieces of CHUNK."""
+    return (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
+
+
+def class_sums(x: np.ndarray, labels: np.ndarray, classes: int, rows: np.ndarray) -> Array:
+    """(C, E) sums of the features x (N, E) of those images `rows` (n,) that are of each class."""
+    sums = np.zeros((classes, x.shape[1]))
+    for own in chunks(rows):
+        np.add.at(sums, labels[own], x[own].astype(np.float64))
+    return sums
+
+
+def principal_axes(blocks: Iterable[Array]) -> tuple[Array, Array]:
+    """Blocks of rows, (K, E) in all -> the eigenvalues (L,) and eigenvectors (E, L) of their product with themselves
+    that matter.
 
     By one decomposition of the smaller of (K, K) and (E, E).
     """
-    if len(inner) >= inner.shape[1]:
-        values, axes = np.linalg.eigh(inner.T @ inner)
+    inner, product = added_up(blocks)
+    if product is not None:
+        values, axes = np.linalg.eigh(product)
         return values, axes
     values, left = np.linalg.eigh(inner @ inner.T)
     large = values > 1e-10 * max(values[-1], 1e-12) if len(values) else np.zeros(0, dtype=bool)
     return values[large], inner.T @ left[:, large] / np.sqrt(values[large])
 
 
-def compact(inner: Array) -> Array:
+def compact(blocks: Iterable[Array]) -> Array:
     """(min(K, E), E) rows with the same product with themselves."""
-    if len(inner) <= inner.shape[1]:
+    inner, product = added_up(blocks)
+    if product is None:
         return inner
-    values, axes = principal_axes(inner)
+    values, axes = np.linalg.eigh(product)
     return np.asarray((axes * np.sqrt(values.clip(0))).T)
+
+
+def added_up(blocks: Iterable[Array]) -> tuple[Array, Array | None]:
+    """The rows (K, E), and None; of E rows and more only their product with themselves (E, E) counts."""
+    blocks = iter(blocks)
+    inner = next(blocks)
+    for block in blocks:
+        if len(inner) >= inner.shape[1]:
+            return inner[:0], product(chain([inner, block], blocks))
+        inner = np.concatenate([inner, block])
+    return (inner[:0], product([inner])) if len(inner) >= inner.shape[1] else (inner, None)
+
+
+def product(blocks: Iterable[Array]) -> Array:
+    """(E, E) of the rows of all blocks with themselves."""
+    return reduce(np.add, (block.T @ block for block in blocks))

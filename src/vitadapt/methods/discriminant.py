@@ -13,7 +13,7 @@ those of the smallest negative log-likelihood of training images left out. What 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,12 +22,12 @@ import numpy as np
 from ..nn.head_spec import HeadSpec
 from ..nn.support import Solution, Support
 from ..nn.surgery import Method
-from .class_statistics import Array, principal_axes
+from .class_statistics import Array, chunks, class_sums, principal_axes
 from .left_out import judges, left_out_logits, losses, parts_of
 from .registry import METHODS
 
-Heads = Callable[[np.ndarray], list[tuple[Array, Array]]]
-"""A mask (N,) of images -> weight and bias for each of SHRINKAGES, made of these images."""
+Heads = Callable[[np.ndarray], Iterable[tuple[Array, Array]]]
+"""Rows (n,) of images -> weight and bias for each of SHRINKAGES, made of these images."""
 SHRINKAGES = (0.003, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 0.95)
 TEMPERATURES = np.geomspace(0.25, 2000, 90)
 SPREAD = 4.0  # weight of the covariance of versions
@@ -49,65 +49,67 @@ class Discriminant(Method):
         return None
 
     def solve_head(self, support: Support) -> Solution:
-        x, labels, classes = support.features.astype(np.float64), support.labels, support.classes
-        if np.bincount(labels).max() < 2:
-            return Solution(*single(x, labels, classes))
-        spread = None if support.versions is None else deviations(support.versions.astype(np.float64))
-
-        def heads(rest: np.ndarray) -> list[tuple[Array, Array]]:
-            return discriminants(x[rest], labels[rest], classes, SHRINKAGES, None if spread is None else spread[rest])
-
-        found = chosen(x, labels, classes, heads)
-        ((weight, bias),) = discriminants(x, labels, classes, (found.shrinkage,), spread)
+        if np.bincount(support.labels).max() < 2:
+            return Solution(*single(support.features, support.labels, support.classes))
+        found = chosen_for(support)
+        ((weight, bias),) = discriminants(support, (found.shrinkage,))
         return Solution(weight / found.temperature, bias / found.temperature)
 
 
-def single(x: Array, labels: np.ndarray, classes: int) -> tuple[Array, Array]:
+def single(x: np.ndarray, labels: np.ndarray, classes: int) -> tuple[Array, Array]:
     """Weight (C, E) and bias (C,) where no class has two images: nothing tells how images of one class differ."""
     weight, bias = np.zeros((classes, x.shape[1])), np.full(classes, FAR)
-    weight[labels], bias[labels] = SINGLE * x, 0.0
+    weight[labels], bias[labels] = SINGLE * x.astype(np.float64), 0.0
     return weight, bias
 
 
-def deviations(versions: Array) -> Array:
-    """(N, V, E) how each version differs from the mean of its image, so that SPREAD S_v is the mean square over N."""
-    count = len(versions)
-    return np.asarray((versions - versions.mean(axis=0)).swapaxes(0, 1) * np.sqrt(SPREAD / max(count - 1, 1)))
+def deviations(versions: np.ndarray) -> Array:
+    """(n V, E) how each version (V, n, E) differs from the mean of its image, so that SPREAD S_v is the mean over n of
+    their products with themselves.
+    """
+    count, wide = len(versions), versions.astype(np.float64)
+    spread = (wide - wide.mean(axis=0)).swapaxes(0, 1) * np.sqrt(SPREAD / max(count - 1, 1))
+    return np.asarray(spread.reshape(-1, versions.shape[2]))
 
 
 def discriminants(
-    x: Array, labels: np.ndarray, classes: int, shrinkages: tuple[float, ...], spread: Array | None = None
-) -> list[tuple[Array, Array]]:
+    support: Support, shrinkages: tuple[float, ...], rows: np.ndarray | None = None
+) -> Iterator[tuple[Array, Array]]:
     """Weight (C, E) and bias (C,) for each shrinkage, at temperature 1; a class without images is never answered.
 
-    x (N, E), labels (N,), spread (N, V, E) of `deviations`, or None. One decomposition of the smaller of (K, K) and
-    (E, E) serves all shrinkages; K = N + N V.
+    Of the images `rows` (n,), or all, a chunk of them at a time.
     """
-    counts = np.bincount(labels, minlength=classes)
-    means = np.zeros((classes, x.shape[1]))
-    np.add.at(means, labels, x)
-    means /= np.maximum(counts, 1)[:, None]
-    inner = (x - means[labels]) / np.sqrt(max(len(x) - np.count_nonzero(counts), 1))
-    if spread is not None:
-        inner = np.concatenate([inner, spread.reshape(-1, x.shape[1]) / np.sqrt(len(x))])  # (K, E): S = inner^T inner
-    return heads_of(inner, means, counts, shrinkages)
+    rows = np.arange(len(support.labels)) if rows is None else rows
+    counts = np.bincount(support.labels[rows], minlength=support.classes)
+    means = class_sums(support.features, support.labels, support.classes, rows) / np.maximum(counts, 1)[:, None]
+    scale = np.sqrt(max(len(rows) - np.count_nonzero(counts), 1))
+
+    def inner() -> Iterator[Array]:
+        for own in chunks(rows):
+            block = (support.features[own] - means[support.labels[own]]) / scale
+            if support.versions is None:
+                yield block
+            else:
+                yield np.concatenate([block, deviations(support.versions[:, own]) / np.sqrt(len(rows))])
+
+    return heads_of(inner(), means, counts, shrinkages)
 
 
 def heads_of(
-    inner: Array, means: Array, counts: np.ndarray, shrinkages: tuple[float, ...]
-) -> list[tuple[Array, Array]]:
-    """As `discriminants`, from rows (K, E) whose product with themselves is S, class means (C, E) and counts (C,)."""
+    inner: Iterable[Array], means: Array, counts: np.ndarray, shrinkages: tuple[float, ...]
+) -> Iterator[tuple[Array, Array]]:
+    """As `discriminants`, from blocks of rows (K, E) whose product with themselves is S, class means (C, E) and counts
+    (C,). One decomposition serves all shrinkages.
+    """
     values, axes = principal_axes(inner)
-    mean_value = max(values.sum() / inner.shape[1], 1e-12)
+    mean_value = max(values.sum() / means.shape[1], 1e-12)
     along = means @ axes  # (C, K)
-    found = []
     for shrinkage in shrinkages:
         floor = shrinkage * mean_value
         weight = means / floor + along * (1 / ((1 - shrinkage) * values + floor) - 1 / floor) @ axes.T
         bias = -0.5 * (weight * means).sum(axis=1)
         bias[counts == 0] = FAR * abs(weight).max()
-        found.append((weight, bias))
-    return found
+        yield weight, bias
 
 
 @dataclass(frozen=True)
@@ -123,12 +125,22 @@ class Chosen:
     logits: np.ndarray
 
 
-def chosen(x: Array, labels: np.ndarray, classes: int, heads: Heads) -> Chosen:
-    """Of x (N, E) and labels (N,), one class of which has two images at least; heads: those of some images, a mask."""
+def chosen_for(support: Support) -> Chosen:
+    """For the discriminant of `support`."""
+
+    def heads(rows: np.ndarray) -> Iterator[tuple[Array, Array]]:
+        return discriminants(support, SHRINKAGES, rows)
+
+    return chosen(support.features, support.labels, support.classes, heads)
+
+
+def chosen(x: np.ndarray, labels: np.ndarray, classes: int, heads: Heads) -> Chosen:
+    """Of x (N, E) and labels (N,), one class of which has two images at least; heads: those of some images."""
     rows = judges(labels, classes)
 
     def solve(rest: np.ndarray, out: np.ndarray) -> np.ndarray:
-        return np.stack([x[out] @ weight.T + bias for weight, bias in heads(rest)])
+        own = x[out].astype(np.float64)
+        return np.stack([own @ weight.T + bias for weight, bias in heads(np.flatnonzero(rest))])
 
     logits = left_out_logits(labels, classes, rows, solve)  # (S, n, C)
     table = np.stack([losses(own, labels[rows], TEMPERATURES) for own in logits])

@@ -20,7 +20,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..nn.support import Solution, Support
-from .class_statistics import Array
+from .class_statistics import Array, chunks, class_sums, product
 from .left_out import judges, left_out_logits, losses
 from .registry import METHODS
 from .text_prior import TextPrior
@@ -67,13 +67,10 @@ class GDAClip(TextPrior):
 def gaussian(support: Support) -> tuple[Array, Array]:
     """W (C, E) and b (C,); zero for a class without images, and everywhere where all features of a class are equal."""
     read = support.features[None] if support.versions is None else support.versions
-    x, labels = read.astype(np.float64).reshape(-1, read.shape[-1]), np.tile(support.labels, len(read))
-    counts = np.bincount(labels, minlength=support.classes)
-    means = np.zeros((support.classes, x.shape[1]))
-    np.add.at(means, labels, x)
-    means /= np.maximum(counts, 1)[:, None]
-    inner = x - means[labels]
-    covariance = inner.T @ inner / max(len(x) - 1, 1)
+    x, labels = read.reshape(-1, read.shape[-1]), np.tile(support.labels, len(read))
+    rows, counts = np.arange(len(x)), np.bincount(labels, minlength=support.classes)
+    means = class_sums(x, labels, support.classes, rows) / np.maximum(counts, 1)[:, None]
+    covariance = product(x[own] - means[labels[own]] for own in chunks(rows)) / max(len(x) - 1, 1)
     if np.trace(covariance) < 1e-9:
         return np.zeros_like(means), np.full(support.classes, -np.log(support.classes))
     whole = (len(x) - 1) * covariance + np.trace(covariance) * np.eye(x.shape[1])

@@ -17,8 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..nn.support import Solution, Support
-from .class_statistics import Array
-from .discriminant import SHRINKAGES, SINGLE, chosen, deviations, discriminants
+from .discriminant import SINGLE, chosen_for, discriminants
 from .left_out import losses
 from .registry import METHODS
 from .text_prior import TextPrior
@@ -37,20 +36,15 @@ class TextDiscriminant(TextPrior):
 
     def solve_head(self, support: Support) -> Solution:
         text = support.scale * self.texts(support).astype(np.float64)
-        x, labels, classes = support.features.astype(np.float64), support.labels, support.classes
+        x, labels, classes = support.features, support.labels, support.classes
         if np.bincount(labels).max() < 2:
             images = np.zeros_like(text)
-            images[labels] = SINGLE * x
+            images[labels] = SINGLE * x.astype(np.float64)
             return Solution(text + images, np.zeros(classes))
-        spread = None if support.versions is None else deviations(support.versions.astype(np.float64))
-
-        def heads(rest: np.ndarray) -> list[tuple[Array, Array]]:
-            return discriminants(x[rest], labels[rest], classes, SHRINKAGES, None if spread is None else spread[rest])
-
-        found = chosen(x, labels, classes, heads)
+        found = chosen_for(support)
         zero_shot = x[found.rows] @ text.T
         table = [losses(mix * zero_shot + found.logits, labels[found.rows], TEMPERATURES) for mix in MIXES]
         best, t = np.unravel_index(np.argmin(table), (len(MIXES), len(TEMPERATURES)))
-        ((weight, bias),) = discriminants(x, labels, classes, (found.shrinkage,), spread)
+        ((weight, bias),) = discriminants(support, (found.shrinkage,))
         weight = (MIXES[best] * text + weight / found.temperature) / TEMPERATURES[t]
         return Solution(weight, bias / (found.temperature * TEMPERATURES[t]))
