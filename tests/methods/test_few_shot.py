@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import lapack
 
 from vitadapt.methods import (
     CLAP,
@@ -30,7 +31,7 @@ from vitadapt.methods import (
 from vitadapt.methods.discriminant import SHRINKAGES, discriminants
 from vitadapt.methods.gda_clip import ALPHAS
 from vitadapt.methods.left_out import judges, left_out_logits, losses
-from vitadapt.methods.proker import FACTORS
+from vitadapt.methods.proker import FACTORS, cholesky, diagonal_of_inverse
 from vitadapt.nn.head import Head
 from vitadapt.nn.surgery import adapt, trainable
 from vitadapt.nn.vit import ViT, ViTConfig
@@ -205,6 +206,20 @@ def test_proker_is_its_formula_and_leaves_out_exactly(shots: int, beta: float, s
     left = np.stack([proker(support.take(rows != i), support.features[i : i + 1], beta, strength)[0] for i in rows])
     best = FACTORS[np.argmin(losses(left, support.labels, 1 / FACTORS))]
     assert factor == pytest.approx(best)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 12, 13])
+def test_half_a_kernel_solves_as_the_whole_does(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitadapt.methods.proker._COLUMNS", 4)
+    rng = np.random.default_rng(n)
+    x, right = rng.normal(size=(n, 3)), rng.normal(size=(n, 2))
+    kernel = x @ x.T
+    factor = cholesky(lambda rows, columns: kernel[rows, columns], n)
+    inverse = np.linalg.inv(kernel + np.eye(n))
+    np.testing.assert_allclose(lapack.dpftrs(n, factor, right, uplo="L")[0], inverse @ right, atol=1e-12)
+    np.testing.assert_allclose(diagonal_of_inverse(factor, n, np.arange(n)), np.diag(inverse), atol=1e-12)
+    with pytest.raises(ConfigError, match="must be positive"):
+        cholesky(lambda rows, columns: -2 * np.eye(n)[rows, columns], n)
 
 
 def test_lp_plus_plus_is_its_two_descents() -> None:
