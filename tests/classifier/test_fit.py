@@ -23,6 +23,7 @@ from vitadapt.classifier.candidates import candidate_configs
 from vitadapt.classifier.fit import FitConfig, fit_folder, usual_size
 from vitadapt.classifier.holdout import train_test_split
 from vitadapt.classifier.model import load_model
+from vitadapt.classifier.predict import predict_images
 from vitadapt.cli.main import app
 from vitadapt.data import FileRef
 from vitadapt.data.sampling.folds import folds_for, grouped_folds, hold_out_groups
@@ -417,6 +418,17 @@ def test_predict_in_its_three_forms(model, photos):
     unsure = json.loads(call("predict", out, photos / "red", "--json", "--threshold", 1))
     assert all(row["class"] is None for row in unsure)
     assert "unsure" in call("predict", out, photos / "red" / "0.png", "--threshold", 1)
+
+
+def test_predict_reads_images_as_it_goes_and_its_table_is_one(model, photos, monkeypatch):
+    images = sorted((photos / "red").iterdir()) + sorted((photos / "blue").iterdir())
+    whole = call("predict", model[0], *images)
+    monkeypatch.setattr("vitadapt.classifier.batches.BATCH", 2)
+    monkeypatch.setattr("vitadapt.cli.classifier.ROWS", 5)
+    assert call("predict", model[0], *images) == whole
+    refs = [*map(FileRef, images[:2]), "not an image"]
+    answers, unreadable = next(predict_images(load_model(model[0]), refs))
+    assert [row["image"] for row in answers] == [ref.name for ref in refs[:2]] and not unreadable
 
 
 def test_predict_goes_on_after_an_image_that_cannot_be_read(model, photos, tmp_path):

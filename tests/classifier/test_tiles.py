@@ -36,7 +36,7 @@ def test_the_answer_is_the_mean_of_the_parts_and_small_pictures_are_named(tmp_pa
     model = va.load_model(fitted.save(tmp_path / "model").parent)
     picture = noise(96, 64, 9)
     refs = [ImageObjectRef(picture, "large"), ImageObjectRef(noise(1, 9), "thin")]
-    answers, unreadable = predict_images(model, refs, Rules(top=2), tiles=(2, 3))
+    ((answers, unreadable),) = predict_images(model, refs, Rules(top=2), tiles=(2, 3))
     parts = [picture.crop((x, y, x + 32, y + 32)) for y in (0, 32) for x in (0, 32, 64)]
     expected = dict(zip(model.classes, model.predict_proba(parts).mean(axis=0).tolist(), strict=True))
     assert answers[0]["top"] == pytest.approx(expected, abs=1e-5) and len(answers) == 1

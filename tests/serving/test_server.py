@@ -69,7 +69,7 @@ def client(server):
 def expected(folder, name, files, top=5, threshold=None):
     """What the command says of these files."""
     path = folder / name if (folder / name).is_dir() else folder / f"{name}.safetensors"
-    rows, broken = predict_images(load_model(path), [FileRef(file) for file in files], Rules(top, threshold))
+    ((rows, broken),) = predict_images(load_model(path), [FileRef(file) for file in files], Rules(top, threshold))
     assert not broken
     return [{**row, "image": row["image"].rpartition("/")[2]} for row in rows]
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from ..training.adapter_file import ADAPTER, AdapterInfo, read_adapter
 from ..utils.errors import ConfigError, DataError, StorageError, WeightsError
 from ..utils.progress import Progress
 from .answer import Rules, answer, set_limit
-from .batches import batches
+from .batches import Batch, batches
 from .fit_record import RECORD, headline, read_record
 from .model import Model
 from .prior import prior_of, reweighted
@@ -58,24 +56,27 @@ def predict_images(
     progress: Progress | None = None,
     prior: str | None = None,
     tiles: tuple[int, int] = (1, 1),
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """One `answer` per readable image, and one message per unreadable image. prior: as for `read_prior`.
+) -> Iterator[tuple[list[dict[str, Any]], list[str]]]:
+    """Of each batch one `answer` per readable image, and one message per unreadable image. prior: as for `read_prior`.
 
     tiles: rows and columns into which an image is cut; its probabilities are the mean of those of the parts.
 
-    Raises NotApplicable for sets of classes that the model cannot give.
+    Raises at once NotApplicable for sets of classes that the model cannot give, and what `prior_of` raises.
     """
     shares = None if prior is None else prior_of(model.info, prior)
     if rules.conformal is not None:
-        set_limit(model.novelty, rules.conformal)  # before anything is computed
-    rows, probabilities, novelty, unreadable = predict_readable(model, refs, progress, tiles)
-    if shares is not None and len(rows):
-        probabilities = reweighted(probabilities, *shares)
-    found = [
-        answer(refs[row].name, model.info, probabilities[i], rules, model.novelty, novelty[i])
-        for i, row in enumerate(rows)
-    ]
-    return found, unreadable
+        set_limit(model.novelty, rules.conformal)
+
+    def answers(batch: Batch) -> list[dict[str, Any]]:
+        _, probabilities, novelty, _ = _together(model, [batch])
+        if shares is not None and len(batch.rows):
+            probabilities = reweighted(probabilities, *shares)
+        return [
+            answer(refs[row].name, model.info, probabilities[i], rules, model.novelty, novelty[i])
+            for i, row in enumerate(batch.rows)
+        ]
+
+    return ((answers(batch), batch.unreadable) for batch in _scores(model, refs, progress, tiles))
 
 
 def read_tiles(text: str) -> tuple[int, int]:
@@ -98,15 +99,18 @@ def tiles_of(ref: ImageRef, rows: int, columns: int) -> list[ImageRef]:
 
 
 def predict_readable(
-    model: Model, refs: Sequence[ImageRef], progress: Progress | None = None, tiles: tuple[int, int] = (1, 1)
+    model: Model, refs: Sequence[ImageRef], progress: Progress | None = None
 ) -> tuple[list[int], np.ndarray, list[float | None], list[str]]:
     """Rows of the readable images, their probabilities (n, C), their novelty, and one message per unreadable image."""
-    rows: list[int] = []
-    found = [np.zeros((0, len(model.classes) + 1), dtype=np.float32)]
-    unreadable: list[str] = []
+    return _together(model, _scores(model, refs, progress))
+
+
+def _scores(
+    model: Model, refs: Sequence[ImageRef], progress: Progress | None, tiles: tuple[int, int] = (1, 1)
+) -> Iterator[Batch]:
+    """(n, C + 1) probabilities, and the novelty in the last column; NaN where it is not known."""
 
     def scores(some: Sequence[ImageRef]) -> np.ndarray:
-        """(n, C + 1), the novelty in the last column; NaN where it is not known."""
         if tiles != (1, 1):  # one image at a time: it may be large
             return np.stack([of_parts(ref) for ref in some])
         return whole(some)
@@ -121,27 +125,35 @@ def predict_readable(
         last = np.full(len(some), np.nan, dtype=np.float32) if novelty is None else novelty
         return np.column_stack([probabilities, last])
 
-    for batch in batches(refs, scores, "predict", progress):
+    return batches(refs, scores, "predict", progress)
+
+
+def _together(model: Model, found: Iterable[Batch]) -> tuple[list[int], np.ndarray, list[float | None], list[str]]:
+    """What `predict_readable` says of these batches of `_scores`."""
+    rows: list[int] = []
+    outputs = [np.zeros((0, len(model.classes) + 1), dtype=np.float32)]
+    unreadable: list[str] = []
+    for batch in found:
         rows += batch.rows
-        found += batch.outputs
+        outputs += batch.outputs
         unreadable += batch.unreadable
-    numbers = np.concatenate(found)
+    numbers = np.concatenate(outputs)
     return rows, numbers[:, :-1], [None if np.isnan(one) else one for one in numbers[:, -1].tolist()], unreadable
 
 
-def csv_text(rows: Sequence[dict[str, Any]]) -> str:
-    """One line per image and class, the most probable first; several labels of an image are joined by |."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    sets = any("set" in row for row in rows)
-    writer.writerow(["image", "class", "rank", "label", "probability", "unknown", *(["in set"] if sets else [])])
-    for row in rows:
-        unknown = {True: "yes", False: "no", None: ""}[row["unknown"]]
-        for rank, (label, probability) in enumerate(row["top"].items(), start=1):
-            named = "|".join(row["labels"]) if "labels" in row else row["class"] or ""
-            inside = [("yes" if label in row["set"] else "no")] if sets else []
-            writer.writerow([row["image"], named, rank, label, f"{probability:.6f}", unknown, *inside])
-    return text.getvalue()
+CSV = ("image", "class", "rank", "label", "probability", "unknown")
+
+
+def csv_rows(row: dict[str, Any]) -> Iterator[list[str]]:
+    """One line for each class of an `answer`, the most probable first; several labels of an image are joined by |.
+
+    Under the heads `CSV`, and one more where there are sets of classes.
+    """
+    unknown = {True: "yes", False: "no", None: ""}[row["unknown"]]
+    for rank, (label, probability) in enumerate(row["top"].items(), start=1):
+        named = "|".join(row["labels"]) if "labels" in row else row["class"] or ""
+        inside = [("yes" if label in row["set"] else "no")] if "set" in row else []
+        yield [row["image"], named, str(rank), label, f"{probability:.6f}", unknown, *inside]
 
 
 def labelled_images(

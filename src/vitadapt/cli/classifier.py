@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,7 +16,7 @@ from typer import Argument, Option
 
 from ..utils.errors import ConfigError
 from . import options as opt
-from .output import complain, echo, echo_json, print_columns, progress_bar
+from .output import complain, echo, echo_csv, echo_json, echo_json_list, print_columns, progress_bar
 from .scores import score_lines, score_table
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 Effort = Literal["quick", "default", "best"]
 HeatKind = Literal["gradient", "input", "rollout"]
+ROWS = 64  # of a table that is printed while it is made
 
 
 @opt.command(app, opt.IMAGES, "vitadapt fit photos/ --out my-model")
@@ -163,7 +167,7 @@ def predict(
 ) -> None:
     """Tell the class of images, with its probability. Status 1 when an image could not be read."""
     from ..classifier.answer import CANNOT, Rules, can_refuse
-    from ..classifier.predict import csv_text, find_images, predict_images, read_tiles
+    from ..classifier.predict import CSV, csv_rows, find_images, predict_images, read_tiles
 
     if as_json and as_csv:
         raise ConfigError("--json and --csv exclude each other")
@@ -171,38 +175,50 @@ def predict(
     refs, notes = find_images(images)
     loaded = _load(model, device, backbone)
     rules = Rules(top, threshold, refuse, conformal)
-    with progress_bar() as (progress, _):
-        answers, broken = predict_images(loaded, refs, rules, progress, prior, parts)
-    if refuse and not can_refuse(loaded.novelty):
-        notes.append(CANNOT)
-    for line in (*notes, *broken):
-        complain(line)
-    if as_json:
-        echo_json(answers)
-    elif as_csv:
-        echo(*csv_text(answers).splitlines())
-    else:
-        _print_answers(answers)
+    broken = 0
+
+    def answers(found: Iterator[tuple[list[dict[str, Any]], list[str]]]) -> Iterator[dict[str, Any]]:
+        nonlocal broken
+        for some, unreadable in found:
+            for line in unreadable:
+                complain(line)
+            broken += len(unreadable)
+            yield from some
+
+    # on a terminal the answers themselves tell how far it is
+    with nullcontext((None, None)) if sys.stdout.isatty() else progress_bar() as (progress, _):
+        rows = answers(predict_images(loaded, refs, rules, progress, prior, parts))
+        if refuse and not can_refuse(loaded.novelty):
+            notes.append(CANNOT)
+        for line in notes:
+            complain(line)
+        if as_json:
+            echo_json_list(rows)
+        elif as_csv:
+            heads = [*CSV, *(["in set"] if conformal is not None else [])]
+            echo_csv(heads, (line for row in rows for line in csv_rows(row)))
+        else:
+            _print_answers(rows, [ref.name for ref in refs], loaded.classes)
     if broken:
         raise typer.Exit(1)
 
 
-def _print_answers(answers: list[dict[str, Any]]) -> None:
-    rows = []
-    for row in answers:
-        shown = [f"{name} {100 * value:.1f} %" for name, value in row["top"].items()]
-        labels = ", ".join(f"{name} {100 * value:.1f} %" for name, value in row.get("labels", {}).items()) or "none"
-        best = "unknown" if row["unknown"] else labels if "labels" in row else row["class"] or "unsure"
-        rows.append([row["image"], best, *shown, *([", ".join(row["set"])] if "set" in row else [])])
-    if not rows:
-        return
-    heads = [
-        "image",
-        "labels" if "labels" in answers[0] else "class",
-        *(f"{i + 1}." for i in range(len(answers[0]["top"]))),
-    ]
-    heads += ["set"] if "set" in answers[0] else []
-    print_columns(heads, rows, left=tuple(heads))
+def _print_answers(answers: Iterator[dict[str, Any]], images: Sequence[str], classes: Sequence[str]) -> None:
+    """A table, some rows at a time; columns are as wide as the longest name, so that they fit the rows to come."""
+    image, name = max(map(len, images)), max(map(len, [*classes, "unknown"]))
+    header = True
+    while some := list(islice(answers, ROWS)):
+        rows = []
+        for row in some:
+            shown = [f"{label} {100 * value:.1f} %".ljust(name + 8) for label, value in row["top"].items()]
+            labels = ", ".join(f"{label} {100 * value:.1f} %" for label, value in row.get("labels", {}).items())
+            best = "unknown" if row["unknown"] else labels or "none" if "labels" in row else row["class"] or "unsure"
+            sets = [", ".join(row["set"])] if "set" in row else []
+            rows.append([row["image"].ljust(image), best.ljust(name), *shown, *sets])
+        heads = ["image", "labels" if "labels" in some[0] else "class"]
+        heads += [f"{i + 1}." for i in range(len(some[0]["top"]))] + (["set"] if "set" in some[0] else [])
+        print_columns(heads, rows, left=tuple(heads), header=header)
+        header = False
 
 
 @opt.command(app, opt.IMAGES, "vitadapt evaluate my-model labelled-photos/")

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from ..utils.errors import printable
@@ -30,11 +31,21 @@ def echo_json(value: Any) -> None:
     print(json.dumps(value, indent=1))
 
 
+def echo_json_list(values: Iterable[Any]) -> None:
+    """The same of a list, each value as soon as it is there."""
+    before = "["
+    for value in values:
+        print(before, json.dumps([value], indent=1)[2:-2], sep="\n", end="", flush=True)
+        before = ","
+    print("[]" if before == "[" else "\n]")
+
+
 def echo_csv(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A CSV table on the standard output."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([heads, *rows])
-    echo(*text.getvalue().splitlines())
+    """A CSV table on the standard output, each row as soon as it is there."""
+    for row in chain([heads], rows):
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(row)
+        echo(*text.getvalue().splitlines())
 
 
 def echo_result(text: object, value: Any, as_json: bool) -> None:
@@ -56,11 +67,15 @@ def complain(text: str, *more: str) -> None:
 
 
 def print_columns(
-    head: Sequence[str], body: Sequence[Sequence[str]], left: Sequence[str] = (), whole: Sequence[str] = ()
+    head: Sequence[str],
+    body: Sequence[Sequence[str]],
+    left: Sequence[str] = (),
+    whole: Sequence[str] = (),
+    header: bool = True,
 ) -> None:
     """A table on the standard output; columns named in `left` are left-aligned, those in `whole` never folded.
 
-    Never cut when not on a terminal.
+    Never cut when not on a terminal. header: print the head, too.
     """
     from rich.console import Console
     from rich.table import Table
@@ -70,7 +85,7 @@ def print_columns(
     console = Console()
     if not console.is_terminal:
         console = Console(width=max(80, 4 + sum(2 + max(map(len, column)) for column in zip(head, *body, strict=True))))
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=header)
     for name in head:
         align: Any = "left" if name in left else "right"
         table.add_column(Text(printable(name)), justify=align, overflow="fold", no_wrap=name in whole)
@@ -88,7 +103,8 @@ def progress_bar(*columns: ProgressColumn) -> Iterator[tuple[Report, Callable[[s
     console = Console(stderr=True)
     name, shares = TextColumn("{task.description}", markup=False), TextColumn("{task.percentage:.0f} %")
     columns = (name, BarColumn(bar_width=30), *(columns or [shares]), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    shown, own = console.is_terminal, sys.stdout.isatty()  # what is printed into a file must not go to the terminal
+    with Progress(*columns, console=console, transient=True, disable=not shown, redirect_stdout=own) as bars:
         task, labels = bars.add_task("reading", total=None), [""]
 
         def message(line: str) -> None:
