@@ -90,6 +90,8 @@ def test_what_a_person_gives_wins():
         prompts_of("mnist", ["0", "1"], Prompts(("a", "b", "c")))
     with pytest.raises(ConfigError, match="'7' is not a class"):
         prompts_of("mnist", ["0", "1"], Prompts(("7\tseven",)))
+    with pytest.raises(ConfigError, match="'1' has more than one name"):
+        prompts_of("mnist", ["0", "1"], Prompts(("1\tone", "1\tuno")))
 
 
 def test_class_names_are_read_from_lines_and_json(tmp_path):

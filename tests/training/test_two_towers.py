@@ -15,7 +15,7 @@ from vitadapt.nn.class_texts import ClassTexts, penalty_of
 from vitadapt.nn.head import TextStart
 from vitadapt.nn.head_spec import ZERO
 from vitadapt.nn.setting import Setting
-from vitadapt.nn.surgery import adapt, insert, merge, trainable
+from vitadapt.nn.surgery import adapt, insert, merge, towers_of, trainable
 from vitadapt.nn.text_transformer import TextConfig
 from vitadapt.nn.vit import ViTConfig
 from vitadapt.text import TextTower, text_matrix
@@ -68,16 +68,20 @@ def tower():
     return TextTower(network, Letters(), 100.0)
 
 
-def task(tower: TextTower, method: Method, inputs=None) -> Task:
-    """Images of three colours: their features tell them apart, and at first the class vectors are all the same."""
+def task(tower: TextTower, method: Method, inputs=None, order=(0, 1, 2)) -> Task:
+    """Images of three colours: their features tell them apart, and at first the class vectors are all the same.
+
+    order: which class has each number.
+    """
     labels = torch.arange(CLASSES).repeat(SHOTS)
     images = torch.randint(0, 90, (len(labels), 3, 32, 32), generator=torch.Generator().manual_seed(0))
     images[torch.arange(len(labels)), labels] += 160
     images, backbone = images.to(torch.uint8), build("clip-like")
     with torch.no_grad():
         features = backbone(images)
-    matrix = text_matrix(tower, [[text] for text in SENTENCES])
-    start = TextStart(matrix, 100.0, ClassTexts(tower.network, tower.tokenise(SENTENCES), [1, 1, 1]))
+    sentences, labels = [SENTENCES[c] for c in order], torch.tensor([order.index(c) for c in labels.tolist()])
+    matrix = text_matrix(tower, [[text] for text in sentences])
+    start = TextStart(matrix, 100.0, ClassTexts(tower.network, tower.tokenise(sentences), [1, 1, 1]))
     config = TrainConfig.of("clip-like", method, recipe=RECIPE)
     return Task(config, backbone, inputs or TensorInputs(images), labels, CLASSES, features, Setting(), text=start)
 
@@ -289,3 +293,20 @@ def test_without_a_text_tower_there_is_no_method_on_it(tower):
         replace(made, text=replace(made.text, texts=None)).build(0)
     with pytest.raises(ConfigError, match="--head"):
         TrainConfig.of("clip-like", BOTH, head=ZERO)
+
+
+ON_TEXT = [name for name, kind in METHODS.items() if towers_of(kind()) != "image"]
+
+
+@pytest.mark.parametrize("name", ON_TEXT)
+def test_how_the_classes_are_numbered_does_not_matter(reader, name):
+    other, found = (2, 0, 1), []
+    for order in ((0, 1, 2), other):
+        made = task(reader, METHODS[name](), order=order)
+        model = made.build(0)
+        before = made.probabilities(model).log()
+        made.fit(model, replace(made.recipe, epochs=4), 0)
+        found.append(made.probabilities(model).log())
+    plain, renumbered = found
+    torch.testing.assert_close(renumbered, plain[:, other], atol=1e-3, rtol=0)
+    assert (renumbered - before).abs().max() > 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -32,7 +33,7 @@ def text_start(
     matrix = text_matrix(tower, texts, cache, setting.progress)
     every = [text for part in texts for text in part]
     read = ClassTexts(tower.network, tower.tokenise(every).to(setting.device), [len(part) for part in texts])
-    return TextStart(matrix, tower.logit_scale, read), _notes(tower, every)
+    return TextStart(matrix, tower.logit_scale, read), [*_same(texts), *_notes(tower, every)]
 
 
 def sentences(spec: str, classes: Sequence[str], prompts: Prompts | None) -> list[list[str]]:
@@ -47,15 +48,16 @@ def _known_as(spec: str) -> str:
 
 
 def prompt_findings(spec: str, classes: Sequence[str], prompts: Prompts | None = None) -> list[Finding]:
-    """Findings about the sentences for `classes`: which are longer than a CLIP reads.
+    """Findings about the sentences for `classes`: which are the same, and which are longer than a CLIP reads.
 
     Without a tokeniser that is a note. Raises ConfigError when the prompts do not fit the classes.
     """
     texts = sentences(spec, classes, prompts)
+    same = [Finding("warning", "prompts", text) for text in _same(texts)]
     try:
         tokeniser = any_tokeniser()
     except WeightsError as error:
-        return [Finding("note", "prompts", f"the tokens of the prompts were not counted: {error}")]
+        return [*same, Finding("note", "prompts", f"the tokens of the prompts were not counted: {error}")]
     _, templates = prompts_of(_known_as(spec), classes, prompts)
     long = []
     for name, sentences_of_class in zip(classes, texts, strict=True):
@@ -64,13 +66,23 @@ def prompt_findings(spec: str, classes: Sequence[str], prompts: Prompts | None =
                 template = templates[i % len(templates)]  # every item of knowledge meets every template
                 long.append(f"{name!r} in {template[:SHOWN]!r} ({length} tokens)")
     what = f"{len(long)} of {sum(map(len, texts))} texts have more than {CONTEXT} tokens and will be cut"
-    return [finding("warning", "prompts", what, long)] if long else []
+    return same + ([finding("warning", "prompts", what, long)] if long else [])
 
 
 @lru_cache(maxsize=1)
 def cached_text_tower(name: str, device: str, backbone: Backbone) -> TextTower:
     """The text tower of a backbone; the last one is kept, and nothing ever writes into it."""
     return load_text_tower(name, backbone, device)
+
+
+def _same(texts: list[list[str]]) -> list[str]:
+    """A note about classes with the same sentences, if there are any."""
+    counts = Counter(tuple(part) for part in texts)
+    shared = [part for part, count in counts.items() if count > 1]
+    if not shared:
+        return []
+    classes = sum(counts[part] for part in shared)
+    return [f"{classes} classes share their texts with another, and no text tells them apart: {shared[0][0][:SHOWN]!r}"]
 
 
 def _notes(tower: TextTower, texts: list[str]) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import string
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -115,6 +116,9 @@ def _given_names(given: Sequence[str], classes: Sequence[str], names: list[str])
             raise ConfigError(f"{len(given)} class names were given for {len(classes)} classes; one line per class")
         return list(given)
     by_class = dict(line.split("\t", 1) for line in given)
+    if len(by_class) < len(given):
+        twice = next(label for label, count in Counter(line.split("\t")[0] for line in given).items() if count > 1)
+        raise ConfigError(f"class names: {twice!r} has more than one name; leave one line for each class")
     strange = sorted(by_class.keys() - set(classes))
     if strange:
         raise ConfigError(f"class names: {strange[0]!r} is not a class; the classes are {', '.join(classes[:5])}, ...")

@@ -342,6 +342,13 @@ def test_a_subset_that_is_not_there_or_labelled_otherwise(folder: Path) -> None:
         subset_rows(open_dataset(folder), manifest)
 
 
+def test_classes_of_one_name_are_told(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("cat\tdog")
+    found = CliRunner().invoke(app, ["check", str(folder), "--class-names", str(tmp_path / "names.txt"), "--json"])
+    (same,) = json.loads(found.stdout)["findings"]
+    assert same["level"] == "warning" and same["message"].startswith("2 classes share their texts with another")
+
+
 def test_prompts_longer_than_a_clip_reads_are_named(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text(f"cat\t{'very ' * 80}small cat")
     (tmp_path / "known.json").write_text(json.dumps({"dog": ["old", "so " * 90]}))
