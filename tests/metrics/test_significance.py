@@ -10,7 +10,8 @@ from scipy import stats
 
 from vitadapt.benchmark.analysis.comparison import compare, difference
 from vitadapt.benchmark.analysis.pairing import RunKey, by_setting
-from vitadapt.benchmark.analysis.ranking import rank
+from vitadapt.benchmark.analysis.ranking import Drop, Ranking, rank
+from vitadapt.cli.analysis import print_ranking
 from vitadapt.metrics.significance import (
     adjusted,
     average_ranks,
@@ -259,3 +260,15 @@ def test_runs_whose_seed_is_not_known_are_compared_by_dataset():
     found = compare([*known, *unknown])
     assert found
     assert compare([*reversed(unknown), *known]) == found
+
+
+def test_pairs_that_change_places_are_named_when_few_and_counted_when_many(capsys):
+    names = tuple("abcde")
+    few, many = (("a", "b"),), tuple(itertools.combinations(names, 2))
+    drops = (Drop("seed 0", names, few, 0.8), Drop("seed 1", names[::-1], many, -1.0))
+    print_ranking(Ranking(2, 2, {}, None, None, names, drops))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == [
+        "  without seed 0: a / b change places",
+        "  without seed 1: 10 of 10 pairs (Kendall's tau -1.00; --json lists them) change places",
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+SWAPS = 6  # pairs of methods that are named; of more, how many
 EXPLAINED = (
     "points: mean over datasets of the mean over seeds; interval: 95 %, datasets and seeds resampled",
     "p: Wilcoxon signed-rank, corrected for the number of comparisons (Holm); runs on one dataset are similar,",
@@ -214,7 +216,7 @@ def _print_comparison(one: Comparison) -> None:
         echo("")
         _print_differences(one)
     if one.ranking:
-        _print_ranking(one.ranking)
+        print_ranking(one.ranking)
     for note in one.notes:
         echo(f"note: {note}")
 
@@ -236,7 +238,8 @@ def _print_differences(one: Comparison) -> None:
     print_columns(head, body, left=("difference",))
 
 
-def _print_ranking(ranking: Ranking) -> None:
+def print_ranking(ranking: Ranking) -> None:
+    """Ranks alike or not, the order by mean, and where it changes: for people."""
     if ranking.friedman is not None:
         tail = "" if ranking.friedman_datasets is None else f", over datasets {_p(ranking.friedman_datasets)}"
         echo(f"all methods alike (Friedman): p {_p(ranking.friedman)} over {ranking.cells} runs each{tail}")
@@ -244,8 +247,11 @@ def _print_ranking(ranking: Ranking) -> None:
     if ranking.drops:
         echo(f"order by mean: {' > '.join(ranking.order)}")
         echo(f"it changes in {len(changes)} of {len(ranking.drops)} cases where one dataset or one seed is left out")
+    pairs = math.comb(len(ranking.order), 2)
     for drop in changes:
         swaps = ", ".join(f"{a} / {b}" for a, b in drop.swapped)
+        if len(drop.swapped) > SWAPS:
+            swaps = f"{len(drop.swapped)} of {pairs} pairs (Kendall's tau {number(drop.tau)}; --json lists them)"
         echo(f"  without {drop.without}: {swaps} change places")
 
 
