@@ -202,14 +202,18 @@ def test_steps_grow_with_the_shots_and_not_with_the_classes(classes: int, shots:
     assert in_epochs(recipe, torch.zeros(0, dtype=torch.long)).epochs == 1
 
 
-@pytest.mark.parametrize("method", [LinearProbe(), LoRA(), ZeroShot()], ids=str)
+@pytest.mark.parametrize(
+    ("protocol", "method"),
+    [*(("few-shot-clip", method) for method in (LinearProbe(), LoRA(), ZeroShot())), ("fixed", LoRA())],
+    ids=str,
+)
 def test_selection_is_the_best_epoch_of_the_honest_training(
-    method: Method, clip: str, photos: Path, tmp_path: Path
+    protocol: str, method: Method, clip: str, photos: Path, tmp_path: Path
 ) -> None:
     recipe = Recipe(epochs=2, batch_size=4, lr=1e-2, head_lr=0.5)
     records = [
-        record_of(clip, photos, tmp_path, method, protocol=protocol, recipe=recipe, head=None)[0]
-        for protocol in ("few-shot-clip", "few-shot-clip-released")
+        record_of(clip, photos, tmp_path, method, protocol=name, recipe=recipe, head=None)[0]
+        for name in (protocol, f"{protocol}-released")
     ]
     honest, released = records
     assert released.scores[LAST] == honest.score and released.scores[BEST] == released.score

@@ -66,7 +66,7 @@ ROWS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
             {**TINY, "backbone": "random:tiny-clip", "method": "lora", "protocol": protocol},
             {"epochs": 2},
         )
-        for protocol in ("few-shot-clip", "few-shot-clip-released")
+        for protocol in ("fixed-released", "few-shot-clip", "few-shot-clip-released")
     },
     "elevater-released adapter": (
         {

@@ -141,9 +141,10 @@ def print_optimism(records: Sequence[Record], form: opt.TableFormat) -> None:
 
     rows = optimism_of(records)
     if not rows:
-        raise ConfigError(
-            "no records of a protocol that sees the test set: elevater-released or few-shot-clip-released"
-        )
+        from ..benchmark.protocols.registry import PROTOCOLS
+
+        seeing = ", ".join(name for name, protocol in PROTOCOLS.items() if protocol.sees_test)
+        raise ConfigError(f"no records of a protocol that sees the test set; those are {seeing}")
     if form == "json":
         echo_json([{**asdict(row), "setting": dict(row.setting), "selection": row.selection} for row in rows])
         return

@@ -52,7 +52,7 @@ def _without_fold(task: Task, recipe: Recipe, fold: np.ndarray, number: int, lab
     """The classifier that was trained on all images but those of one fold, and the rows of these."""
     rest, own = (torch.from_numpy(np.flatnonzero(part)) for part in (fold != number, fold == number))
     train = task.take(rest)
-    model, order = _start(train)
+    model, order = start(train)
     train.fit(model, recipe, order, label)
     return model, own
 
@@ -61,11 +61,11 @@ def train_final(task: Task, recipe: Recipe, rows: Tensor | None = None, **chosen
     """Train on `rows`, or all images; the last epoch counts, and nothing is looked at on the way."""
     part = task if rows is None or len(rows) == len(task.labels) else task.take(rows)
     part = replace(part, checkpoint=task.checkpoint)
-    model, order = _start(part)
+    model, order = start(part)
     log = part.fit(model, recipe, order)
     return Trained(model, {"lr": recipe.lr, "weight_decay": recipe.weight_decay, **chosen} if log.steps else {}, log)
 
 
-def _start(task: Task) -> tuple[Any, int]:
+def start(task: Task) -> tuple[Any, int]:
     """A fresh classifier and the seed of the order of images: the same in all trials, which makes them comparable."""
     return task.build(derive(task.config.seed, "init")), derive(task.config.seed, "order")

@@ -407,7 +407,7 @@ def test_its_usual_head_is_the_published_one() -> None:
 
 def test_no_other_protocol_is_given_the_test_set(monkeypatch: pytest.MonkeyPatch) -> None:
     seeing = {name for name, protocol in PROTOCOLS.items() if protocol.sees_test}
-    assert seeing == {"elevater-released", "few-shot-clip-released"}
+    assert seeing == {"elevater-released", "fixed-released", "few-shot-clip-released"}
     task, config = toy("kadaptation-released")
     task, given = dataclasses.replace(task, test=None), []
 

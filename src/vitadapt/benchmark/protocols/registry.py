@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ...utils.registry import Registry
 from .base import Protocol
-from .few_shot_clip import FewShotCLIP, FewShotCLIPReleased
+from .best_on_test import BestOnTest
+from .few_shot_clip import FewShotCLIP
 from .released import ElevaterReleased
 from .standard import CrossValidation, Elevater, Fixed, Halving
 
@@ -14,5 +15,6 @@ PROTOCOLS.register("elevater")(Elevater())
 PROTOCOLS.register("halving")(Halving())
 PROTOCOLS.register("cv")(CrossValidation())
 PROTOCOLS.register("few-shot-clip")(FewShotCLIP())
-PROTOCOLS.register("few-shot-clip-released")(FewShotCLIPReleased())
+PROTOCOLS.register("fixed-released")(BestOnTest(Fixed()))
+PROTOCOLS.register("few-shot-clip-released")(BestOnTest(FewShotCLIP()))
 PROTOCOLS.register("elevater-released")(ElevaterReleased())

@@ -36,11 +36,15 @@ from .trials import Score, Trials
 class Fixed(Protocol):
     """One recipe per method, no search; every labelled image is trained on and the last epoch counts."""
 
+    def recipe(self, given: Recipe, labels: Tensor) -> Recipe:
+        """That of the training on images with these labels, (N,) or (N, C)."""
+        return given
+
     def __call__(self, task: Task, config: RunConfig) -> Trained:
-        return train_final(task, task.recipe)
+        return train_final(task, self.recipe(task.recipe, task.labels))
 
     def budget(self, config: RunConfig, labels: Tensor) -> Budget:
-        return Budget(0, config.training.recipe.epochs * len(labels), 0)
+        return Budget(0, self.recipe(config.training.recipe, labels).epochs * len(labels), 0)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...data.datasets import resolve
 from ...data.sampling.few_shot import sample_few_shot, validation_split
-from ...training.cross_validation import _start, train_final
+from ...training.cross_validation import start, train_final
 from ...training.recipe import Recipe, recipe_for
 from ...training.task import Task, Trained
 from ...utils.errors import ConfigError, Diverged
@@ -80,7 +80,7 @@ def refuse_searched(config: RunConfig) -> None:
 def best_epoch(train: Task, held: Task, recipe: Recipe, label: str) -> tuple[float]:
     """Train on `train`; the largest score on `held` after any epoch. Raises Diverged."""
     scores: list[float] = []
-    model, order = _start(train)
+    model, order = start(train)
     train.fit(model, recipe, order, label, after_epoch=lambda: scores.append(held.score(model)))
     return (max(scores),)
 
@@ -90,7 +90,7 @@ def after(train: Task, held: Task, recipe: Recipe, epochs: int, label: str) -> t
 
     Raises Diverged.
     """
-    model, order = _start(train)
+    model, order = start(train)
     train.fit(model, recipe, order, label, until=epochs)
     probabilities = held.probabilities(model)
     return held.score_of(probabilities), held.likelihood_of(probabilities)
