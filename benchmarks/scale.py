@@ -1,6 +1,7 @@
 """How time and memory grow with images and classes, from generated features and labels: no picture is decoded.
 
     python benchmarks/scale.py [--images 100000] [--width 256]
+    python benchmarks/scale.py --stage head --images 1000000     one stage at one size: CPU seconds and MB
 
 Each stage is run in a process of its own with N images of C = N / 100 classes, for N an eighth of the largest, a
 quarter, a half, and all of it. A straight line through the logarithms gives the exponent, and from it what 10^6 images
@@ -16,13 +17,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 SHARES = (8, 4, 2, 1)
 EACH, LARGE = 100, 10**6
+PIECE = 1024
 
 
 def labels_of(images: int) -> np.ndarray:
@@ -30,12 +33,14 @@ def labels_of(images: int) -> np.ndarray:
 
 
 def features_of(images: int, width: int, labels: np.ndarray) -> np.ndarray:
-    """(N, E) of unit length: a direction for each class, and noise."""
+    """(N, E) of unit length: a direction for each class, and noise. Made in pieces, lest the peak hide a stage's."""
     rng = np.random.default_rng(1)
     means = rng.standard_normal((labels.max() + 1, width), dtype=np.float32)
-    found = rng.standard_normal((images, width), dtype=np.float32)
-    found += 0.5 * means[labels]
-    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    found = np.empty((images, width), dtype=np.float32)
+    for start in range(0, images, PIECE):
+        rows = slice(start, start + PIECE)
+        piece = rng.standard_normal(found[rows].shape, dtype=np.float32) + 0.5 * means[labels[rows]]
+        found[rows] = piece / np.linalg.norm(piece, axis=1, keepdims=True)
     return found
 
 
@@ -59,31 +64,77 @@ def sampling(images: int, width: int, folder: Path) -> Callable[[], object]:
     return lambda: sample_few_shot(labels, 5, seed=0)
 
 
-def cache(images: int, width: int, folder: Path) -> Callable[[], object]:
-    """Features written behind their checksum, and read again."""
-    from vitadapt.utils.files import read_cached, write_cached
+def features(images: int, width: int, folder: Path) -> Callable[[], object]:
+    """Features written batch by batch, checked and mapped; and checked and mapped again, as by the next run."""
+    from vitadapt.training.loop import BATCH
+    from vitadapt.utils.array_file import open_or_build
 
-    features, path = features_of(images, width, labels_of(images)), folder / "features.npy"
+    rng = np.random.default_rng(0)
+
+    def make(starts: Sequence[int]) -> Iterator[np.ndarray]:
+        for start in starts:
+            yield rng.standard_normal((min(BATCH, images - start), width), dtype=np.float32)
 
     def both() -> object:
-        write_cached(path, features.tobytes())
-        return np.frombuffer(read_cached(path) or b"", dtype=np.float32).copy()
+        return [open_or_build(folder / "features.npy", (images, width), BATCH, make) for _ in range(2)]
 
     return both
 
 
 def head(images: int, width: int, folder: Path) -> Callable[[], object]:
-    """The discriminant of all images, its shrinkage and temperature chosen by images left out."""
+    """Features centred and brought to unit length, and the discriminant of them all, its shrinkage and temperature
+    chosen by images left out.
+    """
+    import torch
+
     from vitadapt.methods import Discriminant
+    from vitadapt.nn.head import Head
+    from vitadapt.nn.head_spec import HeadSpec
     from vitadapt.nn.support import Support
 
-    labels = labels_of(images)
-    support = Support(features_of(images, width, labels), labels, images // EACH)
-    return lambda: Discriminant().solve_head(support)
+    labels, classes = labels_of(images), images // EACH
+    features, head = torch.from_numpy(features_of(images, width, labels)), Head(width, classes, HeadSpec(length="unit"))
+
+    def solve() -> object:
+        head.standardise(features)
+        return Discriminant().solve_head(Support(head.all_normalised(features), labels, classes))
+
+    return solve
 
 
 def prediction(images: int, width: int, folder: Path) -> Callable[[], object]:
-    """Probabilities of a tenth of the images for all classes, and their score."""
+    """Answers for a tenth of the images, as `vitadapt predict --csv` writes them, behind the backbone."""
+    import torch
+
+    from vitadapt.classifier.model import Model
+    from vitadapt.classifier.predict import csv_rows, predict_images
+    from vitadapt.data import FileRef
+    from vitadapt.methods import Discriminant
+    from vitadapt.nn.head import Classifier, Head
+    from vitadapt.nn.setting import Setting
+    from vitadapt.training.adapter_file import AdapterInfo
+    from vitadapt.training.loop import TensorInputs
+
+    class Behind(Model):
+        def pixels(self, refs: Sequence[Any], cache: Path | None = None) -> Any:
+            return TensorInputs(torch.randn(len(refs), width))
+
+    classes = tuple(f"class {c:05d}" for c in range(images // EACH))
+    classifier = Classifier(cast(Any, torch.nn.Identity()), Head(width, len(classes)))
+    model = Behind(classifier, AdapterInfo(Discriminant(), "", 0, classes, ""), folder, Setting())
+    refs = [FileRef(folder / f"{number:07d}.png") for number in range(images // 10)]
+
+    def write() -> object:
+        with (folder / "answers.csv").open("w") as file:
+            for answers, _ in predict_images(model, refs):
+                file.writelines(",".join(line) + "\n" for row in answers for line in csv_rows(row))
+        return None
+
+    return write
+
+
+def scoring(images: int, width: int, folder: Path) -> Callable[[], object]:
+    """Probabilities of a tenth of the images for all classes, all at once, and their score, as a benchmark has them."""
     import torch
 
     from vitadapt.metrics.scores import METRICS
@@ -102,7 +153,7 @@ def prediction(images: int, width: int, folder: Path) -> Callable[[], object]:
     return score
 
 
-STAGES = {stage.__name__: stage for stage in (reading, sampling, cache, head, prediction)}
+STAGES = {stage.__name__: stage for stage in (reading, sampling, features, head, prediction, scoring)}
 
 
 def measure(stage: str, images: int, width: int) -> None:
@@ -120,7 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
+    parser.add_argument("--stage", choices=STAGES)
     given = parser.parse_args()
     if given.stage:
         return measure(given.stage, given.images, given.width)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from vitadapt.nn.head import Head
+from vitadapt.nn.head_spec import HeadSpec
 from vitadapt.nn.setting import Setting
 from vitadapt.nn.surgery import trainable_state
 from vitadapt.training.checkpoint import Checkpoint
@@ -234,6 +235,15 @@ def test_a_folded_head_is_the_same_head():
     torch.testing.assert_close(head.to_linear()(features), head(features), atol=1e-4, rtol=1e-4)
     scaled = (features - head.centre) / head.spread
     assert abs(float(scaled.mean())) < 1e-4 and float(scaled.square().mean()) == pytest.approx(1, rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(11, 6), (2, 11, 6)])
+def test_how_many_features_are_normalised_at_a_time_does_not_matter(shape, monkeypatch):
+    features = 50 + 9 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    head = Head(6, 3, HeadSpec(length="unit"))
+    head.standardise(features.reshape(-1, 6))
+    monkeypatch.setattr("vitadapt.nn.head.ROWS", 4)
+    assert torch.equal(torch.from_numpy(head.all_normalised(features)), head.normalised(features))
 
 
 def test_constant_features_do_not_divide_by_zero():

@@ -35,6 +35,9 @@ class TextStart:
     texts: ClassTexts | None = None
 
 
+ROWS = 4096  # of features that are normalised at a time
+
+
 class ChannelNorm(nn.BatchNorm1d):
     """Batch norm without weight and bias that uses its stored statistics for a single row, which has no variance."""
 
@@ -118,7 +121,7 @@ class Head(nn.Module):
             return
         features = features.float()
         centre = features.mean(dim=0)
-        spread = (features - centre).square().mean().sqrt()
+        spread = (features - centre).square_().mean().sqrt()
         cast(Tensor, self.centre).copy_(centre)
         cast(Tensor, self.spread).copy_(spread if spread > 0 else torch.ones_like(spread))
 
@@ -159,6 +162,14 @@ class Head(nn.Module):
         if self.channels is not None:
             scaled = self.channels(scaled)
         return F.normalize(scaled, dim=-1) if self.spec.length == "unit" else scaled
+
+    @torch.no_grad()
+    def all_normalised(self, features: Tensor) -> np.ndarray:
+        """The same of many features (..., N, E), some rows at a time: memory holds them and what becomes of them."""
+        found = torch.empty(features.shape)
+        for some, rows in zip(features.split(ROWS, dim=-2), found.split(ROWS, dim=-2), strict=True):
+            rows.copy_(self.normalised(some.to(self.linear.weight.device)))
+        return found.numpy()
 
     @torch.no_grad()
     def set_linear(self, weight: np.ndarray, bias: np.ndarray) -> None:

@@ -208,15 +208,11 @@ class Task:
         method, head = self.config.method, model.head
         if not solves_head(method):
             return None
-
-        def normalised(features: Tensor) -> np.ndarray:
-            return np.asarray(head.normalised(features.to(self.setting.device)).detach().cpu().numpy())
-
         support = Support(
-            normalised(self.features),
+            head.all_normalised(self.features),
             self.labels.numpy(),
             self.classes,
-            None if self.versions is None else normalised(self.versions),
+            None if self.versions is None else head.all_normalised(self.versions),
             self.text.features.cpu().numpy() if self.text and self.config.head.start == "text" else None,
             float(head.scale),
             None if self.pooled is None else self.pooled.cpu().numpy(),

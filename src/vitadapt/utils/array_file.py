@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from .errors import StorageError
 from .files import storage_error
 
 _DIGEST, _ALIGNED = 16, 64  # bytes
@@ -79,7 +80,8 @@ class _ArrayFile:
         try:
             return np.asarray(np.memmap(self.path, _KIND, "c", self.begin, self.shape))
         except OSError as error:
-            raise storage_error(self.path, error) from error
+            reason = error.strerror or error
+            raise StorageError(f"{self.path}: cannot be read ({reason}); run the same command again") from error
 
     def _slot(self, start: int) -> int:
         return start // self.rows * _DIGEST
