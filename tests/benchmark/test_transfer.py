@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from export_cases import typed
 from PIL import Image
 from text_cases import openai_file
 
@@ -119,6 +121,26 @@ def test_base_to_new_is_the_harmonic_mean_of_two_classifiers(clip: str, photos: 
     assert parts == {"base": base, "new": new, "score": record.score}
 
 
+def test_one_command_measures_base_and_new_classes_of_a_folder(clip: str, photos: Path, tmp_path: Path) -> None:
+    out, (first, *others) = tmp_path / "runs", ("zero-shot", "tip-adapter", "coop:tokens=2", "clip-lora")
+    methods = [word for name in (first, *others) for word in ("-m", name)]
+    asked = ("-b", clip, "--shots", 2, "--recipe", "epochs=4,lr=0.05", "--test", "base-to-new")
+    told = typed("run", "-d", photos, *methods, *asked, "-o", out)
+    assert "score: the harmonic mean of base and new" in told and "results FOLDER --parts" in told
+    rows = json.loads(typed("results", out, "--parts", "--format", "json"))
+    found = {(row["method"], row["name"]): row["mean"] for row in rows}
+    assert len(found) == 3 * len(methods) / 2
+    assert found["tip-adapter", "new"] == found["zero-shot", "new"]  # the towers are as they were
+    for part in Store(out).records()[0]:
+        base, new = part.scores["base"], part.scores["new"]
+        assert part.score == pytest.approx(2 * base * new / (base + new) if base + new else 0)
+
+
+def test_a_folder_is_not_tested_on_the_images_that_it_trains(clip: str, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is trained on, and is tested anyway"):
+        record_of(clip, photos / "test", tmp_path, test=str(photos / "train" / ".." / "test"))
+
+
 def test_other_classes_are_told_by_their_names_and_the_same_ones_by_what_was_trained(
     clip: str, photos: Path, tmp_path: Path
 ) -> None:
@@ -187,8 +209,9 @@ def test_the_field_is_an_axis_that_old_records_lack() -> None:
     plain = RunConfig("random:tiny", LoRA(), "digits")
     assert "test" not in plain.to_dict() and len({plain.digest(), *(cell.digest() for cell in cells)}) == 3
     check_names(cells)
-    with pytest.raises(ConfigError, match="write base-to-new, or names of datasets joined by"):
-        check_names(expand({"backbone": "random:tiny", "dataset": "digits", "method": "lora", "test": "dtd+"}))
+    for test in ("dtd+", "base-to-new+dtd"):
+        with pytest.raises(ConfigError, match="write base-to-new, or names of datasets joined by"):
+            check_names(expand({"backbone": "random:tiny", "dataset": "digits", "method": "lora", "test": test}))
     with pytest.raises(UnknownName, match="'svhm'; did you mean svhn"):
         check_names(expand({"backbone": "random:tiny", "dataset": "digits", "method": "lora", "test": "dtd+svhm"}))
 

@@ -24,6 +24,7 @@ from ..text.class_features import sentences, text_start
 from ..training.features import Environment, cached_backbone
 from ..training.task import Trained
 from ..utils.errors import ConfigError, NotApplicable
+from ..utils.files import expanded
 from .config import RunConfig
 
 BASE_TO_NEW = "base-to-new"
@@ -69,9 +70,9 @@ class Target:
 
 
 def parts_of(test: str | None) -> tuple[str, ...]:
-    """The names of the datasets in the field `test`. Raises ConfigError for an empty one."""
+    """The names of the datasets in the field `test`. Raises ConfigError for an empty one, or base-to-new among them."""
     names = () if test in (None, BASE_TO_NEW) else tuple(str(test).split("+"))
-    if not all(names):
+    if not all(names) or BASE_TO_NEW in names:
         raise ConfigError(f"test = {test!r}: write base-to-new, or names of datasets joined by +")
     return names
 
@@ -84,7 +85,8 @@ def trained_on(config: RunConfig, dataset: Dataset) -> Dataset:
 def targets_of(config: RunConfig, dataset: Dataset, environment: Environment) -> list[Target]:
     """What is tested besides the classes that are trained; before a training, because a text tower may be lacking.
 
-    dataset: `trained_on`. Raises DataError, and NotApplicable without a text tower.
+    dataset: `trained_on`. Raises DataError, NotApplicable without a text tower, and ConfigError for the dataset itself
+    where it has no images to test on alone.
     """
     if config.test == BASE_TO_NEW:
         full = open_dataset(config.dataset, environment.data_root)
@@ -95,6 +97,8 @@ def targets_of(config: RunConfig, dataset: Dataset, environment: Environment) ->
     prompts = replace(own, class_names=()) if own else None
     for spec in parts_of(config.test):
         other = open_dataset(spec, environment.data_root, whole=True)
+        if "test" not in other.splits and expanded(spec).resolve() == expanded(config.dataset).resolve():
+            raise ConfigError(f"test = {config.test}: {spec} is trained on, and is tested anyway; name other datasets")
         rows = tuple(known.get(class_key(name), -1) for name in other.classes)
         if min(rows) >= 0:
             found.append(Target(spec, other, rows))

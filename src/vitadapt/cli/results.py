@@ -113,7 +113,7 @@ def print_parts(records: Sequence[Record], form: opt.TableFormat) -> None:
     from ..benchmark.analysis.groups import varying
     from ..benchmark.analysis.parts import parts_of_scores
     from ..report.figure import short_names
-    from ..report.table import random_weights, setting_text
+    from ..report.table import PARTS, random_weights, setting_text
 
     rows = parts_of_scores(records)
     if not rows:
@@ -129,8 +129,7 @@ def print_parts(records: Sequence[Record], form: opt.TableFormat) -> None:
         + [number(row.sd, ".1f")]
         for row in rows
     ]
-    remarks = ["score: the harmonic mean of base and new, or the mean over the other data sets"]
-    _print(head, body, [*remarks, *random_weights(rows)], form, (*settings, "method", "dataset", "part"))
+    _print(head, body, [PARTS, *random_weights(rows)], form, (*settings, "method", "dataset", "part"))
 
 
 def print_optimism(records: Sequence[Record], form: opt.TableFormat) -> None:

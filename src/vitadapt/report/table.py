@@ -16,6 +16,8 @@ from ..benchmark.results.record import DAGGER, RecordSummary
 from ..metrics.scores import PE_PARAMETERS, PPT_PARAMETERS
 from .figure import short_names
 
+PARTS = "score: the harmonic mean of base and new, or the mean over the other data sets"
+"""What the score is of a record with a field `test`."""
 Format = Literal["text", "md", "csv", "latex", "json"]
 
 
@@ -37,11 +39,13 @@ def columns_of(rows: Sequence[TableRow]) -> tuple[list[str], list[list[str]]]:
 
 
 def remarks_of(rows: Sequence[TableRow]) -> list[str]:
-    """The lines below a table: what PE is, what daggers mean, scores on splits that are not the benchmark's."""
+    """The lines below a table: what PE, daggers and scores of parts mean, splits that are not the benchmark's."""
     native = sorted({name for row in rows for name, cell in row.cells.items() if "native" in cell.splits})
     remarks = []
     if any(row.pe is not None for row in rows):
         remarks.append(f"PE = score exp(-log10(trained / {PE_PARAMETERS:.0e} + 1)), PPT with {PPT_PARAMETERS:.0e}")
+    if any(dict(row.setting).get("test") for row in rows):
+        remarks.append(f"{PARTS}; 'vitadapt results FOLDER --parts' shows each")
     remarks += [f"{DAGGER} {caveat}" for caveat in sorted({row.caveat for row in rows if row.caveat})]
     if native:
         remarks.append(
