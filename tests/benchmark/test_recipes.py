@@ -29,7 +29,7 @@ PUBLISHED = [name for name in NAMES if name.startswith("elevater-")]
 CELLS = {
     "demo": 8,
     "offline-check": 36,
-    "offline": 945,
+    "offline": 975,
     "smoke": 33,
     "successors": 297,
     "search": 48,
