@@ -48,6 +48,7 @@ from .methods import LoHa as LoHa
 from .methods import LoKr as LoKr
 from .methods import LoRA as LoRA
 from .methods import LPPlusPlus as LPPlusPlus
+from .methods import MaPLe as MaPLe
 from .methods import PartialK as PartialK
 from .methods import Pfeiffer as Pfeiffer
 from .methods import PHMAdapter as PHMAdapter

@@ -39,6 +39,7 @@ from vitadapt.methods import (
     LoHa,
     LoKr,
     LoRA,
+    MaPLe,
     PartialK,
     PHMAdapter,
     ProLIP,
@@ -99,7 +100,7 @@ PAIRS: list[tuple[Method, str]] = [
     *((method, family) for family, methods in OF_PARTS.items() for method in methods),
     *turns(more_methods.OWN.values(), ["dinov2-like", "gap-like"]),
     *turns(OF_TEXT[:2], list(TEXTS)),
-    *((CoOp(tokens=2), family) for family in TEXTS),
+    *turns([CoOp(tokens=2), MaPLe()], list(TEXTS)),
     *((method, "clip-text-like") for method in OF_TEXT[2:]),
 ]
 UNUSUAL: list[tuple[Method, str]] = [
@@ -116,6 +117,7 @@ UNUSUAL: list[tuple[Method, str]] = [
     (PartialK(k=2), "dinov2-like"),
     (SideTuning(reduction=4, blocks=(1,)), "class+average"),
     (DTL(rank=1, blocks=(0,)), "clip-like"),
+    (MaPLe(tokens=3, depth=1), "class+average"),
     (ProLIP(), "clip-like"),
     (ProLIP(), "pe-like"),
     (CLIPAdapter(reduction=2), "clip-like"),

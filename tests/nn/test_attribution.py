@@ -8,7 +8,7 @@ from families import build, random_images
 from more_methods import Beside
 from PIL import Image
 
-from vitadapt.methods import DTL, SSF, VPT, AdapterPlus, DoRA, FineTune, KAdaptation, LoRA, PHMAdapter
+from vitadapt.methods import SSF, VPT, AdapterPlus, DoRA, FineTune, KAdaptation, LoRA, MaPLe, PHMAdapter
 from vitadapt.nn.attribution import HEATS, explain, overlay, side_by_side, with_attention
 from vitadapt.nn.head import Classifier, Head, backbone_of
 from vitadapt.nn.head_spec import HeadSpec
@@ -62,7 +62,7 @@ def test_the_block_part_by_part_is_what_the_block_computes(shape, method):
             torch.testing.assert_close(weights.sum(dim=-1), torch.ones(weights.shape[:-1]))
 
 
-@pytest.mark.parametrize("method", [KAdaptation(), VPT(), DTL()])
+@pytest.mark.parametrize("method", [KAdaptation(), VPT(), MaPLe()])
 @pytest.mark.parametrize("kind", HEATS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_gives_a_map_of_its_patches(shape, kind, method):

@@ -78,4 +78,4 @@ def _of_images(config: ViTConfig) -> dict[str, int]:
 def documented_count(config: ViTConfig | TextConfig, method: Method) -> int:
     """The value of the documented formula for `method` on a backbone of this shape."""
     formula, _ = TABLE[METHODS.name_of(method)]
-    return int(eval(formula, {"__builtins__": {}}, variables(config, method)))  # noqa: S307 - our own page
+    return int(eval(formula, {"__builtins__": {"min": min}}, variables(config, method)))  # noqa: S307 - our own page

@@ -38,7 +38,11 @@ SHOWN = 6  # test images whose probabilities are in the table
 TINY = {"backbone": "random:tiny", "dataset": "digits", "shots": 5}
 SHORT = {"epochs": 3, "probe_epochs": 5}
 PLAIN = [name for name, kind in METHODS.items() if not kind.breaks and default_head("fixed", kind()).start != "text"]
-TWO_TOWERS = [name for name, kind in METHODS.items() if towers_of(kind()) != "image"]
+TWO_TOWERS = {  # the text tower has one block
+    name: f"{name}:depth=1" if "depth" in kind.__dataclass_fields__ else name
+    for name, kind in METHODS.items()
+    if towers_of(kind()) != "image"
+}
 OF_TEXTS = {  # with few epochs, where there are some
     name: f"{name}:epochs=8" if "epochs" in kind.__dataclass_fields__ else name
     for name, kind in METHODS.items()
@@ -46,7 +50,10 @@ OF_TEXTS = {  # with few epochs, where there are some
 }
 ROWS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     **{f"fixed {name}": ({**TINY, "method": name}, SHORT) for name in PLAIN},
-    **{f"fixed {name}": ({**TINY, "backbone": "random:tiny-clip", "method": name}, SHORT) for name in TWO_TOWERS},
+    **{
+        f"fixed {name}": ({**TINY, "backbone": "random:tiny-clip", "method": text}, SHORT)
+        for name, text in TWO_TOWERS.items()
+    },
     **{
         f"fixed {name}": ({**TINY, "backbone": "random:tiny-clip", "method": text}, {})
         for name, text in OF_TEXTS.items()

@@ -80,6 +80,7 @@ def methods() -> list[va.Method]:
         va.TwoStage(),
         va.CoOp(),
         va.KgCoOp(),
+        va.MaPLe(),
         va.VPT(),
         va.AdapterPlus(),
         va.AdaptFormer(),

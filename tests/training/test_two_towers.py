@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from documented import documented_count
-from families import build
+from families import TEXTS, build
 
-from vitadapt.methods import METHODS, CoOp, KAdaptation, KgCoOp, LoRA, Method, VeRA
+from vitadapt.benchmark.parameter_counts import count_methods
+from vitadapt.methods import METHODS, CoOp, KAdaptation, KgCoOp, LoRA, MaPLe, Method, VeRA
 from vitadapt.methods.spec import parse_method
 from vitadapt.nn.backbone import backbone_digest
 from vitadapt.nn.class_texts import ClassTexts, penalty_of
@@ -16,8 +17,8 @@ from vitadapt.nn.head import TextStart
 from vitadapt.nn.head_spec import ZERO
 from vitadapt.nn.setting import Setting
 from vitadapt.nn.surgery import adapt, insert, merge, towers_of, trainable
-from vitadapt.nn.text_transformer import TextConfig
-from vitadapt.nn.vit import ViTConfig
+from vitadapt.nn.text_transformer import TextConfig, TextTransformer
+from vitadapt.nn.vit import ViT, ViTConfig
 from vitadapt.text import TextTower, text_matrix
 from vitadapt.text.layouts import TEXT_LAYOUTS
 from vitadapt.text.layouts import build as build_text
@@ -27,12 +28,12 @@ from vitadapt.training.config import TrainConfig
 from vitadapt.training.loop import TensorInputs
 from vitadapt.training.recipe import Recipe
 from vitadapt.training.task import Task
-from vitadapt.utils.errors import ConfigError, NotApplicable
+from vitadapt.utils.errors import ConfigError, NotApplicable, NotMergeable
 
 CLASSES, SHOTS = 3, 4
 RECIPE = Recipe(lr=2e-2, epochs=12, batch_size=6, warmup=0.0)
 BOTH = LoRA(targets=("q", "v"), towers="both")
-SENTENCES = ["abc", "def", "ghi"]
+SENTENCES = ["abc", "abd", "abe"]  # with the same words in front
 
 
 class Letters:
@@ -193,26 +194,53 @@ def test_the_second_stage_trains_the_class_vectors_alone(tower):
     assert b"text.norm.weight" in adapter_bytes(model, info)
 
 
-def read_with_words(tower: TextTower, tokens: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-    """Features (B, E) of a text tower of two blocks, learnt words (P, D) in place of those behind the start token."""
-    w, heads = dict(tower.network.named_parameters()), tower.config.heads
-    embedded = w["embedding.weight"][tokens]
-    x = torch.cat([embedded[:, :1], words.expand(len(tokens), -1, -1), embedded[:, 1 + len(words) :]], dim=1)
-    x = x + w["position"]
+def norm(w: dict[str, torch.Tensor], name: str, x: torch.Tensor) -> torch.Tensor:
+    return F.layer_norm(x, (64,), w[f"{name}.weight"], w[f"{name}.bias"], 1e-5)
+
+
+def plain_block(w: dict[str, torch.Tensor], i: int, x: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    """Tokens (B, N, D) behind block i of two heads; hidden (N, N): what may not be read."""
+    own = {name.removeprefix(f"blocks.{i}."): tensor for name, tensor in w.items()}
+    n = norm(own, "norm1", x)
+    q, k, v = (n @ own["attention.qkv.weight"].T + own["attention.qkv.bias"]).chunk(3, dim=-1)
+    q, k, v = (part.unflatten(-1, (2, -1)).transpose(1, 2) for part in (q, k, v))
+    scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(hidden, float("-inf"))
+    mixed = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+    x = x + mixed @ own["attention.out.weight"].T + own["attention.out.bias"]
+    inner = norm(own, "norm2", x) @ own["mlp.fc1.weight"].T + own["mlp.fc1.bias"]
+    return x + (inner * torch.sigmoid(1.702 * inner)) @ own["mlp.fc2.weight"].T + own["mlp.fc2.bias"]
+
+
+def read_with_words(tower: TextTower, tokens: torch.Tensor, *words: torch.Tensor) -> torch.Tensor:
+    """Features (B, E) of a text tower of two blocks, learnt words (P, D) in place of those behind the start token.
+
+    Further words stand there in front of the second block.
+    """
+    w = dict(tower.network.named_parameters())
+    hidden = torch.ones(tokens.shape[1], tokens.shape[1]).triu(1).bool()
+    x = w["embedding.weight"][tokens]
     for i in range(2):
-        own = {name.removeprefix(f"blocks.{i}."): tensor for name, tensor in w.items()}
-        n = F.layer_norm(x, (64,), own["norm1.weight"], own["norm1.bias"], 1e-5)
-        q, k, v = (n @ own["attention.qkv.weight"].T + own["attention.qkv.bias"]).chunk(3, dim=-1)
-        q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))
-        scores = q @ k.mT / q.shape[-1] ** 0.5
-        scores = scores.masked_fill(torch.ones(scores.shape[-2:]).triu(1).bool(), float("-inf"))
-        mixed = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
-        x = x + mixed @ own["attention.out.weight"].T + own["attention.out.bias"]
-        n = F.layer_norm(x, (64,), own["norm2.weight"], own["norm2.bias"], 1e-5)
-        hidden = n @ own["mlp.fc1.weight"].T + own["mlp.fc1.bias"]
-        x = x + (hidden * torch.sigmoid(1.702 * hidden)) @ own["mlp.fc2.weight"].T + own["mlp.fc2.bias"]
+        if i < len(words):
+            x = torch.cat([x[:, :1], words[i].expand(len(x), -1, -1), x[:, 1 + len(words[i]) :]], dim=1)
+        x = plain_block(w, i, x if i else x + w["position"], hidden)
     end = x[torch.arange(len(x)), (tokens == 39).int().argmax(1)]
-    return F.layer_norm(end, (64,), w["norm.weight"], w["norm.bias"], 1e-5) @ w["projection.weight"].T
+    return norm(w, "norm", end) @ w["projection.weight"].T
+
+
+def see_with_tokens(vit: ViT, images: torch.Tensor, first: torch.Tensor, *further: torch.Tensor) -> torch.Tensor:
+    """Features (B, E) of an image tower of two blocks with tokens (P, D) behind the patches, that pass its first norm.
+
+    Further tokens are in their place in front of the second block.
+    """
+    w = dict(vit.named_parameters())
+    patches = F.conv2d(vit.normalise(images), w["patches.weight"], stride=8).flatten(2).mT
+    x = torch.cat([w["class_token"].expand(len(images), 1, -1), patches], dim=1) + w["position"]
+    x = norm(w, "ln_pre", torch.cat([x, first.expand(len(x), -1, -1)], dim=1))
+    for i in range(2):
+        if i and further:
+            x = torch.cat([x[:, : -len(first)], further[0].expand(len(x), -1, -1)], dim=1)
+        x = plain_block(w, i, x, torch.zeros(x.shape[1], x.shape[1], dtype=torch.bool))
+    return norm(w, "norm", x[:, 0]) @ w["projection.weight"].T
 
 
 @pytest.fixture
@@ -252,6 +280,67 @@ def test_words_learn_on_known_features_are_saved_and_read_new_classes(reader, me
     with torch.no_grad():
         new = model.head.texts.network(reader.tokenise(["xyz"]))
     torch.testing.assert_close(adapted_text_tower(path, made.backbone, reader).encode(["xyz"]), new)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_image_tokens_are_linear_maps_of_the_words_and_both_are_new_in_each_block(reader, depth):
+    made = task(reader, MaPLe(depth=depth))
+    model = made.build(0)
+    generator = torch.Generator().manual_seed(0)
+    image, text = model.backbone, model.head.texts.network
+    learnt = trainable(model)
+    with torch.no_grad():
+        for tensor in learnt.values():
+            tensor.add_(0.3 * torch.randn(tensor.shape, generator=generator))
+    words = [reader.network.embedding.weight[model.head.texts.tokens[0, 1:3]] + text.inserted["positions"].change]
+    maps = [image.tokens.map]
+    if depth == 2:
+        words, maps = [*words, *text.side.tokens], [*maps, *image.side.tokens.maps]
+    tokens = [word @ one.weight.T + one.bias for word, one in zip(words, maps, strict=True)]
+    images = made.images.gather(torch.arange(3))
+    with torch.no_grad():
+        torch.testing.assert_close(image(images), see_with_tokens(made.backbone, images, *tokens))
+        torch.testing.assert_close(
+            text(made.text.texts.tokens), read_with_words(reader, made.text.texts.tokens, *words)
+        )
+    image(images).square().sum().backward()
+    assert all(tensor.grad is not None and tensor.grad.any() for tensor in learnt.values())  # of the words, too
+    assert sum(tensor.numel() for tensor in learnt.values()) == depth * (2 * 64 + 64 * 64 + 64)
+
+
+def test_words_and_their_image_tokens_learn_and_are_saved_without_the_maps(reader, tmp_path):
+    method = MaPLe(depth=2)
+    made = task(reader, method)
+    model = made.build(0)
+    before = made.likelihood_of(made.probabilities(model))
+    made.fit(model, made.recipe, 0)
+    assert made.likelihood_of(made.probabilities(model)) > before + 0.1
+    path, base = tmp_path / "adapter.safetensors", backbone_digest(made.backbone)
+    path.write_bytes(
+        adapter_bytes(model, AdapterInfo(method, "clip-like", 32, ("a", "b", "c"), base, made.config.head))
+    )
+    loaded, images = load_adapter(path, made.backbone), made.images.gather(torch.arange(6))
+    assert {name: tuple(t.shape) for name, t in trainable(loaded.backbone).items()} == {
+        "tokens": (2, 64),
+        "side.tokens": (1, 2, 64),
+    }
+    with torch.no_grad():
+        assert torch.equal(loaded(images), model(images))
+        new = model.head.texts.network(reader.tokenise(["abz"]))
+    torch.testing.assert_close(adapted_text_tower(path, made.backbone, reader).encode(["abz"]), new)
+    with pytest.raises(NotMergeable, match="keep the adapter"):
+        merge(loaded.backbone)
+
+
+def test_words_for_blocks_that_one_tower_lacks_are_refused_with_the_remedy(reader):
+    long = TextTower(TextTransformer(replace(TEXTS["clip-text-like"], depth=4)), Letters(), 100.0)
+    with pytest.raises(ConfigError, match="have 2 and 4 blocks; use depth=2"):
+        task(long, MaPLe(depth=3)).build(0)
+    assert sum(tensor.numel() for tensor in trainable(task(long, MaPLe(depth=2)).build(0)).values()) == 8576
+    with pytest.raises(ConfigError, match="depth=0 must be at least 1"):
+        MaPLe(depth=0)
+    (row,) = count_methods("random:clip-vit-b16", ["maple"])
+    assert row.trained == 3_555_072  # as published
 
 
 def test_the_penalty_is_the_mean_distance_of_the_class_vectors_from_the_plain_ones(reader):

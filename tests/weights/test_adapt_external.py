@@ -49,7 +49,7 @@ METHODS: dict[str, Method] = {
     **SMALL,
     **more_methods.BY_NAME,
 }
-LACKING = ["ssf", "side", "dtl", "clip-adapter"]
+LACKING = ["ssf", "side", "dtl", "clip-adapter", "maple"]
 EVERY = [n for n, method in METHODS.items() if n not in (*LACKING[1:], "prolip") and towers_of(method) != "text"]
 PAIRS = [(case, method) for case in CASES for method in ("lora", "kadaptation, full rules", "adapter", "vpt, deep")]
 PAIRS += [(case, method) for method, case in turns(EVERY, list(CASES)) if (case, method) not in PAIRS]

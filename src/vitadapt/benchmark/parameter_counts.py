@@ -15,7 +15,7 @@ from ..methods.laws import law_trainable_tensors_learn
 from ..methods.spec import parse_method
 from ..metrics.scores import performance_efficiency
 from ..nn.backbone import Backbone
-from ..nn.surgery import Method, acts_on, adapt, towers_of, trainable
+from ..nn.surgery import Method, acts_on, adapt, adapt_both, towers_of, trainable
 from ..text import load_text_tower
 from ..utils.errors import NotApplicable
 from ..utils.files import shipped_table
@@ -102,10 +102,15 @@ class _Towers:
 
     def trained(self, method: Method) -> int:
         """How many numbers the method trains; only shapes are computed."""
-        count = 0
-        for tower in self.of(method):
+        towers = self.of(method)
+        for tower in towers:
             if id(tower) not in self._shapes:
                 self._shapes[id(tower)] = copy.deepcopy(tower).to("meta")
-            with torch.device("meta"):
-                count += sum(p.numel() for p in trainable(adapt(self._shapes[id(tower)], method)).values())
-        return count
+        shapes = [self._shapes[id(tower)] for tower in towers]
+        with torch.device("meta"):
+            if len(shapes) == 2:
+                sentences = torch.zeros(1, shapes[1].config.context, dtype=torch.long)
+                shapes = [*adapt_both(shapes[0], shapes[1], sentences, method)]
+            else:
+                shapes = [adapt(tower, method) for tower in shapes]
+        return sum(p.numel() for tower in shapes for p in trainable(tower).values())

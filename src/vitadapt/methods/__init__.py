@@ -6,7 +6,7 @@ file or in an installed package (docs/new-method.md).
 """
 
 from ..nn.block import PLACES, SLOTS, Place, Slot
-from ..nn.deltas import Affine, ChannelScale, Delta, Referring, ScaleShift, ThinDelta, WeightTransform
+from ..nn.deltas import Affine, ChannelScale, Computed, Delta, Referring, ScaleShift, ThinDelta, WeightTransform
 from ..nn.support import Solution, Support
 from ..nn.surgery import (
     Method,
@@ -51,6 +51,7 @@ from .loha import LoHa
 from .lokr import LoKr
 from .lora import LoRA
 from .lp_plus_plus import LPPlusPlus
+from .maple import MaPLe
 from .oft import OFT
 from .partial import DiffFit, PartialK
 from .proker import ProKeR
@@ -116,6 +117,7 @@ __all__ = [
     "ChannelScale",
     "Compacter",
     "CompacterReleased",
+    "Computed",
     "Convpass",
     "Delta",
     "DiffFit",
@@ -133,6 +135,7 @@ __all__ = [
     "LoKr",
     "LoRA",
     "LoRAReleased",
+    "MaPLe",
     "Method",
     "PHMAdapter",
     "PartialK",

@@ -42,6 +42,11 @@ class Words(nn.Module):
         return positions + F.pad(self.change, (0, 0, self.first, rest))
 
 
+def first_place(vit: TextTransformer) -> int:
+    """Where the first word of a sentence stands."""
+    return int(vit.config.pooling == "end")  # such towers begin with a start token
+
+
 @METHODS.register("coop")
 @dataclass(frozen=True)
 class CoOp(Method):
@@ -60,7 +65,7 @@ class CoOp(Method):
         return (" ".join(["X"] * (self.tokens - len(WORDS)) + [*WORDS, "{}."]),)
 
     def adapt(self, vit: TextTransformer) -> None:
-        first = int(vit.config.pooling == "end")  # such towers begin with a start token
+        first = first_place(vit)
         if not 1 <= self.tokens <= vit.config.context - first:
             raise ConfigError(f"tokens={self.tokens} must be in 1..{vit.config.context - first}")
         insert(vit, "positions", Words(first, self.tokens, vit.config.width))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
+from torch import Tensor
+
 from ..nn.support import Solution, Support
 from ..nn.surgery import Method, acts_on, solves_head, towers_of
 from ..nn.vit import ViT
@@ -56,6 +58,10 @@ class Together(Method):
             shared = cast(dict[str, Any], dict(getattr(vit, "shared", {})))
             if any(shared[name] is not module for name, module in before.items()):
                 raise ConfigError(f"{METHODS.name_of(self)}: {METHODS.name_of(part)} shares tensors by the same name")
+
+    def couple(self, image: Any, text: Any, sentences: Tensor) -> None:
+        for part in self.methods:
+            part.couple(image, text, sentences)
 
     def templates(self) -> tuple[str, ...]:
         return next((found for part in self.methods if (found := part.templates())), ())

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..utils.errors import ConfigError
-from .deltas import goes_in_place, is_thin, thin_linear
+from .deltas import Computed, goes_in_place, is_thin, thin_linear, value_of
 from .perturbation import Perturbation
 from .relative import Places, RelativeBias
 from .vit_config import ACTIVATIONS, BlockConfig
@@ -235,9 +235,9 @@ class Block(nn.Module):
         return x[:, :read] if self.tokens is not None else x
 
 
-def append_tokens(x: Tensor, tokens: Tensor) -> Tensor:
+def append_tokens(x: Tensor, tokens: Tensor | Computed) -> Tensor:
     """(B, N, D) and (P, D) -> (B, N + P, D)."""
-    return torch.cat([x, tokens.expand(len(x), -1, -1)], dim=1)
+    return torch.cat([x, value_of(tokens).expand(x.shape[0], -1, -1)], dim=1)
 
 
 def check_slots(slots: Sequence[str]) -> None:

@@ -25,6 +25,9 @@ class ClassTexts(nn.Module):
     of `start` (C, E), unit vectors t_c, by `penalty`: strength * mean_c (1 - w_c t_c) (Yao et al. 2023, KgCoOp).
     """
 
+    tokens: Tensor
+    start: Tensor | None
+
     def __init__(
         self,
         network: TextTransformer,
@@ -40,14 +43,14 @@ class ClassTexts(nn.Module):
         self.penalty: Tensor | None = None
 
     def forward(self) -> Tensor:
-        vectors = class_vectors(self.network(cast(Tensor, self.tokens)), self.counts)
+        vectors = class_vectors(self.network(self.tokens), self.counts)
         held = self.training and self.strength > 0
         self.penalty = self.strength * (1 - (vectors * cast(Tensor, self.start)).sum(1).mean()) if held else None
         return vectors
 
     def of(self, network: TextTransformer, start: Tensor | None = None, strength: float = 0.0) -> ClassTexts:
         """The same sentences, read by another tower, and held near `start` if `strength` is not 0."""
-        return ClassTexts(network, cast(Tensor, self.tokens), self.counts, start, strength)
+        return ClassTexts(network, self.tokens, self.counts, start, strength)
 
 
 def penalty_of(model: nn.Module) -> Tensor | float:

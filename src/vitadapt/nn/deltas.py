@@ -52,6 +52,26 @@ def _tensors(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     return cast(dict[str, Any], module._parameters), cast(dict[str, Any], module._buffers)
 
 
+class Computed(Referring):
+    """Stands in the place of a tensor while a method trains, and computes it of others: () -> the tensor.
+
+    The tensor itself is what is saved (`surgery.learnt_state`).
+    """
+
+    def replace(self, owner: nn.Module, name: str) -> None:
+        """From now on stand in the place of the parameter `owner.name`."""
+        delattr(owner, name)
+        setattr(owner, name, self)
+
+    def forward(self) -> Tensor:
+        raise NotImplementedError
+
+
+def value_of(tensor: Tensor | Computed) -> Tensor:
+    """The tensor, or what is computed in its place."""
+    return cast(Tensor, tensor()) if isinstance(tensor, Computed) else tensor
+
+
 class Delta(Referring):
     """An additive change of some rows of a weight W (D_out x D_in) and of their bias."""
 

@@ -37,7 +37,7 @@ class AttentionPooling(nn.Module):
 
     def input(self, x: Tensor, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The query (B, H, 1, D/H), and keys and values of tokens (B, N, D), (B, H, N, D/H) each."""
-        parts = (self.q(latent.expand(len(x), 1, -1)), *self.kv(x).chunk(2, dim=-1))
+        parts = (self.q(latent.expand(x.shape[0], 1, -1)), *self.kv(x).chunk(2, dim=-1))
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
         return q, k, v
 

@@ -7,7 +7,7 @@ and nothing else is. No name is ever searched for a substring.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast, runtime_checkable
@@ -22,7 +22,7 @@ from .changes import has_tokens, other_changes, slot_layers
 from .changes import merge as merge
 from .changes import trains_end_alone as trains_end_alone
 from .changes import unchanged_blocks as unchanged_blocks
-from .deltas import Delta, WeightTransform
+from .deltas import Computed, Delta, WeightTransform
 from .head_spec import HeadSpec
 from .support import Solution, Support
 from .text_transformer import TextTransformer
@@ -58,6 +58,10 @@ class Method(Protocol):
 
     def adapt(self, vit: Any) -> None:
         """Edit the frozen `vit`, or text tower, in place. Raises NotApplicable when it lacks what the method needs."""
+
+    def couple(self, image: Any, text: Any, sentences: Tensor) -> None:
+        """Tie what `adapt` made in both towers; sentences (S, L): token numbers of those about the classes."""
+        return None
 
     def templates(self) -> tuple[str, ...]:
         """The sentences that a method needs whose words it learns, with {} for the name; none for those of the data."""
@@ -119,6 +123,23 @@ def adapt(backbone: Module, method: Method, seed: int | None = 0) -> Module:
     if not backbone.training:
         adapted.eval()  # modules are created in training mode
     return adapted.to(next(backbone.parameters()).device)
+
+
+def adapt_both(
+    image: Module, text: TextTransformer, sentences: Tensor, method: Method, seed: int = 0
+) -> tuple[Module, TextTransformer]:
+    """Adapted copies of both towers, as of `adapt`, which the method may have tied together (`Method.couple`).
+
+    sentences (S, L): token numbers of those about the classes. Raises NotApplicable.
+    """
+    first, second = adapt(image, method, seed), adapt(text, method, seed)
+    towers = nn.ModuleList([first, second])
+    known = {id(tensor) for tensor in chain(towers.parameters(), towers.buffers())}
+    with seeded(seed):
+        method.couple(first, second, sentences)
+    created = [tensor for tensor in chain(towers.parameters(), towers.buffers()) if id(tensor) not in known]
+    match_base(created, next(image.parameters()))
+    return first, second
 
 
 def match_base(created: Iterable[Tensor], base: Tensor) -> None:
@@ -238,7 +259,7 @@ def add_tokens(vit: ViT, tokens: Sequence[nn.Parameter | None]) -> None:
     for another number of parameters, another width, and when there are tokens already.
     """
     vit = require_vit(vit)
-    holders = [vit] if len(tokens) == 1 and len(vit.blocks) != 1 else list(vit.blocks)
+    holders = [vit] if len(tokens) == 1 else list(vit.blocks)
     given = [t for t in tokens if t is not None]
     if len(tokens) not in (1, len(vit.blocks)) or any(t.ndim != 2 or t.shape[1] != vit.config.width for t in given):
         raise ValueError(f"give one parameter (P, {vit.config.width}), or one for each of the {len(vit.blocks)} blocks")
@@ -279,7 +300,19 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def trainable_state(model: nn.Module) -> State:
     """A detached copy, on the CPU, of every trainable tensor; half precision becomes float32, which is exact."""
-    wide = {name: p.float() if p.dtype in HALF else p for name, p in trainable(model).items()}
+    return _copies(trainable(model))
+
+
+def learnt_state(model: nn.Module) -> State:
+    """The same, of a tensor that was computed of others in training (`Computed`) what it became."""
+    computed = {name: part for name, part in model.named_modules() if isinstance(part, Computed)}
+    inner = {id(p) for part in computed.values() for p in part.parameters()}
+    own: State = {name: p for name, p in trainable(model).items() if id(p) not in inner}
+    return _copies(own | {name: part() for name, part in computed.items()})
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> State:
+    wide = {name: p.float() if p.dtype in HALF else p for name, p in tensors.items()}
     return {name: p.detach().cpu().clone() for name, p in wide.items()}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from .deltas import Computed
 from .vit_config import BlockConfig
 
 
@@ -26,7 +27,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.shared, self.inserted = nn.ModuleDict(), nn.ModuleDict()
         self.side: nn.Module | None = None
-        self.tokens: nn.Parameter | None = None
+        self.tokens: nn.Parameter | Computed | None = None
         self.other_changes: list[str] = []  # of a method, that `surgery` knows no way to merge or to move
 
     def beside(self, number: int, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:

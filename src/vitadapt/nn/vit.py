@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from .backbone import Backbone
 from .backbone import Preprocess as Preprocess
 from .block import Block, append_tokens, norm_of
+from .deltas import value_of
 from .pooling import Attend, AttentionPooling
 from .relative import Places, resample_table
 from .rotary import Rotary as Rotary
@@ -153,7 +154,7 @@ class ViT(Transformer, Backbone):
         if pooling == "class":
             return self._projected(self._normed(x[:, : self.config.class_tokens]).flatten(1))
         x = x if after else self._normed(x)
-        end = None if self.tokens is None else -len(self.tokens)
+        end = None if self.tokens is None else -len(value_of(self.tokens))
         if pooling == "attention":
             pooled = cast(AttentionPooling, self.attention_pooling)(x[:, :end], cast(Tensor, self.latent), attend)
         else:

@@ -28,7 +28,7 @@ from ..nn.backbone import Backbone, backbone_digest
 from ..nn.head import Classifier, Head, backbone_of
 from ..nn.head_spec import ZERO, HeadSpec, plain_head
 from ..nn.novelty import Novelty
-from ..nn.surgery import Method, adapt, constants, load_trainable_state, trainable, trainable_state
+from ..nn.surgery import Method, adapt, constants, learnt_state, load_trainable_state, trainable
 from ..utils.errors import ConfigError, UnknownName, VitadaptError, WeightsError, damaged
 from ..utils.fields import build
 from ..utils.files import parse_json
@@ -86,11 +86,11 @@ def adapter_bytes(model: Classifier, info: AdapterInfo, with_head: bool = True) 
 
     Raises ConfigError when a head that is left out could not be made again.
     """
-    tensors = {f"backbone.{name}": t for name, t in trainable_state(model.backbone).items()}
+    tensors = {f"backbone.{name}": t for name, t in learnt_state(model.backbone).items()}
     tensors |= {f"constant.{name}": t.detach().cpu() for name, t in constants(model.backbone).items()}
     if model.head.texts is not None:
         network = model.head.texts.network
-        tensors |= {f"text.{name}": t for name, t in trainable_state(network).items()}
+        tensors |= {f"text.{name}": t for name, t in learnt_state(network).items()}
         tensors |= {f"text-constant.{name}": t.detach().cpu() for name, t in constants(network).items()}
     if with_head:
         tensors |= {f"head.{name}": t.cpu() for name, t in model.head.own_state().items()}

@@ -72,7 +72,7 @@ class _Whole(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         start, stop, rows = ctx.place
         own = gradients[0].new_zeros(rows, *gradients[0].shape[1:])
-        own[: stop - start] = gradients[0][start:stop]
+        own[: stop - start] = gradients[0][start:stop] * world()  # `add_gradients` takes means
         return own, None, None, None
 
 
@@ -87,15 +87,13 @@ def logits_of(model: Any, batch: Tensor) -> Tensor:
 
 
 def add_gradients(model: nn.Module) -> None:
-    """Sum over all processes what they found for the backbone, in one message; of all else they found the same, which
-    is averaged, so that rounding never takes them apart.
+    """The mean over all processes, in one message. For head and texts they found the same, but for rounding; for the
+    backbone each a part of the sum, times their number (`_Whole`). A tensor may get both.
     """
     if world() == 1:
         return
-    inner = {id(p) for p in getattr(model, "backbone", nn.Module()).parameters()}
     tensors = [p for p in trainable(model).values() if p.grad is not None]
-    gradients = [cast(Tensor, p.grad) / (1 if id(p) in inner else world()) for p in tensors]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    flat = torch.cat([cast(Tensor, p.grad).flatten() for p in tensors]) / world()
     dist.all_reduce(flat)
     for parameter, part in zip(tensors, flat.split([p.numel() for p in tensors]), strict=True):
         cast(Tensor, parameter.grad).copy_(part.view_as(parameter))

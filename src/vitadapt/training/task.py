@@ -21,6 +21,7 @@ from ..nn.setting import Setting
 from ..nn.support import Solution, Support
 from ..nn.surgery import (
     adapt,
+    adapt_both,
     load_trainable_state,
     require_vit,
     solves_head,
@@ -131,12 +132,14 @@ class Task:
         Raises ConfigError when the head is to start from text and the backbone has none.
         """
         method, head = self.config.method, self._head().to(self.setting.device).eval()
-        if towers_of(method) != "image":
-            if self.text is None or self.text.texts is None:
-                raise ConfigError(f"{self.config.backbone} has no text tower for towers={towers_of(method)}")
-            held = (self.text.features.to(self.setting.device), getattr(method, "text_penalty", 0.0))
-            head.follow(self.text.texts.of(adapt(self.text.texts.network, method, seed), *held))
-        return Classifier(adapt(self.backbone, method, seed), head).eval()
+        if towers_of(method) == "image":
+            return Classifier(adapt(self.backbone, method, seed), head).eval()
+        if self.text is None or self.text.texts is None:
+            raise ConfigError(f"{self.config.backbone} has no text tower for towers={towers_of(method)}")
+        texts, start = self.text.texts, self.text.features.to(self.setting.device)
+        image, text = adapt_both(self.backbone, texts.network, texts.tokens, method, seed)
+        head.follow(texts.of(text, start, getattr(method, "text_penalty", 0.0)))
+        return Classifier(image, head).eval()
 
     def _head(self) -> Head:
         spec, text = self.config.head, self.text

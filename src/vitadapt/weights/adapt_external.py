@@ -175,7 +175,7 @@ class _Transplant:
             setattr(self.tower, _SHARED, self.adapted.shared)
         for number, block in enumerate(surgery.blocks(self.adapted)):
             self._move_block(number, block)
-        if self.adapted.tokens is not None:
+        if isinstance(self.adapted.tokens, nn.Parameter):
             self._add_tokens(0, self.adapted.config.depth - 1, self.adapted.tokens)
         for name, parameter in surgery.trainable(self.adapted).items():
             if name in self.rules:

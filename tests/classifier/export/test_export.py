@@ -23,7 +23,7 @@ from vitadapt.classifier.export.deployed import DeployedModel, PlainHead
 from vitadapt.classifier.export.export import export
 from vitadapt.data.image_file import open_image
 from vitadapt.data.images import to_pixels
-from vitadapt.methods import Adapter, BitFit, Discriminant, KAdaptation, LinearProbe, LoRA
+from vitadapt.methods import Adapter, BitFit, Discriminant, KAdaptation, LinearProbe, LoRA, MaPLe
 from vitadapt.nn.head_spec import ZERO, HeadSpec
 from vitadapt.nn.surgery import Method
 from vitadapt.utils.errors import ConfigError, NotApplicable, NotMergeable, UnknownName, VitadaptError, WeightsError
@@ -72,7 +72,7 @@ HELD = [
     Holds("peft", "dinov2-like", LoRA(targets=("q", "k", "v", "o", "fc1", "fc2"))),
     Holds("peft", "clip-like", KAdaptation(n=8, rule_rank=2, bias=False)),
     Holds("peft", "deit-like", KAdaptation(n=4, rule_rank=0)),
-    Holds("torch-export", "deit-like", Adapter(bottleneck=8)),
+    Holds("torch-export", "siglip-like", MaPLe()),
     Holds("onnx", "clip-like", KRONECKER, UNIT),
     Holds("onnx", "clip-like", Discriminant(), BLOCKS),
     Holds("torch-export", "dinov2-like", Discriminant(), BLOCKS),
