@@ -9,7 +9,18 @@ from documented import documented_count
 from families import FAMILIES, build, common
 
 import vitadapt as va
-from vitadapt.methods import METHODS, BitFit, Discriminant, LayerNorm, LoRA, Together, check_method
+from vitadapt.methods import (
+    METHODS,
+    BitFit,
+    Discriminant,
+    KgCoOp,
+    LayerNorm,
+    LinearProbe,
+    LoRA,
+    Method,
+    Together,
+    check_method,
+)
 from vitadapt.methods.spec import method_of, method_text, parse_method, plain_method
 from vitadapt.nn.surgery import adapt, merge
 from vitadapt.utils.errors import ConfigError, UnknownName
@@ -62,6 +73,22 @@ def test_together_they_have_the_head_and_the_recipe_that_suits_both() -> None:
         recipe_for("fixed", parse_method("lora+fine-tune:blocks=last:1")).lr
         == recipe_for("fixed", METHODS["fine-tune"]()).lr
     )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_method_declares_of_itself_holds_beside_another(name: str) -> None:
+    method = METHODS[name]()
+    both = Together(LinearProbe(), method)
+    declared = [member for member in Method.__annotations__ if not member.startswith("_")]
+    assert {"several_labels", "text_penalty", "head_share"} <= set(declared)
+    assert {member: getattr(both, member) for member in declared} == {m: getattr(method, m) for m in declared}
+
+
+def test_two_that_want_the_head_trained_in_different_ways_are_refused() -> None:
+    both = Together(KgCoOp(), METHODS["2sfs"](head_share=0.25))
+    assert (both.text_penalty, both.head_share) == (8.0, 0.25)
+    with pytest.raises(ConfigError, match="2sfs and 2sfs differ in head_share; give both the same, or name one"):
+        parse_method("2sfs:head_share=0.2+2sfs:head_share=0.3")
 
 
 def test_a_run_is_recorded_saved_and_merged(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from documented import documented_count
 from families import TEXTS, build
 
 from vitadapt.benchmark.parameter_counts import count_methods
-from vitadapt.methods import METHODS, CoOp, KAdaptation, KgCoOp, LoRA, MaPLe, Method, VeRA
+from vitadapt.methods import METHODS, CoOp, KAdaptation, KgCoOp, LoRA, MaPLe, Method, Together, VeRA
 from vitadapt.methods.spec import parse_method
 from vitadapt.nn.backbone import backbone_digest
 from vitadapt.nn.class_texts import ClassTexts, penalty_of
@@ -357,6 +357,7 @@ def test_the_penalty_is_the_mean_distance_of_the_class_vectors_from_the_plain_on
     _, free = trained(reader, replace(method, text_penalty=0.0), Unreadable())
     near, far = ((one.head.linear.weight * plain).sum(1).mean() for one in (model, free))
     assert near > far + 1e-4  # it holds them
+    assert task(reader, Together(method, LoRA())).build(0).head.texts.strength == 5.0
     with pytest.raises(ConfigError, match="text_penalty"):
         KgCoOp(text_penalty=-1)
 

@@ -14,11 +14,19 @@ from ..utils.errors import ConfigError
 from .registry import METHODS
 
 
+def _only(name: str, methods: tuple[Method, ...]) -> float:
+    """The number of that name which the methods ask for; 0 where none does."""
+    asked = {getattr(part, name): METHODS.name_of(part) for part in methods if getattr(part, name)}
+    if len(asked) > 1:
+        raise ConfigError(f"{' and '.join(asked.values())} differ in {name}; give both the same, or name one of them")
+    return float(next(iter(asked), 0.0))
+
+
 @dataclass(frozen=True, init=False)
 class Together(Method):
     """Several methods at once, each at places of its own; counted, audited, saved and merged as one.
 
-    Raises ConfigError for two that compute the head.
+    Raises ConfigError for two that compute the head, or want it trained in different ways.
     """
 
     methods: tuple[Method, ...]
@@ -33,6 +41,10 @@ class Together(Method):
             "trains_head": all(part.trains_head for part in every),
             "reads_versions": any(part.reads_versions for part in every),
             "reads_pooled": any(part.reads_pooled for part in every),
+            "several_labels": all(part.several_labels for part in every),
+            "learns_prior": all(part.learns_prior for part in every),
+            "text_penalty": _only("text_penalty", every),
+            "head_share": _only("head_share", every),
             "breaks": frozenset[str]().union(*(part.breaks for part in every)),
             "default_head": next((part.default_head for part in every if part.default_head is not None), None),
         }

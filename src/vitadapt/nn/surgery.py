@@ -46,6 +46,8 @@ class Method(Protocol):
     `reads_pooled`: it uses those before the output projection, and what it trains is this projection or behind it.
     `several_labels` is False for methods whose heads give one label per image.
     `learns_prior` is False where every class counts as equally likely, however many images it has in training.
+    `text_penalty` holds class vectors of a text tower that learns near those of the plain one (`nn.class_texts`).
+    `head_share`: of all steps, in the last of which the class vectors alone train, from where the text tower left them.
     """
 
     trains_head: ClassVar[bool] = True
@@ -55,6 +57,8 @@ class Method(Protocol):
     reads_pooled: ClassVar[bool] = False
     several_labels: ClassVar[bool] = True
     learns_prior: ClassVar[bool] = True
+    text_penalty: float = 0.0
+    head_share: float = 0.0
 
     def adapt(self, vit: Any) -> None:
         """Edit the frozen `vit`, or text tower, in place. Raises NotApplicable when it lacks what the method needs."""

@@ -138,7 +138,7 @@ class Task:
             raise ConfigError(f"{self.config.backbone} has no text tower for towers={towers_of(method)}")
         texts, start = self.text.texts, self.text.features.to(self.setting.device)
         image, text = adapt_both(self.backbone, texts.network, texts.tokens, method, seed)
-        head.follow(texts.of(text, start, getattr(method, "text_penalty", 0.0)))
+        head.follow(texts.of(text, start, method.text_penalty))
         return Classifier(image, head).eval()
 
     def _head(self) -> Head:
@@ -183,7 +183,7 @@ class Task:
         if self.config.head.learnt == "keys":
             raise ConfigError("head: keys are for methods that solve for them on a frozen backbone, such as proker")
         log = self._fit_network(model, recipe, seed, label, **options)
-        share = getattr(self.config.method, "head_share", 0.0)
+        share = self.config.method.head_share
         if not share or until not in (None, recipe.epochs):
             return log
         return self._second_stage(model, replace(recipe, epochs=round(recipe.epochs * share / (1 - share))), seed, log)
