@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ class RelativeBias(nn.Module):
     def forward(self, size: tuple[int, int], tokens: int) -> Tensor:
         """b (H, N, N) for a class token, h x w patches and further tokens, which have none, N `tokens` in all."""
         table = resample_table(self.table, size)
-        bias = table[_rows(size).to(table.device)].permute(2, 0, 1)  # (M, M, H) -> (H, M, M)
+        bias = table[torch.from_numpy(_rows(size)).to(table.device)].permute(2, 0, 1)  # (M, M, H) -> (H, M, M)
         more = tokens - bias.shape[-1]
         return F.pad(bias, (0, more, 0, more)) if more else bias
 
@@ -43,12 +44,12 @@ def resample_table(table: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def _rows(size: tuple[int, int]) -> Tensor:
-    """The row of the table for every pair of tokens (1 + h w, 1 + h w)."""
+def _rows(size: tuple[int, int]) -> np.ndarray:
+    """The row of the table for every pair of tokens (1 + h w, 1 + h w). No tensor: a tracer's own must not be kept."""
     h, w = size
     last = (2 * h - 1) * (2 * w - 1)
-    y, x = (part.flatten() for part in torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"))
-    rows = torch.full((1 + h * w, 1 + h * w), last + 1)  # to the class token
+    y, x = np.indices((h, w)).reshape(2, -1)
+    rows = np.full((1 + h * w, 1 + h * w), last + 1)  # to the class token
     rows[1:, 1:] = (y[:, None] - y + h - 1) * (2 * w - 1) + x[:, None] - x + w - 1
     rows[0], rows[0, 0] = last, last + 2
     return rows

@@ -73,6 +73,7 @@ HELD = [
     Holds("peft", "clip-like", KAdaptation(n=8, rule_rank=2, bias=False)),
     Holds("peft", "deit-like", KAdaptation(n=4, rule_rank=0)),
     Holds("torch-export", "siglip-like", MaPLe()),
+    Holds("torch-export", "beit-like"),
     Holds("onnx", "clip-like", KRONECKER, UNIT),
     Holds("onnx", "clip-like", Discriminant(), BLOCKS),
     Holds("torch-export", "dinov2-like", Discriminant(), BLOCKS),
