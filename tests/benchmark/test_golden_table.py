@@ -1,4 +1,4 @@
-"""No number changes unseen: small runs on real pictures against a table (tests/support/golden_cases.py makes and reads it)."""
+"""No number changes unseen: small runs on real pictures against a table (tests/support/golden_cases.py makes it)."""
 
 from __future__ import annotations
 
