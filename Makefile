@@ -3,12 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test coverage test-matrix test-wheel wheel sbom audit test-faults fuzz fuzz-guided test-docs docs docs-output results lint install clean bench-step bench-protocol bench-curves bench-startup bench-bank soak mutants
+.PHONY: demo test suite coverage test-matrix test-wheel wheel sbom audit test-faults fuzz fuzz-guided test-docs docs docs-output results lint install clean bench-step bench-protocol bench-curves bench-startup bench-bank soak mutants
 
 demo: $(VENV)/.demo
 	$(BIN)/vitadapt bench recipes/demo.toml --out runs/demo --plot
 
-test: $(VENV)/.dev lint
+# The type checker has one process, so that the tests begin beside it.
+test: $(VENV)/.dev
+	$(MAKE) --jobs 2 lint suite
+
+suite: $(VENV)/.dev
 	$(BIN)/pytest -n 2 --dist loadfile
 
 # Files damaged at random, ten minutes of them; docs/input.md says what is expected. FUZZ goes to the script.
@@ -22,7 +26,7 @@ fuzz-guided: $(VENV)/.dev
 
 test-faults: $(VENV)/.dev
 	VITADAPT_KILLS=240 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -rP tests/faults tests/utils/test_atomic.py tests/methods tests/weights \
-		tests/benchmark
+		tests/benchmark tests/project/test_determinism.py
 
 # Releases. The dates in the archives are those of the last commit, so that anybody builds the same bytes (SECURITY.md).
 wheel: export SOURCE_DATE_EPOCH := $(shell git log -1 --format=%ct 2>/dev/null || echo 1577836800)
@@ -84,7 +88,7 @@ SHOWN := linear-probe discriminant kadaptation lora houlsby ssf bitfit vpt atten
 results: $(VENV)/.dev
 	rm -rf $(RESULTS) && mkdir -p build/results && tar -xJf docs/results/offline.tar.xz -C build/results
 	$(BIN)/python benchmarks/results.py pages README.md docs/results.md
-	$(BIN)/vitadapt plot $(RESULTS) --only seed=0 --only shots=5 $(SHOWN:%=--only method=%) --out docs/images/offline.svg
+	$(BIN)/vitadapt plot $(RESULTS) --only protocol=fixed --only shots=5 $(SHOWN:%=--only method=%) --out docs/images/offline.svg
 	cat docs/results.md
 
 # Measurements, never part of the tests; docs/speed.md says how to read them. ARGS go to the script.
