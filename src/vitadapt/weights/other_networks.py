@@ -136,7 +136,8 @@ class Pooled(nn.Module):
 
 def pools(config: Mapping[str, Any]) -> bool:
     """Is this the config.json of a network of transformers that is known here?"""
-    return config.get("model_type") in _POOLING
+    kind = config.get("model_type")
+    return isinstance(kind, str) and kind in _POOLING
 
 
 def network_of_folder(folder: Path, config: Mapping[str, Any], processor: Mapping[str, Any]) -> FeatureExtractor:

@@ -141,7 +141,7 @@ _EPS = {"eva02_tiny_patch14_224": 1e-6, "vit_small_patch16_dinov3": 1e-5}
 def _of_arguments(config: dict[str, Any], settings: dict[str, Any]) -> Hints:
     """What an Eva's own arguments tell, where they are all given as in an export."""
     refuse_unknown(settings, "timm_eva", "timm's model_args")
-    name, kind = config.get("architecture"), settings.get("rope_type")
+    name, kind = str(config.get("architecture")), settings.get("rope_type")
     expect(name in _EPS and kind in ("cat", "dinov3"), f"the architecture {name} with positions of type {kind}")
     relative, reference = kind == "dinov3", settings.get("ref_feat_shape")
     rotary = Rotary(

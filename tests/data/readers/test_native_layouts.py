@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -18,6 +19,7 @@ from vitadapt.data.class_names import class_key
 from vitadapt.data.datasets import catalog
 from vitadapt.data.readers.class_folders import seeded_split
 from vitadapt.data.readers.kitti import split_by_drive
+from vitadapt.utils.errors import DataError
 
 Native = Callable[[str], tuple[Path, dict]]
 
@@ -128,6 +130,16 @@ def test_a_split_file_of_coop_is_read_with_its_numbering(name: str, tmp_path: Pa
         expected = [(row.classes.index(own[names.index(said)]), pixels) for said, pixels in truth[split]]
         same(dataset.splits[split], expected, name)
     assert dataset.order == (() if options.get("numbered") else tuple(row.classes.index(label) for label in own))
+
+
+def test_a_split_file_with_a_number_beyond_all_bounds_is_refused(tmp_path: Path) -> None:
+    CASES["ucf101"](tmp_path)
+    index = next(tmp_path.rglob("split_zhou_UCF101.json"))
+    table = json.loads(index.read_text())
+    table["train"][0][1] = 10**60  # found by tests/fuzz
+    index.write_text(json.dumps(table))
+    with pytest.raises(DataError, match="does not number its 102 classes from 0 on"):
+        open_dataset("ucf101", tmp_path)
 
 
 def test_other_images_of_imagenets_classes_are_for_testing_alone(tmp_path: Path) -> None:

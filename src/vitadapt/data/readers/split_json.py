@@ -6,6 +6,7 @@ Class names match the catalog's in any order of their words ("2012 Tesla Model S
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,14 @@ def read(row: CatalogRow, options: Options, place: str) -> Contents:
     names: dict[int, str] = {}
     splits = {}
     lists = {split: _entries(index, table, split) for split in _SPLITS}
-    for split, entries in lists.items():
-        for _, label, name in entries:
-            if names.setdefault(label, name) != name:
-                raise DataError(f"{index} calls class {label} {names[label]!r} and {name!r}; get the file again")
-        refs = file_refs(index, Path(place) / options["images"], (image for image, _, _ in entries))
-        splits[split] = Examples(refs, np.array([label for _, label, _ in entries], dtype=np.int64))
+    for _, label, name in chain(*lists.values()):
+        if names.setdefault(label, name) != name:
+            raise DataError(f"{index} calls class {label} {names[label]!r} and {name!r}; get the file again")
     if sorted(names) != list(range(len(names))):
         raise DataError(f"{index} does not number its {len(names)} classes from 0 on; get the file again")
+    for split, entries in lists.items():
+        refs = file_refs(index, Path(place) / options["images"], (image for image, _, _ in entries))
+        splits[split] = Examples(refs, np.array([label for _, label, _ in entries], dtype=np.int64))
     known = () if options.get("numbered") else tuple(_as_spelt(row, names[label]) for label in range(len(names)))
     return contents(row, options, place, Stored(splits, known))
 
