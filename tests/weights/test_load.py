@@ -346,7 +346,7 @@ def test_unsupported_hugging_face_type_and_open_clip_folder(tmp_path: Path) -> N
     with pytest.raises(WeightsError, match="model type 'bert' is not supported; known are clip"):
         load_backbone(f"hf:{tmp_path}")
     (tmp_path / "config.json").write_text('{"model_type": {}}')  # found by tests/fuzz
-    with pytest.raises(WeightsError, match="config.json.* cannot be understood"):
+    with pytest.raises(WeightsError, match=r"config\.json.* cannot be understood"):
         load_backbone(f"hf:{tmp_path}")
 
 
