@@ -30,7 +30,7 @@ WIDTH = "110"
 BLOCK = re.compile(r"(?P<before><!-- printed by: (?P<command>vitadapt [^\n]+?) -->\n```text\n)[^`]*```")
 VERSIONS = ("vitadapt", "torch", "numpy", "pillow", "threads")
 HEAD = (
-    *("dataset", "shots", "seed", "image_size", "method", "score", "trained", "seconds", "peak_mb", "tested"),
+    *("dataset", "shots", "seed", "image_size", "protocol", "method", "score", "trained", "seconds", "peak_mb", "tested"),
     *("train_images", "test_images", "digest", *VERSIONS),
 )
 
@@ -38,7 +38,7 @@ HEAD = (
 def cell_of(record: Record) -> list[str]:
     """One line of the table: what was run, what came out, which images, which versions."""
     config, images = record.config, record.images
-    what = [config[name] for name in ("dataset", "shots", "seed", "image_size")]
+    what = [config[name] for name in ("dataset", "shots", "seed", "image_size", "protocol")]
     score = "diverged" if record.score is None else f"{record.score:.2f}"
     cost = [record.parameters["trained"], f"{sum(record.seconds.values()):.0f}", f"{record.peak_memory_mb:.0f}"]
     content = [images["test_count"], record.drawn, images["test"], record.digest]
@@ -50,7 +50,7 @@ def cell_of(record: Record) -> list[str]:
 def table_of(records: Sequence[Record]) -> str:
     """All cells as CSV, sorted."""
     text = io.StringIO()
-    rows = sorted((cell_of(record) for record in records), key=lambda row: (row[0], int(row[1]), row[4], int(row[2])))
+    rows = sorted((cell_of(record) for record in records), key=lambda row: (row[0], int(row[1]), *row[4:6], int(row[2])))
     csv.writer(text, lineterminator="\n").writerows([HEAD, *rows])
     return text.getvalue()
 
