@@ -30,8 +30,8 @@ WIDTH = "110"
 BLOCK = re.compile(r"(?P<before><!-- printed by: (?P<command>vitadapt [^\n]+?) -->\n```text\n)[^`]*```")
 VERSIONS = ("vitadapt", "torch", "numpy", "pillow", "threads")
 HEAD = (
-    *("dataset", "shots", "seed", "image_size", "protocol", "method", "score", "trained", "seconds", "peak_mb", "tested"),
-    *("train_images", "test_images", "digest", *VERSIONS),
+    *("dataset", "shots", "seed", "image_size", "protocol", "method", "score", "trained", "seconds", "peak_mb"),
+    *("tested", "train_images", "test_images", "digest", *VERSIONS),
 )
 
 
@@ -50,7 +50,8 @@ def cell_of(record: Record) -> list[str]:
 def table_of(records: Sequence[Record]) -> str:
     """All cells as CSV, sorted."""
     text = io.StringIO()
-    rows = sorted((cell_of(record) for record in records), key=lambda row: (row[0], int(row[1]), *row[4:6], int(row[2])))
+    cells = (cell_of(record) for record in records)
+    rows = sorted(cells, key=lambda row: (row[0], int(row[1]), *row[4:6], int(row[2])))
     csv.writer(text, lineterminator="\n").writerows([HEAD, *rows])
     return text.getvalue()
 
