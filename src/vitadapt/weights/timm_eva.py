@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 
@@ -159,7 +159,7 @@ def _of_arguments(config: dict[str, Any], settings: dict[str, Any]) -> Hints:
     return Hints(
         heads=settings["num_heads"],
         activation="silu" if settings["swiglu_mlp"] else "gelu",
-        norm_eps=_EPS[cast(str, name)],
+        norm_eps=_EPS[name],
         pooling=pooling[config["global_pool"]],
         norm_after_pool=bool(settings["use_fc_norm"]),
         antialias=True,
