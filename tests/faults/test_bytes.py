@@ -61,8 +61,8 @@ def half_way(name: str, pattern: str) -> tuple[Prepared, Workplace]:
 
 AGAIN = {
     "decoded images": ("recording", "cache/*.npy"),
-    "features": ("caching", "cache/features/*.npy"),
-    "text features": ("caching text", "cache/text/*.npy"),
+    "features": ("caching", "cache/features/*.features"),
+    "text features": ("caching text", "cache/text/*.features"),
     "digests of images": ("recording", "cache/digests.sqlite"),
     "a record": ("benching", "runs/records/*.json"),
     "an index": ("indexing", "runs/index"),

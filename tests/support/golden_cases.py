@@ -11,7 +11,7 @@ import copy
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -45,18 +45,19 @@ SHOWN = 6  # test images whose probabilities are in the table
 TINY = {"backbone": "random:tiny", "dataset": "digits", "shots": 5}
 SHORT = {"epochs": 3, "probe_epochs": 5}
 PLAIN = [name for name, kind in METHODS.items() if not kind.breaks and default_head("fixed", kind()).start != "text"]
-TWO_TOWERS = {  # the text tower has one block
-    name: f"{name}:depth=1" if "depth" in kind.__dataclass_fields__ else name
-    for name, kind in METHODS.items()
-    if towers_of(kind()) != "image"
-}
+
+
+def _with(field: str, value: int, names: Iterable[str]) -> dict[str, str]:
+    """Method -> the method with field=value, where it has that field."""
+    has = {name for name in names if field in METHODS[name].__dataclass_fields__}
+    return {name: f"{name}:{field}={value}" if name in has else name for name in names}
+
+
+_TWO_TOWERS = [name for name, kind in METHODS.items() if towers_of(kind()) != "image"]
+TWO_TOWERS = _with("depth", 1, _TWO_TOWERS)  # the text tower has one block
 CLIP = "file:clip"  # `write_clip`
 SHARPER = 8
-OF_TEXTS = {  # with few epochs, where there are some
-    name: f"{name}:epochs=8" if "epochs" in kind.__dataclass_fields__ else name
-    for name, kind in METHODS.items()
-    if issubclass(kind, TextPrior)
-}
+OF_TEXTS = _with("epochs", 8, [name for name, kind in METHODS.items() if issubclass(kind, TextPrior)])  # they need few
 ROWS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     **{f"fixed {name}": ({**TINY, "method": name}, SHORT) for name in PLAIN},
     **{

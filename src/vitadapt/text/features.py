@@ -49,7 +49,7 @@ def text_matrix(
     if not counts or min(counts) < 1:
         raise ValueError("every class needs at least one sentence")
     tokens = tower.tokenise([text for sentences in texts for text in sentences])
-    path = None if cache is None else cache / "text" / f"{_key(tower, tokens, counts)}.npy"
+    path = None if cache is None else cache / "text" / f"{_key(tower, tokens, counts)}.features"
     cached = None if path is None else read_cached(path)
     if cached is not None:
         return torch.from_numpy(np.frombuffer(cached, dtype=np.float32).reshape(len(counts), -1).copy())

@@ -63,7 +63,7 @@ def frozen_features(backbone: Backbone, base: str, images: Pixels, environment: 
         return torch.zeros(0, backbone.features)
     if environment.cache is None:
         return forward_all(backbone, images, setting, label)
-    path = environment.cache / "features" / f"{base}-{images.key}.npy"
+    path = environment.cache / "features" / f"{base}-{images.key}.features"
     lock = path.with_suffix(".lock")  # several workers may ask at once: one computes, the others wait
 
     def make(starts: Sequence[int]) -> Iterator[np.ndarray]:
