@@ -67,16 +67,16 @@ def sampling(images: int, width: int, folder: Path) -> Callable[[], object]:
 def features(images: int, width: int, folder: Path) -> Callable[[], object]:
     """Features written batch by batch, checked and mapped; and checked and mapped again, as by the next run."""
     from vitadapt.training.loop import BATCH
-    from vitadapt.utils.array_file import open_or_build
+    from vitadapt.utils.array_file import ArrayFile
 
-    rng = np.random.default_rng(0)
+    rng, path = np.random.default_rng(0), folder / "array.features"
 
-    def make(starts: Sequence[int]) -> Iterator[np.ndarray]:
+    def make(starts: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         for start in starts:
-            yield rng.standard_normal((min(BATCH, images - start), width), dtype=np.float32)
+            yield start, rng.standard_normal((min(BATCH, images - start), width), dtype=np.float32)
 
     def both() -> object:
-        return [open_or_build(folder / "features.npy", (images, width), BATCH, make) for _ in range(2)]
+        return [ArrayFile(path, (images, width), np.float32, BATCH).open_or_build(make) for _ in range(2)]
 
     return both
 

@@ -60,7 +60,7 @@ def half_way(name: str, pattern: str) -> tuple[Prepared, Workplace]:
 
 
 AGAIN = {
-    "decoded images": ("recording", "cache/*.npy"),
+    "decoded images": ("recording", "cache/*.pixels"),
     "features": ("caching", "cache/features/*.features"),
     "text features": ("caching text", "cache/text/*.features"),
     "digests of images": ("recording", "cache/digests.sqlite"),
@@ -198,4 +198,4 @@ def test_an_image_that_rots_between_hashing_and_decoding_is_named(tmp_path):
     assert kept
     with pytest.raises(DataError, match=r"png cannot be read \(its content is not what it was when it was hashed\)"):
         open_pixels(examples, geometry, cache)
-    assert not list(cache.glob("*.npy"))
+    assert not list(cache.glob("*.pixels"))

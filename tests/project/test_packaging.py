@@ -207,7 +207,7 @@ def test_a_read_only_installation_trains_without_optional_libraries_home_locale_
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert all(word in done.stdout for word in ("| lora", "Usage: vitadapt", "kadaptation", "smoke", "random:tiny"))
     assert len(list((tmp_path / "Läufe 1" / "結果" / "records").glob("*.json"))) == 1
-    assert list((tmp_path / "Zwischen ö").rglob("*.npy"))
+    assert list((tmp_path / "Zwischen ö").rglob("*.pixels"))
 
 
 def test_an_encoding_without_the_letters_gets_escapes(program: Program) -> None:

@@ -51,5 +51,5 @@ class Stages(list[tuple[str, int, int]]):
 
 
 def cached_file(cache: Path) -> Path:
-    (file,) = cache.glob("*.npy")
+    (file,) = cache.glob("*.pixels")
     return file

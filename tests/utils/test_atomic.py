@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vitadapt.utils.atomic import atomic_file, atomic_folder, make_folder, remove_abandoned
+from vitadapt.utils.atomic import atomic_file, atomic_folder, make_folder
 from vitadapt.utils.files import write_atomic
 
 
@@ -104,13 +104,6 @@ def test_a_folder_whose_file_would_not_go_to_the_disk_does_not_appear(
     with pytest.raises(OSError, match="No space"), atomic_folder(tmp_path / "out") as new:
         (new / "a").write_text("still in memory")
     assert names(tmp_path) == []
-
-
-def test_only_what_killed_writers_of_this_file_left_is_removed(tmp_path: Path) -> None:
-    for name in (".a.npy.0123456789abcdef.tmp", ".b.npy.0123456789abcdef.tmp", "a.npy.tmp", ".a.npy.tmp"):
-        (tmp_path / name).write_bytes(b"half")
-    remove_abandoned(tmp_path / "a.npy")
-    assert names(tmp_path) == [".a.npy.tmp", ".b.npy.0123456789abcdef.tmp", "a.npy.tmp"]
 
 
 def test_new_folders_are_in_those_above_them_before_anything_is_in_them(

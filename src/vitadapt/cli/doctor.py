@@ -151,10 +151,10 @@ def _cache(cache: Path, data_root: Path | None) -> str:
     from ..data.pixels import cache as pixelfile
 
     truth = np.arange(3 * _SIDE * _SIDE, dtype=np.uint8).reshape(1, 3, _SIDE, _SIDE)
-    path = cache / f"doctor-{os.getpid()}.npy"
+    path = cache / f"doctor-{os.getpid()}.pixels"
     try:
         for _ in range(2):  # the second time it is read, and its checksum compared
-            cached = pixelfile.open_or_build(path, truth.shape, iter(truth))
+            cached = pixelfile.open_or_build(path, truth.shape, lambda _: [(0, truth)])
             if not np.array_equal(cached, truth):
                 raise RuntimeError(f"{cache} gives back other bytes than were written")
             del cached

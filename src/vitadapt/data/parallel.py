@@ -35,20 +35,40 @@ def each(
 
     An item for which `work` raises DataError is left out; after the last one a single DataError names them all.
     """
-    threads = workers or default_workers()
     broken: list[DataError] = []
+    for outcome in attempts(work, items, stage, progress, workers):
+        if isinstance(outcome, DataError):
+            broken.append(outcome)
+        else:
+            yield outcome
+    raise_all(broken)
+
+
+def attempts(
+    work: Callable[[T], R],
+    items: Sequence[T],
+    stage: str,
+    progress: Progress | None = None,
+    workers: int | None = None,
+) -> Iterator[R | DataError]:
+    """work(item), or the DataError that it raised, for every item, in order."""
+    threads = workers or default_workers()
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(items), threads * _PER_WORKER):
             stop = min(start + threads * _PER_WORKER, len(items))
-            for outcome in pool.map(partial(_attempt, work), (items[i] for i in range(start, stop))):
-                if isinstance(outcome, DataError):
-                    broken.append(outcome)
-                else:
-                    yield outcome
+            yield from pool.map(partial(_attempt, work), (items[i] for i in range(start, stop)))
             if progress is not None:
                 progress(stage, stop, len(items))
+
+
+def raise_all(broken: list[DataError]) -> None:
+    """Raises one DataError that names all of `broken`, if there are any."""
+    if len(broken) == 1:
+        raise broken[0]
     if broken:
-        raise _summary(broken)
+        named = [f"{e.name} ({e.reason})" if isinstance(e, UnreadableImage) else str(e) for e in broken]
+        message = f"{len(broken)} images cannot be read: {first_few(named)}; remove or re-save them"
+        raise DataError(message, [name for error in broken for name in error.unreadable])
 
 
 def _attempt(work: Callable[[T], R], item: T) -> R | DataError:
@@ -56,11 +76,3 @@ def _attempt(work: Callable[[T], R], item: T) -> R | DataError:
         return work(item)
     except DataError as error:
         return error
-
-
-def _summary(broken: list[DataError]) -> DataError:
-    if len(broken) == 1:
-        return broken[0]
-    named = [f"{e.name} ({e.reason})" if isinstance(e, UnreadableImage) else str(e) for e in broken]
-    message = f"{len(broken)} images cannot be read: {first_few(named)}; remove or re-save them"
-    return DataError(message, [name for error in broken for name in error.unreadable])

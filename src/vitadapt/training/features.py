@@ -15,7 +15,8 @@ from ..data import Examples, Geometry, open_pixels
 from ..data.pixels.pixels import Pixels
 from ..nn.backbone import Backbone, backbone_digest
 from ..nn.setting import Setting
-from ..utils.array_file import open_or_build
+from ..utils.array_file import ArrayFile
+from ..utils.files import storage_error
 from ..utils.locks import locked
 from ..weights import load_backbone
 from .loop import BATCH, forward_all, forward_batches
@@ -66,8 +67,13 @@ def frozen_features(backbone: Backbone, base: str, images: Pixels, environment: 
     path = environment.cache / "features" / f"{base}-{images.key}.features"
     lock = path.with_suffix(".lock")  # several workers may ask at once: one computes, the others wait
 
-    def make(starts: Sequence[int]) -> Iterator[np.ndarray]:
-        return (rows.numpy() for rows in forward_batches(backbone, images, setting, label, starts))
+    def make(starts: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        batches = forward_batches(backbone, images, setting, label, starts)
+        return ((start, rows.numpy()) for start, rows in zip(starts, batches, strict=True))
 
+    file = ArrayFile(path, (len(images), backbone.features), np.float32, BATCH)
     with locked(lock, path.parent, "as a cache", "--cache"):
-        return torch.from_numpy(open_or_build(path, (len(images), backbone.features), BATCH, make))
+        try:
+            return torch.from_numpy(file.open_or_build(make))
+        except OSError as error:
+            raise storage_error(path, error) from error

@@ -7,7 +7,6 @@ removes it; what a killed process left stays.
 
 from __future__ import annotations
 
-import glob
 import os
 import secrets
 import shutil
@@ -73,12 +72,6 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _sync_names(path.parent)
-
-
-def remove_abandoned(path: Path) -> None:
-    """Remove what killed processes left of `atomic_file(path)`. Only for who holds a lock that every writer takes."""
-    for temporary in path.parent.glob(f".{glob.escape(path.name[:_SHOWN])}.*.tmp"):
-        temporary.unlink(missing_ok=True)
 
 
 def _temporary(path: Path) -> Path:

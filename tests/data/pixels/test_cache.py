@@ -17,8 +17,10 @@ import torch
 from data_cases import GEOMETRY, Stages, array, cached_file, in_files, in_memory
 from PIL import Image
 
-from vitadapt.data import cache_size, content_digests, open_pixels
-from vitadapt.data.pixels import cache as pixelfile
+from vitadapt.data import Geometry, ImageRef, cache_size, content_digests, open_pixels
+from vitadapt.data.pixels import pixels as module
+from vitadapt.data.pixels.cache import PIECE
+from vitadapt.utils import array_file
 from vitadapt.utils.errors import StorageError
 
 
@@ -30,8 +32,7 @@ def flip(path: Path, place: int) -> None:
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "flipped pixel": lambda path: flip(path, 400),
-    "flipped header": lambda path: flip(path, 20),
-    "flipped seal": lambda path: flip(path, -1),
+    "flipped digest": lambda path: flip(path, 3),
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-10]),
     "longer": lambda path: path.write_bytes(path.read_bytes() + b"x"),
     "empty": lambda path: path.write_bytes(b""),
@@ -47,10 +48,10 @@ def test_a_damaged_file_is_noticed_and_built_again(
     file = cached_file(tmp_path)
     sound = file.read_bytes()
     DAMAGE[damage](file)
-    monkeypatch.setattr(pixelfile, "_verified", set())  # as in a new process
+    monkeypatch.setattr(array_file, "_verified", set())  # as in a new process
     with caplog.at_level(logging.WARNING):
         again = open_pixels(examples, GEOMETRY, tmp_path, stages)
-    assert "is damaged, or of an older version, and is built again" in caplog.text
+    assert "is damaged, or of an older version; what is wrong is made again" in caplog.text
     assert stages.decoded
     assert torch.equal(again.gather(np.arange(5)), whole)
     assert file.read_bytes() == sound
@@ -107,16 +108,26 @@ def test_two_processes_at_once_build_one_file(tmp_path: Path) -> None:
     assert cached_file(tmp_path / "cache").stem == answers[0][0]
 
 
-def test_what_a_killed_process_left_behind_is_removed(tmp_path: Path) -> None:
-    open_pixels(in_memory(), GEOMETRY, tmp_path)
-    file = cached_file(tmp_path)
-    leftover, other = file.with_name(f".{file.name}.0123456789abcdef.tmp"), tmp_path / ".another.npy.0.tmp"
-    for path in (leftover, other):
-        path.write_bytes(b"half")
-    file.unlink()
-    open_pixels(in_memory(), GEOMETRY, tmp_path)
-    assert not leftover.exists()
-    assert other.exists()
+def test_what_was_decoded_before_an_interruption_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    examples = in_memory(3 * PIECE + 5)
+    whole = open_pixels(examples, GEOMETRY, tmp_path / "whole").gather(np.arange(len(examples)))
+    plain, decoded = module._decode, Stages()
+
+    def interrupted(ref: ImageRef, geometry: Geometry) -> tuple[np.ndarray, str]:
+        if ref.name == f"train[{2 * PIECE + 2}]":
+            raise KeyboardInterrupt
+        return plain(ref, geometry)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "_decode", interrupted)
+        open_pixels(examples, GEOMETRY, tmp_path)
+    with caplog.at_level(logging.WARNING):
+        again = open_pixels(examples, GEOMETRY, tmp_path, decoded).gather(np.arange(len(examples)))
+    assert torch.equal(again, whole) and not caplog.text
+    assert {total for stage, _, total in decoded if stage.startswith("decoding")} == {PIECE + 5}
+    assert cached_file(tmp_path).read_bytes() == cached_file(tmp_path / "whole").read_bytes()
 
 
 def test_a_disk_without_room_is_noticed_before_anything_is_decoded(
@@ -131,22 +142,29 @@ def test_a_disk_without_room_is_noticed_before_anything_is_decoded(
     ):
         open_pixels(examples, GEOMETRY, tmp_path, stages)
     assert not stages.decoded
-    assert not list(tmp_path.glob("*.npy")) and not list(tmp_path.glob("*.tmp"))
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=need))
     assert len(open_pixels(examples, GEOMETRY, tmp_path)) == 5
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
-def test_a_disk_that_fills_up_meanwhile_leaves_nothing_behind(
+def test_a_disk_that_fills_up_meanwhile_is_told_and_what_was_written_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    def fails(descriptor: int) -> None:
-        raise OSError(code, os.strerror(code))
+    examples, stages, written = in_memory(2 * PIECE), Stages(), []
+    plain = array_file.ArrayFile._write
 
-    monkeypatch.setattr(os, "fsync", fails)
-    with pytest.raises(StorageError, match=f"decoded images in {tmp_path}"):
-        open_pixels(in_memory(), GEOMETRY, tmp_path)
-    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
+    def fails(file: array_file.ArrayFile, start: int, piece: np.ndarray) -> None:
+        if written:
+            raise OSError(code, os.strerror(code))
+        written.append(start)
+        plain(file, start, piece)
+
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match=f"decoded images in {tmp_path}"):
+        patch.setattr(array_file.ArrayFile, "_write", fails)
+        open_pixels(examples, GEOMETRY, tmp_path)
+    assert len(open_pixels(examples, GEOMETRY, tmp_path, stages)) == 2 * PIECE
+    assert {total for stage, _, total in stages if stage.startswith("decoding")} == {PIECE}
 
 
 LIMITED = """
@@ -165,7 +183,7 @@ except StorageError as error:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX limits")
-def test_a_write_that_really_fails_half_way_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_file_that_may_not_be_so_large_leaves_nothing_behind(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"no room for 0.3 MiB of decoded images in {tmp_path}")
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]

@@ -7,6 +7,8 @@ pipeline and of the decoders), so it is never stale and can be shared by runs, s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +18,11 @@ import PIL
 import platformdirs
 from PIL import features
 
-from ...utils.errors import StorageError
+from ...utils.errors import DataError, StorageError
 from ...utils.progress import Progress
 from ..examples import Examples, ImageRef, hexdigest, read_with_digest
 from ..images import VERSION, Geometry, Pixel8, UnreadableImage, to_pixels
-from ..parallel import each
+from ..parallel import attempts, each, raise_all
 from . import cache as pixelfile
 from .hashes import content_digests
 
@@ -144,7 +146,7 @@ def default_cache() -> Path:
 
 def cache_size(examples: Examples, geometry: Geometry) -> int:
     """Bytes that `open_pixels` would write for these images."""
-    return pixelfile.file_size(_shape(examples, geometry))
+    return pixelfile.array_file(Path(), _shape(examples, geometry)).size
 
 
 def open_pixels(
@@ -172,8 +174,19 @@ def open_pixels(
             raise _changed(examples.refs[row])
         return pixels
 
-    images = each(decode, range(len(examples)), stage, progress, workers)
-    array = pixelfile.open_or_build(cache / f"{key}.npy", _shape(examples, geometry), images)
+    def make(starts: Sequence[int]) -> Iterator[tuple[int, Pixel8]]:
+        rows = [row for start in starts for row in range(start, min(start + pixelfile.PIECE, len(examples)))]
+        outcomes = zip(rows, attempts(decode, rows, stage, progress, workers), strict=True)
+        broken: list[DataError] = []
+        for start, piece in groupby(outcomes, lambda outcome: outcome[0] // pixelfile.PIECE * pixelfile.PIECE):
+            found = [outcome for _, outcome in piece]
+            images = [outcome for outcome in found if not isinstance(outcome, DataError)]
+            broken += [outcome for outcome in found if isinstance(outcome, DataError)]
+            if len(images) == len(found):
+                yield start, np.stack(images)
+        raise_all(broken)
+
+    array = pixelfile.open_or_build(cache / f"{key}.pixels", _shape(examples, geometry), make)
     return ArrayPixels(array, digests, geometry)
 
 
