@@ -13,56 +13,76 @@ from __future__ import annotations
 
 import argparse
 import ast
-import copy
-import math
+import importlib
 import os
 import random
+import re
 import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-import pydantic  # noqa: F401 - what tests import is imported once, and not in every fork
 import pytest
-import safetensors.torch  # noqa: F401
-import sklearn.metrics  # noqa: F401
-import torch  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
-METHODS = ("methods/test_methods.py", "-k")
-DELTAS = (
-    "nn/test_surgery.py",
-    *METHODS,
-    "kadaptation or lora or bitfit or fine-tune or not test_a_method_keeps_every_law",
-)
-CORE = {  # file -> what pytest is given
-    "benchmark/protocols/search.py": ("benchmark/protocols/test_search.py",),
-    "metrics/scores.py": ("metrics/test_scores.py",),
-    "data/sampling/few_shot.py": ("data/sampling/test_few_shot.py",),
-    "data/sampling/folds.py": ("data/sampling/test_few_shot.py", "benchmark/protocols/test_protocols.py"),
-    "nn/matmul.py": ("nn/test_matmul.py",),
-    "nn/deltas.py": DELTAS,
-    "nn/surgery.py": DELTAS,
-    "methods/kadaptation.py": (*METHODS, "kadaptation or not test_a_method_keeps_every_law"),
-    "methods/lora.py": (*METHODS, "lora or not test_a_method_keeps_every_law"),
-    "methods/compacter.py": (*METHODS, "compacter or phm-adapter or not test_a_method_keeps_every_law"),
-    "methods/adapter.py": (*METHODS, "adapter or compacter or not test_a_method_keeps_every_law"),
-    "methods/selective.py": (
-        *METHODS,
-        "bitfit or layernorm or attention or fine-tune or not test_a_method_keeps_every_law",
-    ),
-    "methods/released.py": ("benchmark/protocols/test_released.py",),
+PACKAGE, TESTS = ROOT / "src" / "vitadapt", ROOT / "tests"
+LAWS = "methods/test_methods.py"  # every method keeps every law: of these only the ones of the changed file are tried
+SOME = "not test_methods or every_law and (kadaptation or lora or bitfit or fine-tune)"  # of what all methods use
+PROTOCOLS = ("benchmark/protocols/test_protocols.py", "benchmark/protocols/test_search.py")
+CORE = {  # folder or file -> tests besides those of the same path, and those of its folder that import it
+    "methods": (LAWS, "methods/test_formulas.py"),
+    "nn": ("nn/test_vit.py", "nn/test_surgery.py", LAWS),
+    "nn/class_texts.py": ("training/test_two_towers.py",),
+    "nn/head.py": ("classifier/test_prior.py", "methods/test_few_shot.py", "text/test_text_head.py"),
+    "nn/head_spec.py": ("training/test_adapter_file.py", "text/test_text_head.py"),
+    "nn/novelty.py": ("classifier/test_unknown.py",),
+    "nn/perturbation.py": ("training/test_ingredients.py",),
+    "nn/support.py": ("methods/test_few_shot.py",),
+    "nn/text_transformer.py": ("training/test_two_towers.py", "text/test_towers.py"),
+    "metrics": (),
+    "metrics/conformal.py": ("classifier/test_unknown.py",),
+    "metrics/several_labels.py": ("classifier/test_several_labels.py",),
+    "data/sampling": ("data/sampling/test_few_shot.py", "benchmark/protocols/test_protocols.py"),
+    "data/sampling/splits.py": ("data/test_catalog.py",),
+    "data/sampling/manifests.py": ("benchmark/test_runner.py",),
+    "training/augmentation.py": (),
+    "training/cross_validation.py": PROTOCOLS,
+    "training/features.py": PROTOCOLS,
+    "training/ingredients.py": (),
+    "training/loop.py": ("benchmark/protocols/test_protocols.py",),
+    "training/recipe.py": ("training/test_config.py", "training/test_loop.py", "benchmark/test_recipes.py"),
+    "training/task.py": PROTOCOLS,
+    "training/views.py": (),
+    "text/class_features.py": (),
+    "text/features.py": (),
+    "benchmark/protocols": PROTOCOLS,
+    "benchmark/protocols/best_on_test.py": ("benchmark/test_transfer.py",),
+    "benchmark/protocols/few_shot_clip.py": ("benchmark/test_few_shot_clip.py",),
+    "benchmark/analysis": ("metrics/test_significance.py",),
+    "benchmark/analysis/groups.py": ("report/test_table.py",),
+    "benchmark/post_hoc": (),
+    "benchmark/leaderboard/score.py": ("benchmark/leaderboard/test_submission.py",),
+    "benchmark/parameter_counts.py": ("training/test_two_towers.py",),
+    "classifier/closed_form.py": ("classifier/test_update.py", "classifier/test_fit.py"),
+    "classifier/model_selection.py": (),
+    "classifier/novelty.py": ("classifier/test_unknown.py",),
+    "classifier/prior.py": (),
+    "classifier/suggest.py": (),
 }
+EARLY = ("peft", "pydantic", "safetensors.torch", "sklearn.metrics", "torch")  # imported once, and not in every fork
+TALK = {"methods/explain.py"}  # texts for people: nobody computes with them
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult}
 OPERATORS |= {ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult, ast.MatMult: ast.Add}
 COMPARISONS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
 COMPARISONS |= {ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is}
-PATIENCE = 4  # times what the tests take without a change: then the clock has noticed a loop without end
+PATIENCE = 60  # seconds of computing after which a test is in a loop without end
+WAITING = 1800  # seconds on the clock after which the tests of a file wait for something that never comes
 
 
 @dataclass(frozen=True)
@@ -73,20 +93,73 @@ class Mutant:
     source: str
 
 
-def mutants(file: str, source: str) -> Iterator[Mutant]:
-    """Every change of a module, one at a time."""
-    tree = ast.parse(source)
+def core() -> list[str]:
+    """The files whose numbers people rely on, as paths in the package."""
+    found = {path for name in CORE for path in (PACKAGE / name).rglob("*.py")} | {PACKAGE / name for name in CORE}
+    names = (path.relative_to(PACKAGE).as_posix() for path in found if path.is_file() and path.stem != "__init__")
+    return sorted(set(names) - TALK)
+
+
+@cache
+def tests_of(file: str) -> tuple[str, ...]:
+    """What pytest is given for a file of the core; the nearest tests first."""
+    path = Path(file)
+    nearest = [(path.parent / f"test_{path.name}").as_posix()]
+    beside = [name for name in sorted(_imported()) if name.split("/")[0] == path.parts[0] and file in _imported()[name]]
+    more = CORE.get(file) or next((CORE[str(folder)] for folder in path.parents if str(folder) in CORE), ())
+    tests = [name for name in dict.fromkeys([*nearest, *beside, *more]) if (TESTS / name).exists()]
+    return *tests, "-k", _about(file) if path.parts[0] == "methods" else SOME
+
+
+def _about(file: str) -> str:
+    """A file of methods -> what is in the names of tests of the methods in it, and in those that import it."""
+    stem = Path(file).stem
+    sources = [path.read_text("utf-8") for path in sorted((PACKAGE / "methods").glob("[!_]*.py"))]
+    users = [(PACKAGE / file).read_text("utf-8"), *(text for text in sources if f"from .{stem} import" in text)]
+    names = [name for text in users for name in re.findall(r'METHODS\.register\("([^"]+)"', text)]
+    spelt = [name.replace("-", between) for name in names for between in ("-", "_", "")]
+    return " or ".join(dict.fromkeys([stem, *spelt, "initial_sizes"]))
+
+
+@cache
+def _imported() -> dict[str, set[str]]:
+    """Test file -> the files of the package that it imports, or whose names it imports."""
+    public = {}  # name -> its file
+    for node in _imports(PACKAGE / "methods" / "__init__.py"):
+        if node.level == 1:
+            public |= {alias.name: f"methods/{node.module}.py" for alias in node.names}
+    found: dict[str, set[str]] = {}
+    for path in sorted(TESTS.rglob("test_*.py")):
+        files = found[path.relative_to(TESTS).as_posix()] = set()
+        for node in _imports(path):
+            module = (node.module or "").removeprefix("vitadapt").strip(".").replace(".", "/")
+            if module == "methods":
+                files |= {public[alias.name] for alias in node.names if alias.name in public}
+            files |= {f"{module}.py", *(f"{module}/{alias.name}.py" for alias in node.names)}
+    return found
+
+
+def _imports(path: Path) -> Iterator[ast.ImportFrom]:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            yield node
+
+
+def places(file: str) -> list[tuple[str, int]]:
+    """Every change of a file: the number of a node in the order of `ast.walk`."""
+    tree = ast.parse((PACKAGE / file).read_text("utf-8"))
     quiet = set(map(id, _unread(tree)))
-    for number, node in enumerate(ast.walk(tree)):
-        if id(node) in quiet:
-            continue
-        for choice in range(_choices(node)):
-            changed = copy.deepcopy(tree)
-            target = next(other for i, other in enumerate(ast.walk(changed)) if i == number)
-            before = ast.unparse(node).splitlines()[0]
-            what = _change(target, choice)
-            text = ast.unparse(ast.fix_missing_locations(changed))
-            yield Mutant(file, getattr(node, "lineno", 0), f"{before}  ->  {what}", text)
+    return [
+        (file, number) for number, node in enumerate(ast.walk(tree)) if id(node) not in quiet and _is_changeable(node)
+    ]
+
+
+def mutant(file: str, number: int) -> Mutant:
+    tree = ast.parse((PACKAGE / file).read_text("utf-8"))
+    node = next(node for i, node in enumerate(ast.walk(tree)) if i == number)
+    line, before = getattr(node, "lineno", 0), ast.unparse(node).splitlines()[0]
+    what = _change(node)
+    return Mutant(file, line, f"{before}  ->  {what}", ast.unparse(ast.fix_missing_locations(tree)))
 
 
 def _unread(tree: ast.Module) -> Iterator[ast.AST]:
@@ -111,24 +184,21 @@ def _names_a_type(value: ast.AST) -> bool:
     return isinstance(value, ast.Subscript) or (isinstance(value, ast.Call) and ast.unparse(value.func) == "TypeVar")
 
 
-def _choices(node: ast.AST) -> int:
-    """How many ways there are to change this node."""
+def _is_changeable(node: ast.AST) -> bool:
     if isinstance(node, ast.BinOp):
-        return int(type(node.op) in OPERATORS)
+        return type(node.op) in OPERATORS
     if isinstance(node, ast.Compare):
-        return int(len(node.ops) == 1 and type(node.ops[0]) in COMPARISONS)
+        return len(node.ops) == 1 and type(node.ops[0]) in COMPARISONS
     if isinstance(node, ast.Constant):
-        return int(isinstance(node.value, (bool, int, float)))
-    if isinstance(node, (ast.BoolOp, ast.IfExp)):
-        return 1
+        return isinstance(node.value, (bool, int, float))
     if isinstance(node, ast.UnaryOp):
-        return int(isinstance(node.op, (ast.Not, ast.USub)))
+        return isinstance(node.op, (ast.Not, ast.USub))
     if isinstance(node, ast.Return):
-        return int(node.value is not None and ast.unparse(node.value) != "None")
-    return int(isinstance(node, (ast.Expr, ast.Assign, ast.AugAssign, ast.Continue, ast.If)))
+        return node.value is not None and ast.unparse(node.value) != "None"
+    return isinstance(node, (ast.BoolOp, ast.IfExp, ast.Expr, ast.Assign, ast.AugAssign, ast.Continue, ast.If))
 
 
-def _change(node: ast.AST, choice: int) -> str:
+def _change(node: ast.AST) -> str:
     """Changes the node where it stands -> how it reads now."""
     if isinstance(node, ast.BinOp):
         node.op = OPERATORS[type(node.op)]()
@@ -160,51 +230,76 @@ def _become(node: ast.AST, other: ast.AST) -> str:
     return "pass" if isinstance(other, ast.Pass) else ast.unparse(other)
 
 
-def fate(mutant: Mutant, folder: Path, seconds: int) -> str:
+def fate(mutant: Mutant, folder: Path) -> str:
     """What the tests of its file make of the change: "survived", "noticed", or "stopped" when they came to no end.
 
-    They run in a fork: torch and pytest are there, the package is not yet.
+    "unclear" when the test that noticed it fails without the change, too.
     """
     path = folder / "vitadapt" / mutant.file
     original = path.read_text("utf-8")
     path.write_text(mutant.source, "utf-8")
-    child = os.fork()
-    if child == 0:
-        os._exit(_tested(mutant.file, folder, seconds))
     try:
-        _, status = os.waitpid(child, 0)
-        return "survived" if status == 0 else "stopped" if os.WIFSIGNALED(status) else "noticed"
+        found, failed = _tested(tests_of(mutant.file), folder)
     finally:
         path.write_text(original, "utf-8")
+    return "unclear" if found == "noticed" and not _passes(failed, folder) else found
 
 
-def _tested(file: str, folder: Path, seconds: int) -> int:
-    """The exit status of the tests against the package in `folder`, up to the first that fails."""
-    signal.alarm(seconds)
-    for number in (1, 2):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-    sys.path.insert(0, str(folder))
-    os.chdir(ROOT / "tests")
-    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *CORE[file]]))
+@cache
+def _passes(test: str, folder: Path) -> bool:
+    """Does one test, or the collection of a file, succeed without any change?"""
+    return _tested((test,) if "::" in test else (test, "--collect-only"), folder)[0] == "survived"
 
 
-def unchanged(files: Iterable[str], folder: Path) -> dict[tuple[str, ...], int]:
-    """Tests -> seconds that they may take. Exits naming a file whose tests fail as it is: they notice nothing."""
-    limits: dict[tuple[str, ...], int] = {}
-    for file in files:
-        if CORE[file] in limits:
-            continue
-        source, start = (folder / "vitadapt" / file).read_text("utf-8"), time.monotonic()
-        if fate(Mutant(file, 0, "", f"{source}\n"), folder, 0) != "survived":
-            sys.exit(f"{file}: its tests fail without any change")
-        limits[CORE[file]] = PATIENCE * math.ceil(time.monotonic() - start)
-    return limits
+def _tested(arguments: tuple[str, ...], folder: Path) -> tuple[str, str]:
+    """Tests against the package in `folder`, up to the first that fails -> what came of it, and which that is.
+
+    They run in a fork: torch and pytest are there, the package is not yet.
+    """
+    note = folder / "failed"
+    note.write_text("", "utf-8")
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            signal.alarm(WAITING)
+            for number in (1, 2):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+            sys.path.insert(0, str(folder))
+            os.chdir(TESTS)
+            status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *arguments], [Notes(note)]))
+        finally:
+            os._exit(status)  # whatever it was: the child cleans nothing up
+    _, status = os.waitpid(child, 0)
+    found = "survived" if status == 0 else "stopped" if os.WIFSIGNALED(status) else "noticed"
+    return found, note.read_text("utf-8")
+
+
+@dataclass(frozen=True)
+class Notes:
+    """A plugin of pytest: the first test that fails is written to a file; none computes for ever."""
+
+    path: Path
+
+    def pytest_runtest_setup(self) -> None:
+        signal.setitimer(signal.ITIMER_PROF, PATIENCE)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._note(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self._note(report)
+
+    def _note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if report.failed and not self.path.read_text("utf-8"):
+            self.path.write_text(str(ROOT / report.nodeid), "utf-8")
 
 
 def sample(files: list[str], count: int, seed: int) -> list[Mutant]:
     """So many changes in all, at random, files in proportion to what can be changed in them; mixed."""
-    every = [one for file in files for one in mutants(file, (ROOT / "src" / "vitadapt" / file).read_text("utf-8"))]
-    return random.Random(seed).sample(every, min(count, len(every)))
+    every = [place for file in files for place in places(file)]
+    print(f"{len(every)} changes are possible in {len(files)} files", flush=True)
+    return [mutant(*place) for place in random.Random(seed).sample(every, min(count, len(every)))]
 
 
 def main() -> None:
@@ -214,22 +309,22 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--only", nargs="+", default=[""], help="parts of file names")
     options = parser.parse_args()
-    files = [file for file in CORE if any(part in file for part in options.only)]
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # some plugins would complain that they are imported already
+    for module in EARLY:
+        importlib.import_module(module)
+    files = [file for file in core() if any(part in file for part in options.only)]
     end, fates = time.monotonic() + 60 * options.minutes, Counter[str]()
     with tempfile.TemporaryDirectory() as name:
-        shutil.copytree(
-            ROOT / "src" / "vitadapt", Path(name) / "vitadapt", ignore=shutil.ignore_patterns("__pycache__")
-        )
+        shutil.copytree(PACKAGE, Path(name) / "vitadapt", ignore=shutil.ignore_patterns("__pycache__"))
         chosen = sample(files, options.count, options.seed)
-        limits = unchanged(sorted({mutant.file for mutant in chosen}), Path(name))
         for mutant in chosen:
             if time.monotonic() > end:
                 break
-            found = fate(mutant, Path(name), limits[CORE[mutant.file]])
+            found = fate(mutant, Path(name))
             fates[found] += 1
             print(f"\r{fates.total()}", end="", file=sys.stderr, flush=True)
-            if found == "survived":
-                print(f"survived: {mutant.file}:{mutant.line}: {mutant.what}", flush=True)
+            if found in ("survived", "unclear"):
+                print(f"{found}: {mutant.file}:{mutant.line}: {mutant.what}", flush=True)
     noticed = f"{fates['noticed']} noticed, {fates['stopped']} stopped without an end"
     print(f"{fates.total()} changes: {noticed}, {fates['survived']} survived")
 

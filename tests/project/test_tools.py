@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import difflib
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,12 @@ from packaging.version import Version
 
 import audit
 import matrix
+import mutants
 import project
 import sbom
+from vitadapt.benchmark.protocols.registry import PROTOCOLS
+from vitadapt.methods import METHODS
+from vitadapt.metrics.scores import METRICS, RELEASED_METRICS
 
 
 @pytest.fixture
@@ -140,3 +146,31 @@ def test_requirements_are_those_of_a_python() -> None:
     assert "tomli" not in {one.name for one in project.requirements("3.13")}
     assert {one.name for one in project.requirements(of=["plot"])} >= {"matplotlib", "torch"}
     assert f">={project.python_bounds()[0]}" == project.project()["requires-python"]
+
+
+def registered() -> set[str]:
+    """The files of methods, metrics and protocols: what computes the numbers of a table."""
+    things = [thing for registry in (METHODS, METRICS, RELEASED_METRICS, PROTOCOLS) for thing in registry.values()]
+    modules = {getattr(thing, "__module__", type(thing).__module__) for thing in things}
+    return {f"{module.removeprefix('vitadapt.').replace('.', '/')}.py" for module in modules}
+
+
+def test_what_computes_a_number_is_in_the_core_of_the_mutation_tests() -> None:
+    assert registered() <= set(mutants.core())
+    assert set(mutants.CORE) == {name for name in mutants.CORE if (mutants.PACKAGE / name).exists()}
+
+
+def test_every_file_of_the_core_is_held_by_tests_that_are_there() -> None:
+    for file in mutants.core():
+        *tests, _, _ = mutants.tests_of(file)
+        assert tests and all((mutants.TESTS / name).is_file() for name in (*tests, *mutants.CORE.get(file, ()))), file
+
+
+def test_a_mutant_is_one_change_of_what_is_computed() -> None:
+    file = "metrics/calibration.py"
+    whole = ast.unparse(ast.parse((mutants.PACKAGE / file).read_text("utf-8"))).splitlines()
+    for _, number in mutants.places(file)[::10]:
+        changed = mutants.mutant(file, number)
+        compile(changed.source, file, "exec")
+        lines = list(difflib.ndiff(whole, changed.source.splitlines()))
+        assert any(line[0] in "-+" for line in lines) and changed.line > 0, changed.what
