@@ -34,17 +34,25 @@ ROOT = Path(__file__).parents[1]
 PACKAGE, TESTS = ROOT / "src" / "vitadapt", ROOT / "tests"
 LAWS = "methods/test_methods.py"  # every method keeps every law: of these only the ones of the changed file are tried
 SOME = "not test_methods or every_law and (kadaptation or lora or bitfit or fine-tune)"  # of what all methods use
+TOWERS = "training/test_two_towers.py"
 PROTOCOLS = ("benchmark/protocols/test_protocols.py", "benchmark/protocols/test_search.py")
 CORE = {  # folder or file -> tests besides those of the same path, and those of its folder that import it
     "methods": (LAWS, "methods/test_formulas.py"),
+    "methods/both_towers.py": (LAWS, "methods/test_formulas.py", TOWERS),
+    "methods/class_statistics.py": (LAWS, "classifier/test_update.py"),
+    "methods/coop.py": (LAWS, TOWERS),
+    "methods/kgcoop.py": (LAWS, TOWERS),
+    "methods/maple.py": (LAWS, TOWERS),
+    "methods/released.py": ("benchmark/protocols/test_released.py", LAWS),
+    "methods/together.py": (LAWS, TOWERS),
     "nn": ("nn/test_vit.py", "nn/test_surgery.py", LAWS),
-    "nn/class_texts.py": ("training/test_two_towers.py",),
+    "nn/class_texts.py": (TOWERS,),
     "nn/head.py": ("classifier/test_prior.py", "methods/test_few_shot.py", "text/test_text_head.py"),
     "nn/head_spec.py": ("training/test_adapter_file.py", "text/test_text_head.py"),
     "nn/novelty.py": ("classifier/test_unknown.py",),
     "nn/perturbation.py": ("training/test_ingredients.py",),
     "nn/support.py": ("methods/test_few_shot.py",),
-    "nn/text_transformer.py": ("training/test_two_towers.py", "text/test_towers.py"),
+    "nn/text_transformer.py": (TOWERS, "text/test_towers.py"),
     "metrics": (),
     "metrics/conformal.py": ("classifier/test_unknown.py",),
     "metrics/several_labels.py": ("classifier/test_several_labels.py",),
@@ -68,7 +76,7 @@ CORE = {  # folder or file -> tests besides those of the same path, and those of
     "benchmark/analysis/groups.py": ("report/test_table.py",),
     "benchmark/post_hoc": (),
     "benchmark/leaderboard/score.py": ("benchmark/leaderboard/test_submission.py",),
-    "benchmark/parameter_counts.py": ("training/test_two_towers.py",),
+    "benchmark/parameter_counts.py": (TOWERS,),
     "classifier/closed_form.py": ("classifier/test_update.py", "classifier/test_fit.py"),
     "classifier/model_selection.py": (),
     "classifier/novelty.py": ("classifier/test_unknown.py",),
@@ -108,7 +116,8 @@ def tests_of(file: str) -> tuple[str, ...]:
     beside = [name for name in sorted(_imported()) if name.split("/")[0] == path.parts[0] and file in _imported()[name]]
     more = CORE.get(file) or next((CORE[str(folder)] for folder in path.parents if str(folder) in CORE), ())
     tests = [name for name in dict.fromkeys([*nearest, *beside, *more]) if (TESTS / name).exists()]
-    return *tests, "-k", _about(file) if path.parts[0] == "methods" else SOME
+    chosen = " or ".join([_about(file), *(Path(name).stem for name in tests if not name.startswith("methods/"))])
+    return *tests, "-k", chosen if path.parts[0] == "methods" else SOME
 
 
 def _about(file: str) -> str:
