@@ -234,10 +234,13 @@ def test_selection_is_the_best_epoch_of_the_honest_training(
     protocol: str, method: Method, clip: str, photos: Path, tmp_path: Path
 ) -> None:
     recipe = Recipe(epochs=2, batch_size=4, lr=1e-2, head_lr=0.5)
-    records = [
-        record_of(clip, photos, tmp_path, method, protocol=name, recipe=recipe, head=None)[0]
+    made = [
+        record_of(clip, photos, tmp_path, method, protocol=name, recipe=recipe, head=None)
         for name in (protocol, f"{protocol}-released")
     ]
+    records = [record for record, _ in made]
+    for record, store in made:  # one label per image: shares of one
+        np.testing.assert_allclose(store.predictions(record)[0].sum(axis=1), 1, atol=1e-5)
     honest, released = records
     assert released.scores[LAST] == honest.score and released.scores[BEST] == released.score
     assert released.score == max(released.chosen["test_scores"]) >= honest.score
