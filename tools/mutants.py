@@ -33,7 +33,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE, TESTS = ROOT / "src" / "vitadapt", ROOT / "tests"
 LAWS = "methods/test_methods.py"  # every method keeps every law: of these only the ones of the changed file are tried
-SOME = "not test_methods or every_law and (kadaptation or lora or bitfit or fine-tune)"  # of what all methods use
+SOME = "not test_methods or every_law and (kadaptation or lora or bitfit or fine-tune or linear-probe)"  # of what all methods use
 TOWERS = "training/test_two_towers.py"
 PROTOCOLS = ("benchmark/protocols/test_protocols.py", "benchmark/protocols/test_search.py")
 CORE = {  # folder or file -> tests besides those of the same path, and those of its folder that import it
@@ -65,7 +65,7 @@ CORE = {  # folder or file -> tests besides those of the same path, and those of
     "training/ingredients.py": (),
     "training/loop.py": ("benchmark/protocols/test_protocols.py",),
     "training/recipe.py": ("training/test_config.py", "training/test_loop.py", "benchmark/test_recipes.py"),
-    "training/task.py": PROTOCOLS,
+    "training/task.py": (*PROTOCOLS, "benchmark/test_runner.py"),
     "training/views.py": (),
     "text/class_features.py": (),
     "text/features.py": (),
@@ -127,7 +127,7 @@ def _about(file: str) -> str:
     users = [(PACKAGE / file).read_text("utf-8"), *(text for text in sources if f"from .{stem} import" in text)]
     names = [name for text in users for name in re.findall(r'METHODS\.register\("([^"]+)"', text)]
     spelt = [name.replace("-", between) for name in names for between in ("-", "_", "")]
-    return " or ".join(dict.fromkeys([stem, *spelt, "initial_sizes"]))
+    return " or ".join(dict.fromkeys([stem, *spelt, "small_and_as_large", "initial_sizes"] if spelt else [stem, SOME]))
 
 
 @cache

@@ -321,6 +321,26 @@ def test_impossible_hyper_parameters_are_refused_in_one_line_with_the_remedy(met
     assert "\n" not in str(refusal.value)
 
 
+BOUNDS: list[Method] = [
+    *(LoRA(rank=1), LoRA(rank=64), LoHa(rank=1), DoRA(rank=1), DTL(rank=1), DTL(rank=64), FactTK(rank=1)),
+    *(KAdaptation(n=1), KAdaptation(n=32, rank=2), KAdaptation(rule_rank=32), KAdaptation(n=64, rank=1)),
+    *(Adapter(bottleneck=1), AdapterPlus(bottleneck=1), Convpass(bottleneck=1), PHMAdapter(n=1, bottleneck=1)),
+    *(Compacter(n=1, bottleneck=1, rank=1), Compacter(rank=16), RepAdapter(rank=1, groups=1), VPT(tokens=1)),
+    *(VeRA(rank=1), VeRA(seed=2**32 - 1), LoKr(rank=1), LoKr(factor=1), OFT(group=2), OFT(group=64)),
+    *(BOFT(group=2, factors=1), BOFT(group=32, factors=2), PartialK(k=1), PartialK(k=2), SideTuning(reduction=1)),
+]
+"""What is just allowed."""
+
+
+@pytest.mark.parametrize("method", BOUNDS, ids=method_text)
+def test_hyper_parameters_may_be_as_small_and_as_large_as_their_bounds(method: Method) -> None:
+    backbone = common("deit-like")
+    adapted, images = adapt(backbone, method), torch.rand(2, 3, 32, 32)
+    assert trainable(adapted)
+    if getattr(method, "starts_as_identity", True):
+        torch.testing.assert_close(adapted(images), backbone(images), atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize(("rule_rank", "kind"), [(1, ThinKronecker), (3, ThinKronecker), (0, FullRuleKronecker)])
 def test_kadaptation_is_the_papers_sum_of_kronecker_products(rule_rank: int, kind: type) -> None:
     method = KAdaptation(n=16, rank=2, rule_rank=rule_rank, scale=3.0, targets=("fc1",))
@@ -429,6 +449,11 @@ def test_audit_judges_in_float32_too() -> None:
 
 def test_audit_of_a_switched_off_method_finds_everything_stuck() -> None:
     assert {r.status for r in probe(build("clip-like"), LoRA(alpha=0.0))} == {"stuck"}
+
+
+def test_audit_of_a_loss_that_nothing_reaches_finds_everything_dead() -> None:
+    reports = audit(adapt(build("clip-like"), LoRA()), lambda model, step: torch.ones(()))
+    assert {report.status for report in reports} == {"dead"}
 
 
 def test_audit_leaves_the_model_alone() -> None:
