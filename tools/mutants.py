@@ -32,12 +32,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE, TESTS = ROOT / "src" / "vitadapt", ROOT / "tests"
+GOLDEN = "benchmark/test_golden_table.py"  # what a short training with every method gave
 LAWS = "methods/test_methods.py"  # every method keeps every law: of these only the ones of the changed file are tried
-SOME = "not test_methods or every_law and (kadaptation or lora or bitfit or fine-tune or linear-probe)"  # of what all methods use
+SOME = "not test_methods or every_law and (kadaptation or lora or bitfit or fine-tune or linear-probe)"
 TOWERS = "training/test_two_towers.py"
 PROTOCOLS = ("benchmark/protocols/test_protocols.py", "benchmark/protocols/test_search.py")
 CORE = {  # folder or file -> tests besides those of the same path, and those of its folder that import it
-    "methods": (LAWS, "methods/test_formulas.py"),
+    "methods": (LAWS, "methods/test_formulas.py", GOLDEN),
     "methods/both_towers.py": (LAWS, "methods/test_formulas.py", TOWERS),
     "methods/class_statistics.py": (LAWS, "classifier/test_update.py"),
     "methods/coop.py": (LAWS, TOWERS),
@@ -116,7 +117,8 @@ def tests_of(file: str) -> tuple[str, ...]:
     beside = [name for name in sorted(_imported()) if name.split("/")[0] == path.parts[0] and file in _imported()[name]]
     more = CORE.get(file) or next((CORE[str(folder)] for folder in path.parents if str(folder) in CORE), ())
     tests = [name for name in dict.fromkeys([*nearest, *beside, *more]) if (TESTS / name).exists()]
-    chosen = " or ".join([_about(file), *(Path(name).stem for name in tests if not name.startswith("methods/"))])
+    whole = (Path(name).stem for name in tests if not name.startswith("methods/") and name != GOLDEN)
+    chosen = " or ".join([_about(file), *whole])
     return *tests, "-k", chosen if path.parts[0] == "methods" else SOME
 
 
