@@ -55,8 +55,6 @@ CORE = {  # folder or file -> tests besides those of the same path, and those of
     "nn/support.py": ("methods/test_few_shot.py",),
     "nn/text_transformer.py": (TOWERS, "text/test_towers.py"),
     "metrics": (),
-    "metrics/conformal.py": ("classifier/test_unknown.py",),
-    "metrics/several_labels.py": ("classifier/test_several_labels.py",),
     "data/sampling": ("data/sampling/test_few_shot.py", "benchmark/protocols/test_protocols.py"),
     "data/sampling/splits.py": ("data/test_catalog.py",),
     "data/sampling/manifests.py": ("benchmark/test_runner.py",),

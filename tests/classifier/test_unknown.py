@@ -13,7 +13,7 @@ from vitadapt.classifier.answer import Rules, answer, can_refuse
 from vitadapt.classifier.novelty import RATE, CrossValidated, calibrate, novelty_of, strangers
 from vitadapt.methods import Discriminant, Support
 from vitadapt.methods.class_statistics import ClassStatistics
-from vitadapt.metrics.conformal import class_sets, coverage, least_rate, nonconformity, thinned, threshold, typicality
+from vitadapt.metrics.conformal import typicality
 from vitadapt.nn.backbone import backbone_digest
 from vitadapt.nn.head import Classifier, Head
 from vitadapt.nn.head_spec import HeadSpec
@@ -107,31 +107,6 @@ def test_leaving_classes_out_tells_clusters_from_noise() -> None:
     found = cross_validated()
     noise = CrossValidated(found.labels, found.fold, found.probabilities, [torch.randn(found.features[0].shape)] * 5)
     assert 35 < strangers(noise).auroc.mean() < 65
-
-
-def test_the_coverage_is_what_was_asked_for() -> None:
-    rng = np.random.default_rng(0)
-    p = rng.dirichlet(np.ones(6), 3000)
-    labels = np.array([rng.choice(6, p=one) for one in p])
-    sizes = []
-    for wanted in (0.5, 0.8, 0.95):
-        found = coverage(labels, p, np.arange(3000) % 5, wanted)
-        assert abs(found.right / found.count - wanted) < 0.03
-        sizes.append(found.size)
-    assert sizes == sorted(sizes)
-    assert class_sets(p, threshold(np.sort(nonconformity(labels, p)), 0.01)).any(axis=1).all()  # none is empty
-
-
-def test_few_images_promise_no_more_than_they_can() -> None:
-    scores = np.arange(9.0)
-    assert threshold(scores, 0.9) == 8 and threshold(scores, 0.95) == np.inf and least_rate(9) == 0.1
-    assert typicality(scores, np.array([99.0, 8.0, -1.0])).tolist() == [0.1, 0.2, 1.0]
-    many = np.random.default_rng(0).normal(size=2500)
-    few = thinned(many)
-    assert len(few) == 1000
-    for share in (0.5, 0.9, 0.99):
-        whole = threshold(np.sort(many), share)
-        assert whole <= threshold(few, share) < whole + 0.1
 
 
 def test_without_cross_validation_nothing_is_refused() -> None:
