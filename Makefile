@@ -70,12 +70,19 @@ test-docs: $(VENV)/.dev
 mutants: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python tools/mutants.py $(ARGS)
 
-# Lines and branches that the whole suite runs, in all its processes; fails below the figure in pyproject.toml.
-coverage: $(VENV)/.dev
-	$(BIN)/coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n 2 --dist loadfile
-	$(BIN)/coverage combine --quiet
+# Lines and branches that the whole suite runs, in all its processes; fails below the figure in pyproject.toml. One folder
+# of tests after another: what was stopped goes on there, and `rm -r build/coverage` begins again.
+PARTS := $(sort $(foreach file,$(wildcard tests/*/test_*.py tests/*/*/test_*.py),build/coverage/$(word 2,$(subst /, ,$(file)))))
+coverage: $(PARTS)
+	$(BIN)/coverage combine --quiet build/coverage/data
+	rm -r build/coverage
 	$(BIN)/coverage report
+
+$(PARTS): build/coverage/%: | $(VENV)/.dev
+	mkdir -p build/coverage/data
+	COVERAGE_FILE=$(CURDIR)/build/coverage/data/.coverage OMP_NUM_THREADS=1 \
+		$(BIN)/coverage run -m pytest -n 2 --dist loadfile tests/$*
+	touch $@
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check --no-cache .

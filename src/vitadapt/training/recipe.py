@@ -83,7 +83,7 @@ class Recipe:
         ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"recipe: {name} must not be negative, got {getattr(self, name)}")
-        for name in ("drop_path", "dropout", "layer_decay", "ema", "crop"):
+        for name in ("momentum", "drop_path", "dropout", "layer_decay", "ema", "crop"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"recipe: {name} must be in 0 to 1, without 1, got {getattr(self, name)}")
         if self.pace and not (self.noise or self.dropout or self.drop_path):

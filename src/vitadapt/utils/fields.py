@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -33,6 +33,8 @@ def build_changes(kind: type, values: Mapping[str, Any], what: str) -> dict[str,
 
 
 def _checked(kind: type, name: str, value: Any, what: str) -> Any:
+    if isinstance(value, str) and _is_tuple(kind, name, value):
+        value = tuple(value.split("+"))
     try:
         return _adapter(kind, name).validate_python(value)
     except ValidationError as error:
@@ -40,23 +42,30 @@ def _checked(kind: type, name: str, value: Any, what: str) -> Any:
         raise ConfigError(f"{what}: {name}={value!r} is not possible: {reason}") from error
 
 
+def _is_tuple(kind: type, name: str, text: str) -> bool:
+    """Is the text of a field that of several values? Where a word may stand as well, numbers are."""
+    hint = _hint(kind, name)
+    return get_origin(hint) is tuple or (tuple in map(get_origin, get_args(hint)) and text[:1].isdigit())
+
+
+@cache
+def _hint(kind: type, name: str) -> Any:
+    return get_type_hints(kind)[name]
+
+
 @cache
 def _adapter(kind: type, name: str) -> TypeAdapter[Any]:
-    from typing import get_type_hints
-
-    return TypeAdapter(get_type_hints(kind)[name])
+    return TypeAdapter(_hint(kind, name))
 
 
-def parse_fields(text: str) -> dict[str, Any]:
-    """ "rank=8,targets=q+v,bias=false" -> {"rank": "8", "targets": ("q", "v"), "bias": "false"}. Raises ConfigError."""
-    values: dict[str, Any] = {}
+def parse_fields(text: str) -> dict[str, str]:
+    """ "rank=8,targets=q+v,bias=false" -> {"rank": "8", "targets": "q+v", "bias": "false"}. Raises ConfigError."""
+    values: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, value = part.partition("=")
         if not equals or not value:
             raise ConfigError(f"cannot read {part!r}; write field=value, several separated by commas")
-        name, value = name.strip(), value.strip()
-        several = name == "targets" or (name == "blocks" and value[0].isdigit())
-        values[name] = tuple(value.split("+")) if several else value
+        values[name.strip()] = value.strip()
     return values
 
 
