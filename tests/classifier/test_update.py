@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from vitadapt.classifier.candidates import FitConfig, candidate_configs
-from vitadapt.classifier.closed_form import closed_head, solve, without
+from vitadapt.classifier.closed_form import Solved, closed_head, due, solve, without
 from vitadapt.classifier.fit import fit_folder
 from vitadapt.classifier.model import Model, load_model
 from vitadapt.classifier.novelty import solved_heads
@@ -137,6 +138,18 @@ def test_more_and_more_pictures_make_a_new_fit_due(places: Path, tmp_path: Path)
     assert few.due == []
     more = update_model(few.folder, Changes(remove=["blue"]), tmp_path / "b")
     assert len(more.due) == 1 and "third" in more.due[0]
+
+
+@pytest.mark.parametrize(("right", "reasons"), [(1, 1), (3, 0)])
+def test_a_class_that_came_and_is_recognised_far_less_than_others_makes_a_new_fit_due(right: int, reasons: int) -> None:
+    """Of four images of each class all are right, but for those of the last, of which some are."""
+    labels = np.repeat([0, 1, 2], 4)
+    answers = np.where(np.arange(12) < 8 + right, labels, 0)
+    any_model: Any = SimpleNamespace(changed=4, trained=12, classes=["ant", "bee", "cow"])
+    solved = Solved(any_model, any_model, any_model, labels, np.eye(3)[answers], np.zeros(12))
+    assert due(solved, [0, 1]) == []
+    found = due(solved, [0, 1, 2])
+    assert len(found) == reasons and all("only 25 % of cow are recognised, of all pictures 75 %" in r for r in found)
 
 
 def test_pictures_that_were_summed_up_count_as_before(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,6 +139,13 @@ def test_stored_zeros_and_ones_survive_a_temperature():
     assert np.isfinite(fit_temperature(np.array([0, 0]), np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32)))
 
 
+def test_stored_zeros_and_ones_of_several_labels_count_as_seven_digits():
+    scaled = with_temperature(np.array([[1.0, 0.0]], dtype=np.float32), 2.0, multilabel=True)
+    root = (1e-7 / (1 - 1e-7)) ** 0.5  # the odds of 1e-7, at temperature 2
+    np.testing.assert_allclose(scaled, [[1 / (1 + root), root / (1 + root)]], rtol=1e-9)
+    assert np.isfinite(fit_temperature(np.eye(2, dtype=np.uint8), np.eye(2, dtype=np.float32)))
+
+
 def test_agreement_is_the_share_of_equal_answers():
     first = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
     assert agreement(first, first) == 1.0

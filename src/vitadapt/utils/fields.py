@@ -45,7 +45,8 @@ def _checked(kind: type, name: str, value: Any, what: str) -> Any:
 def _is_tuple(kind: type, name: str, text: str) -> bool:
     """Is the text of a field that of several values? Where a word may stand as well, numbers are."""
     hint = _hint(kind, name)
-    return get_origin(hint) is tuple or (tuple in map(get_origin, get_args(hint)) and text[:1].isdigit())
+    among = any(get_origin(choice) is tuple for choice in get_args(hint))
+    return get_origin(hint) is tuple or (among and text[:1].isdigit())
 
 
 @cache

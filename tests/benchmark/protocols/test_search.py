@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from vitadapt.benchmark.protocols.registry import PROTOCOLS
 from vitadapt.benchmark.protocols.search import (
     Grid,
     Trial,
@@ -16,6 +17,7 @@ from vitadapt.benchmark.protocols.search import (
     search_decays,
     try_all,
 )
+from vitadapt.benchmark.protocols.standard import Halving
 from vitadapt.utils.errors import Diverged
 
 COARSE = [0, 16, 32, 48, 64, 80, 96]
@@ -157,3 +159,8 @@ def test_halving_ties_go_to_the_first():
     assert halve(lambda lr, decay, epochs: (1.0, -5.0), points, [1, 2], 2).lr == 1
     assert halve(lambda lr, decay, epochs: (1.0, lr), points, [1, 2], 2).lr == 3
     assert halve(lambda lr, decay, epochs: (-lr, lr), points, [1, 2], 2).lr == 1
+
+
+def test_what_halving_keeps_is_trained_as_many_times_longer():
+    halving = PROTOCOLS["halving"]
+    assert isinstance(halving, Halving) and halving.rungs == tuple(halving.rungs[0] * halving.keep**i for i in range(3))
