@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+import typer.main
 
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does so for what it starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # programs that tests start inherit an ignored one
+typer.main.get_command = cache(typer.main.get_command)  # to read all commands again takes longer than most of them
+os.fsync = lambda _: None  # no file of a test outlives a power cut; thousands of times the disk would be waited for
 
 ALLOWED_SKIPS = re.compile(
     r"takes minutes: make test-faults|opens timm; make test-faults|trains no head|an administrator may read everything"
@@ -38,6 +43,17 @@ def unexpected_skips(config: pytest.Config) -> list[str]:
     return [
         f"{report.nodeid}: {report.longrepr[2]}" for report in reports if not ALLOWED_SKIPS.search(report.longrepr[2])
     ]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported with the tests stays to the end: the garbage collector need not look through it again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(trylast=True)

@@ -41,15 +41,20 @@ def test_packing_gives_the_records_back(records):
         assert archive.getnames() == [f"offline/records/{digest}.json" for digest in records]
 
 
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory) -> Environment:
+    return Environment(tmp_path_factory.mktemp("cache"))  # both methods use the same features
+
+
 @pytest.mark.parametrize("method", ["linear-probe", "discriminant"])
-def test_a_cell_gives_its_score_again(records, method, tmp_path):
+def test_a_cell_gives_its_score_again(records, method, environment, tmp_path):
     (kept,) = [
         record
         for record in records.values()
         if (record.config["dataset"], record.config["shots"], record.config["seed"], record.label)
         == ("digits", 5, 0, method)
     ]
-    again = run(RunConfig.from_dict(kept.config), tmp_path, Environment(None))
+    again = run(RunConfig.from_dict(kept.config), tmp_path, environment)
     assert again.digest == kept.digest and again.images == kept.images
     assert again.score == pytest.approx(kept.score, abs=1)  # another processor rounds in another way
 

@@ -45,6 +45,7 @@ MODULES += (
     "vitadapt.report.run_report",
 )
 MODULES += ("PIL.Image", "torchvision", "torch._dynamo")  # what a first training would import, a second at a time
+MODULES += ("sklearn.linear_model", "sklearn.metrics", "matplotlib.backends.backend_agg")  # and a fit
 OFTEN = "import vitadapt.training.checkpoint as c; c.Checkpoint.__init__.__defaults__ = (0.0,)"  # a state an epoch
 INDEXED = "import vitadapt.benchmark.results.index as i; i.WORTH = 0"  # an index for a handful of records
 PASSING = ("created", "seconds", "peak_memory_mb", "checksum", "milliseconds", "speed_ratio", "versions")

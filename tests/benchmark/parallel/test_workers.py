@@ -10,7 +10,6 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 
 import pytest
 from fanout_cases import cells, leftovers, make_photos, recipe_file, results
@@ -39,8 +38,9 @@ def serial(tmp_path_factory, photos):
     return store
 
 
-def two_workers(*parts):
-    return in_workers(*parts, places(2, threads=1))
+def one_worker(*parts):
+    """A new process costs seconds; two of them at work: tests/project/test_determinism.py."""
+    return in_workers(*parts, places(1, threads=1))
 
 
 class Kills(Watch):
@@ -241,7 +241,7 @@ def test_files_that_were_damaged_on_their_way_are_not_kept(tmp_path, serial, pho
 def test_a_killed_worker_is_replaced_and_the_bytes_are_those_of_a_serial_run(tmp_path, photos, serial):
     store, configs = Store(tmp_path), cells(photos)
     watch = Kills(configs[2], times=1)
-    outcomes = run_bench(configs, store, Environment(), watch, two_workers)
+    outcomes = run_bench(configs, store, Environment(), watch, one_worker)
     assert [outcome.failure for outcome in outcomes] == [""] * len(configs)
     assert configs[2] in [config for config, why in watch.stops if "SIGKILL" in why]
     assert Counter(watch.ends) == dict.fromkeys(configs, 1)
@@ -256,8 +256,7 @@ def test_a_cell_that_always_kills_its_worker_is_reported_and_the_others_go_on(tm
     (fatal,) = cells(photos, 1, ("lora",), epochs=3000)
     (well,) = cells(photos, 1, ("linear-probe",))
     store, watch = Store(tmp_path), Kills(fatal, times=2)
-    executor = partial(in_workers, places=places(1, threads=1))
-    broken, done = run_bench([fatal, well], store, Environment(), watch, executor)
+    broken, done = run_bench([fatal, well], store, Environment(), watch, one_worker)
     assert broken.record is None and "2 attempts" in broken.failure and "memory" in broken.failure
     assert isinstance(done, Outcome) and done.record is not None
     assert [path.stem for path in (store.root / "failures").iterdir()] == [fatal.digest()]

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import runpy
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from export_cases import CLASSES, KRONECKER, trained_model
 from PIL import Image
 from safetensors.torch import load_file
 
-from vitadapt.classifier.export import certificate
+from vitadapt.classifier.export import certificate, graphs
 from vitadapt.classifier.export.deployed import DeployedModel, PlainHead
 from vitadapt.classifier.export.export import export
 from vitadapt.data.image_file import open_image
@@ -283,10 +284,24 @@ def test_exported_weights_come_back_as_a_backbone(to: str, tmp_path: Path) -> No
         torch.testing.assert_close(back(images), trained.classifier.backbone(images), atol=1e-5, rtol=1e-5)
 
 
-def test_onnx_says_its_labels_and_its_preprocessing(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A linear probe as an ONNX file, as `write_network` leaves it."""
+    for package in NEEDS["onnx"]:
+        pytest.importorskip(package)
+    path = tmp_path_factory.mktemp("network") / "model.onnx"
+    graphs.write_network(trained_model("deit-like", LinearProbe()), path)
+    return path
+
+
+@pytest.fixture
+def written(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports of that linear probe take the network that was written already: asked is what stands beside it."""
+    monkeypatch.setattr(graphs, "write_network", lambda trained, path: shutil.copyfile(network, path))
+
+
+def test_onnx_says_its_labels_and_its_preprocessing(written: None, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
     export(trained_model("deit-like", LinearProbe()), "onnx", tmp_path / "out")
     model = onnx.load(tmp_path / "out" / "model.onnx")
     known = {prop.key: json.loads(prop.value) for prop in model.metadata_props if prop.key != "format"}
@@ -296,9 +311,9 @@ def test_onnx_says_its_labels_and_its_preprocessing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("squash", [False, True])
 @pytest.mark.parametrize("own", [{}, {"squash": True, "interpolation": "bilinear"}], ids=str)
-def test_the_program_beside_the_file_prepares_pictures_as_predict_does(own: Any, squash: bool, tmp_path: Path) -> None:
-    for package in NEEDS["onnx"]:
-        pytest.importorskip(package)
+def test_the_program_beside_the_file_prepares_pictures_as_predict_does(
+    own: Any, squash: bool, written: None, tmp_path: Path
+) -> None:
     trained = trained_model("deit-like", LinearProbe())
     base = copy.deepcopy(trained.base)
     base.config = replace(base.config, preprocess=replace(base.preprocess, resize=256 / 224, **own))
@@ -318,9 +333,7 @@ def test_the_program_beside_the_file_prepares_pictures_as_predict_does(own: Any,
         torch.testing.assert_close(torch.from_numpy(names["logits"](file))[None], wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_the_program_beside_the_file_reads_all_kinds_of_pictures_as_predict_does(tmp_path: Path) -> None:
-    for package in NEEDS["onnx"]:
-        pytest.importorskip(package)
+def test_the_program_beside_the_file_reads_all_kinds_of_pictures_as_predict_does(written: None, tmp_path: Path) -> None:
     trained = trained_model("deit-like", LinearProbe())
     export(trained, "onnx", tmp_path / "my-onnx")
     prepared = runpy.run_path(str(tmp_path / "my-onnx" / "example.py"))["prepared"]
