@@ -127,20 +127,23 @@ def _is_diagonal(change: nn.Module) -> bool:
     return cast(Affine, change).matrix().ndim == 1
 
 
-def other_changes(vit: Transformer) -> list[str]:
-    """What was changed by other ways than those of this file: modules replaced or added, hooks, own `forward`s."""
-    with torch.device("meta"):
-        plain = dict(cast(Any, type(vit))(vit.config).named_modules())
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    found = []
+def other_changes(vit: Transformer, original: Transformer) -> list[str]:
+    """What else differs from the original than this file knows of: modules replaced or added, hooks, own `forward`s."""
+    before, found = dict(original.named_modules()), []
     for name, module in vit.named_modules():
         if {"deltas", "inserted", "shared", "side"}.intersection(name.split(".")):
             continue
-        if type(plain.get(name)) is not type(module):
+        same = before.get(name)
+        if same is None or type(same) is not type(module):
             found.append(f"{name} (a module of class {type(module).__name__})")
-        elif "forward" in vars(module) or any(vars(module)[kind] for kind in hooks):
+        elif _is_overridden(module) and not _is_overridden(same):
             found.append(f"{name or 'the backbone'} (a hook or a forward of its own)")
     return found
+
+
+def _is_overridden(module: nn.Module) -> bool:
+    own, hooks = vars(module), ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return "forward" in own or any(own[kind] for kind in hooks)
 
 
 def _fold(layer: SlotLinear, rows: slice, delta: Delta) -> None:

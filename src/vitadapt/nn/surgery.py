@@ -118,9 +118,8 @@ def adapt(backbone: Module, method: Method, seed: int | None = 0) -> Module:
             method.adapt(adapted)
     created = [tensor for tensor in chain(adapted.parameters(), adapted.buffers()) if id(tensor) not in base]
     match_base(created, next(backbone.parameters()))
-    if isinstance(adapted, Transformer) and (changes := other_changes(adapted)):
-        known = other_changes(cast(Transformer, backbone))
-        adapted.other_changes = [change for change in changes if change not in known]
+    if isinstance(adapted, Transformer):
+        adapted.other_changes = other_changes(adapted, cast(Transformer, backbone))
     for parameter in adapted.parameters():
         if parameter.requires_grad and id(parameter) in base:
             parameter.data = parameter.data.clone()  # thawed tensors may no longer share memory
