@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import functools
 import io
 import json
 import os
@@ -21,6 +22,8 @@ import sys
 import threading
 import traceback
 from pathlib import Path
+
+import typer.main
 
 READING, WRITING = "read", "write"
 _AUDITED = {"os.rename": "rename", "os.remove": "remove", "os.rmdir": "rmdir", "os.mkdir": "mkdir"}
@@ -201,6 +204,10 @@ def serve() -> None:
         __import__(name)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+    from vitadapt.cli.main import app
+
+    typer.main.get_command = functools.cache(typer.main.get_command)
+    typer.main.get_command(app)  # every command would read all of them again
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         print(json.dumps(run(json.loads(line))), flush=True)

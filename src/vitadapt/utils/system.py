@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -23,10 +24,17 @@ def peak_memory_mb() -> float:
 
 def versions() -> dict[str, str]:
     """What the numbers of a record may depend on besides its configuration."""
-    found = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
+    system = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
+    return {**system, **_packages(), "threads": str(torch.get_num_threads())}
+
+
+@cache
+def _packages() -> dict[str, str]:
+    """The installed ones; their metadata are read once, not for every record."""
+    found = {}
     for package in ("vitadapt", "torch", "torchvision", "numpy", "pillow", "timm", "open_clip_torch", "transformers"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    return {**found, "threads": str(torch.get_num_threads())}
+    return found
