@@ -149,6 +149,7 @@ def onnx_model(trained: TrainedModel, folder: Path, options: Options) -> tuple[A
 
 
 def _write_onnx(trained: TrainedModel, folder: Path, options: Options) -> Comparison | None:
+    package("onnxruntime", "onnx")  # it opens the file in the end; the graph takes seconds
     model, comparison = onnx_model(trained, folder, options)
     package("onnx", "onnx").save(model, str(folder / ONNX))
     inside = options.preprocessing == "inside"
