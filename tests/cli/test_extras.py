@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from picture_cases import DATA  # made here, where no package is missing yet
 from result_cases import record
 
 from vitadapt.cli.installation import extras
@@ -94,8 +95,6 @@ def _tracker(name: str) -> Callable[[Path], Any]:
 
 def _picture(name: str) -> Callable[[Path], Any]:
     def use(folder: Path) -> Any:
-        from picture_cases import DATA
-
         from vitadapt.data.image_file import open_image
 
         return open_image(DATA[name], f"picture.{name}")
