@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vitadapt.utils.errors import VitadaptError, printable
 
@@ -17,14 +18,29 @@ Read = Callable[[Path], object]
 @dataclass(frozen=True)
 class Target:
     """One reader: `prepare` writes sound files into an empty folder and says which of them strangers make;
-    `read` uses the folder as a person would. `names`: must a refusal name the file, or is the data set's name enough?
+    `read` uses the folder as a person would. `kind`: the row of the table in docs/input.md. `names`: must a refusal
+    name the file, or is the data set's name enough?
     """
 
     name: str
+    kind: str
     prepare: Prepare
     read: Read
     names: bool = True
     allowed: tuple[type[Exception], ...] = field(default=())
+
+
+TARGETS: dict[str, Target] = {}
+
+
+def target(name: str, kind: str, read: Read, **options: Any) -> Callable[[Prepare], Prepare]:
+    """Registers a reader with the function that writes its sound files."""
+
+    def file(prepare: Prepare) -> Prepare:
+        TARGETS[name] = Target(name, kind, prepare, read, **options)
+        return prepare
+
+    return file
 
 
 def outcome(target: Target, folder: Path, file: Path) -> str:

@@ -1,13 +1,16 @@
 """Damage files at random and read them: `python tests/fuzz/run.py [--minutes 10] [--seed 0] [--only zip] [--once 20]`.
 
-Prints one line per target at the end and writes every file that broke the law to --keep, with what was raised. The same
-seed and the same number of examples per target (--once) give the same files.
+Every target gets the same share of the processor's time, and LEAST examples at least. Prints one line per target at the
+end and writes every file that broke the law to --keep, with what was raised. The same seed and the same number of
+examples per target (--once) give the same files. The counts are added to --counts, which tally.py sums up.
 """
 
 from __future__ import annotations
 
 import argparse
 import faulthandler
+import io
+import os
 import random
 import resource
 import sys
@@ -17,7 +20,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import cycle
+from heapq import heapreplace
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]
@@ -25,10 +28,15 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "sup
 import torch  # noqa: E402
 from law import Target, outcome  # noqa: E402
 from mutate import mutate  # noqa: E402
+from tally import add_counts  # noqa: E402
 from targets import TARGETS  # noqa: E402
+
+from vitadapt.data.readers import load_mat, matlab  # noqa: E402
 
 MEMORY = 8 << 30  # bytes of address space: a reader that wants more has no bound
 SLOW = 20.0  # seconds of one example
+LEAST = 100  # examples of a target, however slow it is
+IN_MEMORY = Path("/dev/shm")  # where files cost no disk
 
 
 class Run:
@@ -41,24 +49,26 @@ class Run:
         self.rng = random.Random(f"{seed} {target.name}")
         self.counts: Counter[str] = Counter()
         self.broken: dict[str, str] = {}
+        self.seconds = 0.0
         target.read(folder)  # sound files are read
 
     def example(self) -> None:
+        start = used()
         path = self.rng.choice(list(self.files))
         data = mutate(self.files[path], self.rng, tuple(self.files.values()))
         path.write_bytes(data)
-        start = time.process_time()
         try:
             result = outcome(self.target, self.folder, path)
             self.counts["value" if result == "value" else "refused"] += 1
-            if time.process_time() - start > SLOW:
-                raise TimeoutError(f"{time.process_time() - start:.0f} s")
+            if used() - start > SLOW:
+                raise TimeoutError(f"{used() - start:.0f} s")
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is what we look for
             self._broke(error, data, path)
         finally:
             path.write_bytes(self.files[path])
+            self.seconds += used() - start
 
     def _broke(self, error: BaseException, data: bytes, path: Path) -> None:
         self.counts["broken"] += 1
@@ -74,12 +84,47 @@ class Run:
             (self.keep / f"{stem}.txt").write_text("".join(traceback.format_exception(error))[-4000:], errors="replace")
 
 
+def mat_in_a_fork(data: bytes, *names: str) -> bytes:
+    """As `matlab._in_a_process`, in a copy of this process, where scipy is imported already."""
+    from scipy.io import loadmat  # noqa: F401
+
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.dup2(writing, 1)
+        sys.stdin, sys.argv = io.TextIOWrapper(io.BytesIO(data)), ["load_mat", *names]
+        status = 1
+        with suppress(BaseException):
+            load_mat._main()
+            sys.stdout.flush()
+            status = 0
+        os._exit(status)
+    os.close(writing)
+    with open(reading, "rb") as output:
+        written = output.read()
+    if os.waitpid(child, 0)[1]:
+        raise ValueError("damaged, or too large")
+    return written
+
+
+def used() -> float:
+    """Seconds of the processor, with those of the processes that a reader started."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
 def turns(runs: list[Run], once: int, end: float) -> Iterator[Run]:
-    """Every target in turn: `once` times each, or until `end` when that is 0."""
-    for run in cycle(runs) if not once else (run for _ in range(once) for run in runs):
-        if not once and time.monotonic() >= end:
-            return
+    """Every target `once` times; or, when that is 0, always the one that had the least time, until `end`."""
+    if once:
+        yield from (run for _ in range(once) for run in runs)
+        return
+    queue = [(run.seconds, number) for number, run in enumerate(runs)]
+    while time.monotonic() < end:
+        run = runs[queue[0][1]]
         yield run
+        heapreplace(queue, (run.seconds, queue[0][1]))
+    for run in runs:
+        yield from (run for _ in range(LEAST - run.counts.total()))
 
 
 def main() -> int:
@@ -89,11 +134,13 @@ def main() -> int:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--only", default="", help="targets whose names hold this text")
     options.add_argument("--keep", type=Path, default=Path("runs/fuzz"))
+    options.add_argument("--counts", type=Path, default=Path("runs/fuzz/counts.jsonl"))
     given = options.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     torch.set_num_threads(1)
     faulthandler.enable()
-    with tempfile.TemporaryDirectory() as place:
+    matlab._in_a_process = mat_in_a_fork
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as place:
         chosen = [target for name, target in TARGETS.items() if given.only in name]
         runs = [Run(t, Path(place) / t.name.replace(" ", "-"), given.keep, given.seed) for t in chosen]
         start = time.monotonic()
@@ -105,7 +152,8 @@ def main() -> int:
             for key, result in run.broken.items():
                 print(f"    {key}: {result}")
         total = sum((run.counts for run in runs), Counter())
-        print(f"{sum(total.values())} examples in {(time.monotonic() - start) / 60:.1f} minutes: {dict(total)}")
+        add_counts(given.counts, "random", {run.target.name: run.counts for run in runs}, seed=given.seed)
+        print(f"{total.total()} examples in {(time.monotonic() - start) / 60:.1f} minutes: {dict(total)}")
     return 1 if total["broken"] else 0
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from law import TARGETS
 from safetensors.torch import load, save
-from targets import TARGETS, Scripted, tensors
+from weight_targets import Scripted, tensors
 
 from vitadapt.training.adapter_file import ADAPTER, checksum_of, load_adapter, read_adapter
 from vitadapt.utils.errors import WeightsError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from typing import TypeVar
 
@@ -51,12 +52,13 @@ def attempts(
     progress: Progress | None = None,
     workers: int | None = None,
 ) -> Iterator[R | DataError]:
-    """work(item), or the DataError that it raised, for every item, in order."""
-    threads = workers or default_workers()
-    with ThreadPoolExecutor(threads) as pool:
+    """work(item), or the DataError that it raised, for every item, in order. One worker needs no thread."""
+    threads = max(1, min(workers or default_workers(), len(items)))
+    with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
+        at_once = pool.map if pool else map
         for start in range(0, len(items), threads * _PER_WORKER):
             stop = min(start + threads * _PER_WORKER, len(items))
-            yield from pool.map(partial(_attempt, work), (items[i] for i in range(start, stop)))
+            yield from at_once(partial(_attempt, work), (items[i] for i in range(start, stop)))
             if progress is not None:
                 progress(stage, stop, len(items))
 
