@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import io
+import logging
 import os
 import random
 import resource
@@ -139,6 +140,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     torch.set_num_threads(1)
     faulthandler.enable()
+    logging.disable()
     matlab._in_a_process = mat_in_a_fork
     with tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as place:
         chosen = [target for name, target in TARGETS.items() if given.only in name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import data_targets  # noqa: F401 - fills the registry
+import own_targets  # noqa: F401
 import table_targets  # noqa: F401
 import weight_targets  # noqa: F401
 from law import TARGETS

@@ -94,7 +94,7 @@ def _read(path: Path, classes: Sequence[str]) -> np.ndarray:
             raise ValueError("no JSON object")
     for name, value in table.items():
         if name not in classes:
-            raise unknown("class", name, classes)
+            raise unknown(f"class in {path}", name, classes)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
             raise ConfigError(f"{path}: {name} has {value!r}; a probability lies between 0 and 1")
     if missing := [name for name in classes if name not in table]:

@@ -140,7 +140,7 @@ def _setting_key(setting: Setting) -> list[tuple[bool, float, str]]:
 
 def _trained(records: Sequence[RecordSummary]) -> float | None:
     """Trainable numbers, head included, averaged over runs; None when no run has them."""
-    trained = [record.parameters["trained"] for record in records if record.parameters]
+    trained = [record.parameters["trained"] for record in records if "trained" in record.parameters]
     return statistics.fmean(trained) if trained else None
 
 

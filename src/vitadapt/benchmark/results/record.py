@@ -5,7 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from types import NoneType
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from ...nn.head_spec import HeadSpec, head_text
 from ...utils.errors import ConfigError, UnknownName
@@ -13,6 +17,8 @@ from ...utils.fields import build, changes_text, named
 from ...utils.files import checked_json, checksum, parse_checked_json
 
 SCHEMA = 1
+_TABLES = ("method", "recipe", "head", "prompts")  # among the values of a configuration
+_MOST = 1e18  # of a score, seconds or parameters; NaN is not below it either
 DAGGER = "†"  # behind the method of a record whose caveat says why its score stands apart
 
 
@@ -86,11 +92,47 @@ class Record(RecordSummary):
 
     @staticmethod
     def from_json(text: str) -> Record:
-        """The inverse of `to_json`. Raises ValueError when the text is damaged or of a newer format."""
+        """The inverse of `to_json`. Raises ValueError when the text is damaged, of a newer format, or holds values of
+        another kind than a record has.
+        """
         plain = parse_checked_json(text)
-        if plain["schema"] > SCHEMA:
-            raise ValueError(f"written by a newer version (format {plain['schema']})")
-        return Record(**plain)
+        if isinstance(schema := plain.get("schema"), int) and schema > SCHEMA:
+            raise ValueError(f"written by a newer version (format {schema})")
+        try:
+            _kinds().validate_python(plain)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from error
+        _check_config(plain["config"])
+        record = Record(**plain)
+        numbers = [record.score, record.pe, *record.scores.values(), *record.seconds.values()]
+        if not all(abs(n or 0) < _MOST for n in (*numbers, *record.parameters.values())):
+            raise ValueError("a number that cannot be")
+        if "head" in record.parameters and not {"trained", "total"} <= record.parameters.keys():
+            raise ValueError("its parameters are not all there")
+        return record
+
+
+@cache
+def _kinds() -> TypeAdapter[Record]:
+    return TypeAdapter(Record)
+
+
+def _check_config(config: Mapping[str, Any]) -> None:
+    """Raises ValueError for a configuration that no run had: tables group records by its values."""
+    for name in ("backbone", "dataset", "protocol"):
+        if not isinstance(config.get(name), str):
+            raise ValueError(f"{name} is no text in its configuration")
+    for name in ("shots", "seed", "recipe"):
+        if name not in config:
+            raise ValueError(f"no {name} in its configuration")
+    for name, value in config.items():
+        if isinstance(value, list) or ((name in _TABLES) != isinstance(value, dict) and value is not None):
+            raise ValueError(f"{name} is {value!r:.60} in its configuration")
+    if not isinstance((config["method"] or {}).get("name"), str):
+        raise ValueError("its configuration has a method without a name")
+    if not isinstance(config["seed"], (int, NoneType)):
+        raise ValueError("its seed is no whole number")
 
 
 def label_of(config: Mapping[str, Any]) -> str:
