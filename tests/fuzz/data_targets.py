@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import json
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -13,6 +15,7 @@ import elevater_cases
 import native_cases
 import numpy as np
 from law import TARGETS, Target, target
+from picture_cases import chunk
 from pictures import image_seeds
 
 from vitadapt.data import open_dataset
@@ -21,6 +24,8 @@ from vitadapt.data.checks.images import scan
 from vitadapt.data.datasets import catalog
 from vitadapt.data.examples import FileRef, ImageRef
 from vitadapt.data.images import Geometry, to_pixels
+from vitadapt.data.readers.hf_datasets import read_hub
+from vitadapt.data.readers.openclipart import category
 
 GEOMETRY = Geometry(8)
 
@@ -46,6 +51,27 @@ def _image_target(name: str, data: bytes) -> None:
 
 for _name, _data in image_seeds().items():
     _image_target(_name, _data)
+
+
+def _chunked(folder: Path) -> None:
+    """The file again with right checksums, so that the damage reaches what reads the parts."""
+    data = (folder / "rgb.bin").read_bytes()
+    parts, at = [data[:8]], 8
+    while at + 8 <= len(data):
+        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        body = data[at + 8 : at + 8 + size]
+        parts.append(chunk(kind, body))
+        at += 12 + size
+    (folder / "rgb.png").write_bytes(b"".join(parts))
+    used(FileRef(folder / "rgb.png"))
+
+
+for _name in ("rgb.png", "palette.png", "moving.png", "grey16.png"):
+
+    @target(f"image sealed {_name}", "images", _chunked)
+    def _png(folder: Path, data: bytes = image_seeds()[_name]) -> list[Path]:
+        (folder / "rgb.bin").write_bytes(data)
+        return [folder / "rgb.bin"]
 
 
 # Archives and the storages made of them
@@ -134,3 +160,41 @@ def _gzipped(folder: Path) -> list[Path]:
         path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
     return [path.with_name(f"{path.name}.gz") for path in files]
+
+
+def _drawings(folder: Path) -> None:
+    parts = category(folder / "animals")
+    assert parts is not None
+    used(FileRef(parts[0][0]))
+
+
+@target("openclipart", "data sets", _drawings)
+def _openclipart(folder: Path) -> list[Path]:
+    (folder / "animals").mkdir()
+    for number in range(60):
+        (folder / "animals" / f"drawing{chr(97 + number % 26)}{number}x.png").write_bytes(elevater_cases.png(number))
+    return sorted((folder / "animals").iterdir())[::8]
+
+
+def _hub_read(folder: Path) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.config.HF_DATASETS_CACHE = folder / "cache"
+    shutil.rmtree(folder / "cache", ignore_errors=True)
+    for part in read_hub(f"hf:{folder / 'mine'}", whole=True).splits.values():
+        used(part.refs[0])
+
+
+@target("hub library", "data sets", _hub_read)
+def _hub_library(folder: Path) -> list[Path]:
+    import pyarrow as arrow
+    from pyarrow import parquet
+
+    (folder / "mine").mkdir()
+    images = [{"bytes": elevater_cases.png(i), "path": f"{i}.png"} for i in range(4)]
+    features = {"image": {"_type": "Image"}, "label": {"names": ["ant", "bee"], "_type": "ClassLabel"}}
+    table = arrow.table({"image": images, "label": [0, 1, 0, 1]})
+    about = {"huggingface": json.dumps({"info": {"features": features}})}
+    parquet.write_table(table.replace_schema_metadata(about), folder / "mine" / "train.parquet")
+    return [folder / "mine" / "train.parquet"]

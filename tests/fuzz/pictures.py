@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from picture_cases import DATA, deep_png, dicom, tiff
 from PIL import Image
 
 
@@ -82,4 +83,14 @@ def image_seeds() -> dict[str, bytes]:
     }
     with suppress(KeyError, OSError):  # a Pillow without it
         seeds["rgb.avif"] = saved(picture(), "AVIF", exif=_exif())
+    deep = np.arange(6 * 5 * 3, dtype=np.uint16).reshape(6, 5, 3) * 700
+    seeds |= {
+        "deep.png": deep_png(deep),
+        "deep.tif": tiff(deep, photometric="rgb"),
+        "five.tif": tiff(np.zeros((4, 4, 5), dtype=np.uint8)),
+        "lab.tif": saved(picture("LAB"), "TIFF"),
+        "a.heic": DATA["heic"],
+        "a.dcm": dicom(deep[..., 0]),
+        "colour.dcm": dicom(deep.astype(np.uint8)),
+    }
     return seeds

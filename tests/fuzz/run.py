@@ -1,8 +1,9 @@
 """Damage files at random and read them: `python tests/fuzz/run.py [--minutes 10] [--seed 0] [--only zip] [--once 20]`.
 
-Every target gets the same share of the processor's time, and LEAST examples at least. Prints one line per target at the
-end and writes every file that broke the law to --keep, with what was raised. The same seed and the same number of
-examples per target (--once) give the same files. The counts are added to --counts, which tally.py sums up.
+Every kind of files gets the same share of the processor's time, within it every target, and each at least LEAST
+examples. Prints one line per target at the end and writes every file that broke the law to --keep, with what was
+raised. The same seed and the same number of examples per target (--once) give the same files. The counts are added to
+--counts, which tally.py sums up.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from vitadapt.data.readers import load_mat, matlab  # noqa: E402
 
 MEMORY = 8 << 30  # bytes of address space: a reader that wants more has no bound
 SLOW = 20.0  # seconds of one example
-LEAST = 100  # examples of a target, however slow it is
+LEAST = 10  # examples of a target, however slow it is
 IN_MEMORY = Path("/dev/shm")  # where files cost no disk
 
 
@@ -47,6 +48,8 @@ class Run:
         self.target, self.folder, self.keep = target, folder, keep
         folder.mkdir(parents=True)
         self.files = {path: path.read_bytes() for path in target.prepare(folder)}
+        self.paths, self.others = list(self.files), tuple(self.files.values())
+        self.damaged: Path | None = None
         self.rng = random.Random(f"{seed} {target.name}")
         self.counts: Counter[str] = Counter()
         self.broken: dict[str, str] = {}
@@ -55,8 +58,11 @@ class Run:
 
     def example(self) -> None:
         start = used()
-        path = self.rng.choice(list(self.files))
-        data = mutate(self.files[path], self.rng, tuple(self.files.values()))
+        path = self.rng.choice(self.paths)
+        data = mutate(self.files[path], self.rng, self.others)
+        if self.damaged not in (path, None):
+            self.damaged.write_bytes(self.files[self.damaged])
+        self.damaged = path
         path.write_bytes(data)
         try:
             result = outcome(self.target, self.folder, path)
@@ -67,9 +73,7 @@ class Run:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is what we look for
             self._broke(error, data, path)
-        finally:
-            path.write_bytes(self.files[path])
-            self.seconds += used() - start
+        self.seconds += used() - start
 
     def _broke(self, error: BaseException, data: bytes, path: Path) -> None:
         self.counts["broken"] += 1
@@ -115,15 +119,17 @@ def used() -> float:
 
 
 def turns(runs: list[Run], once: int, end: float) -> Iterator[Run]:
-    """Every target `once` times; or, when that is 0, always the one that had the least time, until `end`."""
+    """Every target `once` times; or, when that is 0, always the one that is furthest behind its share, until `end`."""
     if once:
         yield from (run for _ in range(once) for run in runs)
         return
-    queue = [(run.seconds, number) for number, run in enumerate(runs)]
+    alike = Counter(run.target.kind for run in runs)
+    queue = [(0.0, number) for number in range(len(runs))]
     while time.monotonic() < end:
-        run = runs[queue[0][1]]
+        number = queue[0][1]
+        run = runs[number]
         yield run
-        heapreplace(queue, (run.seconds, queue[0][1]))
+        heapreplace(queue, (run.seconds * alike[run.target.kind], number))
     for run in runs:
         yield from (run for _ in range(LEAST - run.counts.total()))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -76,6 +77,29 @@ _weights_target(
 _weights_target("torchscript", lambda path: torch.jit.trace(Scripted(), torch.zeros(2, 3)).save(str(path)))
 
 
+def _members_target(kind: str, write: Callable[[Path], None]) -> None:
+    """The files inside a zip of torch, damaged without breaking the checksums around them."""
+
+    def prepare(folder: Path) -> list[Path]:
+        write(folder / "whole")
+        with zipfile.ZipFile(folder / "whole") as archive:
+            archive.extractall(folder / "members")
+        (folder / "whole").unlink()
+        return sorted(path for path in (folder / "members").rglob("*") if path.is_file())
+
+    def read(folder: Path) -> None:
+        with zipfile.ZipFile(folder / "w.bin", "w") as archive:
+            for path in sorted((folder / "members").rglob("*")):
+                archive.write(path, path.relative_to(folder / "members"))
+        _loaded(folder, "w.bin")
+
+    TARGETS[kind] = Target(kind, "weights", prepare, read)
+
+
+_members_target("torch zip members", lambda path: torch.save({"model": tensors(), "epoch": 3}, path))
+_members_target("torchscript members", lambda path: torch.jit.trace(Scripted(), torch.zeros(2, 3)).save(str(path)))
+
+
 def _backbone(folder: Path) -> None:
     vit: Any = load_backbone(f"file:{folder}")
     with torch.no_grad():
@@ -145,6 +169,16 @@ def _open_clip_folder(folder: Path) -> list[Path]:
     config = {"model_cfg": model, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     return [folder / "open_clip_config.json"]
+
+
+@target("convnext folder", "weights", _backbone)
+def _convnext(folder: Path) -> list[Path]:
+    import weights_cases
+    from transformers import ConvNextConfig, ConvNextModel
+
+    sizes: Any = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "image_size": 32}
+    weights_cases.shaken(ConvNextModel(ConvNextConfig(**sizes))).save_pretrained(folder)
+    return [folder / "config.json"]
 
 
 # Adapters and fitted models

@@ -25,7 +25,10 @@ def dicom(pixels: np.ndarray, **fields: Any) -> bytes:
     from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = (
+        SecondaryCaptureImageStorage,
+        generate_uid(entropy_srcs=["a picture"]),
+    )
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     bits = 8 * pixels.dtype.itemsize
     file = FileDataset(None, {}, file_meta=meta, preamble=bytes(128))

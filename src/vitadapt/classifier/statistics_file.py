@@ -104,11 +104,9 @@ def read_statistics(folder: Path, classes: int) -> ModelStatistics:
             raise ValueError(f"not of the format {FORMAT}")
         if checksum_of({k: v for k, v in about.items() if k != "checksum"}, tensors) != about.get("checksum"):
             raise ValueError("its checksum does not match")
-        found = _built(about, tensors)
-    if (
-        about["adapter"] != bytes_digest(read_bounded(folder / ADAPTER, ADAPTER_FILE))
-        or found.features.classes != classes
-    ):
+        found, adapter = _built(about, tensors), about["adapter"]
+        its_own = adapter == bytes_digest(read_bounded(folder / ADAPTER, ADAPTER_FILE))
+    if not its_own or found.features.classes != classes:
         raise WeightsError(f"{path}: belongs to another model than the adapter beside it; make the model again")
     return found
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ..utils.errors import WeightsError
+from ..utils.errors import WeightsError, damaged
 from ..utils.optional import MissingPackage, fetching, package
 
 CONTEXT = 77
@@ -77,9 +77,13 @@ def hub_tokeniser(source: str | Path, vocabulary: int) -> Any:
     """The tokeniser of a folder or of a repository. Raises WeightsError without one, or for one of another tower."""
     transformers = package("transformers", "hf")
     place = source if isinstance(source, Path) else f"hf:{source}"
-    with fetching(f"the tokeniser of {place}") as offline:
-        alone = offline or isinstance(source, Path)
-        inner = transformers.AutoTokenizer.from_pretrained(str(source), local_files_only=alone, trust_remote_code=False)
+    read = partial(transformers.AutoTokenizer.from_pretrained, str(source), trust_remote_code=False)
+    with damaged(place, "download it again", WeightsError, "has no tokeniser that can be read"):
+        if isinstance(source, Path):
+            inner = read(local_files_only=True)
+        else:
+            with fetching(f"the tokeniser of {place}") as offline:
+                inner = read(local_files_only=offline)
     if len(inner) > vocabulary:
         raise WeightsError(f"{place}: its tokeniser knows {len(inner)} tokens and its text tower {vocabulary}")
     return inner

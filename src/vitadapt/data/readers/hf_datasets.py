@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...utils.errors import DataError
+from ...utils.errors import DataError, damaged
 from ...utils.files import read_bounded
 from ...utils.limits import IMAGE_FILE
 from ...utils.optional import fetching, package
@@ -51,14 +51,15 @@ def read_hub(spec: str, whole: bool = False) -> Dataset:
     """
     repository = spec.removeprefix(PREFIX)
     library = package("datasets", "hf")
-    with fetching(spec):
-        found = library.load_dataset(repository)
-    tables = {SPLITS[name]: table for name, table in found.items() if name in SPLITS}
-    if "train" not in tables:
-        raise DataError(f"{spec} has the splits {', '.join(found)}, and none is called train")
-    image, label = _columns(spec, library, tables["train"])
-    classes = check_classes(spec, set(_labels(tables["train"], label)))
-    examples = {split: _examples(library, table, split, image, label, classes) for split, table in tables.items()}
+    with damaged(spec, "make or fetch it again"):
+        with fetching(spec):
+            found = library.load_dataset(repository)
+        tables = {SPLITS[name]: table for name, table in found.items() if name in SPLITS}
+        if "train" not in tables:
+            raise DataError(f"{spec} has the splits {', '.join(found)}, and none is called train")
+        image, label = _columns(spec, library, tables["train"])
+        classes = check_classes(spec, set(_labels(tables["train"], label)))
+        examples = {split: _examples(library, table, split, image, label, classes) for split, table in tables.items()}
     keys = [ref.name for ref in examples["train"].refs]
     splits, notes = with_test(spec, classes, examples, keys, whole=whole)
     return Dataset(repository.rpartition("/")[2], classes, splits, notes=notes, split=split_rule(examples, whole))
