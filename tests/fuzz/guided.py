@@ -1,10 +1,11 @@
 """Damage files where it changes what the readers do: atheris mutates, and keeps what reaches lines not seen before.
 
-    make fuzz-guided                                           a minute for each of the binary readers
+    make fuzz-guided                                           a minute for each of the readers below
     make fuzz-guided FUZZ="--seconds 600 --only torchscript"
 
-One process per target. Only this package's own lines guide the search: those of Pillow, zlib and torch are compiled.
-Whatever breaks the law of law.py ends a target; its file is written to --keep.
+One process per target, a copy of this one. Only this package's own lines guide the search: those of Pillow, zlib and
+torch are compiled. Whatever breaks the law of law.py ends a target; its file is written to --keep. The counts are added
+to --counts, which tally.py sums up.
 """
 
 from __future__ import annotations
@@ -12,35 +13,43 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import subprocess
+import resource
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]
 
-BINARY = (
+import atheris  # noqa: E402
+
+with atheris.instrument_imports(include=["vitadapt"]):
+    from law import Target, outcome
+    from targets import TARGETS
+
+import torch  # noqa: E402
+from run import IN_MEMORY  # noqa: E402
+from tally import add_counts  # noqa: E402
+
+GUIDED = (
     *("zip", "tar", "tar pax", "hub mnist", "webdataset mnist", "idx gzipped", "safetensors", "torch zip"),
-    *("torch legacy", "torchscript", "adapter", "native cifar-10", "native patch-camelyon", "native stanford-cars"),
-    *("submission zip", "image ycbcr.tif", "image moving.gif", "image rgb.jp2"),
+    *("torch legacy", "torchscript", "adapter", "native cifar-10", "native patch-camelyon"),
+    *("native smallnorb-azimuth", "native mnist", "native dmlab", "native voc-2007", "native hateful-memes"),
+    *("submission zip", "submission", "image ycbcr.tif", "image moving.gif", "image rgb.jp2", "image deep.png"),
+    *("image a.dcm", "csv table", "class names", "class names json", "own knowledge", "knowledge", "prior", "subset"),
+    *("bench toml", "fit record sealed", "certificate", "failures", "trials", "training checkpoint"),
+    *("features .npz", "features .parquet", "features in pieces", "torch zip members", "torchscript members"),
+    *("timm folder", "open_clip folder", "fitted model", "adapter lora", "adapter maple", "statistics of a model"),
+    *("request image", "request json", "request form"),
 )
 LARGEST = 1 << 20  # bytes of a mutated file
 SLOW = 20  # seconds of one example
 MEMORY = 6 << 10  # megabytes
 
 
-def guide(name: str, seconds: int, keep: Path) -> None:
+def guide(target: Target, seconds: int, keep: Path, place: Path) -> None:
     """Never returns: the fuzzer ends the process, with status 0 when its time is over."""
-    import atheris
-
-    with atheris.instrument_imports(include=["vitadapt"]):
-        from law import outcome
-        from targets import TARGETS
-
-    import torch
-
     torch.set_num_threads(1)
-    target, place = TARGETS[name], Path(tempfile.mkdtemp())
     folder, corpus = place / "files", place / "corpus"
     folder.mkdir()
     corpus.mkdir()
@@ -48,45 +57,62 @@ def guide(name: str, seconds: int, keep: Path) -> None:
     paths = list(files)
     for number, data in enumerate(files.values()):
         (corpus / str(number)).write_bytes(bytes([number % len(paths)]) + data)
+    last = paths[0]
 
     def one(data: bytes) -> None:
+        nonlocal last
         path = paths[data[0] % len(paths)] if data else paths[0]
+        if path != last:
+            last.write_bytes(files[last])
+        last = path
         path.write_bytes(data[1:])
-        try:
-            with contextlib.redirect_stderr(None):
-                outcome(target, folder, path)
-        finally:
-            path.write_bytes(files[path])
+        with contextlib.redirect_stderr(None):
+            outcome(target, folder, path)
 
     keep.mkdir(parents=True, exist_ok=True)
     limits = [f"-max_total_time={seconds}", f"-timeout={SLOW}", f"-rss_limit_mb={MEMORY}", f"-max_len={LARGEST}"]
-    options = [*limits, f"-artifact_prefix={keep}/{name.replace(' ', '_')}-", "-print_final_stats=1", "-verbosity=0"]
-    atheris.Setup([sys.argv[0], *options, str(corpus)], one)
+    options = [*limits, f"-artifact_prefix={keep}/{target.name.replace(' ', '_')}-", "-print_final_stats=1"]
+    atheris.Setup([sys.argv[0], *options, "-verbosity=0", str(corpus)], one)
     atheris.Fuzz()
 
 
-def figure(log: str, name: str) -> str:
-    """A number of the fuzzer's last lines, `stat::NAME: 17`; ? when it did not come so far."""
-    return next((line.split()[-1] for line in log.splitlines() if line.startswith(f"stat::{name}")), "?")
+def in_a_copy(target: Target, seconds: int, keep: Path) -> tuple[int, str]:
+    """`guide` in a copy of this process, which has imported everything -> its status, and what it wrote."""
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as place:
+        log = Path(place) / "log"
+        child = os.fork()
+        if not child:
+            with log.open("wb") as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+            try:
+                guide(target, seconds, keep, Path(place))
+            finally:
+                os._exit(1)
+        _, status = os.waitpid(child, 0)
+        return status, log.read_bytes().decode("utf-8", "replace")
 
 
-def main() -> int:
+def figure(log: str, name: str) -> int:
+    """A number of the fuzzer's last lines, `stat::NAME: 17`; 0 when it did not come so far."""
+    return next((int(line.split()[-1]) for line in log.splitlines() if line.startswith(f"stat::{name}")), 0)
+
+
+def main(targets: Mapping[str, Target] = TARGETS) -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--seconds", type=int, default=60, help="for each target")
     options.add_argument("--only", default="", help="targets whose names hold this text")
     options.add_argument("--keep", type=Path, default=Path("runs/fuzz"))
-    options.add_argument("--target", help=argparse.SUPPRESS)
+    options.add_argument("--counts", type=Path, default=Path("runs/fuzz/counts.jsonl"))
     given = options.parse_args()
-    if given.target:
-        guide(given.target, given.seconds, given.keep)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     broken = 0
-    for name in (name for name in BINARY if given.only in name):
-        line = [sys.executable, "-W", "ignore", __file__, "--target", name, "--seconds", str(given.seconds)]
-        done = subprocess.run([*line, "--keep", str(given.keep)], capture_output=True, check=False, env=os.environ)
-        log = done.stderr.decode("utf-8", "replace") + done.stdout.decode("utf-8", "replace")
-        outcome = "nothing broke" if done.returncode == 0 else f"BROKEN, status {done.returncode}"
-        print(f"{name:24} {figure(log, 'number_of_executed_units'):>8} examples, {outcome}", flush=True)
-        if done.returncode:
+    for name in (name for name in GUIDED if given.only in name):
+        status, log = in_a_copy(targets[name], given.seconds, given.keep)
+        count = figure(log, "number_of_executed_units")
+        add_counts(given.counts, "guided", {name: {"broken": 1, "other": count - 1} if status else {"other": count}})
+        print(f"{name:24} {count:>8} examples, {f'BROKEN, status {status}' if status else 'nothing broke'}", flush=True)
+        if status:
             broken += 1
             print("    " + "\n    ".join(log.splitlines()[-25:]), flush=True)
     return 1 if broken else 0

@@ -35,7 +35,7 @@ from targets import TARGETS  # noqa: E402
 
 from vitadapt.data.readers import load_mat, matlab  # noqa: E402
 
-MEMORY = 8 << 30  # bytes of address space: a reader that wants more has no bound
+MEMORY = 4 << 30  # bytes of address space beyond what there was before: a reader that wants more has no bound
 SLOW = 20.0  # seconds of one example
 LEAST = 10  # examples of a target, however slow it is
 IN_MEMORY = Path("/dev/shm")  # where files cost no disk
@@ -143,7 +143,6 @@ def main() -> int:
     options.add_argument("--keep", type=Path, default=Path("runs/fuzz"))
     options.add_argument("--counts", type=Path, default=Path("runs/fuzz/counts.jsonl"))
     given = options.parse_args()
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     torch.set_num_threads(1)
     faulthandler.enable()
     logging.disable()
@@ -151,6 +150,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as place:
         chosen = [target for name, target in TARGETS.items() if given.only in name]
         runs = [Run(t, Path(place) / t.name.replace(" ", "-"), given.keep, given.seed) for t in chosen]
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
         start = time.monotonic()
         with suppress(KeyboardInterrupt):  # what was found until then is told
             for run in turns(runs, given.once, start + 60 * given.minutes):

@@ -11,7 +11,7 @@ from ..nn.backbone import Backbone
 from ..nn.surgery import State, seeded
 from ..nn.text_transformer import TextConfig, TextTransformer
 from ..nn.vit import Activation, ViT
-from ..utils.errors import NotApplicable, WeightsError
+from ..utils.errors import NotApplicable, WeightsError, damaged
 from ..utils.files import shipped_table
 from ..utils.optional import MissingPackage, package
 from ..utils.registry import Registry
@@ -43,7 +43,8 @@ def load_text_tower(name: str, backbone: Backbone, device: str = "cpu") -> TextT
         if scheme not in TEXT_SOURCES:
             raise no_text_tower(name)
         try:
-            tower = TEXT_SOURCES[scheme](rest, backbone)
+            with damaged(source, "get its files again", WeightsError, "has a text tower that cannot be read"):
+                tower = TEXT_SOURCES[scheme](rest, backbone)
         except MissingPackage as error:  # the image tower came from the next source, too
             missing.append(str(error))
             continue

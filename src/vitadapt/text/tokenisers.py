@@ -64,13 +64,16 @@ class HubTokeniser:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         options = {"padding": "max_length", "truncation": True, "max_length": self.context}
-        return torch.tensor(self.inner(self._cleaned(texts), **options)["input_ids"])
+        return torch.tensor(self._numbers(texts, **options))
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
-        return [len(tokens) for tokens in self.inner(self._cleaned(texts), verbose=False)["input_ids"]]
+        return [len(tokens) for tokens in self._numbers(texts, verbose=False)]
 
-    def _cleaned(self, texts: Sequence[str]) -> list[str]:
-        return [self.clean(text) for text in texts]
+    def _numbers(self, texts: Sequence[str], **options: Any) -> list[list[int]]:
+        """Raises WeightsError where the tokeniser's files do not fit one another."""
+        with damaged(self.inner.name_or_path, "download it again", WeightsError, "has a tokeniser that does not work"):
+            found: list[list[int]] = self.inner([self.clean(text) for text in texts], **options)["input_ids"]
+        return found
 
 
 def hub_tokeniser(source: str | Path, vocabulary: int) -> Any:
@@ -84,8 +87,9 @@ def hub_tokeniser(source: str | Path, vocabulary: int) -> Any:
         else:
             with fetching(f"the tokeniser of {place}") as offline:
                 inner = read(local_files_only=offline)
-    if len(inner) > vocabulary:
-        raise WeightsError(f"{place}: its tokeniser knows {len(inner)} tokens and its text tower {vocabulary}")
+        known = max(len(inner), 1 + max(inner.get_vocab().values()))
+    if known > vocabulary:
+        raise WeightsError(f"{place}: its tokeniser knows {known} tokens and its text tower {vocabulary}")
     return inner
 
 
