@@ -32,15 +32,22 @@ from run import IN_MEMORY  # noqa: E402
 from tally import add_counts  # noqa: E402
 
 GUIDED = (
-    *("zip", "tar", "tar pax", "hub mnist", "webdataset mnist", "idx gzipped", "safetensors", "torch zip"),
-    *("torch legacy", "torchscript", "adapter", "native cifar-10", "native patch-camelyon"),
+    *("class names", "class names json", "own knowledge", "knowledge", "csv table", "prior", "certificate", "failures"),
+    *("fit record sealed", "trials", "features .npz", "features .parquet", "features in pieces", "request image"),
+    *("request json", "request form", "subset", "bench toml", "submission", "submission zip", "statistics of a model"),
+    *("training checkpoint", "safetensors", "adapter", "adapter lora", "adapter maple", "fitted model", "timm folder"),
+    *(
+        "open_clip folder",
+        "torch zip",
+        "torch zip members",
+        "torch legacy",
+        "torchscript",
+        "torchscript members",
+        "zip",
+    ),
+    *("tar", "tar pax", "idx gzipped", "hub mnist", "webdataset mnist", "native cifar-10", "native patch-camelyon"),
     *("native smallnorb-azimuth", "native mnist", "native dmlab", "native voc-2007", "native hateful-memes"),
-    *("submission zip", "submission", "image ycbcr.tif", "image moving.gif", "image rgb.jp2", "image deep.png"),
-    *("image a.dcm", "csv table", "class names", "class names json", "own knowledge", "knowledge", "prior", "subset"),
-    *("bench toml", "fit record sealed", "certificate", "failures", "trials", "training checkpoint"),
-    *("features .npz", "features .parquet", "features in pieces", "torch zip members", "torchscript members"),
-    *("timm folder", "open_clip folder", "fitted model", "adapter lora", "adapter maple", "statistics of a model"),
-    *("request image", "request json", "request form"),
+    *("image ycbcr.tif", "image moving.gif", "image rgb.jp2", "image deep.png", "image a.dcm"),
 )
 LARGEST = 1 << 20  # bytes of a mutated file
 SLOW = 20  # seconds of one example

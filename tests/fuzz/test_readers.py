@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,37 @@ def test_a_damaged_file_is_read_rightly_or_refused_in_one_line(name: str, tmp_pa
             path.write_bytes(files[path])
 
     holds()
+
+
+FOUND = {
+    "a record without a method": ("records sealed", ".json", b'"method": {', b'"iethod": {', "value"),
+    "a record whose score is NaN": ("records sealed", ".json", b'"score": 50.0', b'"score": NaN', "value"),
+    "a record without a count": ("records sealed", ".json", b'"trained"', b'"tr"', "value"),
+    "a class that there is not": ("prior", "p.json", b'"cat"', b'"cut"', "p.json.*did you mean cat"),
+    "statistics of no adapter": ("statistics of a model", "about.json", b'"adapter"', b'"adopter"', "cannot be read"),
+    "a zero byte in a field's name": ("request json", "body", b'"top"', b'"t\\u0000p"', "value"),
+    "merges that are none": ("text tower hugging face", "merges.txt", b"sion: 0", b"sioPK", "no tokeniser that can be"),
+    "a token that there is not": (
+        "text tower hugging face",
+        "tokenizer_config.json",
+        b'"<|end',
+        b'"<|e=d',
+        "tokeniser",
+    ),
+    "settings without a model": ("text tower open_clip", "config.json", b'"model_cfg"', b'"model"', "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("fault", FOUND)
+def test_what_was_found_once_is_told(fault: str, tmp_path: Path) -> None:
+    """Files that led to a traceback before: the reader, the end of the file's name, a change, and the outcome now."""
+    name, ending, old, new, expected = FOUND[fault]
+    with quietly():
+        path = next(path for path in TARGETS[name].prepare(tmp_path) if path.name.endswith(ending))
+        changed = path.read_bytes().replace(old, new)
+        assert changed != path.read_bytes()
+        path.write_bytes(changed)
+        assert re.search(expected, outcome(TARGETS[name], tmp_path, path))
 
 
 def test_the_same_seed_does_the_same_damage() -> None:

@@ -55,6 +55,17 @@ def test_other_columns_are_refused(library, tmp_path):
         read_hub(f"hf:{tmp_path / 'text'}")
 
 
+def test_a_damaged_file_is_told_in_one_line(library, tmp_path, monkeypatch):
+    def damaged(*arguments, **options):
+        raise library.exceptions.DatasetGenerationError("An error occurred while generating the dataset")
+
+    monkeypatch.setattr(library, "load_dataset", damaged)
+    with pytest.raises(
+        DataError, match=r"^hf:\S+ cannot be read \(An error occurred while .*\); make or fetch it again$"
+    ):
+        read_hub(f"hf:{tmp_path}")
+
+
 def test_without_the_library_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(WeightsError, match=r"vitadapt\[hf\]"):

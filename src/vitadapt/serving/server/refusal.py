@@ -18,6 +18,7 @@ from ...utils.errors import (
     UnknownName,
     VitadaptError,
     WeightsError,
+    printable,
 )
 from ...utils.registry import unknown
 
@@ -83,6 +84,6 @@ def invalid(error: ValidationError | RequestValidationError) -> Refusal:
 
 
 def public(text: str) -> str:
-    """One line in which every path is reduced to its last part."""
-    line = " ".join(_FOLDERS.sub("", text).split())
+    """One line in which every path is reduced to its last part, and control characters are escaped."""
+    line = printable(" ".join(_FOLDERS.sub("", text).split()))
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
