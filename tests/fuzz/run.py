@@ -14,6 +14,7 @@ import io
 import logging
 import os
 import random
+import re
 import resource
 import sys
 import tempfile
@@ -139,7 +140,7 @@ def main() -> int:
     options.add_argument("--minutes", type=float, default=10)
     options.add_argument("--once", type=int, default=0, help="examples per target, instead of minutes")
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--only", default="", help="targets whose names hold this text")
+    options.add_argument("--only", default="", help="targets whose names match this pattern")
     options.add_argument("--keep", type=Path, default=Path("runs/fuzz"))
     options.add_argument("--counts", type=Path, default=Path("runs/fuzz/counts.jsonl"))
     given = options.parse_args()
@@ -148,7 +149,7 @@ def main() -> int:
     logging.disable()
     matlab._in_a_process = mat_in_a_fork
     with tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as place:
-        chosen = [target for name, target in TARGETS.items() if given.only in name]
+        chosen = [target for name, target in TARGETS.items() if re.search(given.only, name)]
         runs = [Run(t, Path(place) / t.name.replace(" ", "-"), given.keep, given.seed) for t in chosen]
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
