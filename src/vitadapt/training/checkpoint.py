@@ -54,8 +54,11 @@ class Checkpoint:
         body = None if self.path is None else shared(read_cached(self.path))
         if body is None:  # absent, or damaged: the training starts from the beginning, which is right if slower
             return None
-        state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-        return state if "statistics" in state else None
+        try:
+            state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+            return state if "statistics" in state else None
+        except Exception:  # noqa: BLE001 - of another version: torch raises nearly everything
+            return None
 
     def save(self, losses: list[float], at_once: bool = False) -> None:
         """Write the state after an epoch unless the last write is only a moment ago. Raises StorageError."""

@@ -10,6 +10,7 @@ import base64
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,12 @@ class Trials:
             return
         for line in lines:
             checksum, _, body = line.partition(b" ")
-            if body and bytes_digest(body).encode() == checksum:
+            if not body or bytes_digest(body).encode() != checksum:
+                continue
+            with suppress(ValueError, TypeError):  # of another version
                 identity, name, score, *states = json.loads(body)
                 if identity == self.identity:
-                    yield name, None if score is None else tuple(score), states
+                    yield name, None if score is None else tuple(map(float, score)), states
 
     def _write(self, name: str, score: Score | None) -> None:
         if self.path is None:

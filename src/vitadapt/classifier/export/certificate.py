@@ -243,7 +243,7 @@ def read_certificate(folder: Path) -> Certificate | None:
             known["comparison"] = Comparison(**known["comparison"])
         known["pictures"] = {kind: Difference(**one) for kind, one in known["pictures"].items()}
         return Certificate(**known)
-    except (OSError, ValueError, TypeError, LookupError):
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
         return None
 
 
