@@ -16,6 +16,9 @@ from law import nothing_else_written, outcome
 from mutate import mutate
 from targets import TARGETS
 
+from vitadapt.benchmark.protocols.trials import Trials
+from vitadapt.utils.files import bytes_digest, write_cached
+
 EXAMPLES = 6
 
 
@@ -56,6 +59,13 @@ FOUND = {
     "a record without a count": ("records sealed", ".json", b'"trained"', b'"tr"', "value"),
     "a class that there is not": ("prior", "p.json", b'"cat"', b'"cut"', "p.json.*did you mean cat"),
     "statistics of no adapter": ("statistics of a model", "about.json", b'"adapter"', b'"adopter"', "cannot be read"),
+    "a certificate of another form": (
+        "certificate",
+        ".json",
+        b'"pictures": {"square": {"logits": 0.1}}',
+        b'"pictures": 5',
+        "value",
+    ),
     "a zero byte in a field's name": ("request json", "body", b'"top"', b'"t\\u0000p"', "value"),
     "merges that are none": ("text tower hugging face", "merges.txt", b"sion: 0", b"sioPK", "no tokeniser that can be"),
     "a token that there is not": (
@@ -79,6 +89,15 @@ def test_what_was_found_once_is_told(fault: str, tmp_path: Path) -> None:
         assert changed != path.read_bytes()
         path.write_bytes(changed)
         assert re.search(expected, outcome(TARGETS[name], tmp_path, path))
+
+
+def test_what_another_version_kept_under_a_right_checksum_counts_as_absent(tmp_path: Path) -> None:
+    for body in (b"{", b"3", b"[1]", b'["i", "name", "x"]'):
+        (tmp_path / "trials").write_bytes(bytes_digest(body).encode() + b" " + body)
+        assert not Trials(tmp_path / "trials", "i", 1).scores
+    TARGETS["training checkpoint"].prepare(tmp_path)
+    write_cached(tmp_path / "c", b"no archive")
+    TARGETS["training checkpoint"].read(tmp_path)
 
 
 def test_the_same_seed_does_the_same_damage() -> None:
