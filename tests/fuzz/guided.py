@@ -34,6 +34,8 @@ from run import IN_MEMORY  # noqa: E402
 from tally import add_counts  # noqa: E402
 
 GUIDED = (
+    *("option method", "option methods", "option head", "option fields", "option hints", "option backbone", "json"),
+    *("toml", "pickle", "pickle of protocol 4"),
     *("class names", "class names json", "own knowledge", "knowledge", "csv table", "prior", "certificate", "failures"),
     *("fit record sealed", "trials", "features .npz", "features .parquet", "request image"),
     *("request json", "request form", "subset", "bench toml", "submission", "submission zip", "statistics of a model"),

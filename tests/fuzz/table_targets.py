@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -26,9 +27,16 @@ from vitadapt.benchmark.results.store import Store
 from vitadapt.benchmark.sweep import read_bench
 from vitadapt.data import open_dataset
 from vitadapt.data.sampling.manifests import make_manifest, read_manifest, subset_rows
+from vitadapt.methods.spec import parse_method
+from vitadapt.nn.head_spec import parse_head
 from vitadapt.report.table import columns_of
 from vitadapt.text.knowledge import Knowledge
 from vitadapt.text.prompts import read_class_names
+from vitadapt.utils.fields import parse_fields
+from vitadapt.utils.files import parse_json, parse_toml
+from vitadapt.utils.pickle_guard import check_pickle
+from vitadapt.weights.hint_query import parse_hints
+from vitadapt.weights.load import check_name
 
 TABLES, LEADERBOARD = "tables, lists and settings", "the leaderboard"
 
@@ -238,3 +246,32 @@ def _tables(folder: Path) -> None:
 def _records(folder: Path) -> list[Path]:
     leaderboard_cases.fill(Store(folder), ["mnist"], seeds=(0, 1))
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+# Texts of options, and formats by themselves
+
+
+def _text_target(name: str, text: bytes, parse: Callable[[Any], object], **options: Any) -> None:
+    """parse: of bytes where `allowed` says what it may raise, else of a text."""
+
+    def read(folder: Path) -> None:
+        data = (folder / "text").read_bytes()
+        parse(data if options else data.decode("utf-8", "surrogateescape"))
+
+    @target(name, "texts of options, and formats", read, names=False, **options)
+    def _text(folder: Path) -> list[Path]:
+        (folder / "text").write_bytes(text)
+        return [folder / "text"]
+
+
+_text_target("option method", b"lora:rank=2,targets=q+v", parse_method)
+_text_target("option methods", b"kadaptation:n=4+bitfit", parse_method)
+_text_target("option head", b"text:norm=none,scale=2", parse_head)
+_text_target("option fields", b"rank=2,targets=q+v,blocks=0+1", parse_fields)
+_text_target("option hints", b"heads=4&activation=gelu&pooling=average", parse_hints)
+_text_target("option backbone", b"random:tiny@3", check_name)
+_text_target("json", b'{"a": [1, 2.5, null, "\\u00e4"], "b": {"c": true}}', parse_json, allowed=(ValueError,))
+_text_target("toml", BENCH.encode(), lambda data: parse_toml(data.decode()), allowed=(ValueError,))
+_PLAIN = {"a": [1, 2.5, b"x", ("y", None)], "b": {3: True}}
+_text_target("pickle", pickle.dumps(_PLAIN, 2), check_pickle, allowed=(ValueError,))
+_text_target("pickle of protocol 4", pickle.dumps(_PLAIN, 4), check_pickle, allowed=(ValueError,))
