@@ -66,6 +66,7 @@ def guide(target: Target, seconds: int, keep: Path, place: Path) -> None:
     corpus.mkdir()
     files = {path: path.read_bytes() for path in target.prepare(folder)}
     paths = list(files)
+    target.read(folder)  # sound files are read, and what that imports takes no time of an example
     for number, data in enumerate(files.values()):
         (corpus / str(number)).write_bytes(bytes([number % len(paths)]) + data)
     last = paths[0]
