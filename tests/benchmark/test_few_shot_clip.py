@@ -12,6 +12,7 @@ from made_clip import digits_clip
 from typer.testing import CliRunner
 
 from vitadapt.benchmark.config import RunConfig
+from vitadapt.benchmark.protocols.few_shot_clip import in_epochs
 from vitadapt.benchmark.results.store import Store
 from vitadapt.benchmark.runner import run
 from vitadapt.cli.main import app
@@ -20,6 +21,7 @@ from vitadapt.methods.spec import parse_method
 from vitadapt.nn.head_spec import ZERO
 from vitadapt.training.adapter_file import load_adapter
 from vitadapt.training.features import Environment
+from vitadapt.training.recipe import Recipe
 from vitadapt.utils.errors import ConfigError, NotApplicable
 from vitadapt.weights import load_backbone
 
@@ -90,3 +92,10 @@ def test_a_backbone_without_texts_and_another_head_are_refused_by_name(name: str
         run(RunConfig("random:tiny", parse_method(name), "digits", shots=1), tmp_path)
     with pytest.raises(ConfigError, match=f"{name} is made of the texts of the classes; leave --head out"):
         RunConfig("random:tiny", parse_method(name), "digits", head=ZERO)
+
+
+def test_a_class_without_images_lowers_no_shots() -> None:
+    """Ten steps per shot, two shots, one step an epoch."""
+    recipe = Recipe(epochs=10, batch_size=4)
+    assert in_epochs(recipe, torch.tensor([0, 0, 2, 2])).epochs == 20
+    assert in_epochs(recipe, torch.tensor([[1, 0, 0], [1, 0, 0], [0, 0, 1], [0, 0, 1]])).epochs == 20
