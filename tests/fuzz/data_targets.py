@@ -91,20 +91,18 @@ def _zip(folder: Path) -> list[Path]:
     return [folder / "a.zip"]
 
 
-@target("tar", "archives", lambda folder: _archived(folder, tar_members, "a.tar"))
-def _tar(folder: Path) -> list[Path]:
-    with tarfile.open(folder / "a.tar", "w", format=tarfile.GNU_FORMAT) as archive:
-        elevater_cases.add_member(archive, "d" * 120 + "/0.png", elevater_cases.png(0))
-        elevater_cases.add_member(archive, "1.png", elevater_cases.png(1))
-    return [folder / "a.tar"]
+def _two_members(form: int, folder_name: str) -> Callable[[Path], list[Path]]:
+    def prepare(folder: Path) -> list[Path]:
+        with tarfile.open(folder / "a.tar", "w", format=form) as archive:
+            elevater_cases.add_member(archive, f"{folder_name}/0.png", elevater_cases.png(0))
+            elevater_cases.add_member(archive, "1.png", elevater_cases.png(1))
+        return [folder / "a.tar"]
+
+    return prepare
 
 
-@target("tar pax", "archives", lambda folder: _archived(folder, tar_members, "a.tar"))
-def _tar_pax(folder: Path) -> list[Path]:
-    with tarfile.open(folder / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
-        elevater_cases.add_member(archive, "ä" * 120 + "/0.png", elevater_cases.png(0))
-        elevater_cases.add_member(archive, "1.png", elevater_cases.png(1))
-    return [folder / "a.tar"]
+for _name, _form, _long in (("tar", tarfile.GNU_FORMAT, "d" * 120), ("tar pax", tarfile.PAX_FORMAT, "ä" * 120)):
+    target(_name, "archives", lambda folder: _archived(folder, tar_members, "a.tar"))(_two_members(_form, _long))
 
 
 def opened(name: str) -> Callable[[Path], object]:

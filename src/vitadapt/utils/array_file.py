@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -92,22 +91,22 @@ class ArrayFile:
 
     def _write(self, start: int, piece: np.ndarray) -> None:
         values = np.ascontiguousarray(piece, self.kind)
-        with self._open() as file:
+        if not self.path.exists() or self.path.stat().st_size != self.size:
+            self._create()
+        with self.path.open("r+b") as file:
             file.seek(self.begin + start * math.prod(self.shape[1:]) * self.kind.itemsize)
             file.write(values.data)
             file.seek(self._slot(start))
             file.write(self._digest(start, values))
 
-    def _open(self) -> BinaryIO:
-        """For writing, with its final size."""
-        file = self.path.open("r+b" if self.path.exists() else "xb")
+    def _create(self) -> None:
+        """Of its final size, with no piece in it."""
         try:
-            file.truncate(self.size)
+            with self.path.open("wb") as file:
+                file.truncate(self.size)
         except OSError:
-            file.close()
-            self.path.unlink()  # nothing is in it
+            self.path.unlink(missing_ok=True)
             raise
-        return file
 
     def _map(self, mode: str) -> np.ndarray:
         return np.asarray(np.memmap(self.path, self.kind, mode, self.begin, self.shape))  # type: ignore[call-overload]
