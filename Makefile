@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+unexport PYTHONDONTWRITEBYTECODE  # tests start hundreds of programs: each would compile torch again
 
 .PHONY: demo test suite coverage test-matrix test-wheel wheel sbom audit test-faults fuzz fuzz-guided test-docs docs docs-output results lint install clean bench-step bench-protocol bench-curves bench-startup bench-bank soak mutants
 
@@ -122,13 +123,16 @@ soak: $(VENV)/.dev
 
 install: $(VENV)/.demo
 
-$(VENV)/.demo: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+# The pip that comes with Python 3.11 takes three times as long to choose what to install.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet -e ".[offline,plot]"
 	touch $@
 
-$(VENV)/.dev: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --no-compile -e ".[dev]"  # Python compiles what is used, a minute less
 	touch $@
 
