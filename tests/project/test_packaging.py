@@ -17,6 +17,7 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from unpack import unpack
 
 from vitadapt.cli.installation import extras
 from vitadapt.data import default_cache
@@ -68,8 +69,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     wheel = build(tree, tmp_path_factory.mktemp("wheel"), "--wheel")
     sources = build(tree, tmp_path_factory.mktemp("sdist"), "--sdist")
     unpacked = tmp_path_factory.mktemp("unpacked")
-    with tarfile.open(sources) as archive:
-        archive.extractall(unpacked, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+    unpack(sources, unpacked)
     (inside,) = unpacked.iterdir()
     for file in inside.rglob("*"):
         os.utime(file, (10**9, 10**9))
