@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -17,6 +18,20 @@ peft: Any = pytest.importorskip("peft")
 transformers: Any = pytest.importorskip("transformers")
 
 RANK, ALPHA = 4, 8.0
+
+SLOTS = {
+    "q": r"q_proj|attention\.query",
+    "k": r"k_proj|attention\.key",
+    "v": r"v_proj|attention\.value",
+    "fc1": r"fc1|intermediate\.dense",
+    "fc2": r"fc2|\d\.output\.dense",
+}
+"""Our layers -> their names in transformers 5 and 4, as a pattern."""
+
+
+def targets(*slots: str) -> str:
+    """What PEFT compares with the whole name of a layer."""
+    return rf".*\.({'|'.join(SLOTS[slot] for slot in slots)})"
 
 
 @pytest.fixture
@@ -33,24 +48,27 @@ def pair():
         ours = adapt(from_module(source), LoRA(rank=RANK, alpha=ALPHA), seed=1)
         for parameter in trainable(ours).values():
             parameter.data += 0.1 * torch.randn_like(parameter)
-        names = [name for name, _ in source.named_modules()]
-        query, value = ("query", "value") if any(name.endswith("query") for name in names) else ("q_proj", "v_proj")
         theirs = peft.get_peft_model(
-            source, peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=[query, value], lora_dropout=0.0)
+            source, peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets("q", "v"), lora_dropout=0.0)
         )
-    for layer, slot, factor, tensor in factors(theirs, {query: "q", value: "v"}):
+    for layer, slot, factor, tensor in factors(theirs):
         tensor.data.copy_(getattr(ours.blocks[layer].attention.qkv.deltas[slot], factor))
-    return ours, theirs, {query: "q", value: "v"}
+    return ours, theirs
 
 
-def factors(theirs, slots):
+def slot_of(name: str) -> str:
+    """Our layer, of the name of a tensor of PEFT's model."""
+    (slot,) = [slot for slot, names in SLOTS.items() if re.search(rf"\.({names})\.", name)]
+    return slot
+
+
+def factors(theirs):
     """(layer, slot, "a" or "b", tensor) for every factor of PEFT's model."""
     for name, tensor in theirs.named_parameters():
         if "lora_" in name:
             parts = name.split(".")
             layer = next(int(part) for part in parts if part.isdigit())
-            slot = next(slots[part] for part in parts if part in slots)
-            yield layer, slot, "a" if "lora_A" in parts else "b", tensor
+            yield layer, slot_of(name), "a" if "lora_A" in parts else "b", tensor
 
 
 def outputs(ours, theirs, images):
@@ -64,14 +82,14 @@ def images():
 
 
 def test_same_outputs_and_same_gradients(pair):
-    ours, theirs, slots = pair
+    ours, theirs = pair
     mine, yours = outputs(ours, theirs, images())
     torch.testing.assert_close(mine, yours, atol=1e-5, rtol=1e-5)
     weights = torch.randn(mine.shape, generator=torch.Generator().manual_seed(3))
     (mine * weights).sum().backward()
     (yours * weights).sum().backward()
     count = 0
-    for layer, slot, factor, tensor in factors(theirs, slots):
+    for layer, slot, factor, tensor in factors(theirs):
         own = getattr(ours.blocks[layer].attention.qkv.deltas[slot], factor)
         torch.testing.assert_close(own.grad, tensor.grad, atol=1e-4, rtol=1e-4)
         count += 1
@@ -79,9 +97,9 @@ def test_same_outputs_and_same_gradients(pair):
 
 
 def test_the_same_training_ends_in_the_same_place(pair):
-    ours, theirs, slots = pair
+    ours, theirs = pair
     own = list(trainable(ours).values())
-    other = [tensor for *_, tensor in factors(theirs, slots)]
+    other = [tensor for *_, tensor in factors(theirs)]
     optimisers = [torch.optim.AdamW(parameters, lr=1e-3) for parameters in (own, other)]
     start = outputs(ours, theirs, images())[0].detach()
     for _ in range(5):
@@ -113,8 +131,7 @@ LEAVES = {
     "boft_s": "scale",
 }
 """Of PEFT -> the name of the tensor in our delta."""
-SLOT_OF = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "fc1": "fc1", "fc2": "fc2"}
-TARGETS = {"target_modules": ["q_proj", "v_proj", "fc1"]}
+TARGETS = {"target_modules": targets("q", "v", "fc1")}
 SAME: dict[str, tuple[Method, Any]] = {
     "dora": (
         DoRA(rank=3, alpha=6.0, targets=("q", "v", "fc1")),
@@ -136,7 +153,7 @@ SAME: dict[str, tuple[Method, Any]] = {
     ),
     "ia3": (
         IA3(),
-        peft.IA3Config(target_modules=["k_proj", "v_proj", "fc2"], feedforward_modules=["fc2"]),
+        peft.IA3Config(target_modules=targets("k", "v", "fc2"), feedforward_modules=targets("fc2")),
     ),
 }
 
@@ -149,7 +166,7 @@ def named_factors(theirs: Any, ours: Any) -> list[tuple[torch.nn.Parameter, torc
         if tensor.requires_grad:
             parts = name.split(".")
             layer = next(part for part in parts if part.isdigit())
-            slot = next(SLOT_OF[part] for part in parts if part in SLOT_OF)
+            slot = slot_of(name)
             leaf = next(LEAVES[part] for part in parts if part in LEAVES)
             (path,) = [n for n in own if n.startswith(f"blocks.{layer}.") and n.endswith(f".deltas.{slot}.{leaf}")]
             found.append((tensor, own[path]))

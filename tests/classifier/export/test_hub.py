@@ -32,7 +32,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Hub
 
     def do_GET(self) -> None:
-        self.answer({}, self.server.refusal or 200)
+        self.answer({"id": "me/model"}, self.server.refusal or 200)
 
     def do_POST(self) -> None:
         sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
