@@ -249,6 +249,10 @@ def test_a_subset_decides_which_images_are_used(photos, tmp_path, environment):
     pool = training_pool(chosen, dataset, dataclasses.replace(environment, subset=path))
     assert [ref.digest() for ref in pool.refs] == [entry["content"] for entry in manifest["images"]]
     assert [ref.name for ref in pool.refs] != [ref.name for ref in training_pool(drawn, dataset, environment).refs]
+    by_hand = {key: value for key, value in manifest.items() if key != "checksum"}
+    path.write_text(json.dumps(by_hand))
+    assert training_pool(chosen, dataset, dataclasses.replace(environment, subset=path)).refs == pool.refs
+    path.write_text(json.dumps(manifest))
     with pytest.raises(ConfigError, match="give its file with --subset"):
         training_pool(chosen, dataset, environment)
     record = run(chosen, Store(tmp_path / "runs"), dataclasses.replace(environment, subset=path))

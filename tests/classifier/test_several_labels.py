@@ -19,7 +19,7 @@ from vitadapt.classifier.export.export import export
 from vitadapt.classifier.holdout import train_test_split
 from vitadapt.cli.main import app
 from vitadapt.data import open_dataset
-from vitadapt.data.sampling.folds import folds_for, grouped_folds
+from vitadapt.data.sampling.folds import folds_for, grouped_folds, single_classes
 from vitadapt.methods import METHODS, Discriminant, LinearProbe
 from vitadapt.metrics.scores import eleven_point_map
 from vitadapt.metrics.several_labels import best_thresholds, map_interval
@@ -119,6 +119,9 @@ def test_every_label_and_none_are_on_both_sides_and_in_every_fold(folder):
     fold = grouped_folds(data.train.labels, data.groups, folds, 0)
     assert folds == 3 and all(data.train.labels[fold == number].any(axis=0).all() for number in range(3))
     assert folds_for(np.eye(3, dtype=int), np.arange(3)) == 0  # one image of each class
+    labels = np.array([[1, 0, 1], [1, 0, 0], [1, 1, 0]])
+    assert single_classes(labels, np.array([0, 1, 2]), ["three", "one", "another"]) == ["one", "another"]
+    assert single_classes(labels, np.array([0, 0, 0]), ["three", "one", "another"]) == ["three", "one", "another"]
 
 
 def test_thresholds_are_those_of_the_best_f1():

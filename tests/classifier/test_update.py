@@ -7,7 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -122,6 +122,14 @@ def test_a_new_name_changes_no_answer(places: Path, tmp_path: Path) -> None:
     assert new.classes == ("blue", "green", "scarlet")
     was, now = (json.loads((folder / "fit.json").read_text()) for folder in (places / "adapted", made.folder))
     assert was["test"] == now["test"] and made.due == []
+
+
+def test_the_accuracy_of_heads_that_leave_images_out_asks_nothing_of_single_pictures() -> None:
+    def accuracy(labels: list[int]) -> float | None:
+        answers, not_read = np.eye(3)[[0] * len(labels)], cast(Any, None)
+        return Solved(not_read, not_read, not_read, np.array(labels), answers, np.arange(len(labels))).accuracy
+
+    assert accuracy([0, 0, 1, 2]) == 1.0 and accuracy([0, 0, 1, 1]) == 0.5 and accuracy([0, 1, 2]) is None
 
 
 def test_a_single_picture_is_a_class(places: Path, tmp_path: Path) -> None:

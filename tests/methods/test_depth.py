@@ -10,10 +10,19 @@ from documented import documented_count
 from families import FAMILIES, build, common, random_images
 from torch import nn
 
-from vitadapt.methods import METHODS, Attention, BitFit, BlockMethod, FineTune, LayerNorm, LoRA
+from vitadapt.methods import (
+    METHODS,
+    Attention,
+    BitFit,
+    BlockMethod,
+    FineTune,
+    LayerNorm,
+    LinearProbe,
+    LoRA,
+)
 from vitadapt.methods.spec import method_of, method_text, parse_method, plain_method
 from vitadapt.methods.testing import Case
-from vitadapt.nn.changes import unchanged_blocks
+from vitadapt.nn.changes import trains_end_alone, unchanged_blocks
 from vitadapt.nn.surgery import Method, adapt, add_tokens, trainable
 from vitadapt.nn.vit import ViT
 from vitadapt.utils.errors import ConfigError
@@ -64,6 +73,17 @@ def test_what_lies_before_the_first_adapted_block_needs_no_gradient_and_is_compu
     assert not tokens.requires_grad and len(tokens) == len(images)
     rows = torch.tensor([2, 0])
     torch.testing.assert_close(model.forward_from(tokens[rows], 2), model(images[rows]), atol=1e-6, rtol=1e-6)
+
+
+def test_a_projection_and_what_is_behind_it_may_train_without_running_the_network_again() -> None:
+    config = replace(DEEP, projection=24)
+    for method, alone in {LinearProbe(): True, METHODS["clip-adapter"](): True, LoRA(): False, BitFit(): False}.items():
+        assert trains_end_alone(changed(method, projection=24)) == alone, method
+    model = ViT(config).requires_grad_(False)
+    model.projection.requires_grad_(True)
+    assert trains_end_alone(model)
+    model.norm.requires_grad_(True)
+    assert not trains_end_alone(model)
 
 
 def test_how_many_blocks_a_method_leaves_unchanged() -> None:

@@ -164,10 +164,14 @@ def test_tip_adapter_f_trains_the_keys() -> None:
     assert np.abs(keys - x).max() > 1e-2 and solution.sharpness == 1.5
 
 
-def test_gda_clip_is_its_formula() -> None:
-    """Against the pseudo-inverse of the published code."""
-    support, new = case()
-    x, y = support.versions.reshape(-1, E), np.tile(support.labels, 3)
+@pytest.mark.parametrize("versions", [True, False])
+def test_gda_clip_is_its_formula(versions: bool) -> None:
+    """Against the pseudo-inverse of the published code; one class has one image."""
+    support, new = case((4, 1, *(3,) * (CLASSES - 2)))
+    if not versions:
+        support = replace(support, versions=None)
+    x = support.features if support.versions is None else support.versions.reshape(-1, E)
+    y = np.tile(support.labels, len(x) // len(support.labels))
     means = np.array([x[y == c].mean(axis=0) for c in range(CLASSES)])
     covariance = np.cov((x - means[y]).T)
     inverse = E * np.linalg.pinv((len(x) - 1) * covariance + np.trace(covariance) * np.eye(E))

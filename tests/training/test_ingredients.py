@@ -53,6 +53,18 @@ def test_each_changes_a_training_and_the_same_seed_gives_the_same_bytes(name: st
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+def test_pace_adds_the_squared_difference_of_two_noisy_passes() -> None:
+    def loss(pace: float) -> float:
+        recipe = replace(SHORT, epochs=1, batch_size=8, noise=1.0, pace=pace)
+        model = Case(LoRA(targets=("q", "fc2")), build("deit-like")).perturbed()
+        head = Head(model.features, 3)
+        torch.nn.init.normal_(head.linear.weight, generator=torch.Generator().manual_seed(0))
+        return fit(Classifier(model, head), random_images(8), torch.arange(8) % 3, recipe, seed=3).losses[0]
+
+    plain, one, three = loss(0.0), loss(1.0), loss(3.0)
+    assert one > plain + 1e-6 and three - plain == pytest.approx(3 * (one - plain), rel=1e-3)
+
+
 def test_a_training_with_all_of_them_that_was_cut_off_ends_in_the_same_bytes(tmp_path: Path) -> None:
     recipe, file = replace(SHORT, **ALL), tmp_path / "checkpoint"
     whole = trained(recipe)

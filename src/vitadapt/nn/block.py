@@ -231,8 +231,7 @@ class Block(nn.Module):
 
     def leave(self, x: Tensor, read: int) -> Tensor:
         """The `read` first tokens of x behind both sub-layers, as they leave the block."""
-        x = self._changed("block", x)
-        return x[:, :read] if self.tokens is not None else x
+        return self._changed("block", x)[:, :read]
 
 
 def append_tokens(x: Tensor, tokens: Tensor | Computed) -> Tensor:
