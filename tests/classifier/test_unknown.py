@@ -10,7 +10,7 @@ import torch
 
 import vitadapt as va
 from vitadapt.classifier.answer import Rules, answer, can_refuse
-from vitadapt.classifier.novelty import RATE, CrossValidated, calibrate, novelty_of, strangers
+from vitadapt.classifier.novelty import RATE, CrossValidated, Strangers, calibrate, novelty_of, strangers
 from vitadapt.methods import Discriminant, Support
 from vitadapt.methods.class_statistics import ClassStatistics
 from vitadapt.metrics.conformal import typicality
@@ -104,6 +104,8 @@ def test_leaving_classes_out_tells_clusters_from_noise() -> None:
     assert len(apart.auroc) == CLASSES and apart.auroc.mean() > 95
     low, high = apart.interval()
     assert 0 <= low < apart.auroc.mean() <= high <= 100 and high - low > 1
+    few = Strangers(np.array([40.0, 50.0, 60.0]), np.zeros(3), 10**9)
+    np.testing.assert_allclose(few.interval(), [50 - 24.84, 50 + 24.84], atol=0.01)  # 4.303 * 10 / sqrt(3)
     found = cross_validated()
     noise = CrossValidated(found.labels, found.fold, found.probabilities, [torch.randn(found.features[0].shape)] * 5)
     assert 35 < strangers(noise).auroc.mean() < 65
