@@ -81,6 +81,8 @@ def test_dropout_of_everything_that_a_method_adds_is_the_frozen_network(method: 
     with at_work(model, Recipe(dropout=1 - 1e-12), 0, 0), torch.no_grad():
         torch.testing.assert_close(model.train()(images), frozen, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(model.eval()(images), adapted)
+    with at_work(model, Recipe(dropout=1e-12), 0, 0):
+        torch.testing.assert_close(model.train()(images), adapted)  # nothing is dropped
     torch.testing.assert_close(model.train()(images), adapted)
 
 
