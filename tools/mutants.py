@@ -40,7 +40,12 @@ PROTOCOLS = ("benchmark/protocols/test_protocols.py", "benchmark/protocols/test_
 CORE = {  # folder or file -> tests besides those of the same path, and those of its folder that import it
     "methods": (LAWS, "methods/test_formulas.py", GOLDEN),
     "methods/both_towers.py": (LAWS, "methods/test_formulas.py", TOWERS),
-    "methods/class_statistics.py": (LAWS, "classifier/test_update.py"),
+    "methods/class_statistics.py": (
+        "methods/test_discriminant.py",
+        LAWS,
+        "classifier/test_update.py",
+        "classifier/test_unknown.py",
+    ),
     "methods/coop.py": (LAWS, TOWERS),
     "methods/kgcoop.py": (LAWS, TOWERS),
     "methods/maple.py": (LAWS, TOWERS),

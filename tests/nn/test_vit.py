@@ -9,6 +9,7 @@ from families import ALL, CLIP_LIKE, TINY, build, random_images
 from torch import Tensor
 
 from vitadapt.nn.block import SLOTS, Attention, Block, SlotLinear
+from vitadapt.nn.surgery import seeded
 from vitadapt.nn.vit import ACTIVATIONS, Preprocess, Rotary, ViT, ViTConfig, resample_positions
 
 POOLED_WIDTHS = {"clip-like": 48, "gap-like": 64, "class+average": 128, "deit-like": 64, "dinov2-like": 64}
@@ -230,3 +231,11 @@ def test_random_weights_come_from_the_global_generator_alone() -> None:
         torch.manual_seed(5)
         states.append(ViT(CLIP_LIKE).state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_new_network_has_small_random_weights() -> None:
+    with seeded(0):
+        model = ViT(CLIP_LIKE)
+    for tensor in (model.position, model.class_token, model.blocks[0].mlp.fc1.weight):
+        assert float(tensor.detach().std()) == pytest.approx(0.02, rel=0.3)
+    assert not model.blocks[0].mlp.fc1.bias.any()
