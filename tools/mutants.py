@@ -70,7 +70,7 @@ CORE = {  # folder or file -> tests besides those of the same path, and those of
     "training/cross_validation.py": PROTOCOLS,
     "training/features.py": PROTOCOLS,
     "training/ingredients.py": (),
-    "training/loop.py": ("benchmark/protocols/test_protocols.py",),
+    "training/loop.py": ("benchmark/protocols/test_protocols.py", "utils/test_tracking.py"),
     "training/recipe.py": ("training/test_config.py", "training/test_loop.py", "benchmark/test_recipes.py"),
     "training/task.py": (*PROTOCOLS, "benchmark/test_runner.py"),
     "training/views.py": (),
