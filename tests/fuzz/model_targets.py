@@ -183,7 +183,7 @@ def _served(folder: Path) -> None:
     repository.refresh(first=True)
     for name, problem in repository.problems.items():
         check_message(problem, None)
-        assert str(folder) not in problem and name == "pets"
+        assert str(folder) not in problem and name == "pets", repository.problems
     assert set(repository.models) == {"cars", *({"pets"} - repository.problems.keys())}
 
 

@@ -75,6 +75,17 @@ FOUND = {
         b'"<|e=d',
         "tokeniser",
     ),
+    "a token that stands for none": ("text tower siglip", "tokenizer.json", b'"id": "</s>"', b'"id": "x"', "no entry"),
+    "a token beyond the text tower's": ("text tower siglip", "tokenizer.json", b"          1\n", b"128", "token 128"),
+    "an end before all tokens": ("text tower open_clip", "config.json", b": 49408", b": -49408", "end token -49409"),
+    "images of many pixels": ("convnext folder", "config.json", b'_size": 32', b'_size": 99999', "99999 pixels"),
+    "blocks without tensors": (
+        "convnext folder",
+        "config.json",
+        b'"depths": [',
+        b'"depths": [65535, ',
+        "tells of 65539 blocks",
+    ),
     "settings without a model": ("text tower open_clip", "config.json", b'"model_cfg"', b'"model"', "cannot be read"),
 }
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 
 from vitadapt.utils.errors import DataError, WeightsError, damaged, printable
-from vitadapt.utils.files import bytes_digest, checked_json, checksum, parse_checked_json, read_cached, write_cached
+from vitadapt.utils.files import (
+    bytes_digest,
+    checked_json,
+    checksum,
+    parse_checked_json,
+    read_at_most,
+    read_cached,
+    write_cached,
+)
 
 
 def test_a_cached_file_under_another_name_or_damaged_is_none(tmp_path: Path) -> None:
@@ -61,3 +70,13 @@ def test_names_are_printable_in_one_line_and_messages_keep_their_lists() -> None
     assert printable("a\x1b[31m\nb\u202e\udcff\tc") == "a\\x1b[31m\\nb\\u202e\\udcff\\tc"
     assert printable("猫 é") == "猫 é" and len(printable("x" * 10**6)) <= 2000
     assert str(DataError("choose:\n  a\x1b\n  b\nc")) == "choose:\n  a\\x1b\n  b\\nc"
+
+
+def test_a_bound_of_gigabytes_asks_for_no_gigabytes() -> None:
+    class Watched(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            assert size is not None and 0 <= size <= 16 << 20
+            return super().read(size)
+
+    data = bytes(range(256)) * 100_000
+    assert read_at_most(Watched(data), 4 << 30) == data and read_at_most(Watched(data), 1000) == data[:1000]

@@ -145,11 +145,13 @@ def _of_open_clip(model: Mapping[str, Any], state: State, where: str, folder: Pa
 def _of_folder(folder: Path, config: Mapping[str, Any], state: State) -> TextTower:
     """A folder of Hugging Face with a model of two towers and its tokeniser."""
     told, kind = of_hugging_face(config, str(folder)), config.get("model_type")
-    inner = hub_tokeniser(folder, len(state["text_model.embeddings.token_embedding.weight"]))
+    vocabulary = len(state["text_model.embeddings.token_embedding.weight"])
+    inner = hub_tokeniser(folder, vocabulary)
     if kind == "clip" and told.fields["end"] == OLD_END:
         told = replace(told, fields={**told.fields, "end": inner.eos_token_id})
     context = len(state["text_model.embeddings.position_embedding.weight"])
-    return _tower(told, state, str(folder), HubTokeniser(inner, context, str.lower if kind in LOWER else str))
+    clean = str.lower if kind in LOWER else str
+    return _tower(told, state, str(folder), HubTokeniser(inner, context, clean, vocabulary))
 
 
 def _tower(told: Told, state: State, where: str, tokeniser: Path | Tokeniser | None = None) -> TextTower:
@@ -162,6 +164,8 @@ def _tower(told: Told, state: State, where: str, tokeniser: Path | Tokeniser | N
         raise no_text_tower(where)
     try:
         config, ours = layout.read(state, **told.fields)
+        if config.pooling == "end" and not 0 <= config.end < config.vocabulary:
+            raise WeightsError(f"the end token {config.end}, where {config.vocabulary} tokens are known")
         refuse_unusable(ours)
     except WeightsError as error:
         raise WeightsError(f"{where}: {error}; use --head zero") from error
@@ -179,7 +183,8 @@ def _usual_tokeniser(told: Told, config: TextConfig, where: str, folder: Path | 
             (folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")
         )
         inner = hub_tokeniser(folder if own and folder is not None else told.tokeniser, config.vocabulary)
-        return HubTokeniser(inner, config.context, package("open_clip.tokenizer", "clip").get_clean_fn(told.clean))
+        clean = package("open_clip.tokenizer", "clip").get_clean_fn(told.clean)
+        return HubTokeniser(inner, config.context, clean, config.vocabulary)
     if tokenisers.encoder().vocab_size != config.vocabulary:
         raise WeightsError(
             f"{where}: its text tower knows {config.vocabulary} tokens and CLIP's tokeniser "

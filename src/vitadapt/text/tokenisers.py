@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -57,10 +58,12 @@ def encoder() -> Any:
 
 
 class HubTokeniser:
-    """A folder's own tokeniser, given texts that `clean` was applied to."""
+    """A folder's own tokeniser, given texts that `clean` was applied to. vocabulary: what its text tower knows."""
 
-    def __init__(self, inner: Any, context: int, clean: Callable[[str], str] = str) -> None:
-        self.inner, self.context, self.clean = inner, context, clean
+    def __init__(
+        self, inner: Any, context: int, clean: Callable[[str], str] = str, vocabulary: int | None = None
+    ) -> None:
+        self.inner, self.context, self.clean, self.vocabulary = inner, context, clean, vocabulary
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         options = {"padding": "max_length", "truncation": True, "max_length": self.context}
@@ -73,6 +76,9 @@ class HubTokeniser:
         """Raises WeightsError where the tokeniser's files do not fit one another."""
         with damaged(self.inner.name_or_path, "download it again", WeightsError, "has a tokeniser that does not work"):
             found: list[list[int]] = self.inner([self.clean(text) for text in texts], **options)["input_ids"]
+            largest = max(chain.from_iterable(found), default=0)
+            if self.vocabulary is not None and largest >= self.vocabulary:
+                raise ValueError(f"token {largest}, where its text tower knows {self.vocabulary}")
         return found
 
 

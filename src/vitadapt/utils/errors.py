@@ -102,7 +102,9 @@ def damaged(
         yield
     except VitadaptError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of libraries in Rust
+            raise
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
         if isinstance(error, MemoryError):
             reason = "it needs more memory than there is"

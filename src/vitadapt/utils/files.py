@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import stat
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from .atomic import atomic_file, make_folder
 from .errors import StorageError
@@ -99,12 +100,26 @@ def read_bounded(path: Path | str, most: int | None = None) -> bytes:
                 return file.read()
             if look.st_size > most:
                 raise OSError(errno.EFBIG, f"larger than {most // MIB} MiB", str(path))
-            data = file.read(most + 1)
+            data = read_at_most(file, most + 1)
     except ValueError as error:  # a zero byte in the path
         raise OSError(errno.EINVAL, "not a possible path", str(path)) from error
     if len(data) > most:  # it grew
         raise OSError(errno.EFBIG, f"larger than {most // MIB} MiB", str(path))
     return data
+
+
+class Readable(Protocol):
+    """An open file, plain or unfolded while it is read."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+def read_at_most(file: Readable, most: int) -> bytes:
+    """The next bytes, at most so many. `file.read(most)` would ask for the memory of all of them, however few come."""
+    found = io.BytesIO()
+    while piece := file.read(min(16 * MIB, most - found.tell())):
+        found.write(piece)
+    return found.getvalue()
 
 
 def _without_waiting(path: str, flags: int) -> int:

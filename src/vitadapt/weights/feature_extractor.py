@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..nn.backbone import Backbone, Preprocess
 from ..utils.errors import ConfigError, WeightsError
+from ..utils.limits import IMAGE_SIDE
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,12 @@ class FeatureExtractor(Backbone):
 
 
 def extractor(name: str, network: nn.Module, image_size: int, preprocess: Preprocess) -> FeatureExtractor:
-    """`network` (its classifier removed) as a FeatureExtractor. Raises WeightsError when it gives no vectors."""
+    """`network` (its classifier removed) as a FeatureExtractor.
+
+    Raises WeightsError when it gives no vectors, or wants images that are too large to try it.
+    """
+    if not 0 < image_size <= IMAGE_SIDE:
+        raise WeightsError(f"{name} is said to take images of {image_size} pixels; 1 to {IMAGE_SIDE} are possible")
     features = width_of_features(network, image_size)
     if not features:
         raise WeightsError(f"{name} gives no single vector per image; choose a network with global pooling")

@@ -147,6 +147,8 @@ def network_of_folder(folder: Path, config: Mapping[str, Any], processor: Mappin
     expect(kind is not None, f"the model type {config['model_type']!r}, which this version of transformers lacks")
     state = load_state_file(folder)
     with damaged(folder, "download the folder again", WeightsError, "cannot be understood"), quiet_transformers():
+        if (deep := sum(config.get("depths", ()))) > len(state):  # building them would take its time
+            raise WeightsError(f"{folder}: config.json tells of {deep} blocks; there are {len(state)} tensors")
         about = kind.config_class(**config)
         network, found = kind.from_pretrained(None, config=about, state_dict=state, output_loading_info=True)
         size = square(network.config.image_size)
@@ -155,4 +157,7 @@ def network_of_folder(folder: Path, config: Mapping[str, Any], processor: Mappin
             raise WeightsError(f"{folder}: {strange[0]} is {what}; the file is damaged or of another network")
     usual = NORMALISATIONS["imagenet"]
     preprocess = processor_of(processor, config["model_type"]).preprocess if processor else usual
-    return extractor(kind.__name__, Pooled(network.float()).requires_grad_(False), size, preprocess)
+    try:
+        return extractor(kind.__name__, Pooled(network.float()).requires_grad_(False), size, preprocess)
+    except WeightsError as error:
+        raise WeightsError(f"{folder}: {error}") from error

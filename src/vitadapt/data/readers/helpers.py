@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from ...utils.errors import DataError, damaged, first_few
-from ...utils.files import read_bounded
+from ...utils.files import read_at_most, read_bounded
 from ...utils.limits import ARRAY_FILE, GIB, LIST_FILE, NUMBER_DIGITS
 from ..archives import check_member
 from ..class_names import relabel
@@ -107,7 +107,7 @@ def xml_of(path: Path, most: int) -> ElementTree.Element:
 def unzipped(path: Path, most: int = ARRAY_FILE) -> bytes:
     """What a gzipped file unfolds into. Raises DataError when it is damaged, or that is more than `most` bytes."""
     with damaged(path, "get it again", DataError, "cannot be decompressed"), gzip.open(path) as stream:
-        data = stream.read(most + 1) if path.stat().st_size <= most else bytes(most + 1)
+        data = read_at_most(stream, most + 1) if path.stat().st_size <= most else bytes(most + 1)
     if len(data) > most:
         raise DataError(f"{path} unfolds into more than {most / GIB:g} GiB; decompress it: gunzip --keep {path}")
     return data
