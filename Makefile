@@ -76,13 +76,13 @@ mutants: $(VENV)/.dev
 # of tests after another: what was stopped goes on there, and `rm -r build/coverage` begins again.
 PARTS := $(sort $(foreach file,$(wildcard tests/*/test_*.py tests/*/*/test_*.py),build/coverage/$(word 2,$(subst /, ,$(file)))))
 coverage: $(PARTS)
-	$(BIN)/coverage combine --quiet build/coverage/data
+	$(BIN)/coverage combine --quiet build/coverage
 	rm -r build/coverage
 	$(BIN)/coverage report
 
 $(PARTS): build/coverage/%: | $(VENV)/.dev
-	mkdir -p build/coverage/data
-	COVERAGE_FILE=$(CURDIR)/build/coverage/data/.coverage OMP_NUM_THREADS=1 \
+	mkdir -p build/coverage
+	COVERAGE_FILE=$(CURDIR)/build/coverage/.coverage OMP_NUM_THREADS=1 \
 		$(BIN)/coverage run -m pytest -n 2 --dist loadfile tests/$*
 	touch $@
 
