@@ -52,6 +52,7 @@ CORE = {  # folder or file -> tests besides those of the same path, and those of
     "methods/released.py": ("benchmark/protocols/test_released.py", LAWS),
     "methods/together.py": (LAWS, TOWERS),
     "nn": ("nn/test_vit.py", "nn/test_surgery.py", LAWS),
+    "nn/block.py": ("nn/test_vit.py", "nn/test_surgery.py", "training/test_ingredients.py", LAWS),
     "nn/changes.py": ("methods/test_depth.py", LAWS),
     "nn/class_texts.py": (TOWERS,),
     "nn/head.py": ("classifier/test_prior.py", "methods/test_few_shot.py", "text/test_text_head.py"),
